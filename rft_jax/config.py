@@ -1,0 +1,415 @@
+"""Every setting and its default, as frozen dataclasses.
+
+An experiment file has `get_config() -> Config`; the command line changes single settings with
+`--config.a.b=value` (`apply_overrides`). A run stores its configuration as JSON (`to_json`,
+`from_json`). `validate` refuses what cannot work before anything is read or compiled.
+"""
+
+import ast
+import dataclasses
+import importlib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rft_jax.errors import InputError
+
+REASONING_EFFORTS = ("low", "medium", "high")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the items come from: JSON lines. A task subclasses this and overrides `materialise`."""
+
+    train: str = ""  # RFT items: messages, and any other keys for the grader
+    valid: str = ""  # RFT items, none of them in `train`
+    supervised: str = ""  # items that end with an assistant message
+
+    def materialise(self, directory: Path) -> "DataConfig":
+        """Returns the files to read, after writing them below `directory` if they are made."""
+        del directory
+        return self
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A SentencePiece model: read from `path`, or trained on the run's own data."""
+
+    path: str = ""
+    vocab_size: int = 8192
+    training_texts: int = 20_000  # a sample of the data's texts; training takes seconds
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder (Llama's block, https://arxiv.org/abs/2302.13971, with the usual options)."""
+
+    name: str = "policy"
+    layers: int = 6
+    width: int = 256  # D
+    heads: int = 4  # H
+    kv_heads: int = 2  # K; groups of H/K query heads share a key/value head
+    head_dim: int = 64
+    mlp_width: int = 768
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = True
+    attention_bias: bool = False  # biases on query, key and value, as in Qwen 2
+    qk_norm: bool = False  # RMSNorm on queries and keys, as in Qwen 3
+    remat: bool = True  # recompute a layer's activations in the backward pass
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a global-norm clip."""
+
+    learning_rate: float = 1e-6  # TRL, verl and OpenRLHF for full fine-tuning
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    b1: float = 0.9
+    b2: float = 0.999  # torch's and optax's default
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # verl, TRL
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 takes the devices that are left (one axis at most)."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How completions are sampled. The policy is softmax(logits / temperature)."""
+
+    group_size: int = 8  # G: TRL's and Tunix's default
+    prompt_tokens: int = 256  # P, the static length of prompts
+    completion_tokens: int = 256  # T, thought and answer together
+    output_bytes: int = 1024  # L, the static length of the answer's text
+    temperature: float = 1.0  # DeepSeek-R1, DAPO: the policy itself; 0 is greedy decoding
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    reasoning_effort: str | int = "medium"  # a name below, or a number of thinking tokens
+    effort_low: int = 32
+    effort_medium: int = 96
+    effort_high: int = 192
+    truncated: Literal["score", "mask", "zero"] = "score"  # what a sample without a stop earns
+
+    @property
+    def thinking_tokens(self) -> int:
+        """The budget of thinking tokens before the end-of-think marker is forced."""
+        if isinstance(self.reasoning_effort, int):
+            return self.reasoning_effort
+        return getattr(self, f"effort_{self.reasoning_effort}")
+
+
+@dataclass(frozen=True)
+class PolicyLossConfig:
+    """The policy-gradient objective; see `learn.advantages` and `learn.losses`."""
+
+    baseline: Literal["group", "batch", "none", "leave_one_out"] = "group"  # GRPO
+    loss: Literal["ppo", "gspo", "cispo"] = "ppo"
+    clip_low: float = 0.2  # PPO; DAPO (https://arxiv.org/abs/2503.14476) for the pair
+    clip_high: float = 0.28
+    two_sided: bool = True  # CISPO: keep the ratio above 1 - clip_low as well
+    dual_clip: float | None = None  # https://arxiv.org/abs/1912.09729 uses 3
+    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
+    importance: Literal["none", "tis", "icepop"] = "none"  # sampler/learner mismatch
+    tis_cap: float = 2.0  # https://fengyao.notion.site/off-policy-rl
+    icepop_low: float = 0.5  # https://arxiv.org/abs/2510.18855
+    icepop_high: float = 2.0
+    kl_coefficient: float = 0.0  # to the policy that the stage started from
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # http://joschu.net/blog/kl-approx.html
+    gradient_steps: int = 1  # per rollout batch
+    micro_batches: int = 1  # the update's prompts in so many parts; changes memory, not results
+    logit_chunk: int = 64  # completion positions whose logits exist at once
+
+
+@dataclass(frozen=True)
+class SupervisedStage:
+    """Maximum likelihood on given completions: pre-training and supervised fine-tuning."""
+
+    name: str = "pretrain"
+    model: str = "policy"
+    init: str = ""  # an earlier stage, or WORKDIR/STAGE of another run; empty: random weights
+    steps: int = 1000
+    batch_size: int = 16  # rows, each of several packed items
+    row_tokens: int = 512  # at least the longest item
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1e-3, warmup_steps=100, schedule="cosine", b2=0.95, weight_decay=0.01
+    )
+    micro_batches: int = 1
+    logit_chunk: int = 512  # positions of a row whose logits exist at once
+    log_interval: int = 10
+    checkpoint_interval: int = 500
+
+
+@dataclass(frozen=True)
+class ReinforceStage:
+    """Reinforcement fine-tuning against the grader."""
+
+    name: str = "rft"
+    model: str = "policy"
+    init: str = "pretrain"  # as above
+    steps: int = 100
+    batch_size: int = 8  # B, prompts a step
+    rollout: RolloutConfig = RolloutConfig()
+    policy_loss: PolicyLossConfig = PolicyLossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    eval_interval: int = 10  # steps between evaluations on `data.valid`; 0: never
+    eval_samples: int = 1  # samples per validation item
+    checkpoint_interval: int = 20
+    samples_interval: int = 10  # steps between dumps of the step's samples
+
+
+Stage = SupervisedStage | ReinforceStage
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run: data, grader, models and the stages that are done in order."""
+
+    name: str = "run"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    grader: str | dict[str, Any] = ""  # a JSON file in OpenAI's format, or its content
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    models: tuple[ModelConfig, ...] = (ModelConfig(),)
+    mesh: MeshConfig = MeshConfig()
+    stages: tuple[Stage, ...] = field(default_factory=lambda: (SupervisedStage(), ReinforceStage()))
+
+    def model(self, name: str) -> ModelConfig:
+        """The model of that name."""
+        return next(model for model in self.models if model.name == name)
+
+
+def validate(config: Config) -> None:
+    """Refuses a configuration that cannot work.
+
+    Raises:
+        InputError: naming the setting and what to change.
+    """
+    _check_names("models", config.models)
+    _check_names("stages", config.stages)
+    for model in config.models:
+        _validate_model(model)
+    earlier: dict[str, Stage] = {}
+    for stage in config.stages:
+        place = f"stages.{stage.name}"
+        if stage.model not in [model.name for model in config.models]:
+            raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
+        here = stage.init and "/" not in stage.init
+        if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
+            raise InputError(
+                f"{place}.init: {stage.init!r} is not an earlier stage of the model "
+                f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
+            )
+        _positive(place, stage, "steps", "batch_size", "checkpoint_interval")
+        _validate_optimizer(f"{place}.optimizer", stage.optimizer, stage.steps)
+        if isinstance(stage, ReinforceStage):
+            _validate_reinforce(place, stage)
+        else:
+            _positive(place, stage, "row_tokens", "micro_batches", "logit_chunk")
+            _divides(place, stage.micro_batches, stage.batch_size)
+        earlier[stage.name] = stage
+
+
+def _check_names(place: str, things: tuple) -> None:
+    names = [thing.name for thing in things]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"{place}: at least one is needed and names must differ, got {names}")
+    for name in names:
+        if not name or "/" in name or "." in name:
+            raise InputError(f"{place}: the name {name!r} must be non-empty, without '/' and '.'")
+
+
+def _positive(place: str, settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise InputError(f"{place}.{name}: must be at least 1, got {getattr(settings, name)}")
+
+
+def _divides(place: str, parts: int, batch_size: int) -> None:
+    if batch_size % parts:
+        raise InputError(
+            f"{place}.micro_batches: {parts} does not divide the batch of {batch_size}; "
+            "choose a divisor"
+        )
+
+
+def _validate_model(model: ModelConfig) -> None:
+    place = f"models.{model.name}"
+    _positive(place, model, "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
+    if model.heads % model.kv_heads:
+        raise InputError(f"{place}.heads: {model.heads} is not a multiple of kv_heads")
+    if model.head_dim % 2:
+        raise InputError(f"{place}.head_dim: rotary positions need an even number")
+
+
+def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> None:
+    if not optimizer.learning_rate > 0 or not optimizer.clip_norm > 0:
+        raise InputError(f"{place}: learning_rate and clip_norm must be above 0")
+    if not 0 <= optimizer.warmup_steps < steps:
+        raise InputError(
+            f"{place}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
+        )
+
+
+def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
+    rollout, loss = stage.rollout, stage.policy_loss
+    where = f"{place}.rollout"
+    _positive(where, rollout, "group_size", "prompt_tokens", "completion_tokens", "output_bytes")
+    if not rollout.temperature > 0:
+        raise InputError(f"{where}.temperature: training needs a temperature above 0")
+    if not 0 < rollout.top_p <= 1 or rollout.top_k < 0:
+        raise InputError(f"{where}: top_p must lie in (0, 1] and top_k must be 0 (off) or more")
+    effort = rollout.reasoning_effort
+    if isinstance(effort, str) and effort not in REASONING_EFFORTS:
+        raise InputError(
+            f"{where}.reasoning_effort: {effort!r} is none of {', '.join(REASONING_EFFORTS)} "
+            "nor a number of tokens"
+        )
+    if not 0 <= rollout.thinking_tokens <= rollout.completion_tokens - 2:
+        raise InputError(
+            f"{where}.reasoning_effort: {rollout.thinking_tokens} thinking tokens leave no room "
+            f"for an answer in completion_tokens={rollout.completion_tokens}; raise the latter"
+        )
+    if loss.baseline in ("group", "batch", "leave_one_out") and rollout.group_size < 2:
+        raise InputError(
+            f"{where}.group_size: the baseline {loss.baseline!r} needs at least 2 samples per "
+            "prompt; raise it or set policy_loss.baseline=none"
+        )
+    _positive(f"{place}.policy_loss", loss, "gradient_steps", "micro_batches", "logit_chunk")
+    _positive(place, stage, "eval_samples")
+    _divides(f"{place}.policy_loss", loss.micro_batches, stage.batch_size)
+
+
+def apply_overrides(config: Any, overrides: Mapping[str, str]) -> Any:
+    """Returns `config` with settings replaced, e.g. {"stages.rft.steps": "200"}.
+
+    Members of `models` and `stages` are addressed by their names. Values are parsed as Python
+    literals of the setting's type; what is not a literal is a string.
+
+    Raises:
+        InputError: for an unknown setting or a value of the wrong type.
+    """
+    for path, text in overrides.items():
+        config = _replace(config, path.split("."), text, f"--config.{path}")
+    return config
+
+
+def _replace(node: Any, path: list[str], text: str, flag: str) -> Any:
+    name, rest = path[0], path[1:]
+    if isinstance(node, tuple):
+        names = [member.name for member in node]
+        if name not in names or not rest:
+            raise InputError(f"{flag}: expected one of {', '.join(names)} and a setting of it")
+        return tuple(
+            _replace(member, rest, text, flag) if member.name == name else member for member in node
+        )
+    if not dataclasses.is_dataclass(node) or not hasattr(node, name):
+        known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+        remedy = f"; known here: {', '.join(known)}" if known else ""
+        raise InputError(f"{flag}: there is no setting {name!r}{remedy}")
+    if rest:
+        value = _replace(getattr(node, name), rest, text, flag)
+    else:
+        value = _parse(text, typing.get_type_hints(type(node))[name], flag)
+    return dataclasses.replace(node, **{name: value})
+
+
+def _parse(text: str, kind: Any, flag: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    for candidate in (value, text):
+        for option in _options(kind):
+            if (converted := _convert(candidate, option)) is not _NO:
+                return converted
+    raise InputError(f"{flag}: {text!r} is not {_describe(kind)}")
+
+
+_NO = object()
+
+
+def _options(kind: Any) -> tuple:
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return value if value in typing.get_args(kind) else _NO
+    if origin is tuple:
+        items = value if isinstance(value, tuple | list) else (value,)
+        converted = tuple(_convert(item, typing.get_args(kind)[0]) for item in items)
+        return _NO if _NO in converted else converted
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or kind
+    if isinstance(value, bool) and plain is not bool:
+        return _NO
+    return value if isinstance(plain, type) and isinstance(value, plain) else _NO
+
+
+def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    return (
+        "a value of type " + getattr(kind, "__name__", str(kind))
+        if isinstance(kind, type)
+        else f"a value of type {kind}"
+    )
+
+
+def to_json(config: Any) -> Any:
+    """A JSON value from which `from_json` rebuilds the configuration."""
+    if dataclasses.is_dataclass(config):
+        kind = type(config)
+        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"class": f"{kind.__module__}:{kind.__qualname__}", **values}
+    if isinstance(config, tuple | list):
+        return [to_json(member) for member in config]
+    return config
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`."""
+    if isinstance(value, dict) and "class" in value:
+        module, name = value["class"].split(":")
+        kind = getattr(importlib.import_module(module), name)
+        return kind(**{key: from_json(v) for key, v in value.items() if key != "class"})
+    if isinstance(value, list):
+        return tuple(from_json(member) for member in value)
+    return value
+
+
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """The settings in which two `to_json` values differ, as `a.b: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{place}.{key}".strip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = zip(old, new, strict=True)
+        return [
+            line
+            for index, (a, b) in enumerate(pairs)
+            for line in differences(a, b, f"{place}.{a['name'] if _named(a) else index}")
+        ]
+    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and "name" in value

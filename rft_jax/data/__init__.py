@@ -1,0 +1,17 @@
+"""Items from JSON lines, their token arrays, and batches as a pure function of the data cursor.
+
+items = load_items("train.jsonl")
+prompts = encode_prompts(items, tokenizer, max_tokens=256, source="train.jsonl")
+batch = batch_at(len(items), batch_size=8, cursor=0, seed=0)
+tokens_BP = prompts.tokens_MP[batch.indices_B]
+"""
+
+from rft_jax.data.batching import Batch as Batch
+from rft_jax.data.batching import batch_at as batch_at
+from rft_jax.data.items import check_disjoint as check_disjoint
+from rft_jax.data.items import load_items as load_items
+from rft_jax.data.items import load_supervised_items as load_supervised_items
+from rft_jax.data.packing import Packed as Packed
+from rft_jax.data.packing import pack_supervised as pack_supervised
+from rft_jax.data.prompts import Prompts as Prompts
+from rft_jax.data.prompts import encode_prompts as encode_prompts

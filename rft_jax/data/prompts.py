@@ -1,0 +1,55 @@
+"""Items as token arrays, padded to the static lengths of the compiled step."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rft_jax.errors import InputError
+from rft_jax.tokenizers.base import Tokenizer
+
+
+class Prompts(NamedTuple):
+    """M prompts.
+
+    Attributes:
+        tokens_MP: int32[M, P], padded on the right.
+        length_M: int32[M].
+    """
+
+    tokens_MP: np.ndarray
+    length_M: np.ndarray
+
+
+def encode_prompts(
+    items: Sequence[dict[str, Any]],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    source: str,
+    setting: str = "prompt_tokens",
+) -> Prompts:
+    """Encodes the conversation of every item.
+
+    Args:
+        items: M rows, as `load_items` returns them.
+        tokenizer: gives the chat format.
+        max_tokens: P.
+        source: the items' file, for messages.
+        setting: what sets P on the command line, for messages.
+
+    Raises:
+        InputError: for a prompt of more than P tokens.
+    """
+    sequences = [tokenizer.encode_prompt(item["messages"]) for item in items]
+    length_M = np.fromiter(map(len, sequences), np.int32, len(sequences))
+    too_long = np.flatnonzero(length_M > max_tokens)
+    if too_long.size:
+        row = too_long[0]
+        raise InputError(
+            f"{source}, line {row + 1}: the prompt has {length_M[row]} tokens, the limit is "
+            f"{max_tokens}; shorten it or set --config.{setting}={length_M.max()} (the longest)"
+        )
+    tokens_MP = np.full((len(sequences), max_tokens), tokenizer.pad_id, np.int32)
+    inside_MP = np.arange(max_tokens) < length_M[:, None]
+    tokens_MP[inside_MP] = [token for sequence in sequences for token in sequence]
+    return Prompts(tokens_MP, length_M)

@@ -1,0 +1,1 @@
+"""Learning: advantages, policy losses, the update, supervised learning."""

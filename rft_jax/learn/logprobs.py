@@ -1,0 +1,97 @@
+"""Log-probabilities of given completions, with the prompt run once per prompt."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rft_jax.models import Model, Params
+from rft_jax.rollout import logit_masks
+from rft_jax.rollout.logit_masks import LogitMask, MaskState
+from rft_jax.rollout.rollout import Prompts
+
+
+def completion_logprobs(
+    model: Model,
+    params: Params,
+    prompts: Prompts,
+    tokens_BGT: Array,
+    length_BG: Array,
+    mask: LogitMask,
+    *,
+    temperature: float,
+    logit_chunk: int,
+) -> tuple[Array, Array]:
+    """Log-probabilities of completions under the policy, softmax(logits / temperature).
+
+    The G completions of a prompt attend to its keys and values, and the gradient flows back
+    through them: it equals that of a forward over every (prompt, completion) row. Logits exist
+    only at the positions that predict a completion token, `logit_chunk` positions at a time.
+
+    Args:
+        tokens_BGT: int32 completions; beyond `length_BG` anything.
+        mask: The sampler's logit masks.
+
+    Returns:
+        logprobs_BGT and, without a gradient, the policy's entropy_BGT in nats; both float32 and
+        meaningless beyond `length_BG`.
+    """
+    B, G, T = tokens_BGT.shape
+    last_BD, prefix = model.prefill(params, prompts.tokens_BP, prompts.length_B)
+    first_BG1D = jnp.broadcast_to(last_BD[:, None, None], (B, G, 1, last_BD.shape[-1]))
+    index_T = jnp.arange(T - 1)
+    hidden_BGTD = model.complete(
+        params,
+        tokens_BGT[..., :-1],
+        jnp.broadcast_to(prompts.length_B[:, None, None] + index_T, (B, G, T - 1)),
+        (index_T < length_BG[..., None]).astype(jnp.int32),
+        prefix,
+    )
+    hidden_BGTD = jnp.concatenate([first_BG1D, hidden_BGTD], axis=2)
+    states_BGT = logit_masks.replay(mask, tokens_BGT)
+
+    def logprobs(inputs: tuple[Array, Array, MaskState]) -> tuple[Array, Array]:
+        hidden_BGCD, tokens_BGC, states_BGC = inputs
+        logits_BGCV = model.logits(params, hidden_BGCD)
+        logits_BGCV = logit_masks.policy_logits(mask, states_BGC, logits_BGCV, temperature)
+        logprobs_BGCV = jax.nn.log_softmax(logits_BGCV)
+        entropy_BGC = -(jnp.exp(logprobs_BGCV) * logprobs_BGCV).sum(axis=-1)
+        taken_BGC1 = jnp.take_along_axis(logprobs_BGCV, tokens_BGC[..., None], axis=-1)
+        return taken_BGC1[..., 0], jax.lax.stop_gradient(entropy_BGC)
+
+    return in_chunks(logprobs, (hidden_BGTD, tokens_BGT, states_BGT), logit_chunk)
+
+
+def in_chunks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
+    """Applies a function to `size` positions of time at a time, so that logits are never all there.
+
+    Args:
+        function: Acts on each position by itself; recomputed in the backward pass.
+        inputs: Tree of arrays [B, G, T, ...].
+        size: Positions of T; with T or more there is one chunk and nothing is recomputed.
+
+    Returns:
+        The function's outputs, arrays [B, G, T].
+    """
+    T = jax.tree.leaves(inputs)[0].shape[2]
+    if size >= T:
+        return function(inputs)
+    chunks = jax.tree.map(lambda leaf: _split_time(leaf, size), inputs)
+    outputs = jax.lax.map(jax.checkpoint(function), chunks)
+    return jax.tree.map(lambda leaf: _join_time(leaf, T), outputs)
+
+
+def _split_time(x_BGTx: Array, size: int) -> Array:
+    """[B, G, T, ...] to [T / size, B, G, size, ...], padded with zeros."""
+    padding = [(0, 0)] * x_BGTx.ndim
+    padding[2] = (0, -x_BGTx.shape[2] % size)
+    padded = jnp.pad(x_BGTx, padding)
+    B, G, T = padded.shape[:3]
+    return jnp.moveaxis(padded.reshape(B, G, T // size, size, *padded.shape[3:]), 2, 0)
+
+
+def _join_time(x_NBGC: Array, T: int) -> Array:
+    N, B, G, C = x_NBGC.shape
+    return jnp.moveaxis(x_NBGC, 0, 2).reshape(B, G, N * C)[..., :T]

@@ -1,0 +1,105 @@
+"""The optimiser and the training state that it updates."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from rft_jax.config import OptimizerConfig
+from rft_jax.models import Model, Params
+from rft_jax.parallel import LEARNER_RULES, Shardings, replicated, shardings
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and writes; donated to it.
+
+    The optimiser and the gradient see `params` only. `frozen` holds weights that do not change:
+    the reference policy under "reference" when the loss asks for one, else nothing.
+    """
+
+    params: Params  # float32
+    frozen: dict[str, Params]
+    opt_state: optax.OptState
+    step: Array  # int32, steps done in this stage
+    cursor: Array  # int32, items consumed in this stage
+    seed: Array  # uint32, of the run
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Global-norm clip, then AdamW under the configured schedule of `steps` steps."""
+    peak = config.learning_rate
+    if config.schedule == "cosine":
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0 if config.warmup_steps else peak,
+            peak,
+            config.warmup_steps,
+            max(steps, 1),
+            0.1 * peak,
+        )
+    else:
+        schedule = optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, peak, config.warmup_steps),
+                optax.constant_schedule(peak),
+            ],
+            [config.warmup_steps],
+        )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay),
+    )
+
+
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    seed: int | Array,
+    *,
+    reference: bool = False,
+) -> TrainState:
+    """The state before the first step; with `reference`, a frozen copy of the weights."""
+    return TrainState(
+        params=params,
+        frozen={"reference": jax.tree.map(jnp.copy, params)} if reference else {},
+        opt_state=optimizer.init(params),
+        step=jnp.zeros((), jnp.int32),
+        cursor=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
+    )
+
+
+def state_shardings(
+    mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, *, reference: bool = False
+) -> Shardings:
+    """Shardings of a `TrainState`: the optimiser's moments lie as their weights do."""
+    weights = shardings(mesh, LEARNER_RULES, model.axes)
+    whole = replicated(mesh)
+    shape = jax.eval_shape(
+        lambda: init_state(model.init(jax.random.key(0)), optimizer, 0, reference=reference)
+    )
+    moments: Any = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        shape.opt_state,
+        weights,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(
+        params=weights,
+        frozen={name: weights for name in shape.frozen},
+        opt_state=moments,
+        step=whole,
+        cursor=whole,
+        seed=whole,
+    )
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
+) -> TrainState:
+    """One optimiser step; counters stay."""
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)

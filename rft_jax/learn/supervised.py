@@ -1,0 +1,74 @@
+"""Supervised learning on given completions: pre-training and supervised fine-tuning."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from rft_jax.learn.accumulate import accumulate_gradient
+from rft_jax.learn.logprobs import in_chunks
+from rft_jax.learn.optimizer import TrainState, apply_gradient
+from rft_jax.models import Model, Params
+
+
+class SupervisedBatch(NamedTuple):
+    """Packed rows; see `data.packing`."""
+
+    tokens_BT: Array  # int32
+    positions_BT: Array  # int32
+    segments_BT: Array  # int32
+    predict_BC: Array  # int32, -1 where there is nothing to learn
+
+
+def make_supervised_step(
+    model: Model, optimizer: optax.GradientTransformation, micro_batches: int, logit_chunk: int
+) -> Callable[[TrainState, SupervisedBatch], tuple[TrainState, dict[str, Array]]]:
+    """The step: mean cross-entropy over the learned tokens of the whole batch.
+
+    Logits exist only at the positions that predict them.
+
+    Returns:
+        A pure function (state, batch) -> (state, metrics): loss in nats per token, accuracy of the
+        most probable token, the gradient's norm before clipping, tokens learned.
+    """
+
+    def predict(params: Params, part: SupervisedBatch) -> tuple[Array, Array]:
+        """Cross-entropy and correctness of the learned tokens, [B, C]."""
+        hidden_BTD = model.hidden(params, part.tokens_BT, part.positions_BT, part.segments_BT)
+        at_BC = jnp.maximum(part.predict_BC, 0)
+        hidden_BCD = jnp.take_along_axis(hidden_BTD, at_BC[..., None], axis=1)
+        target_BC = jnp.take_along_axis(part.tokens_BT, at_BC + 1, axis=1)
+
+        def score(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            hidden_B1CD, target_B1C = inputs
+            logits_B1CV = model.logits(params, hidden_B1CD)
+            loss_B1C = optax.softmax_cross_entropy_with_integer_labels(logits_B1CV, target_B1C)
+            logit_B1C1 = jnp.take_along_axis(logits_B1CV, target_B1C[..., None], axis=-1)
+            return loss_B1C, logit_B1C1[..., 0] >= logits_B1CV.max(axis=-1)
+
+        scores = in_chunks(score, (hidden_BCD[:, None], target_BC[:, None]), logit_chunk)
+        return jax.tree.map(lambda x: x[:, 0], scores)
+
+    def step(state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, dict[str, Array]]:
+        tokens = jnp.maximum((batch.predict_BC >= 0).sum(), 1)
+
+        def loss(params: Params, part: SupervisedBatch) -> tuple[Array, Array]:
+            loss_BC, correct_BC = predict(params, part)
+            learned_BC = part.predict_BC >= 0
+            return jnp.where(learned_BC, loss_BC, 0).sum() / tokens, correct_BC & learned_BC
+
+        value, correct_BC, gradient = accumulate_gradient(loss, state.params, batch, micro_batches)
+        metrics = {
+            "loss": value,
+            "mean_token_accuracy": correct_BC.sum() / tokens,
+            "gradient_norm": optax.global_norm(gradient),
+            "tokens": tokens,
+        }
+        state = apply_gradient(optimizer, state, gradient)
+        rows = batch.tokens_BT.shape[0]
+        return state._replace(step=state.step + 1, cursor=state.cursor + rows), metrics
+
+    return step

@@ -1,0 +1,59 @@
+"""Attention as partials that are merged by log-sum-exp.
+
+A completion's token attends to its prompt, which all samples of the group share, and to the
+completion's own earlier tokens. Each of the two is a partial: a softmax over its own keys together
+with the log of its normaliser. `merge` combines them exactly (the identity behind
+FlashAttention, https://arxiv.org/abs/2205.14135). A platform's kernel implements a partial.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+MASKED = -1e30  # finite, so that a row without any key gives no NaN
+
+
+class Partial(NamedTuple):
+    """Attention over one set of keys."""
+
+    out_RKMTQ: Array  # normalised over this set, float32
+    lse_RKMT: Array  # log of the normaliser, float32
+
+
+def partial_attention(
+    q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array, *, scale: float
+) -> Partial:
+    """Attention of grouped queries over one set of keys.
+
+    Args:
+        q_RKMTQ: Queries: rows, key/value heads, query heads of each, tokens, head dimension.
+        k_RKUQ: Keys.
+        v_RKUQ: Values.
+        mask_RTU: True where token t may see key u; axes of size 1 broadcast.
+        scale: Factor on the scores.
+
+    Returns:
+        The partial. Rows that see no key have a normaliser near exp(MASKED) and vanish in `merge`.
+    """
+    score_RKMTU = jnp.einsum(
+        "RKMTQ,RKUQ->RKMTU", q_RKMTQ, k_RKUQ, preferred_element_type=jnp.float32
+    )
+    score_RKMTU = jnp.where(mask_RTU[:, None, None], score_RKMTU * scale, MASKED)
+    peak_RKMT = jax.lax.stop_gradient(score_RKMTU.max(axis=-1))
+    weight_RKMTU = jnp.exp(score_RKMTU - peak_RKMT[..., None])
+    total_RKMT = weight_RKMTU.sum(axis=-1)
+    out_RKMTQ = jnp.einsum(
+        "RKMTU,RKUQ->RKMTQ",
+        weight_RKMTU.astype(v_RKUQ.dtype),
+        v_RKUQ,
+        preferred_element_type=jnp.float32,
+    )
+    return Partial(out_RKMTQ / total_RKMT[..., None], peak_RKMT + jnp.log(total_RKMT))
+
+
+def merge(a: Partial, b: Partial) -> Array:
+    """Attention over the union of two disjoint sets of keys, [R, K, M, T, Q] in float32."""
+    weight_RKMT = jax.nn.sigmoid(a.lse_RKMT - b.lse_RKMT)[..., None]
+    return weight_RKMT * a.out_RKMTQ + (1 - weight_RKMT) * b.out_RKMTQ

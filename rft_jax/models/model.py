@@ -1,0 +1,121 @@
+"""A decoder as pure functions over a tree of weights.
+
+The nnx module is split into its graph and its weights here, once; everything else passes the
+weights, a nested dict of arrays, and calls `Model.hidden`, `Model.logits` and so on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from rft_jax.config import ModelConfig
+from rft_jax.models.cache import Cache, Prefix
+from rft_jax.models.decoder import Decoder
+
+Params = Any  # nested dict of arrays
+
+
+@dataclass(frozen=True)
+class Model:
+    """The static part of a decoder; hashable, so that jitted functions may close over it."""
+
+    config: ModelConfig
+    vocab_size: int
+    graph: nnx.GraphDef
+    dtype: jnp.dtype  # of activations
+
+    def init(self, key: Array) -> Params:
+        """Random float32 weights."""
+        return nnx.to_pure_dict(nnx.state(_decoder(self.config, self.vocab_size, key)))
+
+    @property
+    def axes(self) -> Any:
+        """The tree of weights with each one's logical axis names."""
+        module = jax.eval_shape(lambda: _decoder(self.config, self.vocab_size, jax.random.key(0)))
+        return nnx.to_pure_dict(
+            nnx.state(module), extract_fn=lambda variable: variable.get_metadata("axes")
+        )
+
+    def prefill(self, params: Params, tokens_BP: Array, length_B: Array) -> tuple[Array, Prefix]:
+        """Runs the prompts, once each.
+
+        Args:
+            tokens_BP: int32, padded on the right.
+            length_B: int32, at least 1.
+
+        Returns:
+            hidden_BD of each prompt's last token, and the prefix that its samples share.
+        """
+        mask_BP = jnp.arange(tokens_BP.shape[1]) < length_B[:, None]
+        positions_BP = jnp.broadcast_to(jnp.arange(tokens_BP.shape[1]), tokens_BP.shape)
+        hidden_BSPD, (k, v) = nnx.merge(self.graph, params)(
+            tokens_BP[:, None],
+            positions_BP[:, None],
+            mask_BP.astype(jnp.int32)[:, None],
+            dtype=self.dtype,
+        )
+        last_B11 = (length_B - 1)[:, None, None]
+        last_BD = jnp.take_along_axis(hidden_BSPD[:, 0], last_B11, axis=1)[:, 0]
+        return last_BD, Prefix(k[:, :, 0], v[:, :, 0], mask_BP)
+
+    def hidden(
+        self, params: Params, tokens_BT: Array, positions_BT: Array, segments_BT: Array
+    ) -> Array:
+        """hidden_BTD of whole, possibly packed rows."""
+        hidden_BSTD, _ = nnx.merge(self.graph, params)(
+            tokens_BT[:, None], positions_BT[:, None], segments_BT[:, None], dtype=self.dtype
+        )
+        return hidden_BSTD[:, 0]
+
+    def complete(
+        self,
+        params: Params,
+        tokens_BST: Array,
+        positions_BST: Array,
+        segments_BST: Array,
+        prefix: Prefix,
+    ) -> Array:
+        """hidden_BSTD of completions that follow their prompts; see `Decoder.__call__`."""
+        return nnx.merge(self.graph, params)(
+            tokens_BST, positions_BST, segments_BST, prefix=prefix, dtype=self.dtype
+        )[0]
+
+    def decode(
+        self, params: Params, tokens_BG: Array, positions_BG: Array, prefix: Prefix, cache: Cache
+    ) -> tuple[Array, Cache]:
+        """hidden_BGD of one new token per sample, and the cache with it."""
+        positions = positions_BG[..., None]
+        hidden_BG1D, cache = nnx.merge(self.graph, params)(
+            tokens_BG[..., None], positions, None, prefix=prefix, cache=cache, dtype=self.dtype
+        )
+        return hidden_BG1D[:, :, 0], cache
+
+    def logits(self, params: Params, hidden_xD: Array) -> Array:
+        """float32 logits [..., V]."""
+        return nnx.merge(self.graph, params).logits(hidden_xD)
+
+
+def build_model(config: ModelConfig, vocab_size: int) -> Model:
+    """The model of a configuration, without weights."""
+    graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
+    return Model(config, vocab_size, graph, compute_dtype(config))
+
+
+def compute_dtype(config: ModelConfig) -> jnp.dtype:
+    """bfloat16 where the hardware multiplies it natively, unless the configuration says."""
+    if config.compute_dtype == "auto":
+        return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    return jnp.dtype(config.compute_dtype)
+
+
+def count_parameters(params: Params) -> int:
+    """Number of scalars in a tree of weights."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _decoder(config: ModelConfig, vocab_size: int, key: Array) -> Decoder:
+    return Decoder(config, vocab_size, rngs=nnx.Rngs(params=key))

@@ -1,0 +1,53 @@
+"""The device mesh: `make_mesh(config.mesh)` with axes data, fsdp and tensor."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from rft_jax.config import MeshConfig
+from rft_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")  # "expert" and "context" are reserved names
+BATCH_AXES = ("data", "fsdp")  # a batch is split over both; weights over fsdp and tensor
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges devices as [data, fsdp, tensor].
+
+    Args:
+        config: Axis sizes; one of them may be -1 for the devices that are left.
+        devices: All devices of all hosts by default.
+
+    Raises:
+        InputError: if the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise InputError(f"mesh: sizes must be above 0, one of them may be -1; got {sizes}")
+    fixed = int(np.prod([size for size in sizes if size > 0]))
+    if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
+        raise InputError(
+            f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} does not fit "
+            f"{len(devices)} devices; set --config.mesh.data, .fsdp and .tensor so that it does"
+        )
+    shape = [len(devices) // fixed if size == -1 else size for size in sizes]
+    if devices[0].platform == "tpu":  # follow the interconnect
+        return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
+    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES)
+
+
+def check_batch(mesh: Mesh, batch_size: int, place: str) -> None:
+    """Refuses a batch that the mesh's batch axes do not divide.
+
+    Raises:
+        InputError: naming `place` and a size that works.
+    """
+    parts = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    if batch_size % parts:
+        raise InputError(
+            f"{place}: a batch of {batch_size} cannot be split over data x fsdp = {parts} devices; "
+            f"use a multiple of {parts} or another mesh"
+        )

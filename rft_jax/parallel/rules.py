@@ -1,0 +1,56 @@
+"""Two tables say how a weight's logical axes lie on the mesh, for the learner and for the rollout.
+
+The learner shards weights and optimiser over fsdp and tensor. The rollout gathers fsdp once per
+step, so that no collective over it recurs per token; tensor parallelism stays.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rft_jax.parallel.mesh import BATCH_AXES
+
+Rules = Mapping[str, str | None]
+Shardings = Any  # a pytree of NamedSharding
+
+LEARNER_RULES: Rules = {
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "kv_heads": "tensor",
+    "head_group": None,
+    "head_dim": None,
+    "mlp": "tensor",
+}
+
+ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None}
+
+
+def shardings(mesh: Mesh, rules: Rules, axes: Any) -> Shardings:
+    """Shardings of a tree of weights.
+
+    Args:
+        axes: The weights' tree with a tuple of logical axis names, one a dimension, for each leaf.
+    """
+    return jax.tree.map(
+        lambda names: NamedSharding(mesh, PartitionSpec(*(rules[name] for name in names))),
+        axes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis over the mesh's batch axes, all else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(tree: Any, sharding: Shardings) -> Any:
+    """`with_sharding_constraint` over a tree, with one sharding for all or a tree of them."""
+    return jax.lax.with_sharding_constraint(tree, sharding)

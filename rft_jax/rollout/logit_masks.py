@@ -1,0 +1,84 @@
+"""What may be sampled: the one seam for logit masks, shared by sampler and learner.
+
+A mask carries a state from token to token. Today's state is that of the thinking format: thought,
+end-of-think marker, answer. The sampler asks `allowed` and `forced` before each token and calls
+`advance` after it; the learner gets the same states of finished completions from `replay`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+MASKED = -1e30
+
+
+@dataclass(frozen=True)
+class LogitMask:
+    """The static part of the masks.
+
+    Attributes:
+        forbidden_ids: Tokens that are never sampled.
+        end_of_think_id: The marker between thought and answer; None: answers without thought.
+        thinking_tokens: Budget of tokens before the marker; when it is spent the marker is forced.
+    """
+
+    forbidden_ids: tuple[int, ...]
+    end_of_think_id: int | None
+    thinking_tokens: int
+
+
+class MaskState(NamedTuple):
+    """The state before a token; leaves have the shape of the batch."""
+
+    thought: Array  # int32, tokens of the thought so far
+    answering: Array  # bool, the marker has been passed
+
+
+def start(mask: LogitMask, shape: tuple[int, ...]) -> MaskState:
+    """The state before the first token."""
+    return MaskState(jnp.zeros(shape, jnp.int32), jnp.full(shape, mask.end_of_think_id is None))
+
+
+def advance(mask: LogitMask, state: MaskState, tokens: Array) -> MaskState:
+    """The state after `tokens`."""
+    if mask.end_of_think_id is None:
+        return state
+    answering = state.answering | (tokens == mask.end_of_think_id)
+    return MaskState(state.thought + ~answering, answering)
+
+
+def allowed(mask: LogitMask, state: MaskState, vocab_size: int) -> Array:
+    """bool [..., V]: tokens that may be sampled; the marker only once."""
+    ids_V = np.arange(vocab_size)
+    allowed_V = ~np.isin(ids_V, mask.forbidden_ids)
+    if mask.end_of_think_id is None:
+        return jnp.broadcast_to(allowed_V, (*state.thought.shape, vocab_size))
+    return allowed_V & ~(state.answering[..., None] & (ids_V == mask.end_of_think_id))
+
+
+def forced(mask: LogitMask, state: MaskState) -> Array:
+    """bool [...]: the budget is spent, so the next token is the marker whatever the policy says."""
+    if mask.end_of_think_id is None:
+        return jnp.zeros_like(state.answering)
+    return ~state.answering & (state.thought >= mask.thinking_tokens)
+
+
+def replay(mask: LogitMask, tokens_xT: Array) -> MaskState:
+    """The states before each token of finished completions; leaves are [..., T]."""
+
+    def step(state, tokens):
+        return advance(mask, state, tokens), state
+
+    tokens_Tx = jnp.moveaxis(tokens_xT, -1, 0)
+    _, states = jax.lax.scan(step, start(mask, tokens_xT.shape[:-1]), tokens_Tx)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), states)
+
+
+def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperature: float) -> Array:
+    """Logits whose softmax is the policy: over the temperature, masked, before any truncation."""
+    logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
+    return jnp.where(allowed(mask, state, logits_xV.shape[-1]), logits_xV, MASKED)

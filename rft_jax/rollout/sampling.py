@@ -1,0 +1,108 @@
+"""Sampling a token: noise that belongs to the token, truncation, inverse CDF."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+CDF_BLOCK = 128
+
+
+def completion_keys(seed: Array, step: Array, prompt_id_B: Array, draw_B: Array, group: int):
+    """PRNG keys [B, G] of completions.
+
+    A key depends on the seed, the step, the prompt's id and draw number and the sample's index:
+    neither on the order of the batch nor on the device or slot that decodes it.
+
+    Args:
+        seed: uint32, of the run.
+        step: int32, of the stage.
+        prompt_id_B: int32, row of the prompt in its data set.
+        draw_B: int32, how often the prompt was drawn before.
+        group: Samples per prompt, G.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), step)
+
+    def sample_key(prompt_id, draw, sample):
+        return jax.random.fold_in(
+            jax.random.fold_in(jax.random.fold_in(key, prompt_id), draw), sample
+        )
+
+    per_prompt = jax.vmap(sample_key, in_axes=(None, None, 0))
+    return jax.vmap(per_prompt, in_axes=(0, 0, None))(prompt_id_B, draw_B, jnp.arange(group))
+
+
+def token_uniform(keys_BG: Array, position: Array) -> Array:
+    """One uniform number in [0, 1) per completion for its token at `position`, float32 [B, G]."""
+    draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position))))
+    return draw(keys_BG)
+
+
+def sample(
+    logits_xV: Array, uniform_x: Array, *, greedy: bool, top_k: int, top_p: float
+) -> tuple[Array, Array]:
+    """Draws a token.
+
+    Args:
+        logits_xV: float32 logits of the policy.
+        uniform_x: Uniform numbers in [0, 1).
+        greedy: Take the most probable token instead.
+        top_k: Draw among the k most probable only; 0: all.
+        top_p: Draw among the fewest tokens whose probability reaches p; 1: all.
+
+    Returns:
+        The token ids (int32) and their log-probabilities under the policy before truncation.
+    """
+    peak_x1 = logits_xV.max(axis=-1, keepdims=True)
+    weight_xV = jnp.exp(logits_xV - peak_x1)
+    log_total_x = jnp.log(weight_xV.sum(axis=-1)) + peak_x1[..., 0]
+    if greedy:
+        token_x = jnp.argmax(logits_xV, axis=-1).astype(jnp.int32)
+    else:
+        token_x = inverse_cdf(truncate(weight_xV, top_k, top_p), uniform_x)
+    logit_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0]
+    return token_x, logit_x - log_total_x
+
+
+def truncate(weight_xV: Array, top_k: int, top_p: float) -> Array:
+    """Sets the weights of tokens outside the top k and the top-p nucleus to zero.
+
+    Tokens of equal weight at the border are all kept. Nucleus sampling is
+    https://arxiv.org/abs/1904.09751; as in transformers, top-k comes first.
+    """
+    if 0 < top_k < weight_xV.shape[-1]:
+        least_x1 = jax.lax.top_k(weight_xV, top_k)[0][..., -1:]
+        weight_xV = jnp.where(weight_xV >= least_x1, weight_xV, 0)
+    if top_p < 1:
+        sorted_xV = -jnp.sort(-weight_xV, axis=-1)
+        before_xV = jnp.cumsum(sorted_xV, axis=-1) - sorted_xV
+        inside_xV = before_xV < top_p * sorted_xV.sum(axis=-1, keepdims=True)
+        least_x1 = jnp.where(inside_xV, sorted_xV, jnp.inf).min(axis=-1, keepdims=True)
+        weight_xV = jnp.where(weight_xV >= least_x1, weight_xV, 0)
+    return weight_xV
+
+
+def inverse_cdf(weight_xV: Array, uniform_x: Array) -> Array:
+    """The token at whose weight the cumulative sum passes `uniform` of the total, int32.
+
+    In two levels, blocks of the vocabulary and the tokens of one block: a single pass over [x, V]
+    and one random number per token, where Gumbel noise needs V numbers and two logarithms each.
+    A token of weight zero is never drawn.
+    """
+    weight_xV = jnp.pad(
+        weight_xV, [(0, 0)] * (weight_xV.ndim - 1) + [(0, -weight_xV.shape[-1] % CDF_BLOCK)]
+    )
+    weight_xKC = weight_xV.reshape(*weight_xV.shape[:-1], -1, CDF_BLOCK)
+    upto_xK = jnp.cumsum(weight_xKC.sum(axis=-1), axis=-1)
+    target_x = uniform_x * upto_xK[..., -1]
+    block_x = _first_above(upto_xK, target_x)
+    inside_xC = jnp.take_along_axis(weight_xKC, block_x[..., None, None], axis=-2)[..., 0, :]
+    upto_xC = jnp.cumsum(inside_xC, axis=-1)
+    block_end_x = jnp.take_along_axis(upto_xK, block_x[..., None], axis=-1)[..., 0]
+    target_x = target_x - (block_end_x - upto_xC[..., -1])
+    return (block_x * CDF_BLOCK + _first_above(upto_xC, target_x)).astype(jnp.int32)
+
+
+def _first_above(upto_xN: Array, target_x: Array) -> Array:
+    """The first index whose cumulative sum exceeds the target, at most the last with any weight."""
+    index_x = (upto_xN <= target_x[..., None]).sum(axis=-1)
+    return jnp.minimum(index_x, (upto_xN < upto_xN[..., -1:]).sum(axis=-1))

@@ -1,0 +1,244 @@
+"""The RFT step: rollout, detokenise, grade, advantages and update as one pure function.
+
+    step = compile_step(program, mesh)
+    state, output = step(state, batch)
+
+`state` is donated; nothing leaves the device in between. Read `output` a step late: while the
+device works on step k, the host handles the metrics of step k - 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from rft_jax.config import ReinforceStage
+from rft_jax.graders import Grade, Grader, Sample
+from rft_jax.learn.advantages import advantages
+from rft_jax.learn.optimizer import TrainState, state_shardings
+from rft_jax.learn.policy import policy_update
+from rft_jax.models import Model, Params
+from rft_jax.parallel import (
+    ROLLOUT_RULES,
+    batch_sharding,
+    constrain,
+    replicated,
+    shardings,
+)
+from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
+from rft_jax.strings import ByteString
+from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
+
+
+class Batch(NamedTuple):
+    """B prompts with what the grader needs of their items."""
+
+    prompts: Prompts
+    prompt_id_B: Array  # int32, row in the data set
+    draw_B: Array  # int32, how often the row was drawn before
+    item_fields: Any  # tree of arrays with leading axis B, from `Grader.encode_items`
+
+
+class Samples(NamedTuple):
+    """Graded completions, everything with leading axes [B, G]."""
+
+    rollout: Rollout
+    text: ByteString  # the answers, [B, G, L]
+    grade: Grade
+    advantage_BG: Array
+
+
+class StepOutput(NamedTuple):
+    """What a step shows of itself."""
+
+    metrics: dict[str, Array]  # scalars
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class Program:
+    """The static parts of a reinforcement stage."""
+
+    model: Model
+    optimizer: optax.GradientTransformation
+    grader: Grader
+    table: DetokenizeTable
+    mask: LogitMask
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    stage: ReinforceStage
+    mesh: Mesh
+
+
+def make_program(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    grader: Grader,
+    tokenizer: Tokenizer,
+    stage: ReinforceStage,
+    mesh: Mesh,
+) -> Program:
+    """Collects what the step needs of a tokenizer and a stage."""
+    return Program(
+        model=model,
+        optimizer=optimizer,
+        grader=grader,
+        table=tokenizer.piece_table(),
+        mask=logit_mask(tokenizer, stage.rollout.thinking_tokens),
+        stop_ids=tokenizer.stop_ids,
+        pad_id=tokenizer.pad_id,
+        stage=stage,
+        mesh=mesh,
+    )
+
+
+def logit_mask(tokenizer: Tokenizer, thinking_tokens: int) -> LogitMask:
+    """The masks of a tokenizer's format."""
+    return LogitMask(tokenizer.forbidden_ids, tokenizer.end_of_think_id, thinking_tokens)
+
+
+def make_step(program: Program) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
+    """The step as a pure function of arrays; see `compile_step` for the jitted one."""
+    stage = program.stage
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutput]:
+        keys_BG = completion_keys(
+            state.seed, state.step, batch.prompt_id_B, batch.draw_B, stage.rollout.group_size
+        )
+        completions = sample_completions(
+            program, rollout_params(program, state.params), batch, keys_BG
+        )
+        text, grade = grade_completions(program, completions, batch.item_fields)
+        advantage_BG = advantages(grade.reward, grade.valid, stage.policy_loss.baseline)
+        state, metrics = policy_update(
+            program.model,
+            program.optimizer,
+            state,
+            batch.prompts,
+            completions,
+            advantage_BG,
+            grade.valid,
+            program.mask,
+            temperature=stage.rollout.temperature,
+            config=stage.policy_loss,
+        )
+        metrics |= describe(completions, grade)
+        state = state._replace(step=state.step + 1, cursor=state.cursor + len(batch.prompt_id_B))
+        return state, StepOutput(metrics, Samples(completions, text, grade, advantage_BG))
+
+    return step
+
+
+def rollout_params(program: Program, params: Params) -> Params:
+    """The rollout's copy of the weights: cast and gathered once, before the token loop."""
+    copy = jax.tree.map(lambda weight: weight.astype(program.model.dtype), params)
+    return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, program.model.axes))
+
+
+def sample_completions(program: Program, params: Params, batch: Batch, keys_BG: Array) -> Rollout:
+    """Completions of the batch's prompts under the rollout's copy of the weights."""
+    return rollout(
+        program.model,
+        params,
+        batch.prompts,
+        keys_BG,
+        program.mask,
+        program.stage.rollout,
+        stop_ids=program.stop_ids,
+        pad_id=program.pad_id,
+    )
+
+
+def grade_completions(
+    program: Program, completions: Rollout, item_fields: Any
+) -> tuple[ByteString, Grade]:
+    """The answers' text and grade, [B, G, ...]; truncated samples are treated as configured."""
+    B, G, T = completions.tokens_BGT.shape
+    flat = jax.tree.map(lambda x: x.reshape(B * G, *x.shape[2:]), completions)
+    text, overflow_N = detokenize(
+        program.table,
+        flat.tokens_BGT,
+        flat.answer_start_BG,
+        flat.answer_end_BG,
+        program.stage.rollout.output_bytes,
+    )
+    sample = Sample(
+        output_text=text,
+        has_answer=flat.has_answer_BG,
+        truncated=~flat.stopped_BG,
+        overflow=overflow_N,
+        completion_tokens=flat.length_BG,
+    )
+    fields = jax.tree.map(lambda field: jnp.repeat(field, G, axis=0), item_fields)
+    grade = program.grader.grade(sample, fields)
+    text, grade = jax.tree.map(lambda x: x.reshape(B, G, *x.shape[1:]), (text, grade))
+    if program.stage.rollout.truncated == "mask":
+        grade = grade._replace(valid=grade.valid & completions.stopped_BG)
+    elif program.stage.rollout.truncated == "zero":
+        grade = grade._replace(reward=jnp.where(completions.stopped_BG, grade.reward, 0))
+    return text, grade
+
+
+def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
+    """Means over the valid samples: reward, sub-scores, errors and lengths."""
+
+    def mean(x_BG: Array) -> Array:
+        total = jnp.where(grade.valid, x_BG.astype(jnp.float32), 0).sum()
+        return total / jnp.maximum(grade.valid.sum(), 1)
+
+    spread_B = jnp.where(grade.valid, grade.reward, -jnp.inf).max(axis=1) - jnp.where(
+        grade.valid, grade.reward, jnp.inf
+    ).min(axis=1)
+    return {
+        "reward_mean": mean(grade.reward),
+        "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
+        "valid_share": grade.valid.mean(),
+        "equal_reward_groups": (spread_B <= 0).mean(),
+        "completion_tokens_mean": completions.length_BG.mean(),
+        "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
+        "truncated_share": 1 - completions.stopped_BG.mean(),
+        **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
+        **{f"details/{name}": mean(value) for name, value in grade.details.items()},
+        **{f"errors/{name}": flag.mean() for name, flag in grade.errors.items()},
+    }
+
+
+def compile_step(
+    program: Program,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
+    """The jitted step over the program's mesh; the state is donated."""
+    state = state_shardings(
+        program.mesh,
+        program.model,
+        program.optimizer,
+        reference=needs_reference(program.stage),
+    )
+    batch = batch_sharding(program.mesh)
+    return jax.jit(
+        make_step(program),
+        in_shardings=(state, batch),
+        out_shardings=(state, StepOutput(replicated(program.mesh), batch)),
+        donate_argnums=0,
+    )
+
+
+def compile_sampler(program: Program) -> Callable[[Params, Batch, Array], Samples]:
+    """A jitted function (params, batch, keys_BG) -> graded samples, for evaluation."""
+    batch = batch_sharding(program.mesh)
+
+    def sample(params: Params, inputs: Batch, keys_BG: Array) -> Samples:
+        completions = sample_completions(program, rollout_params(program, params), inputs, keys_BG)
+        text, grade = grade_completions(program, completions, inputs.item_fields)
+        return Samples(completions, text, grade, jnp.zeros_like(grade.reward))
+
+    return jax.jit(sample, in_shardings=(None, batch, batch), out_shardings=batch)
+
+
+def needs_reference(stage: ReinforceStage) -> bool:
+    """Whether the loss compares with the policy that the stage started from."""
+    return stage.policy_loss.kl_coefficient > 0

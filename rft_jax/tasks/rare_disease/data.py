@@ -1,0 +1,23 @@
+"""The task's data as a run's `config.data`: its files are made from an archive of phenopackets."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rft_jax.config import DataConfig
+from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, prepare
+
+
+@dataclass(frozen=True)
+class RareDiseaseData(RareDiseaseOptions, DataConfig):
+    """See `prepare.RareDiseaseOptions`; `train`, `valid` and `supervised` are filled in."""
+
+    def materialise(self, directory: Path) -> DataConfig:
+        """Prepares the files below `directory`, or finds them there."""
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(RareDiseaseOptions)}
+        prepare(directory, **options)
+        return DataConfig(
+            train=str(directory / "train.jsonl"),
+            valid=str(directory / "valid.jsonl"),
+            supervised=str(directory / "pretrain.jsonl"),
+        )

