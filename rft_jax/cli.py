@@ -114,8 +114,8 @@ def _eval(options: argparse.Namespace) -> None:
     from rft_jax.evaluate import evaluate_model
 
     path = options.workdir or options.model
-    summary = evaluate_model(path, options.data, options.samples, options.seed)
-    print(json.dumps({"model": str(path), **summary}))
+    source, summary = evaluate_model(path, options.data, options.samples, options.seed)
+    print(json.dumps({"model": str(path), "data": source, **summary}))
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -4,18 +4,23 @@ The samples of an item depend on the seed and the item only, so that two models,
 checkpoints, are compared on the same noise.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from rft_jax.config import ReinforceStage, RolloutConfig, Stage
+from rft_jax.errors import InputError
 from rft_jax.models import Params
 from rft_jax.parallel import BATCH_AXES, batch_sharding
-from rft_jax.rollout import Prompts, completion_keys
-from rft_jax.run import PromptData, take
-from rft_jax.step import Batch, Program, compile_sampler
+from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
+from rft_jax.run import PromptData, Run, data_directory, open_model, read_prompt_data, take
+from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
 
 TOP = (1, 5)  # top@k for graders that rank
 
@@ -129,3 +134,99 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
     parts = int(np.prod([program.mesh.shape[axis] for axis in BATCH_AXES]))
     wanted = max(1, stage.batch_size * stage.rollout.group_size // samples)
     return -(-min(wanted, items) // parts) * parts
+
+
+def evaluate_model(
+    path: Path, data_file: str | None, samples: int, seed: int
+) -> tuple[str, dict[str, Any]]:
+    """Evaluates a run's model on a file of items, under its last reinforcement stage's settings.
+
+    Args:
+        path: WORKDIR, or WORKDIR/STAGE.
+        data_file: JSON lines; None: the run's own validation file.
+        samples: Per item.
+        seed: Of the samples' noise.
+
+    Returns:
+        The file, and the summary.
+
+    Raises:
+        InputError: if there is no such model, no grader or no file.
+    """
+    run, stage = open_model(path)
+    settings = _reinforcement(run, stage)
+    files = run.config.data.materialise(data_directory(run.workdir))
+    source = data_file or files.valid
+    if not source:
+        raise InputError(f"{path}: the run has no validation file; give --data FILE.jsonl")
+    items = read_prompt_data(run, settings, source)
+    program = make_program(
+        run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
+    )
+    params = run.load_params(stage)
+    return source, summarise(make_evaluator(program, items, samples, seed)(params))
+
+
+def sample_model(
+    path: Path,
+    prompt: str,
+    *,
+    max_tokens: int | None,
+    temperature: float,
+    seed: int,
+    samples: int,
+) -> Iterator[dict[str, Any]]:
+    """Samples answers to one user message.
+
+    Args:
+        path: WORKDIR, or WORKDIR/STAGE.
+        max_tokens: Of a completion; None: as the run's reinforcement stage has it.
+        temperature: 0 decodes greedily.
+
+    Yields:
+        For each sample its text, thought, token ids and stop reason ("stop" or "length").
+
+    Raises:
+        InputError: if there is no such model or an option cannot work.
+    """
+    if samples < 1 or temperature < 0 or (max_tokens is not None and max_tokens < 1):
+        raise InputError("--n and --max-tokens must be at least 1, --temperature at least 0")
+    run, stage = open_model(path)
+    model, tokenizer = run.model(stage), run.tokenizer
+    config = next(
+        (s.rollout for s in run.config.stages if isinstance(s, ReinforceStage)), RolloutConfig()
+    )
+    length = max_tokens or config.completion_tokens
+    config = dataclasses.replace(
+        config, completion_tokens=length, temperature=temperature, top_k=0, top_p=1.0
+    )
+    mask = logit_mask(tokenizer, min(config.thinking_tokens, max(length - 2, 0)))
+    tokens = tokenizer.encode_prompt([{"role": "user", "content": prompt}])
+    prompts = Prompts(jnp.asarray([tokens], jnp.int32), jnp.asarray([len(tokens)], jnp.int32))
+    zero = jnp.zeros((1,), jnp.int32)
+    keys = completion_keys(jnp.uint32(seed), jnp.int32(0), zero, zero, samples)
+
+    @jax.jit
+    def run_rollout(params: Params) -> Rollout:
+        copy = jax.tree.map(lambda weight: weight.astype(model.dtype), params)
+        stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
+        return rollout(model, copy, prompts, keys, mask, config, **stops)
+
+    output = jax.device_get(run_rollout(run.load_params(stage)))
+    for g in range(samples):
+        ids = output.tokens_BGT[0, g, : output.length_BG[0, g]].tolist()
+        answer = slice(output.answer_start_BG[0, g], output.answer_end_BG[0, g])
+        yield {
+            "text": tokenizer.decode(ids[answer]),
+            "thought": tokenizer.decode(ids[: output.thinking_tokens_BG[0, g]]),
+            "token_ids": ids,
+            "stop_reason": "stop" if output.stopped_BG[0, g] else "length",
+        }
+
+
+def _reinforcement(run: Run, stage: Stage) -> ReinforceStage:
+    """The settings of answers: the stage's own, else the last reinforcement stage's."""
+    stages = [s for s in (*run.config.stages, stage) if isinstance(s, ReinforceStage)]
+    if not stages:
+        raise InputError(f"{run.workdir}: the run has no reinforcement stage and so no grader")
+    return stages[-1]

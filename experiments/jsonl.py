@@ -1,0 +1,71 @@
+"""RFT on JSON lines and a grader of your own; as it stands, on the claims in experiments/claims.
+
+    rft train --config experiments/jsonl.py --workdir runs/claims
+
+With your own files, in OpenAI's format (`messages`, and any other keys as `{{ item.key }}`):
+
+    rft train --config experiments/jsonl.py --workdir runs/mine --config.data.train=train.jsonl \
+        --config.data.valid=valid.jsonl --config.data.supervised=examples.jsonl \
+        --config.grader=grader.json
+
+`supervised` holds conversations that end with the assistant's answer; a small model learns the
+format from them before it is reinforced.
+"""
+
+from pathlib import Path
+
+from rft_jax.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ReinforceStage,
+    RolloutConfig,
+    SupervisedStage,
+    TokenizerConfig,
+)
+
+CLAIMS = Path(__file__).parent / "claims"
+
+
+def get_config() -> Config:
+    """A model of a third of a million parameters, from scratch."""
+    return Config(
+        name="claims",
+        data=DataConfig(
+            train=str(CLAIMS / "train.jsonl"),
+            valid=str(CLAIMS / "valid.jsonl"),
+            supervised=str(CLAIMS / "supervised.jsonl"),
+        ),
+        grader=str(CLAIMS / "grader.json"),
+        tokenizer=TokenizerConfig(vocab_size=640),
+        models=(
+            ModelConfig(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=256),
+        ),
+        stages=(
+            SupervisedStage(
+                name="sft",
+                steps=200,
+                batch_size=8,
+                row_tokens=256,
+                optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10, schedule="cosine"),
+                log_interval=50,
+            ),
+            ReinforceStage(
+                name="rft",
+                init="sft",
+                steps=100,
+                batch_size=16,
+                rollout=RolloutConfig(
+                    prompt_tokens=64,
+                    completion_tokens=64,
+                    output_bytes=128,
+                    reasoning_effort="low",
+                ),
+                optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5),
+                eval_interval=20,
+                eval_samples=4,
+                samples_interval=50,
+            ),
+        ),
+    )

@@ -1,0 +1,19 @@
+"""Graders: a JSON specification in OpenAI's format -> a pure jnp function of samples and items.
+
+    grader = build_grader(load_grader("grader.json"))
+    fields = grader.encode_items(items, "train.jsonl")      # host, once
+    grade = grader.grade(sample, fields)                    # device, inside of the jitted step
+    grade = grade_texts(grader, ["answer"], [item])         # a notebook
+
+Types: `string_check`, `rank` and `multi` (`registry.TYPES`). A new type is one file with a
+dataclass like theirs (`types.GraderType`) and a line in that table.
+"""
+
+from rft_jax.graders.grader import Grader as Grader
+from rft_jax.graders.grader import build_grader as build_grader
+from rft_jax.graders.grader import grade_texts as grade_texts
+from rft_jax.graders.registry import load_grader as load_grader
+from rft_jax.graders.types import ERRORS as ERRORS
+from rft_jax.graders.types import Grade as Grade
+from rft_jax.graders.types import GraderType as GraderType
+from rft_jax.graders.types import Sample as Sample

@@ -1,0 +1,107 @@
+"""From a grader's specification to its functions: data on the host, grading on the device."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rft_jax.errors import InputError
+from rft_jax.graders.types import ERRORS, Grade, GraderType, Items, Sample, SampleView
+from rft_jax.strings import from_host
+
+_TEXT_STEP = 256  # widths of `grade_texts`, so that texts of like length share a compilation
+
+
+@dataclass(frozen=True)
+class Grader:
+    """A grader that runs on the device.
+
+    Attributes:
+        spec: from `load_grader`.
+    """
+
+    spec: GraderType
+
+    def encode_items(self, items: Sequence[Mapping[str, Any]], source: str) -> Any:
+        """Renders on the host what the grader needs of the items, once per data set.
+
+        Args:
+            items: M items; messages call item i line i + 1.
+            source: the file that they are from, for messages.
+
+        Returns:
+            Tree of NumPy arrays with leading axis M. Its widths are those of this data set: another
+            data set compiles anew.
+
+        Raises:
+            InputError: naming source, line and the template that an item does not serve.
+        """
+        return self.spec.encode(Items(items, source))
+
+    def grade(self, sample: Sample, item_fields: Any) -> Grade:
+        """Grades N completions; pure jnp.
+
+        Args:
+            sample: N completions.
+            item_fields: from `encode_items`, the rows of the N completions' items.
+
+        Returns:
+            Grade. Completions without an answer earn 0 and are a `sample_parse_error`; a
+            `truncated_observation_error` is any that was cut at the token limit, and changes
+            nothing else.
+        """
+        view = SampleView(sample)
+        score = self.spec.score(view, item_fields)
+        invalid_N = score.errors.get("other_error", view.no) | sample.overflow
+        no_answer_N = ~jnp.asarray(sample.has_answer)
+        graded_N = ~invalid_N & ~no_answer_N
+        # A text that was cut is not the model's error.
+        errors = {name: score.errors.get(name, view.no) & ~invalid_N for name in ERRORS}
+        errors["sample_parse_error"] |= no_answer_N & ~invalid_N
+        errors["truncated_observation_error"] = jnp.asarray(sample.truncated)
+        errors["other_error"] = invalid_N
+        scores = score.parts or {self.spec.name: score.score}
+        return Grade(
+            reward=jnp.where(graded_N, score.score, 0),
+            valid=~invalid_N,
+            scores={name: jnp.where(graded_N, value, 0) for name, value in scores.items()},
+            errors=errors,
+            details=score.details,
+        )
+
+
+def build_grader(spec: GraderType) -> Grader:
+    """The grader of a specification."""
+    return Grader(spec)
+
+
+def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Grade:
+    """Grades answers given as plain strings, each with its item, by the same device function.
+
+    Args:
+        grader: from `build_grader`.
+        texts: N answers.
+        items: N items.
+
+    Returns:
+        Grade of NumPy arrays.
+
+    Raises:
+        InputError: the numbers differ, or an item does not serve the grader.
+    """
+    if len(texts) != len(items):
+        raise InputError(f"{len(texts)} texts but {len(items)} items; give an item for each text")
+    longest = max((len(text.encode(errors="replace")) for text in texts), default=0)
+    text = from_host(texts, _TEXT_STEP * (longest // _TEXT_STEP + 1))
+    no_N = np.zeros(len(texts), bool)
+    sample = Sample(text, ~no_N, no_N, no_N, np.zeros(len(texts), np.int32))
+    return jax.device_get(_grade(grader, sample, grader.encode_items(items, "items")))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _grade(grader: Grader, sample: Sample, item_fields: Any) -> Grade:
+    return grader.grade(sample, item_fields)

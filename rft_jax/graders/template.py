@@ -1,0 +1,217 @@
+"""Templates: literal text with `{{ item.a.b[0] }}`, `{{ sample.output_text }}` and the like in it.
+
+What comes from the item is rendered on the host, once per data set; what comes from the sample on
+the device. Strings render as they are, other values as their JSON source text without
+insignificant white space; of an item, whose source is gone, as `json.dumps` writes it.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+from rft_jax.errors import InputError
+from rft_jax.graders.types import Items, SampleView
+from rft_jax.strings import ByteString, Token, concat, find, from_host, render
+
+_STEP = re.compile(r"\.([^\s.\[\]{}()|'\"]+)|\[(\d{1,9})\]")
+_VARIABLE = re.compile(rf"([A-Za-z_]\w*)((?:{_STEP.pattern})*)")
+
+
+class TemplateError(ValueError):
+    """A template cannot be read; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What stands between `{{` and `}}`.
+
+    Attributes:
+        text: as written, without the braces.
+        namespace: `item`, `output_text` or `output_json`.
+        path: keys and indices into it.
+    """
+
+    text: str
+    namespace: str
+    path: tuple[str | int, ...]
+
+
+class Rendered(NamedTuple):
+    """A template's text for N samples.
+
+    Attributes:
+        text: ByteString of [N, width].
+        not_json: bool[N], the answer is not JSON though the template needs it.
+        missing: bool[N], the answer's JSON has no such value.
+        too_deep: bool[N], the answer's JSON is deeper than the scanner's limit.
+    """
+
+    text: ByteString
+    not_json: jax.Array
+    missing: jax.Array
+    too_deep: jax.Array
+
+
+@dataclass(frozen=True)
+class Template:
+    """Literal text and variables in turn.
+
+    Attributes:
+        where: path of the template inside the grader's JSON.
+        parts: runs of text and item variables, which the host renders, and variables of the sample.
+    """
+
+    where: str
+    parts: tuple[tuple[str | Variable, ...] | Variable, ...]
+
+    @property
+    def variable(self) -> Variable | None:
+        """The one variable of a template that is nothing else."""
+        if len(self.parts) != 1:
+            return None
+        if isinstance(self.parts[0], Variable):
+            return self.parts[0]
+        run = self.parts[0]
+        return run[0] if len(run) == 1 and isinstance(run[0], Variable) else None
+
+    def encode(self, items: Items) -> tuple[ByteString, ...]:
+        """The runs that the host renders, each [len(items), width of the longest].
+
+        Raises:
+            InputError: naming the line and the variable that an item lacks.
+        """
+        encoded = []
+        for run in self.parts:
+            if isinstance(run, Variable):
+                continue
+            texts = [self._render_run(run, items, n) for n in range(len(items.rows))]
+            encoded.append(from_host(texts, max([1, *(len(text) for text in texts)])))
+        return tuple(encoded)
+
+    def _render_run(self, run: tuple[str | Variable, ...], items: Items, n: int) -> bytes:
+        pieces = [
+            piece if isinstance(piece, str) else show(self._look_up(piece, items, n))
+            for piece in run
+        ]
+        return encode_text("".join(pieces), items, n, self.where)
+
+    def value(self, items: Items, n: int) -> Any:
+        """The value of row n, not rendered, of a template that is one item variable.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        return self._look_up(self.variable, items, n)
+
+    def _look_up(self, variable: Variable, items: Items, n: int) -> Any:
+        value: Any = items.rows[n]
+        for step in variable.path:
+            if isinstance(step, str) and isinstance(value, dict) and step in value:
+                value = value[step]
+            elif isinstance(step, int) and isinstance(value, list) and step < len(value):
+                value = value[step]
+            else:
+                shown = repr(step) if isinstance(step, str) else f"[{step}]"
+                raise InputError(
+                    f"{items.source}, line {n + 1}: {self.where} needs {{{{{variable.text}}}}}, "
+                    f"but the item has no {shown} there; add it or correct the template"
+                )
+        return value
+
+    def render(self, view: SampleView, encoded: tuple[ByteString, ...]) -> Rendered:
+        """The text for N samples; `encoded` has the rows of their items."""
+        not_json = missing = too_deep = view.no
+        texts, runs = [], iter(encoded)
+        for part in self.parts:
+            if not isinstance(part, Variable):
+                texts.append(next(runs))
+            elif part.namespace == "output_text":
+                texts.append(view.sample.output_text)
+            else:
+                value = find(view.scan, view.unescaped, part.path)
+                texts.append(render(view.scan, value))
+                not_json = ~view.scan.valid_N & ~view.scan.too_deep_N
+                missing |= view.scan.valid_N & (value.token_N == Token.NONE)
+                too_deep = view.scan.too_deep_N
+        return Rendered(concat(*texts), not_json, missing, too_deep)
+
+
+def parse_template(text: str, where: str) -> Template:
+    """Reads a template.
+
+    Args:
+        text: as it stands in the grader's JSON.
+        where: its path there.
+
+    Raises:
+        TemplateError: without the path, which the caller adds.
+    """
+    pieces: list[str | Variable] = []
+    rest = text
+    while "{{" in rest:
+        literal, _, rest = rest.partition("{{")
+        inside, closed, rest = rest.partition("}}")
+        if not closed:
+            raise TemplateError("a '{{' is not closed; add '}}'")
+        pieces += [literal, _parse_variable(inside.strip())]
+    pieces.append(rest)
+
+    parts: list[tuple[str | Variable, ...] | Variable] = []
+    run: list[str | Variable] = []
+    for piece in pieces:
+        if isinstance(piece, Variable) and piece.namespace != "item":
+            parts += [tuple(run), piece] if run else [piece]
+            run = []
+        elif piece:
+            run.append(piece)
+    if run or not parts:
+        parts.append(tuple(run))
+    return Template(where, tuple(parts))
+
+
+def _parse_variable(text: str) -> Variable:
+    match = _VARIABLE.fullmatch(text)
+    if not match:
+        raise TemplateError(
+            f"{{{{{text}}}}} cannot be read; write a path such as {{{{item.answer}}}} or "
+            "{{sample.output_json.genes[0]}}"
+        )
+    namespace, steps = match[1], match[2]
+    path = tuple(key or int(index) for key, index in _STEP.findall(steps))
+    if namespace == "item" and path and isinstance(path[0], str):
+        return Variable(text, "item", path)
+    if namespace == "sample" and path[:1] == ("output_text",) and len(path) == 1:
+        return Variable(text, "output_text", ())
+    if namespace == "sample" and path[:1] == ("output_json",):
+        return Variable(text, "output_json", path[1:])
+    if namespace in ("item", "sample"):
+        raise TemplateError(
+            f"{{{{{text}}}}} names nothing; use item.<field>, sample.output_text or "
+            "sample.output_json.<field>"
+        )
+    raise TemplateError(f"{{{{{text}}}}}: unknown namespace {namespace!r}; use item or sample")
+
+
+def encode_text(text: str, items: Items, n: int, where: str) -> bytes:
+    """UTF-8 of a text out of row n.
+
+    Raises:
+        InputError: naming the line, for a lone surrogate.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{items.source}, line {n + 1}: {where} takes a text with a lone surrogate, which is "
+            "not Unicode; remove it"
+        ) from None
+
+
+def show(value: Any) -> str:
+    """A value as templates show it."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,38 @@
+"""Strings on the device: UTF-8 texts as arrays, searched, folded, parsed and compared in pure jnp.
+
+    text = from_host(["Größe", "größe"], max_bytes=16)
+    equal(case_fold(text), case_fold(other))
+
+`byte_string` has the types and what works on bytes, `unicode` code points and case folding,
+`json_scan` and `json_values` a JSON parser, `string_list` lists of names. It knows nothing of
+models or rewards and can be used alone.
+"""
+
+from rft_jax.strings.byte_string import ByteString as ByteString
+from rft_jax.strings.byte_string import CodePoints as CodePoints
+from rft_jax.strings.byte_string import compress as compress
+from rft_jax.strings.byte_string import concat as concat
+from rft_jax.strings.byte_string import contains as contains
+from rft_jax.strings.byte_string import equal as equal
+from rft_jax.strings.byte_string import from_host as from_host
+from rft_jax.strings.byte_string import slice_bytes as slice_bytes
+from rft_jax.strings.byte_string import to_host as to_host
+from rft_jax.strings.json_scan import MAX_DEPTH as MAX_DEPTH
+from rft_jax.strings.json_scan import JsonScan as JsonScan
+from rft_jax.strings.json_scan import Token as Token
+from rft_jax.strings.json_scan import scan_json as scan_json
+from rft_jax.strings.json_values import JsonValue as JsonValue
+from rft_jax.strings.json_values import Unescaped as Unescaped
+from rft_jax.strings.json_values import find as find
+from rft_jax.strings.json_values import render as render
+from rft_jax.strings.json_values import strings_of as strings_of
+from rft_jax.strings.json_values import unescape as unescape
+from rft_jax.strings.string_list import PointList as PointList
+from rft_jax.strings.string_list import StringList as StringList
+from rft_jax.strings.string_list import equal_pairs as equal_pairs
+from rft_jax.strings.string_list import list_from_host as list_from_host
+from rft_jax.strings.string_list import normalise as normalise
+from rft_jax.strings.unicode import UNICODE_VERSION as UNICODE_VERSION
+from rft_jax.strings.unicode import case_fold as case_fold
+from rft_jax.strings.unicode import decode as decode
+from rft_jax.strings.unicode import trim as trim

@@ -1,0 +1,258 @@
+"""Values of scanned JSON documents: lookup by path, text of a value, the strings of an array.
+
+Enter with `find` on a `JsonScan`; the rest takes the `JsonValue` that it returns. Everything is
+pure jnp over N rows; a lookup is a few passes over L bytes per step of the path.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rft_jax.strings.byte_string import ByteString, compress, shift_left, shift_right
+from rft_jax.strings.json_scan import VALUES, JsonScan, Token, hex_digit
+from rft_jax.strings.string_list import StringList
+from rft_jax.strings.unicode import REPLACEMENT
+
+Path = tuple[str | int, ...]
+
+_QUOTE_MARK = 256  # added to a quote that delimits a string, so that no escaped one equals it
+
+
+class JsonValue(NamedTuple):
+    """A value in each of N documents.
+
+    Attributes:
+        start_N: int32, its first byte.
+        end_N: int32, one past its last byte.
+        token_N: int32, one of `VALUES`; NONE where there is no such value.
+    """
+
+    start_N: jax.Array
+    end_N: jax.Array
+    token_N: jax.Array
+
+
+class Unescaped(NamedTuple):
+    """Texts with the escapes in their strings replaced and all else as it is.
+
+    Attributes:
+        marked_NL: int32, the bytes; quotes that delimit strings have `_QUOTE_MARK` added.
+        length_N: int32.
+        place_NL: int32, where the byte of the source has gone.
+    """
+
+    marked_NL: jax.Array
+    length_N: jax.Array
+    place_NL: jax.Array
+
+
+def find(scan: JsonScan, unescaped: Unescaped, path: Path) -> JsonValue:
+    """The value at a path: keys (compared unescaped; of equal keys the last) and indices.
+
+    Args:
+        scan: of N documents.
+        unescaped: of the same scan.
+        path: keys and indices from 0, static; empty for the whole document.
+
+    Returns:
+        JsonValue; NONE where the document is not valid or has no such value.
+    """
+    index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
+    start_N = _first(scan.token_NL != Token.NONE, index)
+    value = _value_at(scan, start_N, scan.valid_N)
+    for step in path:
+        if isinstance(step, str):
+            value = _member(scan, unescaped, value, step.encode())
+        else:
+            value = _element(scan, value, step)
+    return value
+
+
+def _first(mask_NL: jax.Array, index: jax.Array) -> jax.Array:
+    """int32[N]: the first index where the mask holds, L without one."""
+    width = mask_NL.shape[-1]
+    return jnp.where(mask_NL, index, width).min(axis=-1, initial=width)
+
+
+def _value_at(scan: JsonScan, start_N: jax.Array, exists_N: jax.Array) -> JsonValue:
+    """The value that starts at a token."""
+    width = scan.token_NL.shape[-1]
+    index = jnp.arange(width, dtype=jnp.int32)
+    token_N = _at(scan.token_NL, start_N)[:, None]
+    depth_N = _at(scan.depth_NL, start_N)[:, None]
+    ends_container = (scan.token_NL == Token.OBJECT_END) | (scan.token_NL == Token.ARRAY_END)
+    ends_container &= scan.depth_NL == depth_N + 1
+    is_container = (token_N == Token.OBJECT) | (token_N == Token.ARRAY)
+    ends_NL = jnp.where(token_N == Token.STRING, scan.closing_NL, ~scan.scalar_NL)
+    ends_NL = jnp.where(is_container, ends_container, ends_NL)
+    last_N = _first(ends_NL & (index > start_N[:, None]), index)
+    scalar_N = (token_N[:, 0] == Token.NUMBER) | (token_N[:, 0] == Token.LITERAL)
+    end_N = jnp.where(scalar_N, last_N, last_N + 1)
+    return JsonValue(
+        jnp.where(exists_N, start_N, 0),
+        jnp.where(exists_N, end_N, 0),
+        jnp.where(exists_N, token_N[:, 0], Token.NONE),
+    )
+
+
+def _at(x_NL: jax.Array, index_N: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_NL, index_N[:, None], axis=-1, mode="clip")[:, 0]
+
+
+def _inside(scan: JsonScan, value: JsonValue) -> jax.Array:
+    """bool[N, L]: tokens that stand in the container itself, not in one within it."""
+    index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
+    inside = (index > value.start_N[:, None]) & (index < value.end_N[:, None])
+    return inside & (scan.depth_NL == _at(scan.depth_NL, value.start_N)[:, None] + 1)
+
+
+def _member(scan: JsonScan, unescaped: Unescaped, value: JsonValue, key: bytes) -> JsonValue:
+    quote = _QUOTE_MARK + ord('"')
+    matches_NL = jnp.ones(scan.token_NL.shape, bool)
+    for k, byte in enumerate((quote, *key, quote)):
+        matches_NL &= shift_left(unescaped.marked_NL, k) == byte
+    matches_NL = jnp.take_along_axis(matches_NL, unescaped.place_NL, axis=-1, mode="clip")
+    matches_NL &= _inside(scan, value) & (scan.token_NL == Token.KEY)
+    index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
+    key_N = jnp.where(matches_NL, index, -1).max(axis=-1, initial=-1)
+    token = scan.token_NL != Token.NONE
+    colon_N = _first(token & (index > key_N[:, None]), index)
+    start_N = _first(token & (index > colon_N[:, None]), index)
+    return _value_at(scan, start_N, (value.token_N == Token.OBJECT) & (key_N >= 0))
+
+
+def _element(scan: JsonScan, value: JsonValue, number: int) -> JsonValue:
+    elements_NL = _inside(scan, value) & is_value(scan.token_NL)
+    count_NL = jnp.cumsum(elements_NL, axis=-1, dtype=jnp.int32)
+    index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
+    start_N = _first(elements_NL & (count_NL == number + 1), index)
+    exists_N = (value.token_N == Token.ARRAY) & (count_NL[:, -1] > number)
+    return _value_at(scan, start_N, exists_N)
+
+
+def is_value(token: jax.Array) -> jax.Array:
+    """bool of the tokens' shape: the token starts a value."""
+    found = jnp.zeros(token.shape, bool)
+    for kind in VALUES:
+        found |= token == kind
+    return found
+
+
+def unescape(scan: JsonScan) -> Unescaped:
+    """Replaces the escapes in all strings of N documents; see `Unescaped`."""
+    byte_NL, keep_NL = _replace_escapes(scan)
+    byte_NL += jnp.where(_delimits(scan), _QUOTE_MARK, 0)
+    place_NL = jnp.cumsum(keep_NL, axis=-1, dtype=jnp.int32) - keep_NL
+    return Unescaped(*compress(byte_NL, keep_NL), place_NL)
+
+
+def _delimits(scan: JsonScan) -> jax.Array:
+    token = scan.token_NL
+    return scan.closing_NL | (token == Token.KEY) | (token == Token.STRING)
+
+
+def render(scan: JsonScan, value: JsonValue) -> ByteString:
+    """The text of a value, as a template shows it.
+
+    A string is unescaped, without quotes; of anything else it is the source text without
+    insignificant white space; nothing where there is no value.
+
+    Returns:
+        ByteString of [N, L].
+    """
+    index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
+    is_string_N1 = (value.token_N == Token.STRING)[:, None]
+    start_N1, end_N1 = value.start_N[:, None] + is_string_N1, value.end_N[:, None] - is_string_N1
+    unescaped_NL, keep_NL = _replace_escapes(scan)
+    bytes_NL = jnp.where(is_string_N1, unescaped_NL, scan.text.bytes.astype(jnp.int32))
+    keep_NL = jnp.where(is_string_N1, keep_NL, scan.solid_NL)
+    keep_NL &= (index >= start_N1) & (index < end_N1)
+    bytes_NL, length_N = compress(bytes_NL, keep_NL)
+    return ByteString(bytes_NL.astype(jnp.uint8), length_N)
+
+
+def _replace_escapes(scan: JsonScan) -> tuple[jax.Array, jax.Array]:
+    """Writes the UTF-8 of every escape over its first bytes.
+
+    Returns:
+        byte_NL: int32.
+        keep_NL: bool, false for what is left of the escapes.
+    """
+    source_NL = jnp.asarray(scan.text.bytes).astype(jnp.int32)
+    name_NL = shift_left(source_NL, 1)
+    long_NL = scan.escape_NL & (name_NL == ord("u"))
+    unit_NL = jnp.zeros_like(source_NL)
+    for k in range(2, 6):
+        unit_NL = unit_NL * 16 + hex_digit(shift_left(source_NL, k))
+    high_NL = long_NL & (unit_NL >= 0xD800) & (unit_NL < 0xDC00)
+    low_NL = long_NL & (unit_NL >= 0xDC00) & (unit_NL < 0xE000)
+    pair_NL = high_NL & shift_left(low_NL, 6)
+    second_NL = shift_right(pair_NL, 6)  # the second half of a pair writes nothing
+    low_unit_NL = shift_left(unit_NL, 6)
+    point_NL = jnp.where(high_NL | low_NL, REPLACEMENT, unit_NL)
+    joined_NL = 0x10000 + ((unit_NL - 0xD800) << 10) + low_unit_NL - 0xDC00
+    point_NL = jnp.where(pair_NL, joined_NL, point_NL)
+    short_NL = name_NL
+    for name, control in zip(b"bfnrt", b"\b\f\n\r\t", strict=True):
+        short_NL = jnp.where(name_NL == name, control, short_NL)
+    point_NL = jnp.where(long_NL, point_NL, short_NL)
+
+    byte_NL, keep_NL = source_NL, jnp.ones(source_NL.shape, bool)
+    encoded = [*_utf8(point_NL), jnp.full_like(point_NL, -1), jnp.full_like(point_NL, -1)]
+    for k, encoded_NL in enumerate(encoded):
+        covered_NL = scan.escape_NL if k < 2 else long_NL
+        written_NL = covered_NL & ~second_NL & (encoded_NL >= 0)
+        byte_NL = jnp.where(shift_right(written_NL, k), shift_right(encoded_NL, k), byte_NL)
+        keep_NL = jnp.where(shift_right(covered_NL, k), shift_right(written_NL, k), keep_NL)
+    return byte_NL, keep_NL
+
+
+def _utf8(point: jax.Array) -> tuple[jax.Array, ...]:
+    """The four bytes of a code point, -1 for those that it does not have."""
+    tail = [0x80 | (point >> shift) & 0x3F for shift in (0, 6, 12)]
+    two, three, four = point >= 0x80, point >= 0x800, point >= 0x10000
+    first = jnp.where(two, 0xC0 | point >> 6, point)
+    first = jnp.where(three, 0xE0 | point >> 12, first)
+    first = jnp.where(four, 0xF0 | point >> 18, first)
+    second = jnp.where(two, tail[0], -1)
+    second = jnp.where(three, tail[1], second)
+    second = jnp.where(four, tail[2], second)
+    third = jnp.where(three, tail[0], -1)
+    third = jnp.where(four, tail[1], third)
+    return first, second, third, jnp.where(four, tail[0], -1)
+
+
+def strings_of(
+    scan: JsonScan, unescaped: Unescaped, value: JsonValue, max_items: int
+) -> tuple[StringList, jax.Array]:
+    """The first strings of an array.
+
+    Args:
+        scan: of N documents.
+        unescaped: of the same scan.
+        value: the array.
+        max_items: K, static.
+
+    Returns:
+        strings: StringList of [N, L] bytes and K places; its count is that of all strings in the
+            array itself and may be larger than K. Empty where the value is no array.
+        uniform_N: bool, the value is an array of strings and nothing else (or of nothing).
+    """
+    inside_NL = _inside(scan, value)
+    is_array_N = value.token_N == Token.ARRAY
+    opening_NL = inside_NL & (scan.token_NL == Token.STRING) & is_array_N[:, None]
+    others_NL = inside_NL & is_value(scan.token_NL) & (scan.token_NL != Token.STRING)
+    closing_NL = inside_NL & scan.closing_NL & is_array_N[:, None]
+    start_NK, count_N = _places(unescaped.place_NL + 1, opening_NL, max_items)
+    end_NK, _ = _places(unescaped.place_NL, closing_NL, max_items)
+    bytes_NL = (unescaped.marked_NL & 0xFF).astype(jnp.uint8)
+    text = ByteString(bytes_NL, unescaped.length_N)
+    return StringList(text, start_NK, end_NK, count_N), is_array_N & ~others_NL.any(axis=-1)
+
+
+def _places(place_NL: jax.Array, mask_NL: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The first `count` places where the mask holds, zero beyond; and how many there are."""
+    packed_NL, total_N = compress(place_NL, mask_NL)
+    packed_NL = packed_NL[:, :count]
+    return jnp.pad(packed_NL, ((0, 0), (0, count - packed_NL.shape[-1]))), total_N

@@ -1,0 +1,278 @@
+"""The RFT step: one program, on any mesh, without the host."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rft_jax.config import (
+    MeshConfig,
+    ModelConfig,
+    PolicyLossConfig,
+    ReinforceStage,
+    RolloutConfig,
+)
+from rft_jax.data import batch_at, encode_prompts
+from rft_jax.evaluate import make_batch
+from rft_jax.graders import build_grader, load_grader
+from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
+from rft_jax.models import build_model
+from rft_jax.parallel import batch_sharding, make_mesh
+from rft_jax.rollout import completion_keys
+from rft_jax.run import PromptData
+from rft_jax.step import compile_sampler, compile_step, make_program, needs_reference
+from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
+from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
+
+LEARNING_RATE = 1e-3
+TEXTS = [f"case {i}: {'seizure ' * (i % 4)}ataxia" for i in range(24)]
+# A reward that random text earns often and unequally: an `e` or a `7` in the answer.
+GRADER = {
+    "type": "multi",
+    "name": "letters",
+    "graders": {
+        letter: {
+            "type": "string_check",
+            "name": letter,
+            "input": "{{ sample.output_text }}",
+            "reference": f"{{{{ item.{letter} }}}}",
+            "operation": "ilike",
+        }
+        for letter in ("first", "second")
+    },
+    "calculate_output": "0.75 * first + 0.25 * second",
+}
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2), (1, 2, 2)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return SentencePieceTokenizer(train_sentencepiece(TEXTS, path, MIN_VOCAB_SIZE))
+
+
+@pytest.fixture(scope="module")
+def grader():
+    return build_grader(load_grader(GRADER))
+
+
+@pytest.fixture(scope="module")
+def items(tokenizer, grader):
+    rows = [
+        {"messages": [{"role": "user", "content": text}], "first": "e", "second": "7"}
+        for text in TEXTS
+    ]
+    prompts = encode_prompts(rows, tokenizer, 40, "train.jsonl")
+    return PromptData("train.jsonl", rows, prompts, grader.encode_items(rows, "train.jsonl"))
+
+
+def make(tokenizer, grader, mesh=(1, 1, 1), optimizer=None, **settings):
+    stage = ReinforceStage(
+        steps=4,
+        batch_size=8,
+        rollout=RolloutConfig(
+            group_size=4,
+            prompt_tokens=40,
+            completion_tokens=12,
+            output_bytes=64,
+            reasoning_effort=4,
+        ),
+        policy_loss=PolicyLossConfig(logit_chunk=5),
+    )
+    stage = dataclasses.replace(stage, **settings)
+    config = ModelConfig(
+        layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, compute_dtype="float32"
+    )
+    model = build_model(config, tokenizer.vocab_size)
+    optimizer = optimizer or optax.adamw(LEARNING_RATE, weight_decay=0.0)
+    mesh = make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
+    return make_program(model, optimizer, grader, tokenizer, stage, mesh)
+
+
+def start(program, seed=0):
+    """A fresh state in its place on the mesh; weights large enough for a peaked policy."""
+    params = program.model.init(jax.random.key(1))
+    params = jax.tree.map(lambda x: x * 3 if x.ndim > 2 else x, params)
+    reference = needs_reference(program.stage)
+    state = init_state(params, program.optimizer, seed, reference=reference)
+    places = state_shardings(program.mesh, program.model, program.optimizer, reference=reference)
+    return jax.device_put(state, places)
+
+
+def batch_of(program, items, k):
+    size = program.stage.batch_size
+    rows = batch_at(len(items.items), size, k * size, seed=0)
+    batch = make_batch(items, rows.indices_B, rows.draw_B)
+    return jax.device_put(batch, batch_sharding(program.mesh))
+
+
+def run(program, items, steps):
+    step, state, outputs = compile_step(program), start(program), []
+    for k in range(steps):
+        state, output = step(state, batch_of(program, items, k))
+        outputs.append(jax.device_get(output))
+    return jax.device_get(state), outputs
+
+
+@pytest.fixture(scope="module")
+def reference_run(tokenizer, grader, items):
+    return run(make(tokenizer, grader), items, steps=3)
+
+
+def test_rewards_differ_within_groups_and_move_the_weights(reference_run, tokenizer, grader):
+    state, outputs = reference_run
+    assert any(output.metrics["gradient_norm"] > 0 for output in outputs)
+    assert any(np.abs(output.samples.advantage_BG).max() > 0 for output in outputs)
+    assert all(output.samples.grade.valid.all() for output in outputs)
+    assert int(state.step) == 3 and int(state.cursor) == 24
+
+
+def test_sampler_and_learner_agree_on_log_probabilities(reference_run):
+    for output in reference_run[1]:
+        assert output.metrics["logprob_gap"] < 1e-5
+
+
+def test_graded_text_is_the_answer_s_decoding(reference_run, tokenizer):
+    samples = reference_run[1][0].samples
+    rollout = samples.rollout
+    for index in np.ndindex(rollout.length_BG.shape):
+        answer = slice(rollout.answer_start_BG[index], rollout.answer_end_BG[index])
+        expected = tokenizer.decode(rollout.tokens_BGT[index][answer].tolist()).encode()
+        found = samples.text.bytes[index][: samples.text.length[index]].tobytes()
+        assert found == expected
+        assert samples.grade.reward[index] == pytest.approx(
+            0.75 * (b"e" in expected.lower()) + 0.25 * (b"7" in expected)
+        )
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_changes_nothing(mesh, reference_run, tokenizer, grader, items):
+    """Same samples, and weights within the learning rate per step (Adam's step is its sign)."""
+    state, outputs = run(make(tokenizer, grader, mesh), items, steps=3)
+    expected_state, expected = reference_run
+    for ours, theirs in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(
+            ours.samples.rollout.tokens_BGT, theirs.samples.rollout.tokens_BGT
+        )
+        np.testing.assert_allclose(ours.samples.grade.reward, theirs.samples.grade.reward)
+    for ours, theirs in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(expected_state.params), strict=True
+    ):
+        assert np.abs(ours - theirs).max() <= 3 * LEARNING_RATE
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_gives_the_same_gradient(mesh, tokenizer, grader, items):
+    """Plain gradient descent with rate 1 turns the update into the gradient itself."""
+
+    def gradient(mesh):
+        program = make(tokenizer, grader, mesh, optax.sgd(1.0))
+        before = jax.device_get(start(program).params)
+        after = run(program, items, steps=1)[0].params
+        leaves = jax.tree.leaves(jax.tree.map(np.subtract, before, after))
+        return np.concatenate([leaf.ravel().astype(np.float64) for leaf in leaves])
+
+    expected = gradient((1, 1, 1))
+    # Weights are of order 1, so that their difference loses digits which the gradient has.
+    rounding = np.sqrt(expected.size) * np.finfo(np.float32).eps
+    difference = np.linalg.norm(gradient(mesh) - expected)
+    assert np.linalg.norm(expected) > 0.1
+    assert difference <= 1e-5 * np.linalg.norm(expected) + rounding
+
+
+def test_the_compiled_step_never_calls_the_host(tokenizer, grader, items):
+    program = make(tokenizer, grader, (2, 2, 2))
+    lowered = compile_step(program).lower(start(program), batch_of(program, items, 0))
+    text = lowered.compile().as_text()
+    assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", text)
+
+
+def test_the_state_is_donated_and_the_step_compiles_once(tokenizer, grader, items):
+    program = make(tokenizer, grader)
+    step, state = compile_step(program), start(program)
+    with jax.transfer_guard("disallow"):
+        for k in range(3):
+            old, batch = state, batch_of(program, items, k)
+            state, _ = step(state, batch)
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
+    assert step._cache_size() == 1
+
+
+def test_a_run_is_a_function_of_its_seed(tokenizer, grader, items, reference_run):
+    again = run(make(tokenizer, grader), items, steps=3)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(reference_run), strict=True):
+        np.testing.assert_array_equal(a, b)
+    program = make(tokenizer, grader)
+    _, other = compile_step(program)(start(program, seed=1), batch_of(program, items, 0))
+    assert (other.samples.rollout.tokens_BGT != again[1][0].samples.rollout.tokens_BGT).any()
+
+
+def test_micro_batches_and_chunks_change_memory_only(tokenizer, grader, items, reference_run):
+    loss = PolicyLossConfig(micro_batches=4, logit_chunk=100)
+    state, outputs = run(make(tokenizer, grader, policy_loss=loss), items, steps=1)
+    assert outputs[0].metrics["loss"] == pytest.approx(
+        reference_run[1][0].metrics["loss"], abs=1e-6
+    )
+    assert outputs[0].metrics["gradient_norm"] == pytest.approx(
+        reference_run[1][0].metrics["gradient_norm"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("truncated", ["mask", "zero"])
+def test_truncated_samples_are_treated_as_configured(truncated, tokenizer, grader, items):
+    program = make(tokenizer, grader)
+    rollout = dataclasses.replace(program.stage.rollout, truncated=truncated)
+    program = make(tokenizer, grader, rollout=rollout)
+    _, (output,) = run(program, items, steps=1)
+    stopped = output.samples.rollout.stopped_BG
+    assert not stopped.all()
+    if truncated == "mask":
+        np.testing.assert_array_equal(output.samples.grade.valid, stopped)
+        assert (output.samples.advantage_BG[~stopped] == 0).all()
+    else:
+        assert output.samples.grade.valid.all()
+        assert (output.samples.grade.reward[~stopped] == 0).all()
+
+
+def test_the_reference_policy_stays_while_the_policy_moves(tokenizer, grader, items):
+    loss = PolicyLossConfig(kl_coefficient=0.1)
+    program = make(tokenizer, grader, policy_loss=loss)
+    first = jax.device_get(start(program).params)
+    state, outputs = run(program, items, steps=3)
+    kept = jax.tree.map(np.array_equal, state.frozen["reference"], first)
+    assert all(jax.tree.leaves(kept))
+    assert outputs[0].metrics["kl"] == pytest.approx(0, abs=1e-6)
+    assert outputs[2].metrics["kl"] > 0
+
+
+def test_evaluation_samples_do_not_depend_on_the_batch(tokenizer, grader, items):
+    program = make(tokenizer, grader, (2, 1, 1))
+    sampler, params = compile_sampler(program), start(program).params
+
+    def tokens(rows):
+        rows = np.asarray(rows)
+        batch = make_batch(items, rows, np.zeros_like(rows))
+        keys = completion_keys(
+            jnp.uint32(0), jnp.int32(0), batch.prompt_id_B, jnp.asarray(batch.draw_B), 3
+        )
+        output = sampler(params, *jax.device_put((batch, keys), batch_sharding(program.mesh)))
+        return jax.device_get(output.rollout.tokens_BGT)
+
+    np.testing.assert_array_equal(tokens([3, 1, 7, 5])[[1, 3]], tokens([1, 5]))
+
+
+def test_make_optimizer_follows_its_schedule():
+    from rft_jax.config import OptimizerConfig
+
+    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, clip_norm=1.0)
+    optimizer = make_optimizer(config, steps=10)
+    params = {"w": jnp.ones(3)}
+    state, sizes = optimizer.init(params), []
+    for _ in range(4):
+        updates, state = optimizer.update({"w": jnp.full(3, 100.0)}, state, params)
+        sizes.append(float(jnp.abs(updates["w"]).max()))
+    np.testing.assert_allclose(sizes, [0, 5e-3, 1e-2, 1e-2], rtol=1e-3)
