@@ -39,9 +39,7 @@ def get_config() -> Config:
         ),
         grader=str(CLAIMS / "grader.json"),
         tokenizer=TokenizerConfig(vocab_size=640),
-        models=(
-            ModelConfig(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=256),
-        ),
+        models=(ModelConfig(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=256),),
         stages=(
             SupervisedStage(
                 name="sft",

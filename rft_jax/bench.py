@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.config import MeshConfig, ReinforceStage, RolloutConfig
+from rft_jax.errors import InputError
 from rft_jax.graders import ERRORS, Grade, Sample
 from rft_jax.learn.advantages import advantages
 from rft_jax.learn.optimizer import init_state, make_optimizer
@@ -69,8 +70,10 @@ def bench(
         Seconds of a step and of its parts run apart, completions and completion tokens per second,
         and the peak memory.
     """
-    run, stage = open_model(path)
-    config = dataclasses.replace(run.config.model(stage.model), compute_dtype="float32")
+    if min(prompt, completion, prompts, group) < 1 or steps <= WARM_UP:
+        raise InputError(f"bench: sizes must be at least 1 and --steps at least {WARM_UP + 1}")
+    run, source = open_model(path)
+    config = dataclasses.replace(run.config.model(source.model), compute_dtype="float32")
     model = build_model(config, run.tokenizer.vocab_size)
     rollout = RolloutConfig(
         group_size=group,
@@ -87,9 +90,7 @@ def bench(
     program = dataclasses.replace(
         program, mask=dataclasses.replace(program.mask, forbidden_ids=stops, end_of_think_id=None)
     )
-    params = run.load_params(run.stage(path.name)) if path.name != run.workdir.name else None
-    if params is None:
-        params = run.load_params(run.config.stages[-1])
+    params = run.load_params(source)
     batches = [_random_batch(program, model.vocab_size, seed) for seed in range(steps)]
     parts = _time_parts(program, params, batches[:3])
     state = init_state(params, optimizer, 0)

@@ -46,7 +46,12 @@ GRADER = {
     },
     "calculate_output": "0.75 * first + 0.25 * second",
 }
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2), (1, 2, 2)]
+SLOW_MESHES = [(8, 1, 1), (1, 8, 1), (4, 1, 2)]
+MESHES = [
+    (2, 2, 2),
+    (1, 2, 2),
+    *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in SLOW_MESHES),
+]
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ class Template:
                 texts.append(view.sample.output_text)
             else:
                 value = find(view.scan, view.unescaped, part.path)
-                texts.append(render(view.scan, value))
+                texts.append(render(view.scan, view.unescaped, value))
                 not_json = ~view.scan.valid_N & ~view.scan.too_deep_N
                 missing |= view.scan.valid_N & (value.token_N == Token.NONE)
                 too_deep = view.scan.too_deep_N

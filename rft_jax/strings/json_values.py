@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.strings.byte_string import ByteString, compress, shift_left, shift_right
+from rft_jax.strings.byte_string import ByteString, compress, shift_left, shift_right, slice_bytes
 from rft_jax.strings.json_scan import VALUES, JsonScan, Token, hex_digit
 from rft_jax.strings.string_list import StringList
 from rft_jax.strings.unicode import REPLACEMENT
@@ -152,24 +152,38 @@ def _delimits(scan: JsonScan) -> jax.Array:
     return scan.closing_NL | (token == Token.KEY) | (token == Token.STRING)
 
 
-def render(scan: JsonScan, value: JsonValue) -> ByteString:
+def render(scan: JsonScan, unescaped: Unescaped, value: JsonValue) -> ByteString:
     """The text of a value, as a template shows it.
 
     A string is unescaped, without quotes; of anything else it is the source text without
     insignificant white space; nothing where there is no value.
 
+    Args:
+        scan: of N documents.
+        unescaped: of the same scan.
+        value: from `find`.
+
     Returns:
         ByteString of [N, L].
     """
+    start_N = _at(unescaped.place_NL, value.start_N) + 1
+    string = slice_bytes(
+        ByteString(_bytes(unescaped), unescaped.length_N),
+        start_N,
+        _at(unescaped.place_NL, value.end_N - 1),
+    )
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
-    is_string_N1 = (value.token_N == Token.STRING)[:, None]
-    start_N1, end_N1 = value.start_N[:, None] + is_string_N1, value.end_N[:, None] - is_string_N1
-    unescaped_NL, keep_NL = _replace_escapes(scan)
-    bytes_NL = jnp.where(is_string_N1, unescaped_NL, scan.text.bytes.astype(jnp.int32))
-    keep_NL = jnp.where(is_string_N1, keep_NL, scan.solid_NL)
-    keep_NL &= (index >= start_N1) & (index < end_N1)
-    bytes_NL, length_N = compress(bytes_NL, keep_NL)
-    return ByteString(bytes_NL.astype(jnp.uint8), length_N)
+    inside_NL = (index >= value.start_N[:, None]) & (index < value.end_N[:, None])
+    source = ByteString(*compress(scan.text.bytes, scan.solid_NL & inside_NL))
+    is_string_N = value.token_N == Token.STRING
+    return ByteString(
+        jnp.where(is_string_N[:, None], string.bytes, source.bytes),
+        jnp.where(is_string_N, string.length, source.length),
+    )
+
+
+def _bytes(unescaped: Unescaped) -> jax.Array:
+    return (unescaped.marked_NL & 0xFF).astype(jnp.uint8)
 
 
 def _replace_escapes(scan: JsonScan) -> tuple[jax.Array, jax.Array]:
@@ -241,18 +255,14 @@ def strings_of(
     """
     inside_NL = _inside(scan, value)
     is_array_N = value.token_N == Token.ARRAY
-    opening_NL = inside_NL & (scan.token_NL == Token.STRING) & is_array_N[:, None]
-    others_NL = inside_NL & is_value(scan.token_NL) & (scan.token_NL != Token.STRING)
-    closing_NL = inside_NL & scan.closing_NL & is_array_N[:, None]
-    start_NK, count_N = _places(unescaped.place_NL + 1, opening_NL, max_items)
-    end_NK, _ = _places(unescaped.place_NL, closing_NL, max_items)
-    bytes_NL = (unescaped.marked_NL & 0xFF).astype(jnp.uint8)
-    text = ByteString(bytes_NL, unescaped.length_N)
-    return StringList(text, start_NK, end_NK, count_N), is_array_N & ~others_NL.any(axis=-1)
-
-
-def _places(place_NL: jax.Array, mask_NL: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The first `count` places where the mask holds, zero beyond; and how many there are."""
-    packed_NL, total_N = compress(place_NL, mask_NL)
-    packed_NL = packed_NL[:, :count]
-    return jnp.pad(packed_NL, ((0, 0), (0, count - packed_NL.shape[-1]))), total_N
+    opening_NL = inside_NL & (scan.token_NL == Token.STRING)
+    others_NL = inside_NL & is_value(scan.token_NL) & ~opening_NL
+    # Opening and closing quotes of the strings alternate.
+    quotes_NL = (opening_NL | (inside_NL & scan.closing_NL)) & is_array_N[:, None]
+    place_NL, quotes_N = compress(unescaped.place_NL, quotes_NL)
+    missing = max(0, 2 * max_items - place_NL.shape[-1])
+    place_NK2 = jnp.pad(place_NL, ((0, 0), (0, missing)))[:, : 2 * max_items]
+    place_NK2 = place_NK2.reshape(-1, max_items, 2)
+    text = ByteString(_bytes(unescaped), unescaped.length_N)
+    strings = StringList(text, place_NK2[:, :, 0] + 1, place_NK2[:, :, 1], quotes_N // 2)
+    return strings, is_array_N & ~others_NL.any(axis=-1)

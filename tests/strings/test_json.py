@@ -41,7 +41,7 @@ def look_up(text):
     scan = scan_json(text)
     unescaped = unescape(scan)
     values = [find(scan, unescaped, path) for path in PATHS]
-    return scan.valid_N, [(value.token_N, render(scan, value)) for value in values]
+    return scan.valid_N, [(value.token_N, render(scan, unescaped, value)) for value in values]
 
 
 @jax.jit

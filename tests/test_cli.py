@@ -1,0 +1,147 @@
+"""The command line: bad input gets one sentence and status 2, before anything is compiled."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rft_jax import cli, train  # noqa: F401  imported before jax.jit is replaced
+
+REPOSITORY = Path(__file__).parents[1]
+CLAIMS = REPOSITORY / "experiments" / "claims"
+EXPERIMENT = str(REPOSITORY / "experiments" / "jsonl.py")
+
+
+@pytest.fixture
+def claims(tmp_path):
+    """A copy of the example's data."""
+    return Path(shutil.copytree(CLAIMS, tmp_path / "claims"))
+
+
+@pytest.fixture
+def refuse(tmp_path, capsys, monkeypatch):
+    """Runs `rft train`, which must refuse; returns its sentence."""
+
+    def run(*settings, experiment=EXPERIMENT):
+        monkeypatch.setattr("jax.jit", no_compilation)
+        workdir = tmp_path / "run"
+        before = sorted(workdir.rglob("*"))
+        status = cli.main(["train", "--config", experiment, "--workdir", str(workdir), *settings])
+        captured = capsys.readouterr()
+        assert status == 2 and captured.out == ""
+        *progress, sentence = captured.err.splitlines()
+        assert sentence.startswith("rft train: ") and "Traceback" not in captured.err
+        assert not (workdir / "config.json").exists() or sorted(workdir.rglob("*")) == before
+        return sentence
+
+    return run
+
+
+def no_compilation(*_, **__):
+    raise AssertionError("compiled before the input was checked")
+
+
+def edit(path, line, change):
+    lines = path.read_bytes().split(b"\n")
+    lines[line - 1] = change(lines[line - 1])
+    path.write_bytes(b"\n".join(lines))
+    return f"--config.data.{path.stem}={path}"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda line: line[:-9], "line 3: not JSON"),
+        (lambda line: line.replace(b"broken", b"br\xffken").replace(b"c", b"\xe9"), "not UTF-8"),
+        (lambda line: b'{"prompt": "x"}', "line 3: messages: is missing"),
+        (lambda line: line.replace(b'"reason"', b'"raison"'), "reason"),
+        (lambda line: line.replace(b"reported", b"reported " * 60), "the limit is 64"),
+    ],
+    ids=["json", "utf-8", "messages", "template", "length"],
+)
+def test_a_bad_line_is_named_with_file_and_line(change, said, claims, refuse):
+    path = claims / "train.jsonl"
+    sentence = refuse(edit(path, 3, change))
+    assert str(path) in sentence and "line 3" in sentence and said in sentence
+
+
+def test_a_missing_file_is_named(refuse):
+    assert "nowhere.jsonl: there is no such file" in refuse("--config.data.train=nowhere.jsonl")
+    assert "nowhere.json" in refuse("--config.grader=nowhere.json")
+    assert "nowhere.py: there is no such" in refuse(experiment="nowhere.py")
+
+
+def test_a_row_in_both_files_is_named_with_both_lines(claims, refuse):
+    row = (claims / "train.jsonl").read_text().splitlines()[4]
+    with (claims / "valid.jsonl").open("a") as file:
+        file.write(row + "\n")
+    sentence = refuse(
+        f"--config.data.train={claims}/train.jsonl", f"--config.data.valid={claims}/valid.jsonl"
+    )
+    assert "valid.jsonl, line 51" in sentence and "train.jsonl, line 5" in sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"type": "vibes"}, "vibes"),
+        ({"calculate_output": "decision + raison"}, "raison"),
+        ({"calculate_output": "decision +"}, "calculate_output"),
+        ({"graders": {"type": "string_check", "name": "x"}}, "graders"),
+    ],
+    ids=["type", "name", "syntax", "bare"],
+)
+def test_a_bad_grader_is_named_with_its_path(change, said, claims, refuse):
+    grader = json.loads((claims / "grader.json").read_text()) | change
+    (claims / "grader.json").write_text(json.dumps(grader))
+    assert said in refuse(f"--config.grader={claims}/grader.json")
+
+
+def test_an_unknown_operation_is_named_with_its_path(claims, refuse):
+    grader = json.loads((claims / "grader.json").read_text())
+    grader["graders"]["reason"]["operation"] = "neq"
+    (claims / "grader.json").write_text(json.dumps(grader))
+    sentence = refuse(f"--config.grader={claims}/grader.json")
+    assert "graders.reason.operation" in sentence and "neq" in sentence
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("stages.rft.rollout.group_size=1", "at least 2 samples per prompt"),
+        ("stages.rft.batch_size=12", "batch of 12 cannot be split"),
+        ("mesh.tensor=3", "does not fit"),
+        ("stages.rft.rollout.colour=red", "there is no setting 'colour'"),
+        ("stages.rft.init=nothing", "is not an earlier stage"),
+        ("stages.rft.init=/nowhere/rft", "not a work directory"),
+    ],
+)
+def test_a_bad_setting_is_named(setting, said, refuse):
+    assert said in refuse(f"--config.{setting}")
+
+
+def test_a_work_directory_of_another_configuration_is_refused(tmp_path, refuse):
+    from rft_jax.config import to_json
+
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    config = cli.load_config(EXPERIMENT, {"seed": "7"})
+    (workdir / "config.json").write_text(json.dumps(to_json(config)))
+    sentence = refuse()
+    assert "another configuration (seed: 7 -> 0)" in sentence
+
+
+def test_models_that_are_not_there_are_refused(tmp_path, capsys):
+    for command in (["eval"], ["sample", "--prompt", "x"]):
+        assert cli.main([*command, "--workdir", str(tmp_path)]) == 2
+        assert "not a work directory" in capsys.readouterr().err
+    assert cli.main(["bench", "--model", str(tmp_path)]) == 2
+    assert "not a work directory" in capsys.readouterr().err
+
+
+def test_usage_errors_have_status_2(capsys):
+    for arguments in ([], ["train"], ["fly"], ["sample", "--workdir", "x"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 2
