@@ -49,18 +49,18 @@ def get_config() -> Config:
             ReinforceStage(
                 name="rft",
                 init="pretrain",
-                steps=150,
-                batch_size=16,
+                steps=120,
+                batch_size=8,
                 rollout=RolloutConfig(
                     group_size=8,
                     prompt_tokens=256,
-                    completion_tokens=160,
+                    completion_tokens=144,
                     output_bytes=640,
                     reasoning_effort="medium",
                 ),
                 # From-scratch models of this size learn at rates far above the default's.
-                optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=5),
-                eval_interval=10,
+                optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=5),
+                eval_interval=20,
                 eval_samples=4,
             ),
         ),

@@ -90,7 +90,7 @@ def bench(
     program = dataclasses.replace(
         program, mask=dataclasses.replace(program.mask, forbidden_ids=stops, end_of_think_id=None)
     )
-    params = run.load_params(source)
+    params = dataclasses.replace(run, mesh=mesh).load_params(source)
     batches = [_random_batch(program, model.vocab_size, seed) for seed in range(steps)]
     parts = _time_parts(program, params, batches[:3])
     state = init_state(params, optimizer, 0)

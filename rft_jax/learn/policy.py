@@ -116,7 +116,7 @@ def policy_update(
         state = apply_gradient(optimizer, state, gradient)
         metrics |= {
             "loss": value,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "entropy": _mean(tokens.entropy, mask_BGT),
             "kl": _mean(tokens.kl, mask_BGT),
             "clip_fraction_high": _mean(tokens.clips.clipped_high, mask_BGT),

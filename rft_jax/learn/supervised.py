@@ -64,7 +64,7 @@ def make_supervised_step(
         metrics = {
             "loss": value,
             "mean_token_accuracy": correct_BC.sum() / tokens,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "tokens": tokens,
         }
         state = apply_gradient(optimizer, state, gradient)

@@ -1,8 +1,9 @@
 """A JSON parser over bytes on the device: every byte of every row at once, no loop over bytes.
 
-    scan = scan_json(text)                     # is it one JSON document? where are its tokens?
-    value = find(scan, ("genes", 0))           # where is the value of a path?
-    text = render(scan, value)                 # a string unescaped, anything else as source text
+    scan = scan_json(text)                        # one JSON document? where are its tokens?
+    unescaped = unescape(scan)                    # the text of its strings
+    value = find(scan, unescaped, ("genes", 0))   # where is the value of a path?
+    text = render(scan, unescaped, value)         # a string's text, or source text
 
 A document is accepted where `json.loads(text)` accepts it, except that
 
@@ -13,10 +14,11 @@ A document is accepted where `json.loads(text)` accepts it, except that
 - bytes that are not UTF-8 are refused (Python refuses to decode them);
 - an escaped lone surrogate (`"\\ud800"`), which Python keeps, is accepted and becomes U+FFFD.
 
-How it is done without a loop: whether a byte is escaped or in a string are parities; depth is a
-cumulative sum; the container that a byte stands in is read from a row of one-bit registers, one
-per depth, each written by the brackets that open at it (`masked_writes`, an associative scan over
-the bytes); and then every token is judged by the token before it and its container alone.
+How it is done without a loop: whether a byte is escaped or in a string are parities, with which a
+table classifies it; depth is a cumulative sum; the container that a byte stands in is read from a
+row of one-bit registers, one per depth, each written by the brackets that open at it
+(`_masked_writes`, an associative scan over the bytes); and then every token is judged by the token
+before it and its container alone.
 """
 
 import enum
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rft_jax.strings.byte_string import (
@@ -72,7 +75,6 @@ class JsonScan(NamedTuple):
             it included.
         closing_NL: bool, the quote that ends a string.
         escape_NL: bool, the backslash that starts an escape.
-        string_NL: bool, part of a string, its quotes included.
         solid_NL: bool, part of the text and no white space between tokens.
         scalar_NL: bool, part of a number or literal.
     """
@@ -84,23 +86,66 @@ class JsonScan(NamedTuple):
     depth_NL: jax.Array
     closing_NL: jax.Array
     escape_NL: jax.Array
-    string_NL: jax.Array
     solid_NL: jax.Array
     scalar_NL: jax.Array
 
 
-class _Lexemes(NamedTuple):
-    """Classes of bytes, before any grammar; bool[N, L] all."""
+class _Is(enum.IntFlag):
+    """What a byte is where it stands, before any grammar."""
 
-    byte: jax.Array  # int32
-    escaped: jax.Array
-    opening: jax.Array
-    closing: jax.Array
-    content: jax.Array  # inside of a string, without its quotes
-    scalar: jax.Array
-    scalar_start: jax.Array
-    structural: jax.Array
-    space: jax.Array
+    OPENING = enum.auto()  # quotes of a string
+    CLOSING = enum.auto()
+    CONTENT = enum.auto()  # in a string, without its quotes
+    ESCAPED = enum.auto()  # after the backslash of an escape
+    LONG = enum.auto()  # the u of an escape
+    BAD = enum.auto()  # may not stand in a string
+    SPACE = enum.auto()
+    SCALAR = enum.auto()  # anything else outside of strings
+    OBJECT = enum.auto()
+    ARRAY = enum.auto()
+    OBJECT_END = enum.auto()
+    ARRAY_END = enum.auto()
+    COLON = enum.auto()
+    COMMA = enum.auto()
+    DIGIT = enum.auto()
+    HEXADECIMAL = enum.auto()
+    MINUS = enum.auto()
+    PLUS = enum.auto()
+    POINT = enum.auto()
+    EXPONENT = enum.auto()
+    WORD = enum.auto()  # may start a literal
+
+
+_STRUCTURE = dict(zip(b"{[}]:,", list(_Is)[8:14], strict=True))
+_OUTSIDE, _CONTENT, _ESCAPED, _BEYOND = range(4)
+
+
+def _class_table() -> np.ndarray:
+    """int32[4 * 256]: the class of a byte outside of strings, in one, escaped, beyond the text."""
+    table = np.zeros((4, 256), np.int32)
+    outside = {byte: _Is.SCALAR for byte in range(256)} | _STRUCTURE
+    outside |= {byte: _Is.SPACE for byte in b" \t\n\r"} | {ord('"'): _Is.OPENING}
+    for byte, flag in outside.items():
+        table[_OUTSIDE, byte] = flag
+    for context in (_CONTENT, _ESCAPED):
+        table[context] = _Is.CONTENT
+        table[context, :0x20] |= _Is.BAD
+    table[_CONTENT, ord('"')] = _Is.CLOSING
+    table[_ESCAPED] |= _Is.ESCAPED | _Is.BAD
+    table[_ESCAPED, list(b'"\\/bfnrtu')] &= ~_Is.BAD
+    table[_ESCAPED, ord("u")] |= _Is.LONG
+    digits = list(b"0123456789")
+    table[:_BEYOND, digits + list(b"abcdefABCDEF")] |= _Is.HEXADECIMAL
+    table[_OUTSIDE, digits] |= _Is.DIGIT
+    for characters, flag in (
+        (b"-", _Is.MINUS),
+        (b"+", _Is.PLUS),
+        (b".", _Is.POINT),
+        (b"eE", _Is.EXPONENT),
+        (b"tfn", _Is.WORD),
+    ):
+        table[_OUTSIDE, list(characters)] |= flag
+    return table.reshape(-1)
 
 
 def scan_json(text: ByteString) -> JsonScan:
@@ -112,89 +157,72 @@ def scan_json(text: ByteString) -> JsonScan:
     Returns:
         JsonScan; the rules are the module's.
     """
-    lexemes = _lex(text)
-    byte = lexemes.byte
-    opens = lexemes.structural & _any_of(byte, b"{[")
-    closes = lexemes.structural & _any_of(byte, b"}]")
-    depth_after = jnp.cumsum(opens.astype(jnp.int32) - closes.astype(jnp.int32), axis=-1)
+    byte = text.bytes.astype(jnp.int32)
+    classes = _classify(text)
+    opens = _has(classes, _Is.OBJECT | _Is.ARRAY)
+    closes = _has(classes, _Is.OBJECT_END | _Is.ARRAY_END)
+    depth_after = jnp.cumsum(opens.astype(jnp.int32) - closes, axis=-1, dtype=jnp.int32)
     depth = depth_after - opens + closes
-    registers = _registers(lexemes, opens, depth)
+    registers = _registers(classes, depth)
 
-    token, grammar_ok = _grammar(lexemes, depth, registers)
-    ok_NL = grammar_ok & _strings_ok(lexemes) & _scalars_ok(lexemes, registers)
-    ok_N = ok_NL.all(axis=-1) & scan_utf8(text).well_formed.all(axis=-1)
-    ok_N &= (token != Token.NONE).any(axis=-1)
-    ok_N &= (depth_after[..., -1] == 0) & (lexemes.opening.sum(-1) == lexemes.closing.sum(-1))
+    token, grammar_ok = _grammar(classes, depth, registers)
+    ok_N = (grammar_ok & _strings_ok(classes)).all(axis=-1)
+    ok_N &= _scalars_ok(byte, classes, registers).all(axis=-1)
+    ok_N &= scan_utf8(text).well_formed.all(axis=-1)
+    ok_N &= (token != Token.NONE).any(axis=-1) & (depth_after[..., -1] == 0)
+    opening, closing = _has(classes, _Is.OPENING), _has(classes, _Is.CLOSING)
+    ok_N &= opening.sum(axis=-1) == closing.sum(axis=-1)
     deep_N = (depth_after > MAX_DEPTH).any(axis=-1)
-    string = lexemes.opening | lexemes.content | lexemes.closing
     return JsonScan(
         text=text,
         valid_N=ok_N & ~deep_N,
         too_deep_N=ok_N & deep_N,
         token_NL=token,
         depth_NL=depth,
-        closing_NL=lexemes.closing,
-        escape_NL=shift_left(lexemes.escaped & lexemes.content, 1),
-        string_NL=string,
-        solid_NL=string | lexemes.scalar | lexemes.structural,
-        scalar_NL=lexemes.scalar,
+        closing_NL=closing,
+        escape_NL=shift_left(_has(classes, _Is.ESCAPED), 1),
+        solid_NL=(classes != 0) & ~_has(classes, _Is.SPACE),
+        scalar_NL=_has(classes, _Is.SCALAR),
     )
 
 
-def _any_of(byte: jax.Array, characters: bytes) -> jax.Array:
-    found = jnp.zeros(byte.shape, bool)
-    for character in characters:
-        found |= byte == character
-    return found
+def _has(classes: jax.Array, flags: int) -> jax.Array:
+    """bool[N, L]: the byte is one of these."""
+    return (classes & int(flags)) != 0
 
 
-def _lex(text: ByteString) -> _Lexemes:
-    """Separates strings, scalars, structure and white space."""
-    index = jnp.arange(text.bytes.shape[-1], dtype=jnp.int32)
-    inside = index < text.length[..., None]
-    byte = jnp.where(inside, text.bytes, 0).astype(jnp.int32)
+def _classify(text: ByteString) -> jax.Array:
+    """int32[N, L]: `_Is` of every byte, from a table by the byte and what it stands in."""
+    byte = text.bytes.astype(jnp.int32)
+    index = jnp.arange(byte.shape[-1], dtype=jnp.int32)
     # After an odd number of backslashes. Outside of strings that is wrong too, but there the first
     # backslash makes the document invalid, and up to it everything is right.
-    before = jnp.pad(last_where(byte != ord("\\")), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    escaped = ((index - 1 - before) & 1) == 1
+    run_start = shift_right(last_where(byte != ord("\\")) + 1, 1)
+    escaped = ((index - run_start) & 1) == 1
     quote = (byte == ord('"')) & ~escaped
-    quoted = (jnp.cumsum(quote, axis=-1, dtype=jnp.int32) & 1) == 1
-    opening, closing = quote & quoted, quote & ~quoted
-    outside = inside & ~quoted & ~closing
-    structural = outside & _any_of(byte, b"{}[]:,")
-    space = outside & _any_of(byte, b" \t\n\r")
-    scalar = outside & ~structural & ~space
-    return _Lexemes(
-        byte=byte,
-        escaped=escaped,
-        opening=opening,
-        closing=closing,
-        content=inside & quoted & ~quote,
-        scalar=scalar,
-        scalar_start=scalar & ~shift_right(scalar, 1),
-        structural=structural,
-        space=space,
-    )
+    quotes_before = jnp.cumsum(quote, axis=-1, dtype=jnp.int32) - quote
+    inside = jnp.where(escaped, _ESCAPED, _CONTENT)
+    context = jnp.where((quotes_before & 1) == 1, inside, _OUTSIDE)
+    context = jnp.where(index < text.length[..., None], context, _BEYOND)
+    return jnp.asarray(_class_table())[context * 256 + byte]
 
 
-def _registers(lexemes: _Lexemes, opens: jax.Array, depth: jax.Array) -> jax.Array:
+def _registers(classes: jax.Array, depth: jax.Array) -> jax.Array:
     """uint32[N, L]: the one-bit registers as every byte finds them.
 
     Bit d < MAX_DEPTH says whether the last container that opened in depth d is an object;
     `_HAD_POINT` and `_HAD_EXPONENT` are cleared where a scalar starts.
     """
-    byte = lexemes.byte
-    bit = jnp.where(
-        depth < MAX_DEPTH, jnp.uint32(1) << jnp.clip(depth, 0, 31).astype(jnp.uint32), 0
-    )
+    scalar = _has(classes, _Is.SCALAR)
+    bit = jnp.uint32(1) << jnp.clip(depth, 0, 31).astype(jnp.uint32)
+    opens = _has(classes, _Is.OBJECT | _Is.ARRAY) & (depth < MAX_DEPTH)
     mask = jnp.where(opens, bit, jnp.uint32(0))
-    value = jnp.where(byte == ord("{"), mask, 0)
-    point = lexemes.scalar & (byte == ord("."))
-    exponent = lexemes.scalar & _any_of(byte, b"eE")
-    mask |= jnp.where(lexemes.scalar_start, jnp.uint32(_HAD_POINT | _HAD_EXPONENT), 0)
-    for condition, register in ((point, _HAD_POINT), (exponent, _HAD_EXPONENT)):
-        mask |= jnp.where(condition, jnp.uint32(register), 0)
-        value |= jnp.where(condition, jnp.uint32(register), 0)
+    value = jnp.where(_has(classes, _Is.OBJECT), mask, jnp.uint32(0))
+    starts = scalar & ~shift_right(scalar, 1)
+    mask |= jnp.where(starts, jnp.uint32(_HAD_POINT | _HAD_EXPONENT), jnp.uint32(0))
+    for flag, register in ((_Is.POINT, _HAD_POINT), (_Is.EXPONENT, _HAD_EXPONENT)):
+        written = jnp.where(_has(classes, flag), jnp.uint32(register), jnp.uint32(0))
+        mask, value = mask | written, value | written
     return shift_right(_masked_writes(mask, value), 1)
 
 
@@ -222,7 +250,7 @@ def _masked_writes(mask: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _grammar(
-    lexemes: _Lexemes, depth: jax.Array, registers: jax.Array
+    classes: jax.Array, depth: jax.Array, registers: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Names the tokens and judges each by the one before it and the container it stands in.
 
@@ -230,16 +258,12 @@ def _grammar(
         token_NL: int32.
         ok_NL: bool, true where no token starts or where the token may stand.
     """
-    byte = lexemes.byte
-    kind = jnp.where(lexemes.opening, Token.STRING, Token.NONE)
-    number = lexemes.scalar_start & ~_any_of(byte, b"tfn")
-    kind = jnp.where(lexemes.scalar_start, jnp.where(number, Token.NUMBER, Token.LITERAL), kind)
-    for character, token in zip(
-        b"{[}]:,",
-        (Token.OBJECT, Token.ARRAY, Token.OBJECT_END, Token.ARRAY_END, Token.COLON, Token.COMMA),
-        strict=True,
-    ):
-        kind = jnp.where(lexemes.structural & (byte == character), token, kind)
+    scalar = _has(classes, _Is.SCALAR)
+    named = jnp.where(_has(classes, _Is.WORD), Token.LITERAL, Token.NUMBER)
+    kind = jnp.where(scalar & ~shift_right(scalar, 1), named, Token.NONE)
+    kind = jnp.where(_has(classes, _Is.OPENING), Token.STRING, kind)
+    for flag in _STRUCTURE.values():
+        kind = jnp.where(_has(classes, flag), Token[flag.name], kind)
 
     previous = _previous_token(kind)
     unknown = depth > MAX_DEPTH
@@ -280,40 +304,29 @@ def _previous_token(token: jax.Array) -> jax.Array:
     return shift_right(last, 1) & (_PLACE - 1)
 
 
-def _strings_ok(lexemes: _Lexemes) -> jax.Array:
+def _strings_ok(classes: jax.Array) -> jax.Array:
     """bool[N, L]: no control character in a string, and every escape one that JSON knows."""
-    byte = lexemes.byte
-    hexadecimal = hex_digit(byte) >= 0
-    four = shift_left(hexadecimal, 1)
-    for k in (2, 3, 4):
-        four &= shift_left(hexadecimal, k)
-    escape_ok = _any_of(byte, b'"\\/bfnrt') | ((byte == ord("u")) & four)
-    return ~lexemes.content | ((byte >= 0x20) & (~lexemes.escaped | escape_ok))
+    hexadecimal = _has(classes, _Is.HEXADECIMAL)
+    ok = ~_has(classes, _Is.BAD)
+    for k in range(1, 5):
+        ok &= shift_left(hexadecimal, k) | ~_has(classes, _Is.LONG)
+    return ok
 
 
-def hex_digit(byte: jax.Array) -> jax.Array:
-    """int32: the value of an ASCII hexadecimal digit, -1 for other bytes."""
-    letter = byte | 0x20
-    value = jnp.where((byte >= ord("0")) & (byte <= ord("9")), byte - ord("0"), -1)
-    return jnp.where((letter >= ord("a")) & (letter <= ord("f")), letter - ord("a") + 10, value)
-
-
-def _scalars_ok(lexemes: _Lexemes, registers: jax.Array) -> jax.Array:
+def _scalars_ok(byte: jax.Array, classes: jax.Array, registers: jax.Array) -> jax.Array:
     """bool[N, L]: every byte of a scalar stands where a number or a literal may have it."""
-    byte, scalar, start = lexemes.byte, lexemes.scalar, lexemes.scalar_start
-    previous = jnp.where(start, 0, shift_right(byte, 1))
-    last = scalar & ~shift_left(scalar, 1)
-    digit = (byte >= ord("0")) & (byte <= ord("9"))
-    after_digit = (previous >= ord("0")) & (previous <= ord("9"))
-    exponent, after_exponent = _any_of(byte, b"eE"), _any_of(previous, b"eE")
+    scalar, digit = _has(classes, _Is.SCALAR), _has(classes, _Is.DIGIT)
+    start, last = scalar & ~shift_right(scalar, 1), scalar & ~shift_left(scalar, 1)
+    previous = jnp.where(start, 0, shift_right(classes, 1))
+    after_digit, after_exponent = _has(previous, _Is.DIGIT), _has(previous, _Is.EXPONENT)
     had_point, had_exponent = (registers & bit != 0 for bit in (_HAD_POINT, _HAD_EXPONENT))
 
-    minus_start = start & (byte == ord("-"))
-    leading_zero = (byte == ord("0")) & (start | shift_right(minus_start, 1))
+    minus_start = start & _has(classes, _Is.MINUS)
+    leading_zero = digit & (byte == ord("0")) & (start | shift_right(minus_start, 1))
     ok = digit & ~(shift_right(leading_zero, 1) & ~start)
-    ok |= minus_start | (_any_of(byte, b"+-") & after_exponent)
-    ok |= (byte == ord(".")) & after_digit & ~had_point & ~had_exponent
-    ok |= exponent & after_digit & ~had_exponent
+    ok |= minus_start | (_has(classes, _Is.MINUS | _Is.PLUS) & after_exponent)
+    ok |= _has(classes, _Is.POINT) & after_digit & ~had_point & ~had_exponent
+    ok |= _has(classes, _Is.EXPONENT) & after_digit & ~had_exponent
     ok &= ~last | digit
 
     for literal in (b"true", b"false", b"null"):
@@ -323,3 +336,8 @@ def _scalars_ok(lexemes: _Lexemes, registers: jax.Array) -> jax.Array:
         for k in range(len(literal)):
             ok |= shift_right(whole, k)
     return ~scalar | ok
+
+
+def hex_digit(byte: jax.Array) -> jax.Array:
+    """int32: the value of an ASCII hexadecimal digit; of other bytes, anything."""
+    return (byte & 0x0F) + jnp.where(byte >= ord("A"), 9, 0)

@@ -9,7 +9,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.strings.byte_string import ByteString, compress, shift_left, shift_right, slice_bytes
+from rft_jax.strings.byte_string import (
+    ByteString,
+    compress,
+    last_where,
+    shift_left,
+    shift_right,
+    slice_bytes,
+)
 from rft_jax.strings.json_scan import VALUES, JsonScan, Token, hex_digit
 from rft_jax.strings.string_list import StringList
 from rft_jax.strings.unicode import REPLACEMENT
@@ -17,6 +24,7 @@ from rft_jax.strings.unicode import REPLACEMENT
 Path = tuple[str | int, ...]
 
 _QUOTE_MARK = 256  # added to a quote that delimits a string, so that no escaped one equals it
+_LONG, _SECOND = 1 << 21, 1 << 22  # above the code point: of six bytes, second half of a pair
 
 
 class JsonValue(NamedTuple):
@@ -196,30 +204,33 @@ def _replace_escapes(scan: JsonScan) -> tuple[jax.Array, jax.Array]:
     source_NL = jnp.asarray(scan.text.bytes).astype(jnp.int32)
     name_NL = shift_left(source_NL, 1)
     long_NL = scan.escape_NL & (name_NL == ord("u"))
-    unit_NL = jnp.zeros_like(source_NL)
+    digit_NL, unit_NL = hex_digit(source_NL), jnp.zeros_like(source_NL)
     for k in range(2, 6):
-        unit_NL = unit_NL * 16 + hex_digit(shift_left(source_NL, k))
+        unit_NL = unit_NL << 4 | shift_left(digit_NL, k)
     high_NL = long_NL & (unit_NL >= 0xD800) & (unit_NL < 0xDC00)
     low_NL = long_NL & (unit_NL >= 0xDC00) & (unit_NL < 0xE000)
     pair_NL = high_NL & shift_left(low_NL, 6)
     second_NL = shift_right(pair_NL, 6)  # the second half of a pair writes nothing
-    low_unit_NL = shift_left(unit_NL, 6)
+    joined_NL = 0x10000 + ((unit_NL - 0xD800) << 10) + shift_left(unit_NL, 6) - 0xDC00
     point_NL = jnp.where(high_NL | low_NL, REPLACEMENT, unit_NL)
-    joined_NL = 0x10000 + ((unit_NL - 0xD800) << 10) + low_unit_NL - 0xDC00
     point_NL = jnp.where(pair_NL, joined_NL, point_NL)
     short_NL = name_NL
     for name, control in zip(b"bfnrt", b"\b\f\n\r\t", strict=True):
         short_NL = jnp.where(name_NL == name, control, short_NL)
     point_NL = jnp.where(long_NL, point_NL, short_NL)
 
-    byte_NL, keep_NL = source_NL, jnp.ones(source_NL.shape, bool)
-    encoded = [*_utf8(point_NL), jnp.full_like(point_NL, -1), jnp.full_like(point_NL, -1)]
-    for k, encoded_NL in enumerate(encoded):
-        covered_NL = scan.escape_NL if k < 2 else long_NL
-        written_NL = covered_NL & ~second_NL & (encoded_NL >= 0)
-        byte_NL = jnp.where(shift_right(written_NL, k), shift_right(encoded_NL, k), byte_NL)
-        keep_NL = jnp.where(shift_right(covered_NL, k), shift_right(written_NL, k), keep_NL)
-    return byte_NL, keep_NL
+    # Every byte looks at the last escape that starts at it or before.
+    index = jnp.arange(source_NL.shape[-1], dtype=jnp.int32)
+    start_NL = last_where(scan.escape_NL)
+    packed_NL = point_NL | long_NL * _LONG | second_NL * _SECOND
+    packed_NL = jnp.take_along_axis(packed_NL, jnp.maximum(start_NL, 0), axis=-1)
+    offset_NL = index - start_NL
+    covered_NL = (start_NL >= 0) & (offset_NL < jnp.where(packed_NL & _LONG != 0, 6, 2))
+    encoded_NL = jnp.full_like(source_NL, -1)
+    for k, part_NL in enumerate(_utf8(packed_NL & (_LONG - 1))):
+        encoded_NL = jnp.where(offset_NL == k, part_NL, encoded_NL)
+    written_NL = (encoded_NL >= 0) & (packed_NL & _SECOND == 0)
+    return jnp.where(covered_NL, encoded_NL, source_NL), ~covered_NL | written_NL
 
 
 def _utf8(point: jax.Array) -> tuple[jax.Array, ...]:

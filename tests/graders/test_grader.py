@@ -417,3 +417,13 @@ def test_the_compiled_grade_has_no_host_call():
     hlo = jax.jit(grader.grade).lower(sample_of([""] * N), fields).compile().as_text()
     for word in ("callback", "infeed", "outfeed"):
         assert word not in hlo
+
+
+def test_grades_of_sharded_samples_are_those_of_one_device(rank):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    names = [["SCN1A"], ["A", "a", "nav1.1"], ["x" * 40, "SMEI"], ["B"]]
+    texts = [json.dumps({"genes": names[n % 4]}) for n in range(N)]
+    sharded = jax.device_put((sample_of(texts), rank.fields), rows)
+    grade = jax.jit(rank.grader.grade, in_shardings=(rows, rows))(*sharded)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(grade), rank(texts))

@@ -1,0 +1,29 @@
+"""The rollout's memory: the key/value cache is a loop carry that is updated in place."""
+
+import jax
+import jax.numpy as jnp
+
+from rft_jax.config import ModelConfig, RolloutConfig
+from rft_jax.models import build_model
+from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
+
+
+def test_temporaries_are_little_more_than_one_copy_of_the_cache():
+    B, G, P, T, vocab_size = 4, 8, 8, 512, 64
+    config = ModelConfig(layers=4, width=32, heads=2, kv_heads=2, head_dim=32, mlp_width=32)
+    model = build_model(config, vocab_size)
+    settings = RolloutConfig(group_size=G, prompt_tokens=P, completion_tokens=T)
+    mask = LogitMask(forbidden_ids=(0,), end_of_think_id=None, thinking_tokens=0)
+
+    def run(params, tokens_BP):
+        prompts = Prompts(tokens_BP, jnp.full((B,), P, jnp.int32))
+        ids = jnp.arange(B)
+        keys = completion_keys(jnp.uint32(0), jnp.int32(0), ids, jnp.zeros_like(ids), G)
+        return rollout(model, params, prompts, keys, mask, settings, stop_ids=(1,), pad_id=0)
+
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    tokens = jax.ShapeDtypeStruct((B, P), jnp.int32)
+    compiled = jax.jit(run).lower(params, tokens).compile()
+    cache = 2 * config.layers * B * G * config.kv_heads * T * config.head_dim * 4
+    # A layer's keys and values are read once per token; a second copy of the cache would show.
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.75 * cache

@@ -1,0 +1,126 @@
+"""Training end to end on the claims example, made smaller: stages, resuming, evaluation, sampling."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rft_jax import cli
+from rft_jax.config import apply_overrides
+from rft_jax.metrics import MetricsFile, read_metrics
+from rft_jax.run import open_model
+from rft_jax.train import train
+
+EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
+SMALL = {
+    "models.policy.layers": "1",
+    "models.policy.width": "32",
+    "stages.sft.steps": "12",
+    "stages.sft.optimizer.warmup_steps": "2",
+    "stages.sft.checkpoint_interval": "4",
+    "stages.rft.steps": "4",
+    "stages.rft.optimizer.warmup_steps": "1",
+    "stages.rft.batch_size": "8",
+    "stages.rft.checkpoint_interval": "2",
+    "stages.rft.eval_interval": "2",
+    "stages.rft.eval_samples": "1",
+    "stages.rft.samples_interval": "2",
+    "stages.rft.rollout.group_size": "2",
+    "stages.rft.rollout.completion_tokens": "40",
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return apply_overrides(cli.load_config(EXPERIMENT, {}), SMALL)
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    train(config, workdir)
+    return workdir
+
+
+def weights(workdir):
+    run, stage = open_model(workdir)
+    return jax.device_get(run.load_params(stage))
+
+
+def rows(workdir, stage):
+    """The metrics without wall-clock fields."""
+    found = read_metrics(workdir / stage / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "timing"} for row in found]
+
+
+def test_every_step_has_a_line_and_evaluations_have_theirs(finished):
+    assert [row["step"] for row in rows(finished, "sft")] == list(range(1, 13))
+    lines = rows(finished, "rft")
+    assert [row["step"] for row in lines] == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in lines if "valid_reward_mean" in row] == [0, 2, 4]
+    losses = [row["train_loss"] for row in rows(finished, "sft")]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_samples_are_written_for_people(finished):
+    lines = (finished / "rft" / "samples" / "step_000004.jsonl").read_text().splitlines()
+    assert len(lines) == 16
+    sample = json.loads(lines[0])
+    assert sample["prompt"][0]["role"] == "user"
+    assert {"thought", "answer", "reward", "scores", "errors", "stop_reason"} <= sample.keys()
+
+
+class Killed(BaseException):
+    """Stands for a signal that ends the process."""
+
+
+@pytest.mark.parametrize(("stage", "step"), [("sft", 7), ("rft", 3)])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    stage, step, config, finished, tmp_path, monkeypatch
+):
+    write = MetricsFile.write
+
+    def stop(self, row):
+        if row["stage"] == stage and row["step"] == step:
+            raise Killed
+        write(self, row)
+
+    monkeypatch.setattr(MetricsFile, "write", stop)
+    with pytest.raises(Killed):
+        train(config, tmp_path)
+    monkeypatch.undo()
+    train(config, tmp_path)
+    for name in ("sft", "rft"):
+        assert rows(tmp_path, name) == rows(finished, name)
+    jax.tree.map(np.testing.assert_array_equal, weights(tmp_path), weights(finished))
+
+
+def test_the_commands_read_a_work_directory(finished, capsys):
+    assert cli.main(["eval", "--workdir", str(finished), "--samples", "1"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["items"] == 50 and 0 <= summary["reward_mean"] <= 1
+
+    command = ["sample", "--model", f"{finished}/sft", "--prompt", "broken ski", "--n", "2"]
+    assert cli.main([*command, "--temperature", "0", "--max-tokens", "9"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == second  # greedy
+    assert len(first["token_ids"]) <= 9 and first["stop_reason"] in ("stop", "length")
+
+    sizes = ["--prompt", "8", "--completion", "8", "--prompts", "2", "--group", "2"]
+    assert cli.main(["bench", "--model", str(finished), *sizes, "--steps", "3"]) == 0
+    timing = json.loads(capsys.readouterr().out)
+    assert timing["step_s"] > 0 and timing["completion"] == 8
+    assert {"rollout_s", "grade_s", "update_s", "peak_memory_bytes"} <= timing.keys()
+
+
+def test_a_stage_can_start_from_another_run(config, finished, tmp_path):
+    settings = {
+        "stages.rft.init": f"{finished}/sft",
+        "tokenizer.path": f"{finished}/tokenizer.model",
+        "stages.sft.steps": "11",
+        "stages.rft.steps": "2",
+    }
+    train(apply_overrides(config, settings), tmp_path)
+    assert rows(tmp_path, "rft")[0] == rows(finished, "rft")[0]  # the same weights, evaluated
