@@ -1,0 +1,46 @@
+"""The logit masks: what may be sampled at each place of thought, marker and answer."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rft_jax.rollout import LogitMask, logit_masks
+
+V, MARKER, FORBIDDEN = 6, 4, (0, 3)
+completions = st.lists(st.integers(0, V - 1), min_size=8, max_size=8)
+
+
+@given(completions, st.integers(0, 5), st.sampled_from([MARKER, None]))
+def test_replayed_states_are_those_of_plain_python(tokens, budget, marker):
+    mask = LogitMask(FORBIDDEN, marker, budget)
+    states = logit_masks.replay(mask, jnp.asarray([tokens]))
+    forced = logit_masks.forced(mask, states)[0]
+    allowed = logit_masks.allowed(mask, states, V)[0]
+    for t in range(len(tokens)):
+        passed = marker in tokens[:t]
+        assert forced[t] == (marker is not None and not passed and t >= budget)
+        expected = [v not in FORBIDDEN and not (passed and v == marker) for v in range(V)]
+        assert allowed[t].tolist() == expected
+
+
+@given(completions, st.integers(0, 5))
+def test_replay_is_advance_token_by_token(tokens, budget):
+    mask = LogitMask(FORBIDDEN, MARKER, budget)
+    states = logit_masks.replay(mask, jnp.asarray(tokens))
+    state = logit_masks.start(mask, ())
+    for t, token in enumerate(tokens):
+        assert (state.thought, state.answering) == (states.thought[t], states.answering[t])
+        state = logit_masks.advance(mask, state, jnp.int32(token))
+
+
+def test_policy_logits_are_divided_by_the_temperature_and_then_masked():
+    mask = LogitMask(FORBIDDEN, MARKER, 3)
+    logits = np.arange(V, dtype=np.float32)[None]
+    state = logit_masks.MaskState(jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
+    policy = logit_masks.policy_logits(mask, state, logits, 0.5)
+    assert policy[0].tolist() == [np.float32(logit_masks.MASKED), 2, 4] + [
+        np.float32(logit_masks.MASKED),
+        np.float32(logit_masks.MASKED),
+        10,
+    ]
