@@ -49,7 +49,7 @@ def get_config() -> Config:
             ReinforceStage(
                 name="rft",
                 init="pretrain",
-                steps=120,
+                steps=100,
                 batch_size=8,
                 rollout=RolloutConfig(
                     group_size=8,
@@ -57,9 +57,10 @@ def get_config() -> Config:
                     completion_tokens=144,
                     output_bytes=640,
                     reasoning_effort="medium",
+                    temperature=0.6,  # at 1, a model this small writes too much that is garbled
                 ),
                 # From-scratch models of this size learn at rates far above the default's.
-                optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=5),
+                optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=5),
                 eval_interval=20,
                 eval_samples=4,
             ),

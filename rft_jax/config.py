@@ -315,8 +315,8 @@ def _replace(node: Any, path: list[str], text: str, flag: str) -> Any:
         return tuple(
             _replace(member, rest, text, flag) if member.name == name else member for member in node
         )
-    if not dataclasses.is_dataclass(node) or not hasattr(node, name):
-        known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if name not in known:
         remedy = f"; known here: {', '.join(known)}" if known else ""
         raise InputError(f"{flag}: there is no setting {name!r}{remedy}")
     if rest:

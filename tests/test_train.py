@@ -1,4 +1,4 @@
-"""Training end to end on the claims example, made smaller: stages, resuming, evaluation, sampling."""
+"""Training end to end on a smaller claims example: stages, resuming, evaluation, sampling."""
 
 import json
 from pathlib import Path

@@ -31,7 +31,7 @@ def completion_logprobs(
     only at the positions that predict a completion token, `logit_chunk` positions at a time.
 
     Args:
-        tokens_BGT: int32 completions; beyond `length_BG` anything.
+        tokens_BGT: int32 completions; beyond `length_BG` any token ids.
         mask: The sampler's logit masks.
 
     Returns:

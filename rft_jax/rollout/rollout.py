@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
     turn_BGT: Array  # int8, the turn of the conversation; all 0 in single-turn tasks
     length_BG: Array  # int32
     stopped_BG: Array  # bool: ended by a stop token; otherwise cut at T
-    thinking_tokens_BG: Array  # int32, before the end-of-think marker
+    thinking_tokens_BG: Array  # int32, before the marker, or all if it never came
     has_answer_BG: Array  # bool: the marker was passed, or the format has none
     answer_start_BG: Array  # int32, index of the answer's first token
     answer_end_BG: Array  # int32, one past its last, without the stop token

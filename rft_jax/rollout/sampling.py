@@ -92,17 +92,23 @@ def inverse_cdf(weight_xV: Array, uniform_x: Array) -> Array:
         weight_xV, [(0, 0)] * (weight_xV.ndim - 1) + [(0, -weight_xV.shape[-1] % CDF_BLOCK)]
     )
     weight_xKC = weight_xV.reshape(*weight_xV.shape[:-1], -1, CDF_BLOCK)
-    upto_xK = jnp.cumsum(weight_xKC.sum(axis=-1), axis=-1)
+    weight_xK = weight_xKC.sum(axis=-1)
+    upto_xK = jnp.cumsum(weight_xK, axis=-1)
     target_x = uniform_x * upto_xK[..., -1]
-    block_x = _first_above(upto_xK, target_x)
+    block_x = _first_above(upto_xK, target_x, weight_xK)
     inside_xC = jnp.take_along_axis(weight_xKC, block_x[..., None, None], axis=-2)[..., 0, :]
     upto_xC = jnp.cumsum(inside_xC, axis=-1)
     block_end_x = jnp.take_along_axis(upto_xK, block_x[..., None], axis=-1)[..., 0]
     target_x = target_x - (block_end_x - upto_xC[..., -1])
-    return (block_x * CDF_BLOCK + _first_above(upto_xC, target_x)).astype(jnp.int32)
+    return (block_x * CDF_BLOCK + _first_above(upto_xC, target_x, inside_xC)).astype(jnp.int32)
 
 
-def _first_above(upto_xN: Array, target_x: Array) -> Array:
-    """The first index whose cumulative sum exceeds the target, at most the last with any weight."""
-    index_x = (upto_xN <= target_x[..., None]).sum(axis=-1)
-    return jnp.minimum(index_x, (upto_xN < upto_xN[..., -1:]).sum(axis=-1))
+def _first_above(upto_xN: Array, target_x: Array, weight_xN: Array) -> Array:
+    """The first index of any weight whose cumulative sum exceeds the target, else the last one.
+
+    Sums are rounded, so that the comparison alone could stop at an index without weight.
+    """
+    some_xN = weight_xN > 0
+    above_xN = some_xN & (upto_xN > target_x[..., None])
+    last_x = weight_xN.shape[-1] - 1 - jnp.argmax(some_xN[..., ::-1], axis=-1)
+    return jnp.where(above_xN.any(axis=-1), jnp.argmax(above_xN, axis=-1), last_x)

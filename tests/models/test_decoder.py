@@ -119,9 +119,7 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
 def test_prefill_and_cached_decoding_are_the_plain_forward(variant, tokens):
     model, params = variant
     logits, cached = decoded_logits(model, params, *tokens)
-    np.testing.assert_allclose(
-        logits, expected_logits(model, params, tokens), rtol=1e-5, atol=2e-5
-    )
+    np.testing.assert_allclose(logits, expected_logits(model, params, tokens), rtol=1e-5, atol=2e-5)
     assert cached == T
 
 

@@ -1,4 +1,4 @@
-"""The decoder computes what transformers' Llama, Qwen 2 and Qwen 3 compute from the same weights."""
+"""From the same weights the decoder computes what Llama, Qwen 2 and Qwen 3 of transformers do."""
 
 import jax
 import jax.numpy as jnp

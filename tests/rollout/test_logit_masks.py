@@ -1,8 +1,11 @@
 """The logit masks: what may be sampled at each place of thought, marker and answer."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.rollout import LogitMask, logit_masks
@@ -11,12 +14,17 @@ V, MARKER, FORBIDDEN = 6, 4, (0, 3)
 completions = st.lists(st.integers(0, V - 1), min_size=8, max_size=8)
 
 
-@given(completions, st.integers(0, 5), st.sampled_from([MARKER, None]))
+@functools.partial(jax.jit, static_argnums=0)
+def replayed(mask, tokens):
+    """The states before each token, and what they force and allow."""
+    states = logit_masks.replay(mask, tokens)
+    return states, logit_masks.forced(mask, states), logit_masks.allowed(mask, states, V)
+
+
+@given(completions, st.sampled_from([0, 2, 5]), st.sampled_from([MARKER, None]))
 def test_replayed_states_are_those_of_plain_python(tokens, budget, marker):
     mask = LogitMask(FORBIDDEN, marker, budget)
-    states = logit_masks.replay(mask, jnp.asarray([tokens]))
-    forced = logit_masks.forced(mask, states)[0]
-    allowed = logit_masks.allowed(mask, states, V)[0]
+    _, forced, allowed = jax.device_get(replayed(mask, jnp.asarray(tokens)))
     for t in range(len(tokens)):
         passed = marker in tokens[:t]
         assert forced[t] == (marker is not None and not passed and t >= budget)
@@ -24,10 +32,11 @@ def test_replayed_states_are_those_of_plain_python(tokens, budget, marker):
         assert allowed[t].tolist() == expected
 
 
-@given(completions, st.integers(0, 5))
-def test_replay_is_advance_token_by_token(tokens, budget):
-    mask = LogitMask(FORBIDDEN, MARKER, budget)
-    states = logit_masks.replay(mask, jnp.asarray(tokens))
+@settings(max_examples=20)
+@given(completions)
+def test_replay_is_advance_token_by_token(tokens):
+    mask = LogitMask(FORBIDDEN, MARKER, 2)
+    states = jax.device_get(replayed(mask, jnp.asarray(tokens))[0])
     state = logit_masks.start(mask, ())
     for t, token in enumerate(tokens):
         assert (state.thought, state.answering) == (states.thought[t], states.answering[t])

@@ -1,0 +1,256 @@
+"""Settings: overrides from the command line, JSON, comparison and what is refused."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rft_jax.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PolicyLossConfig,
+    ReinforceStage,
+    RolloutConfig,
+    SupervisedStage,
+    apply_overrides,
+    differences,
+    from_json,
+    to_json,
+    validate,
+)
+from rft_jax.errors import InputError
+
+CONFIG = Config(
+    data=DataConfig(train="a.jsonl"),
+    grader={"type": "multi", "list": [1, [2.5, None]], "graders": {"a": {"name": "x"}}},
+    models=(ModelConfig(), ModelConfig(name="large", layers=2)),
+    mesh=MeshConfig(2, 1, -1),
+    stages=(
+        SupervisedStage(),
+        ReinforceStage(policy_loss=PolicyLossConfig(dual_clip=3.0)),
+        SupervisedStage(name="other", model="large", init="elsewhere/run/pretrain"),
+    ),
+)
+
+
+def setting(config, path):
+    for name in path.split("."):
+        if isinstance(config, tuple):
+            config = next(member for member in config if member.name == name)
+        else:
+            config = getattr(config, name)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("seed", "7", 7),
+        ("name", "12", "12"),
+        ("name", "true", "true"),
+        ("data.train", "dir/x=1.jsonl", "dir/x=1.jsonl"),
+        ("grader", "grader.json", "grader.json"),
+        ("grader", "{'type': 'rank'}", {"type": "rank"}),
+        ("mesh.data", "-1", -1),
+        ("models.large.remat", "false", False),
+        ("models.policy.rope_theta", "1e6", 1e6),
+        ("models.policy.rope_theta", "500000", 500000.0),
+        ("models.large.compute_dtype", "bfloat16", "bfloat16"),
+        ("stages.rft.steps", "200", 200),
+        ("stages.rft.rollout.reasoning_effort", "high", "high"),
+        ("stages.rft.rollout.reasoning_effort", "64", 64),
+        ("stages.rft.policy_loss.dual_clip", "none", None),
+        ("stages.rft.policy_loss.dual_clip", "4", 4.0),
+        ("stages.rft.policy_loss.baseline", "none", "none"),
+        ("stages.other.optimizer.learning_rate", "3e-4", 3e-4),
+    ],
+)
+def test_an_override_replaces_one_setting(path, text, value):
+    changed = apply_overrides(CONFIG, {path: text})
+    assert setting(changed, path) == value
+    assert type(setting(changed, path)) is type(value)
+    lines = differences(to_json(CONFIG), to_json(changed))
+    assert len(lines) <= 1 or path == "grader"
+    assert all(line.startswith(path) for line in lines)
+
+
+def test_overrides_add_up():
+    changed = apply_overrides(
+        CONFIG, {"seed": "1", "stages.rft.steps": "9", "models.policy.layers": "1"}
+    )
+    assert (changed.seed, setting(changed, "stages.rft.steps")) == (1, 9)
+    assert setting(changed, "models.policy.layers") == 1
+    assert CONFIG.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "sentence"),
+    [
+        ("sed", "1", "--config.sed: there is no setting 'sed'; known here: name, seed, data"),
+        ("seed.x", "1", "--config.seed.x: there is no setting 'x'"),
+        ("seed", "many", "--config.seed: 'many' is not a value of type int"),
+        ("seed", "1.5", "--config.seed: '1.5' is not a value of type int"),
+        ("seed", "true", "--config.seed: 'true' is not a value of type int"),
+        ("models.policy.remat", "1", "'1' is not a value of type bool"),
+        ("models.policy.rope_theta", "big", "'big' is not a value of type float"),
+        ("models.policy.compute_dtype", "int8", "'int8' is not one of auto, float32, bfloat16"),
+        ("stages.rft.policy_loss.dual_clip", "x", "'x' is not a value of type float | None"),
+        ("stages.sft.steps", "1", "expected one of pretrain, rft, other and a setting of it"),
+        ("stages.rft", "1", "expected one of pretrain, rft, other and a setting of it"),
+        ("stages", "1", "--config.stages: '1' is not a value of type"),
+        ("data", "x.jsonl", "--config.data: 'x.jsonl' is not a value of type DataConfig"),
+    ],
+)
+def test_an_override_that_fits_no_setting_is_refused(path, text, sentence):
+    with pytest.raises(InputError) as error:
+        apply_overrides(CONFIG, {path: text})
+    assert sentence in str(error.value)
+    assert f"--config.{path}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["data.materialise", "model", "stages.rft.rollout.thinking_tokens"]
+)
+def test_methods_and_properties_are_no_settings(path):
+    with pytest.raises(InputError, match="there is no setting"):
+        apply_overrides(CONFIG, {path: "5"})
+
+
+def test_a_configuration_survives_json():
+    text = json.dumps(to_json(CONFIG))
+    assert from_json(json.loads(text)) == CONFIG
+    assert to_json(from_json(json.loads(text))) == json.loads(text)
+
+
+def test_differences_name_settings_and_both_values():
+    changed = apply_overrides(CONFIG, {"stages.rft.rollout.top_k": "5", "seed": "3"})
+    assert differences(to_json(CONFIG), to_json(changed)) == [
+        "seed: 0 -> 3",
+        "stages.rft.rollout.top_k: 0 -> 5",
+    ]
+    assert differences(to_json(CONFIG), to_json(CONFIG)) == []
+    fewer = dataclasses.replace(CONFIG, stages=CONFIG.stages[:1])
+    (line,) = differences(to_json(CONFIG), to_json(fewer))
+    assert line.startswith("stages: ")
+
+
+def test_the_thinking_budget_is_a_name_or_a_number():
+    efforts = {"low": 32, "medium": 96, "high": 192, 0: 0, 17: 17}
+    for effort, tokens in efforts.items():
+        assert RolloutConfig(reasoning_effort=effort).thinking_tokens == tokens
+    assert RolloutConfig(reasoning_effort="low", effort_low=5).thinking_tokens == 5
+
+
+def test_the_defaults_are_valid():
+    validate(Config())
+    validate(CONFIG)
+    validate(Config(stages=(ReinforceStage(init=""),)))
+
+
+def supervised(**changes):
+    return Config(stages=(SupervisedStage(**changes),))
+
+
+def reinforce(**changes):
+    return Config(stages=(SupervisedStage(), ReinforceStage(**changes)))
+
+
+def sampled(**changes):
+    return reinforce(rollout=RolloutConfig(**changes))
+
+
+def learned(**changes):
+    return reinforce(policy_loss=PolicyLossConfig(**changes))
+
+
+def modelled(**changes):
+    return Config(models=(ModelConfig(**changes),))
+
+
+REFUSED = {
+    "models: at least one is needed": Config(models=()),
+    "models: at least one is needed and names must differ, got ['policy', 'policy']": Config(
+        models=(ModelConfig(), ModelConfig())
+    ),
+    "stages: at least one is needed": Config(stages=()),
+    "stages: at least one is needed and names must differ": Config(
+        stages=(SupervisedStage(), SupervisedStage())
+    ),
+    "stages: the name 'a.b' must be non-empty, without '/' and '.'": supervised(name="a.b"),
+    "stages: the name 'a/b' must be": supervised(name="a/b"),
+    "stages: the name '' must be": supervised(name=""),
+    "models.policy.layers: must be at least 1, got 0": modelled(layers=0),
+    "models.policy.heads: 3 is not a multiple of kv_heads": modelled(heads=3),
+    "models.policy.head_dim: rotary positions need an even number": modelled(head_dim=7),
+    "stages.pretrain.model: there is no model 'huge' in `models`": supervised(model="huge"),
+    "stages.pretrain.init: 'rft' is not an earlier stage of the model 'policy'; name one": Config(
+        stages=(SupervisedStage(init="rft"), ReinforceStage())
+    ),
+    "stages.pretrain.init: 'pretrain' is not an earlier stage": supervised(init="pretrain"),
+    "stages.rft.init: 'pretrain' is not an earlier stage of the model 'large'": dataclasses.replace(
+        CONFIG, stages=(SupervisedStage(), ReinforceStage(model="large"))
+    ),
+    "stages.pretrain.steps: must be at least 1, got 0": supervised(steps=0),
+    "stages.pretrain.batch_size: must be at least 1": supervised(batch_size=0),
+    "stages.pretrain.row_tokens: must be at least 1": supervised(row_tokens=0),
+    "stages.pretrain.logit_chunk: must be at least 1": supervised(logit_chunk=0),
+    "stages.pretrain.checkpoint_interval: must be at least 1": supervised(checkpoint_interval=0),
+    "stages.pretrain.micro_batches: 3 does not divide the batch of 16; choose": supervised(
+        micro_batches=3
+    ),
+    "stages.pretrain.micro_batches: must be at least 1": supervised(micro_batches=0),
+    "stages.pretrain.optimizer.warmup_steps: 100 must be less than the 100 steps": supervised(
+        steps=100
+    ),
+    "stages.rft.optimizer.warmup_steps: -1 must be": reinforce(
+        optimizer=OptimizerConfig(warmup_steps=-1)
+    ),
+    "stages.rft.optimizer: learning_rate and clip_norm must be above 0": reinforce(
+        optimizer=OptimizerConfig(learning_rate=0.0)
+    ),
+    "stages.rft.rollout.completion_tokens: must be at least 1": sampled(completion_tokens=0),
+    "stages.rft.rollout.temperature: training needs a temperature above 0": sampled(
+        temperature=0.0
+    ),
+    "stages.rft.rollout: top_p must lie in (0, 1] and top_k must be 0": sampled(top_p=0.0),
+    "stages.rft.rollout: top_p must lie in (0, 1] and top_k": sampled(top_k=-1),
+    "stages.rft.rollout.reasoning_effort: 'extreme' is none of low, medium, high nor a": sampled(
+        reasoning_effort="extreme"
+    ),
+    "stages.rft.rollout.reasoning_effort: 63 thinking tokens leave no room": sampled(
+        reasoning_effort=63, completion_tokens=64
+    ),
+    "stages.rft.rollout.reasoning_effort: 96 thinking tokens leave no room": sampled(
+        completion_tokens=64
+    ),
+    "stages.rft.rollout.reasoning_effort: -1 thinking": sampled(reasoning_effort=-1),
+    "stages.rft.policy_loss.micro_batches: 3 does not divide the batch of 8": learned(
+        micro_batches=3
+    ),
+    "stages.rft.policy_loss.gradient_steps: must be at least 1": learned(gradient_steps=0),
+    "stages.rft.eval_samples: must be at least 1": reinforce(eval_samples=0),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_cannot_work_is_refused_with_the_setting_and_the_remedy(sentence):
+    with pytest.raises(InputError) as error:
+        validate(REFUSED[sentence])
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("baseline", ["group", "batch", "leave_one_out"])
+def test_groups_of_one_are_refused_where_samples_are_compared(baseline):
+    config = reinforce(
+        rollout=RolloutConfig(group_size=1), policy_loss=PolicyLossConfig(baseline=baseline)
+    )
+    with pytest.raises(InputError, match=f"group_size: the baseline '{baseline}' needs at least 2"):
+        validate(config)
+
+
+def test_the_largest_thinking_budget_leaves_the_marker_and_a_token():
+    validate(sampled(reasoning_effort=62, completion_tokens=64))
