@@ -43,7 +43,7 @@ def get_config() -> Config:
         stages=(
             SupervisedStage(
                 name="sft",
-                steps=80,
+                steps=200,
                 batch_size=8,
                 row_tokens=256,
                 optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10, schedule="cosine"),

