@@ -1,4 +1,11 @@
-"""From a grader's specification to its functions: data on the host, grading on the device."""
+"""From a grader's specification to its functions: items on the host, grading on the device.
+
+A grader with nodes that run on the host is used in two steps:
+
+    with grader.open_host() as host:
+        found, messages = host.grade(samples, items, rows)
+        grade = grader.grade(sample, item_fields, found)
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -10,7 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.errors import InputError
-from rft_jax.graders.types import ERRORS, Grade, GraderType, Items, Sample, SampleView
+from rft_jax.graders.placement import HostGrading, nodes_on_host, place
+from rft_jax.graders.types import (
+    ERRORS,
+    NOT_THE_MODELS,
+    Grade,
+    GraderType,
+    HostGraderType,
+    HostSample,
+    Items,
+    Sample,
+    SampleView,
+    Score,
+)
 from rft_jax.strings import from_host
 
 _TEXT_STEP = 256  # widths of `grade_texts`, so that texts of like length share a compilation
@@ -18,13 +37,18 @@ _TEXT_STEP = 256  # widths of `grade_texts`, so that texts of like length share 
 
 @dataclass(frozen=True)
 class Grader:
-    """A grader that runs on the device.
-
-    Attributes:
-        spec: from `load_grader`.
-    """
+    """A grader with a place for each of its nodes; from `build_grader`."""
 
     spec: GraderType
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether a node runs on the host."""
+        return bool(nodes_on_host(self.spec))
+
+    def open_host(self) -> HostGrading:
+        """A context manager: the nodes that run on the host, with what they need, open."""
+        return HostGrading(nodes_on_host(self.spec))
 
     def encode_items(self, items: Sequence[Mapping[str, Any]], source: str) -> Any:
         """Renders on the host what the grader needs of the items, once per data set.
@@ -42,28 +66,34 @@ class Grader:
         """
         return self.spec.encode(Items(items, source))
 
-    def grade(self, sample: Sample, item_fields: Any) -> Grade:
+    def grade(
+        self, sample: Sample, item_fields: Any, found_on_host: Mapping[str, Score] | None = None
+    ) -> Grade:
         """Grades N completions; pure jnp.
 
         Args:
             sample: N completions.
             item_fields: from `encode_items`, the rows of the N completions' items.
+            found_on_host: from `HostGrading.grade`, if a node runs there.
 
         Returns:
             Grade. Completions without an answer earn 0 and are a `sample_parse_error`; a
             `truncated_observation_error` is any that was cut at the token limit, and changes
             nothing else.
         """
-        view = SampleView(sample)
+        view = SampleView(sample, found_on_host)
         score = self.spec.score(view, item_fields)
-        invalid_N = score.errors.get("other_error", view.no) | sample.overflow
+        invalid_N = jnp.asarray(sample.overflow)
+        for name in NOT_THE_MODELS:
+            invalid_N |= score.errors.get(name, view.no)
         no_answer_N = ~jnp.asarray(sample.has_answer)
         graded_N = ~invalid_N & ~no_answer_N
         # A text that was cut is not the model's error.
-        errors = {name: score.errors.get(name, view.no) & ~invalid_N for name in ERRORS}
+        errors = {name: score.errors.get(name, view.no) for name in ERRORS}
+        errors |= {name: errors[name] & ~invalid_N for name in ERRORS if name not in NOT_THE_MODELS}
         errors["sample_parse_error"] |= no_answer_N & ~invalid_N
         errors["truncated_observation_error"] = jnp.asarray(sample.truncated)
-        errors["other_error"] = invalid_N
+        errors["other_error"] |= sample.overflow
         scores = score.parts or {self.spec.name: score.score}
         return Grade(
             reward=jnp.where(graded_N, score.score, 0),
@@ -74,13 +104,13 @@ class Grader:
         )
 
 
-def build_grader(spec: GraderType) -> Grader:
-    """The grader of a specification."""
-    return Grader(spec)
+def build_grader(spec: GraderType | HostGraderType, placement: str = "auto") -> Grader:
+    """The grader of a specification, its nodes placed; see `placement.place`."""
+    return Grader(place(spec, placement))
 
 
 def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Grade:
-    """Grades answers given as plain strings, each with its item, by the same device function.
+    """Grades answers given as plain strings, each with its item, by the same functions.
 
     Args:
         grader: from `build_grader`.
@@ -99,9 +129,15 @@ def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[st
     text = from_host(texts, _TEXT_STEP * (longest // _TEXT_STEP + 1))
     no_N = np.zeros(len(texts), bool)
     sample = Sample(text, ~no_N, no_N, no_N, np.zeros(len(texts), np.int32))
-    return jax.device_get(_grade(grader, sample, grader.encode_items(items, "items")))
+    fields = grader.encode_items(items, "items")
+    found = {}
+    if grader.needs_host:
+        with grader.open_host() as host:
+            rows = range(len(items))
+            found, _ = host.grade([HostSample(text) for text in texts], Items(items, "items"), rows)
+    return jax.device_get(_grade(grader, sample, fields, found))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _grade(grader: Grader, sample: Sample, item_fields: Any) -> Grade:
-    return grader.grade(sample, item_fields)
+def _grade(grader: Grader, sample: Sample, item_fields: Any, found: Mapping[str, Score]) -> Grade:
+    return grader.grade(sample, item_fields, found)

@@ -12,14 +12,15 @@ the reference or an alias; 0 if none does or the table ends before.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rft_jax.errors import InputError
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.template import Template, encode_text
-from rft_jax.graders.types import Items, SampleView, Score
+from rft_jax.graders.template import Template, encode_text, json_errors
+from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
     StringList,
     Token,
@@ -27,6 +28,7 @@ from rft_jax.strings import (
     find,
     list_from_host,
     normalise,
+    normalise_text,
     strings_of,
 )
 
@@ -75,7 +77,7 @@ class Rank:
         if self.aliases is None:
             return names
         aliases = self.aliases.value(items, n)
-        if not isinstance(aliases, list) or not all(isinstance(name, str) for name in aliases):
+        if not is_list_of_strings(aliases):
             raise InputError(
                 f"{items.source}, line {n + 1}: {self.aliases.where} needs a list of strings, "
                 f"not {aliases!r}; correct the item"
@@ -104,6 +106,23 @@ class Rank:
         details = {name: detail.astype(jnp.float32) for name, detail in details.items()}
         return Score(table[jnp.minimum(rank_N, len(self.credit) + 1)], errors, details, {})
 
+    def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
+        """See `GraderType.score_on_host`."""
+        value = view.document.find(self.input.variable.path)
+        names = value.data if value else None
+        rank, length = 0, 0
+        if is_list_of_strings(names) and 1 <= len(names) <= self.max_items:
+            wanted = {normalise_text(name.decode()) for name in self._names(items, n)}
+            unique = dict.fromkeys(map(normalise_text, names))
+            rank = next((r for r, name in enumerate(unique, start=1) if name in wanted), 0)
+            length = len(names)
+        details = {"rank": rank, "list_length": length, "malformed": not length}
+        return HostScore(
+            self.credit[rank - 1] if 1 <= rank <= len(self.credit) else 0.0,
+            json_errors(view, value),
+            {f"{self.name}/{what}": float(detail) for what, detail in details.items()},
+        )
+
 
 def first_position(strings: StringList, names: StringList) -> jax.Array:
     """int32[N]: the position, from 1, of the first entry that equals a name among the entries that
@@ -118,6 +137,11 @@ def first_position(strings: StringList, names: StringList) -> jax.Array:
     none = position_NK.shape[-1] + 1
     first_N = jnp.where(found_NK, position_NK, none).min(axis=-1)
     return jnp.where(first_N < none, first_N, 0)
+
+
+def is_list_of_strings(value: Any) -> bool:
+    """Whether a JSON value is an array of strings and nothing else."""
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _only(fields: Fields, key: str, namespace: str, example: str) -> Template:

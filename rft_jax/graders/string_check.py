@@ -11,15 +11,21 @@ from typing import Any
 import jax.numpy as jnp
 
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.template import Template
-from rft_jax.graders.types import Items, SampleView, Score
-from rft_jax.strings import case_fold, contains, equal
+from rft_jax.graders.template import Template, render_on_device, render_on_host
+from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
+from rft_jax.strings import case_fold, contains, equal, fold_text
 
 OPERATIONS = {
     "eq": equal,
     "ne": lambda text, reference: ~equal(text, reference),
     "like": contains,
     "ilike": lambda text, reference: contains(case_fold(text), case_fold(reference)),
+}
+ON_HOST = {
+    "eq": lambda text, reference: text == reference,
+    "ne": lambda text, reference: text != reference,
+    "like": lambda text, reference: reference in text,
+    "ilike": lambda text, reference: fold_text(reference) in fold_text(text),
 }
 
 
@@ -49,13 +55,13 @@ class StringCheck:
 
     def score(self, view: SampleView, encoded: Any) -> Score:
         """See `GraderType.score`."""
-        text = self.input.render(view, encoded[0])
-        reference = self.reference.render(view, encoded[1])
-        errors = {
-            "sample_parse_error": text.not_json | reference.not_json,
-            "invalid_variable_error": text.missing | reference.missing,
-            "other_error": text.too_deep | reference.too_deep,
-        }
-        failed_N = errors["sample_parse_error"] | errors["invalid_variable_error"]
-        holds_N = OPERATIONS[self.operation](text.text, reference.text) & ~failed_N
+        (text, reference), errors, failed_N = render_on_device(
+            view, (self.input, self.reference), encoded
+        )
+        holds_N = OPERATIONS[self.operation](text, reference) & ~failed_N
         return Score(holds_N.astype(jnp.float32), errors, {}, {})
+
+    def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
+        """See `GraderType.score_on_host`."""
+        texts, errors = render_on_host(view, (self.input, self.reference), items, n)
+        return HostScore(float(not errors and ON_HOST[self.operation](*texts)), errors)

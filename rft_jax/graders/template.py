@@ -7,13 +7,15 @@ insignificant white space; of an item, whose source is gone, as `json.dumps` wri
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 
 from rft_jax.errors import InputError
-from rft_jax.graders.types import Items, SampleView
+from rft_jax.graders.host_json import Value
+from rft_jax.graders.types import HostView, Items, SampleView
 from rft_jax.strings import ByteString, Token, concat, find, from_host, render
 
 _STEP = re.compile(r"\.([^\s.\[\]{}()|'\"]+)|\[(\d{1,9})\]")
@@ -40,19 +42,26 @@ class Variable:
 
 
 class Rendered(NamedTuple):
-    """A template's text for N samples.
+    """Templates' texts for N samples.
 
     Attributes:
-        text: ByteString of [N, width].
-        not_json: bool[N], the answer is not JSON though the template needs it.
-        missing: bool[N], the answer's JSON has no such value.
-        too_deep: bool[N], the answer's JSON is deeper than the scanner's limit.
+        texts: ByteStrings of [N, width], one per template.
+        errors: bool[N] by name: `sample_parse_error`, the answer is not JSON though a template
+            needs it; `invalid_variable_error`, its JSON has no such value; `other_error`, its JSON
+            is deeper than the scanner's limit.
+        failed: bool[N], one of the errors holds and the texts mean nothing.
     """
 
-    text: ByteString
-    not_json: jax.Array
-    missing: jax.Array
-    too_deep: jax.Array
+    texts: tuple[ByteString, ...]
+    errors: dict[str, jax.Array]
+    failed: jax.Array
+
+
+class HostRendered(NamedTuple):
+    """Templates' texts for one sample, on the host; `errors` are the names that hold."""
+
+    texts: tuple[str, ...]
+    errors: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -121,10 +130,15 @@ class Template:
                 )
         return value
 
-    def render(self, view: SampleView, encoded: tuple[ByteString, ...]) -> Rendered:
-        """The text for N samples; `encoded` has the rows of their items."""
-        not_json = missing = too_deep = view.no
-        texts, runs = [], iter(encoded)
+    def uses(self, namespace: str) -> bool:
+        """Whether a variable of the namespace occurs outside of what the host renders."""
+        return any(isinstance(p, Variable) and p.namespace == namespace for p in self.parts)
+
+    def _on_device(
+        self, view: SampleView, encoded: tuple[ByteString, ...]
+    ) -> tuple[ByteString, jax.Array]:
+        """The text, and bool[N]: the answer's JSON has no such value."""
+        texts, runs, missing = [], iter(encoded), view.no
         for part in self.parts:
             if not isinstance(part, Variable):
                 texts.append(next(runs))
@@ -133,10 +147,65 @@ class Template:
             else:
                 value = find(view.scan, view.unescaped, part.path)
                 texts.append(render(view.scan, view.unescaped, value))
-                not_json = ~view.scan.valid_N & ~view.scan.too_deep_N
                 missing |= view.scan.valid_N & (value.token_N == Token.NONE)
-                too_deep = view.scan.too_deep_N
-        return Rendered(concat(*texts), not_json, missing, too_deep)
+        return concat(*texts), missing
+
+    def _on_host(self, view: HostView, items: Items, n: int) -> str | None:
+        """The text, or None if the answer's JSON has no such value."""
+        pieces = []
+        for part in self.parts:
+            if not isinstance(part, Variable):
+                pieces.append(self._render_run(part, items, n).decode())
+            elif part.namespace == "output_text":
+                pieces.append(view.sample.output_text)
+            elif value := view.document.find(part.path):
+                pieces.append(value.show())
+            else:
+                return None
+        return "".join(pieces)
+
+
+def render_on_device(
+    view: SampleView, templates: Sequence[Template], encoded: Sequence[tuple[ByteString, ...]]
+) -> Rendered:
+    """Renders templates for N samples; `encoded` has for each what `Template.encode` gave, the rows
+    of the samples' items."""
+    texts, missing = [], view.no
+    for template, runs in zip(templates, encoded, strict=True):
+        text, missing_N = template._on_device(view, runs)
+        texts.append(text)
+        missing |= missing_N
+    not_json = too_deep = view.no
+    if any(template.uses("output_json") for template in templates):
+        not_json, too_deep = ~view.scan.valid_N & ~view.scan.too_deep_N, view.scan.too_deep_N
+    errors = {
+        "sample_parse_error": not_json,
+        "invalid_variable_error": missing,
+        "other_error": too_deep,
+    }
+    return Rendered(tuple(texts), errors, not_json | missing | too_deep)
+
+
+def render_on_host(
+    view: HostView, templates: Sequence[Template], items: Items, n: int
+) -> HostRendered:
+    """Renders templates for one sample of item n; without texts if one cannot be rendered."""
+    if any(template.uses("output_json") for template in templates):
+        if errors := json_errors(view, view.document.root):
+            return HostRendered((), errors)
+    texts = [template._on_host(view, items, n) for template in templates]
+    if None in texts:
+        return HostRendered((), frozenset({"invalid_variable_error"}))
+    return HostRendered(tuple(texts), frozenset())
+
+
+def json_errors(view: HostView, value: Value | None) -> frozenset[str]:
+    """Why the answer's JSON has no such value, as names of `ERRORS`; empty if it has."""
+    if view.document.too_deep:
+        return frozenset({"other_error"})
+    if view.document.root is None:
+        return frozenset({"sample_parse_error"})
+    return frozenset() if value else frozenset({"invalid_variable_error"})
 
 
 def parse_template(text: str, where: str) -> Template:

@@ -32,7 +32,9 @@ from rft_jax.strings.string_list import StringList as StringList
 from rft_jax.strings.string_list import equal_pairs as equal_pairs
 from rft_jax.strings.string_list import list_from_host as list_from_host
 from rft_jax.strings.string_list import normalise as normalise
+from rft_jax.strings.string_list import normalise_text as normalise_text
 from rft_jax.strings.unicode import UNICODE_VERSION as UNICODE_VERSION
 from rft_jax.strings.unicode import case_fold as case_fold
 from rft_jax.strings.unicode import decode as decode
+from rft_jax.strings.unicode import fold_text as fold_text
 from rft_jax.strings.unicode import trim as trim

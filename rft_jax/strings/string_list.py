@@ -23,7 +23,7 @@ from rft_jax.strings.byte_string import (
     shift_right,
     to_host,
 )
-from rft_jax.strings.unicode import fold_points, is_space, scan_utf8
+from rft_jax.strings.unicode import fold_points, fold_text, is_space, scan_utf8
 
 _CHUNK = 16  # code points compared at a time; most names are shorter
 _SPACE = ord(" ")
@@ -114,6 +114,19 @@ def normalise(strings: StringList) -> PointList:
     trailing = (end_NK > start_NK) & (_at(points_NL, end_NK - 1) == _SPACE)
     plain = PointList(points_NL, start_NK, end_NK - trailing, jnp.asarray(count_N))
     return _without_brackets(plain, used_NK)
+
+
+def normalise_text(name: str) -> str:
+    """The same form of one name on the host."""
+    name = " ".join(fold_text(name).split())
+    depth = outside = 0
+    for end, character in enumerate(name, start=1):
+        depth += (character in "([") - (character in ")]")
+        if depth == 0 and character not in "()[] ":
+            outside = end
+    if not outside:
+        return name.strip("()[] ")
+    return name[:outside] if name[-1] in ")]" and depth == 0 else name
 
 
 def _tail(first_NL: jax.Array, count: int) -> jax.Array:

@@ -81,6 +81,20 @@ def case_fold(text: ByteString) -> CodePoints:
     return CodePoints(*compress(fold_points(utf8.point), utf8.first))
 
 
+def fold_text(text: str) -> str:
+    """The same folding of a text on the host."""
+    return text.translate(_host_fold_table())
+
+
+@functools.cache
+def _host_fold_table() -> dict[int, int]:
+    return {
+        point: point + shift
+        for first, last, step, shift in RANGES
+        for point in range(first, last + 1, step)
+    }
+
+
 def fold_points(points: Array) -> jax.Array:
     """Simple case folding of every code point, int32 of any shape."""
     page_of, deltas = _fold_table()
