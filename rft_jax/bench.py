@@ -30,10 +30,10 @@ from rft_jax.step import (
     Batch,
     Program,
     compile_step,
-    grade_completions,
+    complete,
+    grade_completed,
     make_program,
     rollout_params,
-    sample_completions,
 )
 
 WARM_UP = 2  # steps left out of the median
@@ -43,9 +43,9 @@ VOWELS = b"aeiou"
 class VowelShare:
     """A grader outside the registry: the share of vowels among the answer's bytes."""
 
-    def grade(self, sample: Sample, item_fields: Any) -> Grade:
-        """Rewards [N]; needs nothing of the items."""
-        del item_fields
+    def grade(self, sample: Sample, item_fields: Any, found_on_host: Any) -> Grade:
+        """Rewards [N]; needs nothing of the items nor of the host."""
+        del item_fields, found_on_host
         text = sample.output_text
         vowels_N = jnp.isin(text.bytes, jnp.frombuffer(VOWELS, jnp.uint8)).sum(axis=-1)
         reward_N = vowels_N / jnp.maximum(text.length, 1)
@@ -134,17 +134,17 @@ def _time_parts(program: Program, params: Any, batches: list[Batch]) -> dict[str
     def sample(params, batch):
         zero = jnp.zeros((), jnp.int32)
         keys = completion_keys(zero, zero, batch.prompt_id_B, batch.draw_B, group)
-        return sample_completions(program, rollout_params(program, params), batch, keys)
+        return complete(program, rollout_params(program, params), batch, keys)
 
     @jax.jit
-    def grade(completions, batch):
-        return grade_completions(program, completions, batch.item_fields)[1]
+    def grade(completed, batch):
+        return grade_completed(program, completed, batch.item_fields)
 
     @jax.jit
-    def update(state, batch, completions, grade):
+    def update(state, batch, completed, grade):
         advantage_BG = advantages(grade.reward, grade.valid, loss.baseline)
         return policy_update(
-            program.model, program.optimizer, state, batch.prompts, completions, advantage_BG,
+            program.model, program.optimizer, state, batch.prompts, completed.rollout, advantage_BG,
             grade.valid, program.mask, temperature=1.0, config=loss,
         )  # fmt: skip
 

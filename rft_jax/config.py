@@ -44,6 +44,38 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class LinearRope:
+    """Rotary positions divided by a factor (https://arxiv.org/abs/2306.15595)."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """Llama 3.1's scaling: low frequencies are divided, high ones kept, a ramp lies between."""
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_positions: int  # of pre-training
+
+
+@dataclass(frozen=True)
+class YarnRope:
+    """YaRN (https://arxiv.org/abs/2309.00071)."""
+
+    factor: float
+    original_positions: int  # of pre-training
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0  # on queries and keys alike
+    truncate: bool = True  # the ramp's ends to whole dimensions
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One decoder (Llama's block, https://arxiv.org/abs/2302.13971, with the usual options)."""
 
@@ -53,12 +85,27 @@ class ModelConfig:
     heads: int = 4  # H
     kv_heads: int = 2  # K; groups of H/K query heads share a key/value head
     head_dim: int = 64
-    mlp_width: int = 768
+    mlp_width: int = 768  # of the MLP, or of one expert
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
     attention_bias: bool = False  # biases on query, key and value, as in Qwen 2
+    output_bias: bool = False  # a bias on attention's output
     qk_norm: bool = False  # RMSNorm on queries and keys, as in Qwen 3
+    attention_scale: float | None = None  # on the scores; None: head_dim**-0.5
+    attention_softcap: float | None = None  # c tanh(score / c), as in Gemma 2
+    logit_softcap: float | None = None  # the same on the final logits
+    attention_pattern: tuple[Literal["full", "sliding"], ...] = ("full",)  # repeated over layers
+    sliding_window: int = 0  # tokens that a sliding layer sees, with the current one
+    sliding_rope_theta: float | None = None  # of sliding layers, unscaled; None: as full layers
+    activation: Literal["silu", "gelu_tanh"] = "silu"  # of the gated MLP: SwiGLU or GeGLU
+    norms_around_one: bool = False  # RMSNorm multiplies by 1 + its weight, as in Gemma
+    post_norms: bool = False  # norms also behind attention and MLP, as in Gemma 2
+    scale_embeddings: bool = False  # by sqrt(width), as in Gemma
+    experts: int = 0  # mixture of experts instead of one MLP; 0: off
+    experts_per_token: int = 0
+    normalize_experts: bool = True  # the chosen experts' weights sum to 1
     remat: bool = True  # recompute a layer's activations in the backward pass
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
 
@@ -168,6 +215,7 @@ class ReinforceStage:
     eval_samples: int = 1  # samples per validation item
     checkpoint_interval: int = 20
     samples_interval: int = 10  # steps between dumps of the step's samples
+    host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts
 
 
 Stage = SupervisedStage | ReinforceStage
@@ -252,6 +300,15 @@ def _validate_model(model: ModelConfig) -> None:
         raise InputError(f"{place}.heads: {model.heads} is not a multiple of kv_heads")
     if model.head_dim % 2:
         raise InputError(f"{place}.head_dim: rotary positions need an even number")
+    if not model.attention_pattern:
+        raise InputError(f"{place}.attention_pattern: name at least one kind of layer")
+    if "sliding" in model.attention_pattern and model.sliding_window < 1:
+        raise InputError(f"{place}.sliding_window: sliding layers need a window of at least 1")
+    if model.experts and not 1 <= model.experts_per_token <= model.experts:
+        raise InputError(
+            f"{place}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
+            f"{model.experts} experts"
+        )
 
 
 def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> None:
@@ -288,7 +345,7 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
             "prompt; raise it or set policy_loss.baseline=none"
         )
     _positive(f"{place}.policy_loss", loss, "gradient_steps", "micro_batches", "logit_chunk")
-    _positive(place, stage, "eval_samples")
+    _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
     _divides(f"{place}.policy_loss", loss.micro_batches, stage.batch_size)
 
 

@@ -16,8 +16,10 @@ import optax
 
 from rft_jax.config import ReinforceStage, RolloutConfig, Stage
 from rft_jax.errors import InputError
+from rft_jax.graders import HostGrading, Items
+from rft_jax.host_step import make_host_sampler
 from rft_jax.models import Params
-from rft_jax.parallel import BATCH_AXES, batch_sharding
+from rft_jax.parallel import batch_parts, batch_sharding
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
 from rft_jax.run import PromptData, Run, data_directory, open_model, read_prompt_data, take
 from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
@@ -39,17 +41,21 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluator(
-    program: Program, items: PromptData, samples: int, seed: int
+    program: Program, host: HostGrading, items: PromptData, samples: int, seed: int
 ) -> Callable[[Params], Evaluation]:
     """Compiles on first use; the same function then serves every checkpoint.
 
     Args:
         program: Of a reinforcement stage; its rollout settings hold here too.
+        host: Open, for the grader's nodes that run there.
         items: What is to be answered.
         samples: Samples per item, S.
         seed: Of the samples' noise.
     """
-    sampler = compile_sampler(program)
+    if program.grader.needs_host:
+        sampler = make_host_sampler(program, host, Items(items.items, items.source))
+    else:
+        sampler = compile_sampler(program)
     size = len(items.items)
     width = _batch_size(program, samples, size)
     place = batch_sharding(program.mesh)
@@ -78,9 +84,9 @@ def make_evaluator(
                             output.grade.scores,
                             output.grade.details,
                             output.grade.errors,
-                            output.rollout.length_BG,
-                            output.rollout.thinking_tokens_BG,
-                            output.rollout.tokens_BGT,
+                            output.completed.rollout.length_BG,
+                            output.completed.rollout.thinking_tokens_BG,
+                            output.completed.rollout.tokens_BGT,
                         )
                     ),
                 )
@@ -131,7 +137,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
 def _batch_size(program: Program, samples: int, items: int) -> int:
     """Items at once: as many completions as in a training step, a multiple of the mesh's share."""
     stage = program.stage
-    parts = int(np.prod([program.mesh.shape[axis] for axis in BATCH_AXES]))
+    parts = batch_parts(program.mesh)
     wanted = max(1, stage.batch_size * stage.rollout.group_size // samples)
     return -(-min(wanted, items) // parts) * parts
 
@@ -164,7 +170,9 @@ def evaluate_model(
         run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
     )
     params = run.load_params(stage)
-    return source, summarise(make_evaluator(program, items, samples, seed)(params))
+    with run.grader.open_host() as host:
+        evaluation = make_evaluator(program, host, items, samples, seed)(params)
+    return source, summarise(evaluation)
 
 
 def sample_model(

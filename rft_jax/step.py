@@ -4,10 +4,11 @@
     state, output = step(state, batch)
 
 `state` is donated; nothing leaves the device in between. Read `output` a step late: while the
-device works on step k, the host handles the metrics of step k - 1.
+device works on step k, the host handles the metrics of step k - 1. `host_step` cuts the same
+functions in two for graders that run on the host.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import ReinforceStage
-from rft_jax.graders import Grade, Grader, Sample
+from rft_jax.graders import Grade, Grader, Sample, Score
 from rft_jax.learn.advantages import advantages
 from rft_jax.learn.optimizer import TrainState, state_shardings
 from rft_jax.learn.policy import policy_update
@@ -44,11 +45,18 @@ class Batch(NamedTuple):
     item_fields: Any  # tree of arrays with leading axis B, from `Grader.encode_items`
 
 
+class Completed(NamedTuple):
+    """Completions with the text of their answers, everything with leading axes [B, G]."""
+
+    rollout: Rollout
+    text: ByteString  # [B, G, L]
+    overflow_BG: Array  # bool, the text was longer than L bytes
+
+
 class Samples(NamedTuple):
     """Graded completions, everything with leading axes [B, G]."""
 
-    rollout: Rollout
-    text: ByteString  # the answers, [B, G, L]
+    completed: Completed
     grade: Grade
     advantage_BG: Array
 
@@ -104,34 +112,20 @@ def logit_mask(tokenizer: Tokenizer, thinking_tokens: int) -> LogitMask:
 
 def make_step(program: Program) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
     """The step as a pure function of arrays; see `compile_step` for the jitted one."""
-    stage = program.stage
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutput]:
-        keys_BG = completion_keys(
-            state.seed, state.step, batch.prompt_id_B, batch.draw_B, stage.rollout.group_size
-        )
-        completions = sample_completions(
-            program, rollout_params(program, state.params), batch, keys_BG
-        )
-        text, grade = grade_completions(program, completions, batch.item_fields)
-        advantage_BG = advantages(grade.reward, grade.valid, stage.policy_loss.baseline)
-        state, metrics = policy_update(
-            program.model,
-            program.optimizer,
-            state,
-            batch.prompts,
-            completions,
-            advantage_BG,
-            grade.valid,
-            program.mask,
-            temperature=stage.rollout.temperature,
-            config=stage.policy_loss,
-        )
-        metrics |= describe(completions, grade)
-        state = state._replace(step=state.step + 1, cursor=state.cursor + len(batch.prompt_id_B))
-        return state, StepOutput(metrics, Samples(completions, text, grade, advantage_BG))
+        keys_BG = step_keys(program, state, batch)
+        params = rollout_params(program, state.params)
+        completed = complete(program, params, batch, keys_BG)
+        return learn(program, state, batch, completed)
 
     return step
+
+
+def step_keys(program: Program, state: TrainState, batch: Batch) -> Array:
+    """Keys [B, G] of a step's completions."""
+    group = program.stage.rollout.group_size
+    return completion_keys(state.seed, state.step, batch.prompt_id_B, batch.draw_B, group)
 
 
 def rollout_params(program: Program, params: Params) -> Params:
@@ -140,9 +134,13 @@ def rollout_params(program: Program, params: Params) -> Params:
     return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, program.model.axes))
 
 
-def sample_completions(program: Program, params: Params, batch: Batch, keys_BG: Array) -> Rollout:
-    """Completions of the batch's prompts under the rollout's copy of the weights."""
-    return rollout(
+def complete(program: Program, params: Params, batch: Batch, keys_BG: Array) -> Completed:
+    """Samples completions of the batch's prompts, and detokenises their answers.
+
+    Args:
+        params: From `rollout_params`.
+    """
+    completions = rollout(
         program.model,
         params,
         batch.prompts,
@@ -152,36 +150,84 @@ def sample_completions(program: Program, params: Params, batch: Batch, keys_BG: 
         stop_ids=program.stop_ids,
         pad_id=program.pad_id,
     )
-
-
-def grade_completions(
-    program: Program, completions: Rollout, item_fields: Any
-) -> tuple[ByteString, Grade]:
-    """The answers' text and grade, [B, G, ...]; truncated samples are treated as configured."""
-    B, G, T = completions.tokens_BGT.shape
-    flat = jax.tree.map(lambda x: x.reshape(B * G, *x.shape[2:]), completions)
-    text, overflow_N = detokenize(
+    flat = _flat(completions)
+    answers = detokenize(
         program.table,
         flat.tokens_BGT,
         flat.answer_start_BG,
         flat.answer_end_BG,
         program.stage.rollout.output_bytes,
     )
+    return Completed(completions, *_grouped(answers, len(keys_BG)))
+
+
+def grade_completed(
+    program: Program,
+    completed: Completed,
+    item_fields: Any,
+    found_on_host: Mapping[str, Score] | None = None,
+) -> Grade:
+    """Grades [B, G]; truncated samples are treated as configured.
+
+    Args:
+        item_fields: As in `Batch`.
+        found_on_host: [B, G] by name, for a grader with nodes on the host.
+    """
+    completions = completed.rollout
+    B, G = completions.length_BG.shape
     sample = Sample(
-        output_text=text,
-        has_answer=flat.has_answer_BG,
-        truncated=~flat.stopped_BG,
-        overflow=overflow_N,
-        completion_tokens=flat.length_BG,
+        output_text=completed.text,
+        has_answer=completions.has_answer_BG,
+        truncated=~completions.stopped_BG,
+        overflow=completed.overflow_BG,
+        completion_tokens=completions.length_BG,
     )
     fields = jax.tree.map(lambda field: jnp.repeat(field, G, axis=0), item_fields)
-    grade = program.grader.grade(sample, fields)
-    text, grade = jax.tree.map(lambda x: x.reshape(B, G, *x.shape[1:]), (text, grade))
+    grade = program.grader.grade(_flat(sample), fields, _flat(found_on_host or {}))
+    grade = _grouped(grade, B)
     if program.stage.rollout.truncated == "mask":
-        grade = grade._replace(valid=grade.valid & completions.stopped_BG)
-    elif program.stage.rollout.truncated == "zero":
-        grade = grade._replace(reward=jnp.where(completions.stopped_BG, grade.reward, 0))
-    return text, grade
+        return grade._replace(valid=grade.valid & completions.stopped_BG)
+    if program.stage.rollout.truncated == "zero":
+        return grade._replace(reward=jnp.where(completions.stopped_BG, grade.reward, 0))
+    return grade
+
+
+def _flat(tree: Any) -> Any:
+    """[B, G, ...] -> [N, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def _grouped(tree: Any, prompts: int) -> Any:
+    """[N, ...] -> [B, G, ...]."""
+    return jax.tree.map(lambda x: x.reshape(prompts, -1, *x.shape[1:]), tree)
+
+
+def learn(
+    program: Program,
+    state: TrainState,
+    batch: Batch,
+    completed: Completed,
+    found_on_host: Mapping[str, Score] | None = None,
+) -> tuple[TrainState, StepOutput]:
+    """Grades completions and strengthens what scored well."""
+    stage = program.stage
+    grade = grade_completed(program, completed, batch.item_fields, found_on_host)
+    advantage_BG = advantages(grade.reward, grade.valid, stage.policy_loss.baseline)
+    state, metrics = policy_update(
+        program.model,
+        program.optimizer,
+        state,
+        batch.prompts,
+        completed.rollout,
+        advantage_BG,
+        grade.valid,
+        program.mask,
+        temperature=stage.rollout.temperature,
+        config=stage.policy_loss,
+    )
+    metrics |= describe(completed.rollout, grade)
+    state = state._replace(step=state.step + 1, cursor=state.cursor + len(batch.prompt_id_B))
+    return state, StepOutput(metrics, Samples(completed, grade, advantage_BG))
 
 
 def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
@@ -212,13 +258,7 @@ def compile_step(
     program: Program,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
     """The jitted step over the program's mesh; the state is donated."""
-    state = state_shardings(
-        program.mesh,
-        program.model,
-        program.optimizer,
-        reference=needs_reference(program.stage),
-    )
-    batch = batch_sharding(program.mesh)
+    state, batch = train_shardings(program), batch_sharding(program.mesh)
     return jax.jit(
         make_step(program),
         in_shardings=(state, batch),
@@ -232,11 +272,17 @@ def compile_sampler(program: Program) -> Callable[[Params, Batch, Array], Sample
     batch = batch_sharding(program.mesh)
 
     def sample(params: Params, inputs: Batch, keys_BG: Array) -> Samples:
-        completions = sample_completions(program, rollout_params(program, params), inputs, keys_BG)
-        text, grade = grade_completions(program, completions, inputs.item_fields)
-        return Samples(completions, text, grade, jnp.zeros_like(grade.reward))
+        completed = complete(program, rollout_params(program, params), inputs, keys_BG)
+        grade = grade_completed(program, completed, inputs.item_fields)
+        return Samples(completed, grade, jnp.zeros_like(grade.reward))
 
     return jax.jit(sample, in_shardings=(None, batch, batch), out_shardings=batch)
+
+
+def train_shardings(program: Program) -> TrainState:
+    """Where the program's state lies."""
+    reference = needs_reference(program.stage)
+    return state_shardings(program.mesh, program.model, program.optimizer, reference=reference)
 
 
 def needs_reference(stage: ReinforceStage) -> bool:

@@ -17,18 +17,14 @@ from rft_jax import data
 from rft_jax.checkpoint import Checkpoints, abstract
 from rft_jax.config import Config, ReinforceStage, Stage, SupervisedStage
 from rft_jax.evaluate import make_batch, make_evaluator, summarise
+from rft_jax.graders import Items
+from rft_jax.host_step import make_host_step
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, state_shardings
 from rft_jax.learn.supervised import SupervisedBatch, make_supervised_step
 from rft_jax.metrics import MetricsFile, log, peak_memory_bytes, to_numbers
 from rft_jax.parallel import batch_sharding, replicated
 from rft_jax.run import Run, open_run, take
-from rft_jax.step import (
-    Samples,
-    StepOutput,
-    compile_step,
-    make_program,
-    needs_reference,
-)
+from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -77,13 +73,9 @@ def _reinforce(run: Run, stage: ReinforceStage) -> None:
     items = run.data[stage.name]
     model, optimizer = run.model(stage), make_optimizer(stage.optimizer, stage.steps)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
-    places = state_shardings(run.mesh, model, optimizer, reference=needs_reference(stage))
     seed = run.seed(stage)
-    evaluator = None
-    if items.valid is not None and stage.eval_interval:
-        evaluator = make_evaluator(program, items.valid, stage.eval_samples, seed)
 
-    def batch_of(k: int):
+    def batch_of(k: int) -> Batch:
         rows = data.batch_at(len(items.train.items), stage.batch_size, k * stage.batch_size, seed)
         return make_batch(items.train, rows.indices_B, rows.draw_B)
 
@@ -93,7 +85,16 @@ def _reinforce(run: Run, stage: ReinforceStage) -> None:
             _write_samples(run, stage, k, batch_of(k - 1).prompt_id_B, samples)
         return _named(output.metrics)
 
-    _drive(run, stage, optimizer, places, compile_step(program), batch_of, describe, evaluator)
+    with run.grader.open_host() as host:
+        evaluator = None
+        if items.valid is not None and stage.eval_interval:
+            evaluator = make_evaluator(program, host, items.valid, stage.eval_samples, seed)
+        if run.grader.needs_host:
+            step = make_host_step(program, host, Items(items.train.items, items.train.source))
+        else:
+            step = compile_step(program)
+        places = train_shardings(program)
+        _drive(run, stage, optimizer, places, step, batch_of, describe, evaluator)
 
 
 def _drive(
@@ -126,7 +127,8 @@ def _drive(
             clock = _Clock()
 
             def record(row: dict[str, Any]) -> None:
-                row = {"stage": stage.name, **row, "timing": clock.lap(row.get("train_tokens"))}
+                timing = clock.lap(row.get("train_tokens")) | row.pop("timing", {})
+                row = {"stage": stage.name, **row, "timing": timing}
                 metrics.write(row)
                 _log_row(stage, row)
 
@@ -177,8 +179,17 @@ def _start(
 
 
 def _named(metrics: dict[str, jax.Array]) -> dict[str, Any]:
-    """A step's scalars on the host, under their names in the metrics file."""
-    return {f"train_{name}": to_numbers(x) for name, x in jax.device_get(metrics).items()}
+    """A step's scalars on the host, under their names in the metrics file.
+
+    Those called `timing/...` join the seconds in the row's `timing`.
+    """
+    row, timing = {}, {}
+    for name, value in jax.device_get(metrics).items():
+        if name.startswith("timing/"):
+            timing[name.removeprefix("timing/")] = to_numbers(value)
+        else:
+            row[f"train_{name}"] = to_numbers(value)
+    return row | {"timing": timing}
 
 
 def _due(k: int, stage: Stage, interval: int) -> bool:
@@ -213,11 +224,11 @@ def _write_samples(
 ) -> None:
     """The step's samples as JSON lines in `samples/`, for people to read."""
     items = run.data[stage.name].train.items
-    rollout, grade = samples.rollout, samples.grade
+    (rollout, answers, _), grade = samples.completed, samples.grade
     lines = []
     for b, g in np.ndindex(rollout.length_BG.shape):
         tokens = rollout.tokens_BGT[b, g].tolist()
-        text = samples.text.bytes[b, g, : samples.text.length[b, g]]
+        text = answers.bytes[b, g, : answers.length[b, g]]
         line = {
             "step": k,
             "prompt": items[prompt_id_B[b]]["messages"],

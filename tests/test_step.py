@@ -18,7 +18,8 @@ from rft_jax.config import (
 )
 from rft_jax.data import batch_at, encode_prompts
 from rft_jax.evaluate import make_batch
-from rft_jax.graders import build_grader, load_grader
+from rft_jax.graders import Items, build_grader, load_grader
+from rft_jax.host_step import make_host_sampler, make_host_step
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import batch_sharding, make_mesh
@@ -143,11 +144,11 @@ def test_sampler_and_learner_agree_on_log_probabilities(reference_run):
 
 def test_graded_text_is_the_answer_s_decoding(reference_run, tokenizer):
     samples = reference_run[1][0].samples
-    rollout = samples.rollout
+    rollout, text, _ = samples.completed
     for index in np.ndindex(rollout.length_BG.shape):
         answer = slice(rollout.answer_start_BG[index], rollout.answer_end_BG[index])
         expected = tokenizer.decode(rollout.tokens_BGT[index][answer].tolist()).encode()
-        found = samples.text.bytes[index][: samples.text.length[index]].tobytes()
+        found = text.bytes[index][: text.length[index]].tobytes()
         assert found == expected
         assert samples.grade.reward[index] == pytest.approx(
             0.75 * (b"e" in expected.lower()) + 0.25 * (b"7" in expected)
@@ -161,7 +162,7 @@ def test_a_mesh_changes_nothing(mesh, reference_run, tokenizer, grader, items):
     expected_state, expected = reference_run
     for ours, theirs in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(
-            ours.samples.rollout.tokens_BGT, theirs.samples.rollout.tokens_BGT
+            ours.samples.completed.rollout.tokens_BGT, theirs.samples.completed.rollout.tokens_BGT
         )
         np.testing.assert_allclose(ours.samples.grade.reward, theirs.samples.grade.reward)
     for ours, theirs in zip(
@@ -213,7 +214,10 @@ def test_a_run_is_a_function_of_its_seed(tokenizer, grader, items, reference_run
         np.testing.assert_array_equal(a, b)
     program = make(tokenizer, grader)
     _, other = compile_step(program)(start(program, seed=1), batch_of(program, items, 0))
-    assert (other.samples.rollout.tokens_BGT != again[1][0].samples.rollout.tokens_BGT).any()
+    assert (
+        other.samples.completed.rollout.tokens_BGT
+        != again[1][0].samples.completed.rollout.tokens_BGT
+    ).any()
 
 
 def test_micro_batches_and_chunks_change_memory_only(tokenizer, grader, items, reference_run):
@@ -233,7 +237,7 @@ def test_truncated_samples_are_treated_as_configured(truncated, tokenizer, grade
     rollout = dataclasses.replace(program.stage.rollout, truncated=truncated)
     program = make(tokenizer, grader, rollout=rollout)
     _, (output,) = run(program, items, steps=1)
-    stopped = output.samples.rollout.stopped_BG
+    stopped = output.samples.completed.rollout.stopped_BG
     assert not stopped.all()
     if truncated == "mask":
         np.testing.assert_array_equal(output.samples.grade.valid, stopped)
@@ -265,9 +269,63 @@ def test_evaluation_samples_do_not_depend_on_the_batch(tokenizer, grader, items)
             jnp.uint32(0), jnp.int32(0), batch.prompt_id_B, jnp.asarray(batch.draw_B), 3
         )
         output = sampler(params, *jax.device_put((batch, keys), batch_sharding(program.mesh)))
-        return jax.device_get(output.rollout.tokens_BGT)
+        return jax.device_get(output.completed.rollout.tokens_BGT)
 
     np.testing.assert_array_equal(tokens([3, 1, 7, 5])[[1, 3]], tokens([1, 5]))
+
+
+@pytest.fixture(scope="module")
+def host_grader():
+    return build_grader(load_grader(GRADER), "host")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "chunks"), [((1, 1, 1), 4), pytest.param((2, 2, 2), 3, marks=pytest.mark.slow)]
+)
+def test_grading_on_the_host_changes_nothing(
+    mesh, chunks, tokenizer, host_grader, items, reference_run
+):
+    program = make(tokenizer, host_grader, mesh, host_chunks=chunks)
+    rows = Items(items.items, items.source)
+    with host_grader.open_host() as host:
+        step, state = make_host_step(program, host, rows), start(program)
+        for k, expected in enumerate(reference_run[1]):
+            with jax.transfer_guard("disallow"):
+                state, output = step(state, batch_of(program, items, k))
+            output = jax.device_get(output)
+            np.testing.assert_array_equal(
+                output.samples.completed.rollout.tokens_BGT,
+                expected.samples.completed.rollout.tokens_BGT,
+            )
+            np.testing.assert_array_equal(
+                output.samples.grade.reward, expected.samples.grade.reward
+            )
+            assert 0 <= output.metrics.pop("timing/host_wait_share") <= 1
+            assert set(output.metrics) == set(expected.metrics)
+    for ours, theirs in zip(
+        jax.tree.leaves(jax.device_get(state.params)),
+        jax.tree.leaves(reference_run[0].params),
+        strict=True,
+    ):
+        assert np.abs(ours - theirs).max() <= 3 * LEARNING_RATE
+
+
+def test_evaluation_with_a_grader_on_the_host_is_the_same(tokenizer, grader, host_grader, items):
+    rows = np.arange(4)
+    program = make(tokenizer, grader)
+    batch = make_batch(items, rows, np.zeros_like(rows))
+    keys = completion_keys(
+        jnp.uint32(0), jnp.int32(0), batch.prompt_id_B, jnp.asarray(batch.draw_B), 2
+    )
+    params = start(program).params
+    expected = jax.device_get(compile_sampler(program)(params, batch, keys))
+    with host_grader.open_host() as host:
+        sampler = make_host_sampler(
+            make(tokenizer, host_grader), host, Items(items.items, items.source)
+        )
+        ours = jax.device_get(sampler(params, batch, keys))
+    np.testing.assert_array_equal(ours.grade.reward, expected.grade.reward)
+    np.testing.assert_array_equal(ours.completed.text.bytes, expected.completed.text.bytes)
 
 
 def test_make_optimizer_follows_its_schedule():

@@ -12,8 +12,15 @@ dataclass like theirs (`types.GraderType`) and a line in that table.
 from rft_jax.graders.grader import Grader as Grader
 from rft_jax.graders.grader import build_grader as build_grader
 from rft_jax.graders.grader import grade_texts as grade_texts
+from rft_jax.graders.placement import PLACEMENTS as PLACEMENTS
+from rft_jax.graders.placement import HostGrading as HostGrading
+from rft_jax.graders.placement import explain as explain
 from rft_jax.graders.registry import load_grader as load_grader
 from rft_jax.graders.types import ERRORS as ERRORS
 from rft_jax.graders.types import Grade as Grade
 from rft_jax.graders.types import GraderType as GraderType
+from rft_jax.graders.types import HostGraderType as HostGraderType
+from rft_jax.graders.types import HostSample as HostSample
+from rft_jax.graders.types import Items as Items
 from rft_jax.graders.types import Sample as Sample
+from rft_jax.graders.types import Score as Score

@@ -1,6 +1,6 @@
 """Meshes and the tables that map logical array axes to mesh axes."""
 
-from rft_jax.parallel.mesh import BATCH_AXES, check_batch, make_mesh
+from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, check_batch, make_mesh
 from rft_jax.parallel.rules import (
     LEARNER_RULES,
     ROLLOUT_RULES,
@@ -16,6 +16,7 @@ __all__ = [
     "LEARNER_RULES",
     "ROLLOUT_RULES",
     "Shardings",
+    "batch_parts",
     "batch_sharding",
     "check_batch",
     "constrain",

@@ -39,13 +39,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(np.asarray(devices).reshape(shape), MESH_AXES)
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts the mesh splits a batch."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
 def check_batch(mesh: Mesh, batch_size: int, place: str) -> None:
     """Refuses a batch that the mesh's batch axes do not divide.
 
     Raises:
         InputError: naming `place` and a size that works.
     """
-    parts = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    parts = batch_parts(mesh)
     if batch_size % parts:
         raise InputError(
             f"{place}: a batch of {batch_size} cannot be split over data x fsdp = {parts} devices; "
