@@ -7,6 +7,7 @@ Exit status: 0 when the thing asked for was done, 2 for a usage or input error.
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"rft {options.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
@@ -44,10 +48,23 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
     if spec is None:
         raise InputError(f"{path}: an experiment is a Python file; its name ends with .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
     if not hasattr(module, "get_config"):
         raise InputError(f"{path}: an experiment file defines get_config(); this one does not")
-    return apply_overrides(module.get_config(), overrides)
+    config = module.get_config()
+    if not isinstance(config, Config):
+        raise InputError(f"{path}: get_config() must return a rft_jax.config.Config")
+    return apply_overrides(config, overrides)
+
+
+def _seed(text: str) -> int:
+    """A seed, for argparse."""
+    if not 0 <= (seed := int(text)) < 2**32:
+        raise argparse.ArgumentTypeError("must lie in 0 .. 2**32 - 1")
+    return seed
 
 
 def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -76,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(evaluate)
     evaluate.add_argument("--data", help="items as JSON lines; default: the run's validation file")
     evaluate.add_argument("--samples", type=int, default=1, help="samples per item")
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--seed", type=_seed, default=0)
     evaluate.set_defaults(run=_eval)
 
     sample = commands.add_parser("sample", help="answers to a prompt, one JSON object a sample")
@@ -84,9 +101,34 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--prompt", required=True, help="the user's message")
     sample.add_argument("--max-tokens", type=int, help="default: the stage's completion_tokens")
     sample.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--seed", type=_seed, default=0)
     sample.add_argument("--n", type=int, default=1, help="number of samples")
     sample.set_defaults(run=_sample)
+
+    grade = commands.add_parser("grade", help="grade answers; one JSON object a sample")
+    grade.add_argument("--grader", required=True, type=Path, help="JSON in OpenAI's format")
+    grade.add_argument("--items", type=Path, help="the items, as JSON lines")
+    grade.add_argument("--samples", type=Path, help="JSON lines with output_text and item")
+    grade.add_argument("--placement", choices=("auto", "device", "host"), default="auto")
+    grade.add_argument("--explain", action="store_true", help="where each node runs, and why")
+    grade.set_defaults(run=_grade)
+
+    validate = commands.add_parser(
+        "validate", help="check grader and data together; probe for reward hacking"
+    )
+    validate.add_argument("--grader", required=True, type=Path)
+    validate.add_argument("--data", required=True, type=Path, help="training items as JSON lines")
+    validate.add_argument(
+        "--range", nargs=2, type=float, default=(0, 1), metavar=("LOW", "HIGH"),
+        help="of the rewards; default: 0 1",
+    )  # fmt: skip
+    validate.set_defaults(run=_validate)
+
+    show = commands.add_parser("show", help="a run's metrics and samples, on a terminal")
+    show.add_argument("--workdir", required=True, type=Path)
+    show.add_argument("--samples", type=int, default=3, help="samples of the newest step")
+    show.add_argument("--html", action="store_true", help="write WORKDIR/report.html as well")
+    show.set_defaults(run=_show)
 
     bench = commands.add_parser("bench", help="time full RFT steps; one JSON object")
     bench.add_argument("--model", required=True, type=Path, help="as for eval")
@@ -130,6 +172,36 @@ def _sample(options: argparse.Namespace) -> None:
         samples=options.n,
     ):
         print(json.dumps(line, ensure_ascii=False))
+
+
+def _grade(options: argparse.Namespace) -> None:
+    from rft_jax.grade import explain_grader, grade_files
+
+    if options.explain:
+        lines = explain_grader(options.grader, options.placement)
+    elif options.items is None or options.samples is None:
+        raise InputError("give --items and --samples, or --explain")
+    else:
+        lines = grade_files(options.grader, options.items, options.samples, options.placement)
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False))
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from rft_jax.grade import validate_files
+
+    summary, warnings = validate_files(options.grader, options.data, *options.range)
+    for sentence in warnings:
+        print(f"rft validate: warning: {sentence}", file=sys.stderr)
+    print(json.dumps({**summary, "warnings": warnings}, ensure_ascii=False))
+
+
+def _show(options: argparse.Namespace) -> None:
+    from rft_jax.report import show_run, write_report
+
+    show_run(options.workdir, samples=options.samples)
+    if options.html:
+        print(write_report(options.workdir), file=sys.stderr)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -229,6 +229,7 @@ class Config:
     seed: int = 0
     data: DataConfig = DataConfig()
     grader: str | dict[str, Any] = ""  # a JSON file in OpenAI's format, or its content
+    placement: Literal["auto", "device", "host"] = "auto"  # where the grader's nodes run
     tokenizer: TokenizerConfig = TokenizerConfig()
     models: tuple[ModelConfig, ...] = (ModelConfig(),)
     mesh: MeshConfig = MeshConfig()
@@ -314,6 +315,10 @@ def _validate_model(model: ModelConfig) -> None:
 def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> None:
     if not optimizer.learning_rate > 0 or not optimizer.clip_norm > 0:
         raise InputError(f"{place}: learning_rate and clip_norm must be above 0")
+    if not (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1 and optimizer.eps > 0):
+        raise InputError(f"{place}: b1 and b2 must lie in [0, 1) and eps be above 0")
+    if not optimizer.weight_decay >= 0:
+        raise InputError(f"{place}.weight_decay: must be 0 or more")
     if not 0 <= optimizer.warmup_steps < steps:
         raise InputError(
             f"{place}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
@@ -344,9 +349,27 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
             f"{where}.group_size: the baseline {loss.baseline!r} needs at least 2 samples per "
             "prompt; raise it or set policy_loss.baseline=none"
         )
-    _positive(f"{place}.policy_loss", loss, "gradient_steps", "micro_batches", "logit_chunk")
+    _validate_loss(f"{place}.policy_loss", loss)
     _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
+    if stage.eval_interval < 0:
+        raise InputError(f"{place}.eval_interval: must be 0 (never) or more")
     _divides(f"{place}.policy_loss", loss.micro_batches, stage.batch_size)
+
+
+def _validate_loss(place: str, loss: PolicyLossConfig) -> None:
+    _positive(place, loss, "gradient_steps", "micro_batches", "logit_chunk")
+    if not 0 < loss.clip_low <= 1 or not loss.clip_high > 0:
+        raise InputError(f"{place}: clip_low must lie in (0, 1] and clip_high be above 0")
+    if loss.dual_clip is not None and (loss.loss != "ppo" or not loss.dual_clip > 1):
+        raise InputError(f"{place}.dual_clip: must be above 1, and is for loss=ppo only")
+    if not loss.tis_cap > 0 or not 0 <= loss.icepop_low < loss.icepop_high:
+        raise InputError(f"{place}: tis_cap must be above 0 and icepop_low below icepop_high")
+    if not loss.kl_coefficient >= 0:
+        raise InputError(f"{place}.kl_coefficient: must be 0 (off) or more")
+    if loss.kl_coefficient and loss.kl_estimator == "k1":
+        raise InputError(
+            f"{place}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
+        )
 
 
 def apply_overrides(config: Any, overrides: Mapping[str, str]) -> Any:

@@ -186,7 +186,7 @@ def reopen(workdir: Path) -> Run:
     stored = workdir / "config.json"
     if not stored.exists():
         raise InputError(f"{workdir}: not a work directory (it has no config.json)")
-    config = from_json(json.loads(stored.read_text()))
+    config = from_json(_read_config(stored))
     tokenizer = SentencePieceTokenizer(config.tokenizer.path or workdir / TOKENIZER_FILE)
     return Run(config, workdir, make_mesh(config.mesh), _grader(config), tokenizer, {})
 
@@ -213,8 +213,17 @@ def read_prompt_data(run: Run, stage: ReinforceStage, path: str) -> PromptData:
     return _encode_prompts(_read_prompts(path, run.grader), stage, run.tokenizer)
 
 
+def _read_config(stored: Path) -> dict[str, Any]:
+    try:
+        return json.loads(stored.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{stored}: cannot be read as a run's configuration ({error}); use another --workdir"
+        ) from None
+
+
 def _check_same(stored: Path, config: Config) -> None:
-    old, new = json.loads(stored.read_text()), json.loads(json.dumps(to_json(config)))
+    old, new = _read_config(stored), json.loads(json.dumps(to_json(config)))
     if changed := differences(old, new):
         raise InputError(
             f"{stored.parent}: the work directory belongs to another configuration "
@@ -227,7 +236,7 @@ def _grader(config: Config) -> Grader | None:
         return None
     if not config.grader:
         raise InputError("grader: reinforcement needs a grader; give --config.grader=FILE.json")
-    return build_grader(load_grader(config.grader))
+    return build_grader(load_grader(config.grader), config.placement)
 
 
 class _Rows(NamedTuple):

@@ -36,6 +36,15 @@ def load_items(path: str | Path) -> list[dict[str, Any]]:
     return items
 
 
+def load_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Reads JSON objects, one a line, without looking at what is in them.
+
+    Raises:
+        InputError: naming file, line and remedy.
+    """
+    return _read_rows(Path(path))
+
+
 def load_supervised_items(path: str | Path) -> list[dict[str, Any]]:
     """Reads supervised items: the last message is the assistant's, with the thought, if any, under
     `reasoning_content`.

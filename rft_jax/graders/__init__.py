@@ -11,8 +11,8 @@ dataclass like theirs (`types.GraderType`) and a line in that table.
 
 from rft_jax.graders.grader import Grader as Grader
 from rft_jax.graders.grader import build_grader as build_grader
+from rft_jax.graders.grader import grade_samples as grade_samples
 from rft_jax.graders.grader import grade_texts as grade_texts
-from rft_jax.graders.placement import PLACEMENTS as PLACEMENTS
 from rft_jax.graders.placement import HostGrading as HostGrading
 from rft_jax.graders.placement import explain as explain
 from rft_jax.graders.registry import load_grader as load_grader

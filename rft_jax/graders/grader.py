@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.errors import InputError
-from rft_jax.graders.placement import HostGrading, nodes_on_host, place
+from rft_jax.graders.placement import HostGrading, nodes_on_host, place, type_name
 from rft_jax.graders.types import (
     ERRORS,
     NOT_THE_MODELS,
@@ -32,7 +32,8 @@ from rft_jax.graders.types import (
 )
 from rft_jax.strings import from_host
 
-_TEXT_STEP = 256  # widths of `grade_texts`, so that texts of like length share a compilation
+_TEXT_STEP = 256  # widths of texts graded from the host: those of like length compile once
+_BATCH = 256  # of them at once
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Grader:
     """A grader with a place for each of its nodes; from `build_grader`."""
 
     spec: GraderType
+
+    @property
+    def type_name(self) -> str:
+        """The grader's type, as its JSON has it."""
+        return type_name(self.spec)
 
     @property
     def needs_host(self) -> bool:
@@ -125,17 +131,60 @@ def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[st
     """
     if len(texts) != len(items):
         raise InputError(f"{len(texts)} texts but {len(items)} items; give an item for each text")
-    longest = max((len(text.encode(errors="replace")) for text in texts), default=0)
-    text = from_host(texts, _TEXT_STEP * (longest // _TEXT_STEP + 1))
-    no_N = np.zeros(len(texts), bool)
-    sample = Sample(text, ~no_N, no_N, no_N, np.zeros(len(texts), np.int32))
-    fields = grader.encode_items(items, "items")
+    samples = [HostSample(text) for text in texts]
+    return grade_samples(grader, samples, Items(items, "items"), range(len(items)))
+
+
+def grade_samples(
+    grader: Grader, samples: Sequence[HostSample], items: Items, rows: Sequence[int]
+) -> Grade:
+    """Grades completions that are on the host, by the same functions.
+
+    Args:
+        grader: from `build_grader`.
+        samples: N completions.
+        items: M items.
+        rows: int[N], the item of each completion.
+
+    Returns:
+        Grade of NumPy arrays.
+
+    Raises:
+        InputError: an item does not serve the grader.
+    """
+    longest = max(
+        (len(sample.output_text.encode(errors="replace")) for sample in samples), default=0
+    )
+    rows = np.asarray(rows, np.int32)
+    fields = grader.encode_items(items.rows, items.source)
+    fields = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], fields)
+    sample = Sample(
+        output_text=from_host(
+            [sample.output_text for sample in samples], _TEXT_STEP * (longest // _TEXT_STEP + 1)
+        ),
+        has_answer=np.array([sample.has_answer for sample in samples], bool),
+        truncated=np.array([sample.truncated for sample in samples], bool),
+        overflow=np.array([sample.overflow for sample in samples], bool),
+        completion_tokens=np.array([sample.completion_tokens for sample in samples], np.int32),
+    )
     found = {}
     if grader.needs_host:
         with grader.open_host() as host:
-            rows = range(len(items))
-            found, _ = host.grade([HostSample(text) for text in texts], Items(items, "items"), rows)
-    return jax.device_get(_grade(grader, sample, fields, found))
+            found, _ = host.grade(samples, items, rows)
+    parts = [
+        jax.device_get(_grade(grader, *_rows((sample, fields, found), first)))
+        for first in range(0, max(1, len(samples)), _BATCH)
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(samples)], *parts)
+
+
+def _rows(tree: Any, first: int) -> Any:
+    """The next `_BATCH` rows; of more than one batch the last is filled up with its last row."""
+    size = len(jax.tree.leaves(tree)[0])
+    rows = np.arange(first, min(first + _BATCH, size))
+    if first:
+        rows = np.pad(rows, (0, _BATCH - len(rows)), "edge")
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 @functools.partial(jax.jit, static_argnums=0)

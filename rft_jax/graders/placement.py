@@ -6,6 +6,7 @@ it then is a node like any other, which reads what was found.
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,6 @@ from rft_jax.graders.types import (
     SampleView,
     Score,
 )
-
-PLACEMENTS = ("auto", "device", "host")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def place(grader: GraderType | HostGraderType, placement: str) -> GraderType:
 
     Args:
         grader: from `load_grader`.
-        placement: one of `PLACEMENTS`; "device" refuses what cannot run there.
+        placement: "auto", "device" or "host"; "device" refuses what cannot run there.
 
     Raises:
         InputError: naming the node that cannot run on the device.
@@ -93,8 +92,9 @@ def place(grader: GraderType | HostGraderType, placement: str) -> GraderType:
         return dataclasses.replace(grader, graders=parts)
     only_host = isinstance(grader, HostGraderType)
     if only_host and placement == "device":
-        kind = type(grader).__name__
-        raise InputError(f"{grader.name}: {kind} runs on the host only; use placement auto")
+        raise InputError(
+            f"{grader.name}: {type_name(grader)} runs on the host only; use placement auto"
+        )
     return OnHost(grader) if only_host or placement == "host" else grader
 
 
@@ -113,7 +113,13 @@ def explain(grader: GraderType) -> Iterator[dict[str, str]]:
 
 
 def _line(grader: Any, where: str, why: str) -> dict[str, str]:
-    return {"node": grader.name, "type": type(grader).__name__, "runs_on": where, "why": why}
+    return {"node": grader.name, "type": type_name(grader), "runs_on": where, "why": why}
+
+
+def type_name(grader: Any) -> str:
+    """A node's type as in a grader's JSON, which its class is named after."""
+    grader = grader.grader if isinstance(grader, OnHost) else grader
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(grader).__name__).lower()
 
 
 class HostGrading:

@@ -12,7 +12,7 @@ the reference or an alias; 0 if none does or the table ends before.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from rft_jax.strings import (
     Token,
     equal_pairs,
     find,
+    first_occurrences,
     list_from_host,
     normalise,
     normalise_text,
@@ -41,6 +42,7 @@ MOST_ITEMS = 256  # every entry is compared with every other
 class Rank:
     """A validated `rank`."""
 
+    lists_answers: ClassVar[bool] = True
     name: str
     input: Template
     reference: Template
@@ -55,9 +57,9 @@ class Rank:
         aliases = "aliases" in fields.values
         return cls(
             name=name,
-            input=_only(fields, "input", "output_json", "{{sample.output_json.genes}}"),
-            reference=_only(fields, "reference", "item", "{{item.gene}}"),
-            aliases=_only(fields, "aliases", "item", "{{item.aliases}}") if aliases else None,
+            input=fields.variable("input", "output_json", "{{sample.output_json.genes}}"),
+            reference=fields.variable("reference", "item", "{{item.gene}}"),
+            aliases=fields.variable("aliases", "item", "{{item.aliases}}") if aliases else None,
             credit=fields.numbers("credit", CREDIT),
             max_items=fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
         )
@@ -128,10 +130,7 @@ def first_position(strings: StringList, names: StringList) -> jax.Array:
     """int32[N]: the position, from 1, of the first entry that equals a name among the entries that
     differ from all before them, all of them normalised; 0 if there is none."""
     entries = normalise(strings)
-    repeats_NKK = equal_pairs(entries, entries)
-    earlier_KK = jnp.tri(repeats_NKK.shape[-1], k=-1, dtype=bool)
-    used_NK = jnp.arange(repeats_NKK.shape[-1]) < entries.count_N[:, None]
-    new_NK = used_NK & ~(repeats_NKK & earlier_KK).any(axis=-1)
+    new_NK = first_occurrences(entries)
     position_NK = jnp.cumsum(new_NK, axis=-1, dtype=jnp.int32)
     found_NK = new_NK & equal_pairs(entries, normalise(names)).any(axis=-1)
     none = position_NK.shape[-1] + 1
@@ -142,12 +141,3 @@ def first_position(strings: StringList, names: StringList) -> jax.Array:
 def is_list_of_strings(value: Any) -> bool:
     """Whether a JSON value is an array of strings and nothing else."""
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-
-
-def _only(fields: Fields, key: str, namespace: str, example: str) -> Template:
-    """A template that is one variable of a namespace and nothing else."""
-    template = fields.template(key)
-    variable = template.variable
-    if variable is None or variable.namespace != namespace:
-        raise fields.error(key, f"must be one variable such as {example} and nothing else")
-    return template

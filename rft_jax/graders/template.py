@@ -130,9 +130,23 @@ class Template:
                 )
         return value
 
-    def uses(self, namespace: str) -> bool:
-        """Whether a variable of the namespace occurs outside of what the host renders."""
-        return any(isinstance(p, Variable) and p.namespace == namespace for p in self.parts)
+    @property
+    def sample_variables(self) -> tuple[Variable, ...]:
+        """The variables that are not the item's."""
+        return tuple(part for part in self.parts if isinstance(part, Variable))
+
+    def item_text(self, items: Items, n: int) -> str:
+        """The text for row n of a template without variables of the sample.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        return "".join(self._render_run(run, items, n).decode() for run in self.parts)
+
+    @property
+    def reads_json(self) -> bool:
+        """Whether it needs the answer's JSON."""
+        return any(variable.namespace == "output_json" for variable in self.sample_variables)
 
     def _on_device(
         self, view: SampleView, encoded: tuple[ByteString, ...]
@@ -176,7 +190,7 @@ def render_on_device(
         texts.append(text)
         missing |= missing_N
     not_json = too_deep = view.no
-    if any(template.uses("output_json") for template in templates):
+    if any(template.reads_json for template in templates):
         not_json, too_deep = ~view.scan.valid_N & ~view.scan.too_deep_N, view.scan.too_deep_N
     errors = {
         "sample_parse_error": not_json,
@@ -190,7 +204,7 @@ def render_on_host(
     view: HostView, templates: Sequence[Template], items: Items, n: int
 ) -> HostRendered:
     """Renders templates for one sample of item n; without texts if one cannot be rendered."""
-    if any(template.uses("output_json") for template in templates):
+    if any(template.reads_json for template in templates):
         if errors := json_errors(view, view.document.root):
             return HostRendered((), errors)
     texts = [template._on_host(view, items, n) for template in templates]

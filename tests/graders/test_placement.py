@@ -164,5 +164,5 @@ def test_places_are_explained():
     assert [line["runs_on"] for line in lines] == ["device"] + ["host"] * 5
     assert [line["node"] for line in lines] == ["multi", "rank", "eq", "ilike", "ne", "like"]
     assert next(explain(place(Unlucky(), "auto")))["runs_on"] == "host"
-    with pytest.raises(InputError, match="unlucky: Unlucky runs on the host only"):
+    with pytest.raises(InputError, match="unlucky: unlucky runs on the host only"):
         place(Unlucky(), "device")

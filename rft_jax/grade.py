@@ -1,0 +1,132 @@
+"""Graders on files: `rft grade` grades answers, `rft validate` checks grader and data together."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rft_jax import data
+from rft_jax.errors import InputError
+from rft_jax.graders import (
+    ERRORS,
+    Grader,
+    HostSample,
+    Items,
+    build_grader,
+    explain,
+    grade_samples,
+    load_grader,
+)
+from rft_jax.graders.probe import probe, warnings
+
+
+def explain_grader(path: Path, placement: str) -> Iterator[dict[str, str]]:
+    """Where each node of a grader runs, and why.
+
+    Raises:
+        InputError: the grader cannot be used.
+    """
+    return explain(build_grader(load_grader(path), placement).spec)
+
+
+def grade_files(
+    grader_file: Path, items_file: Path, samples_file: Path, placement: str
+) -> Iterator[dict[str, Any]]:
+    """Grades answers.
+
+    Args:
+        grader_file: JSON in OpenAI's format.
+        items_file: JSON lines, the items.
+        samples_file: JSON lines with `output_text` and, unless there are as many samples as items
+            in the same order, `item`, the number of the item's line from 1.
+        placement: "auto", "device" or "host".
+
+    Yields:
+        For each sample an object in the shape of OpenAI's answer to /graders/run; `execution_time`
+        is the mean over the samples, in seconds.
+
+    Raises:
+        InputError: naming file, line and field of what cannot be used.
+    """
+    grader = build_grader(load_grader(grader_file), placement)
+    items = Items(data.load_rows(items_file), str(items_file))
+    samples, rows = _read_samples(samples_file, len(items.rows), items_file)
+    began = time.perf_counter()
+    grade = grade_samples(grader, samples, items, rows)
+    seconds = (time.perf_counter() - began) / len(samples)
+
+    def number(value: np.float32) -> float:
+        return round(float(value), 7)
+
+    for n in range(len(samples)):
+        scores = {name: number(score[n]) for name, score in grade.scores.items()}
+        yield {
+            "reward": number(grade.reward[n]),
+            "sub_rewards": scores,
+            "metadata": {
+                "name": grader.spec.name,
+                "type": grader.type_name,
+                "errors": {name: bool(grade.errors[name][n]) for name in ERRORS},
+                "execution_time": round(seconds, 6),
+                "scores": {name: number(detail[n]) for name, detail in grade.details.items()},
+                "token_usage": None,
+                "sampled_model_name": None,
+            },
+            "model_grader_token_usage_per_model": {},
+        }
+
+
+def _read_samples(path: Path, count: int, items_file: Path) -> tuple[list[HostSample], list[int]]:
+    """The samples, and the index of each one's item."""
+    lines = data.load_rows(path)
+    samples, rows = [], []
+    for number, line in enumerate(lines, start=1):
+        text, row = line.get("output_text"), line.get("item", number)
+        if not isinstance(text, str):
+            raise InputError(
+                f"{path}, line {number}: output_text: must be a string; add the answer"
+            )
+        if not isinstance(row, int) or not 1 <= row <= count:
+            raise InputError(
+                f"{path}, line {number}: item: {row!r} is no line of {items_file}, which has "
+                f"{count}; give the number of the item's line, from 1"
+            )
+        if "item" not in line and len(lines) != count:
+            raise InputError(
+                f"{path}, line {number}: item: is missing, though there are {len(lines)} samples "
+                f"of {count} items; give the number of the item's line, from 1"
+            )
+        samples.append(HostSample(text))
+        rows.append(row - 1)
+    return samples, rows
+
+
+def validate_files(
+    grader_file: Path, data_file: Path, low: float, high: float
+) -> tuple[dict[str, Any], list[str]]:
+    """Checks a grader and the items together, and probes for reward hacking.
+
+    Args:
+        grader_file: JSON in OpenAI's format.
+        data_file: training items as JSON lines.
+        low: the least reward that is meant to occur.
+        high: the greatest.
+
+    Returns:
+        The probes' mean rewards; and sentences on what is suspicious.
+
+    Raises:
+        InputError: naming file, line and field of what cannot be used.
+    """
+    grader: Grader = build_grader(load_grader(grader_file))
+    items = Items(data.load_items(data_file), str(data_file))
+    probes = probe(grader, items)
+    summary = {
+        "grader": str(grader_file),
+        "data": str(data_file),
+        "items": len(items.rows),
+        "probes": {p.name: {"mean": p.reward, "min": p.lowest, "max": p.highest} for p in probes},
+    }
+    return summary, warnings(probes, low, high)
