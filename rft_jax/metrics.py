@@ -1,14 +1,62 @@
-"""Metrics as JSON lines; progress goes to stderr."""
+"""Metrics as JSON lines, and where else they are asked for; progress goes to stderr."""
 
+import contextlib
 import json
 import os
 import resource
+import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+
+from rft_jax.errors import InputError
+from rft_jax.event_file import EventFile
+
+
+class Writer(Protocol):
+    """A place for metrics rows: a step's names and values, `timing` an object of its own."""
+
+    def write(self, row: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Writers:
+    """Several places as one; a context manager.
+
+    A place that cannot be written to (a full disk) is reported once and the run goes on.
+    """
+
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = writers
+        self._failed: set[int] = set()
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for index, writer in enumerate(self._writers):
+            self._guard(index, writer.close)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Gives every place the row, its arrays as numbers and non-finite ones as None."""
+        row = to_numbers(row)
+        for index, writer in enumerate(self._writers):
+            self._guard(index, writer.write, row)
+
+    def _guard(self, index: int, action: Any, *arguments: Any) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            if index not in self._failed:
+                kind = type(self._writers[index]).__name__
+                log(f"warning: {kind} could not write metrics ({error}); the run goes on")
+            self._failed.add(index)
 
 
 class MetricsFile:
@@ -24,30 +72,107 @@ class MetricsFile:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, path)
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)
+        self._cut = False
 
     def __enter__(self) -> "MetricsFile":
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; arrays become numbers, non-finite ones null."""
-        self._file.write(json.dumps(to_numbers(row)) + "\n")
-        self._file.flush()
+        line = json.dumps(to_numbers(row)).encode() + b"\n"
+        if self._cut:  # a full disk took part of a line; it ends here
+            line = b"\n" + line
+        self._cut = True
+        while line:
+            line = line[self._file.write(line) :]
+        self._cut = False
+
+
+class TensorBoardFile:
+    """A stage's TensorBoard event file; `tensorboard --logdir WORKDIR` finds it."""
+
+    def __init__(self, directory: Path, step: int):
+        self._file = EventFile(directory, step)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends a row's scalars; non-finite ones are left out."""
+        self._file.write(row["step"], scalars(row))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class WandbRun:
+    """A stage as a run of Weights & Biases, which a resumed stage continues.
+
+    Args:
+        project: Of Weights & Biases.
+        directory: The stage's folder; the run's id is kept in it.
+        group: The stages' common name.
+        config: Settings to show with the run, as a JSON value.
+    """
+
+    def __init__(self, project: str, directory: Path, group: str, config: dict[str, Any]):
+        id_file = directory / "wandb_id"
+        if not id_file.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            id_file.write_text(secrets.token_hex(4))
+        self._run = import_wandb().init(
+            project=project,
+            dir=directory,
+            group=group,
+            name=f"{group}/{directory.name}",
+            id=id_file.read_text(),
+            resume="allow",
+            config=config,
+        )
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Logs a row's scalars; of a step that was logged before, the first values stay."""
+        self._run.log(scalars(row), step=row["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def import_wandb() -> ModuleType:
+    """The package of Weights & Biases, which is no dependency.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(
+            "wandb_project: Weights & Biases needs its package; `pip install wandb`, or leave the "
+            "setting empty"
+        ) from error
+    return wandb
+
+
+def scalars(row: dict[str, Any]) -> dict[str, float]:
+    """A row's finite numbers but the step, those of `timing` as `timing/name`."""
+    flat = {name: value for name, value in row.items() if name not in ("step", "timing")}
+    flat |= {f"timing/{name}": value for name, value in row.get("timing", {}).items()}
+    return {name: v for name, v in flat.items() if isinstance(v, int | float)}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a line that was cut while it was written is left out."""
+    """The rows of a metrics file; lines that were cut while they were written are left out."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
-        try:
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return rows
 
 

@@ -1,0 +1,257 @@
+"""Which metrics are drawn together, under which titles, and how long curves are thinned.
+
+A metric that is not listed here gets a chart of its own in the section that its name belongs to, so
+that a new metric shows up by itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rft_jax.report.history import Series, StageHistory
+
+BUCKETS = 400  # of a thinned curve; each keeps its lowest and highest point
+TREND_SHARE = 0.1  # of a stage's steps, the width of the trend's window
+NOISY = {"train": 20, "valid": 60, "": np.inf}  # points from which a curve has a trend
+LEFT_OUT = ("items", "samples")  # of an evaluation: constants
+
+
+class Fact(NamedTuple):
+    """A figure that says how a stage is doing."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Metrics in one chart; names are without `train_` and `valid_`."""
+
+    title: str
+    names: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts under one heading; a metric that starts with `prefix` and is not listed joins them."""
+
+    title: str
+    charts: tuple[Chart, ...] = ()
+    prefix: str | None = None
+
+
+SECTIONS = (
+    Section(
+        "Reward",
+        (
+            Chart("Mean reward", ("reward_mean",)),
+            Chart("Spread of the reward", ("reward_std",), "standard deviation"),
+            Chart("Groups that teach nothing", ("equal_reward_groups",), "all rewards equal"),
+            Chart("Samples with a valid grade", ("valid_share",)),
+        ),
+    ),
+    Section(
+        "Task",
+        (
+            Chart("Right answer among the first k", ("top1", "top5", "top_max")),
+            Chart("Mean reciprocal rank", ("mrr",)),
+            Chart("Malformed answers", ("malformed_rate",)),
+            Chart("Length of the list", ("mean_list_length",)),
+        ),
+    ),
+    Section("Scores by grader", prefix="scores/"),
+    Section("Details by grader", prefix="details/"),
+    Section("Errors", prefix="errors/"),
+    Section(
+        "Lengths",
+        (
+            Chart("Completion", ("completion_tokens_mean",), "tokens"),
+            Chart("Thought", ("reasoning_tokens_mean",), "tokens"),
+            Chart("Cut at the limit", ("truncated_share",), "share of samples"),
+        ),
+    ),
+    Section(
+        "Learning",
+        (
+            Chart("Loss", ("loss",)),
+            Chart("Accuracy of the next token", ("mean_token_accuracy",)),
+            Chart("Entropy of the policy", ("entropy",), "nats a token"),
+            Chart("Gradient norm", ("gradient_norm",), "before clipping"),
+            Chart("Divergence from the reference", ("kl",)),
+            Chart(
+                "Clipped tokens",
+                ("clip_fraction_low", "clip_fraction_high", "clip_fraction_dual"),
+                "share",
+            ),
+            Chart("Sampler and learner differ by", ("logprob_gap",), "log-probability"),
+        ),
+    ),
+    Section(
+        "Time and memory",
+        (
+            Chart("Seconds between lines", ("timing/seconds",), "evaluations included"),
+            Chart("Tokens a second", ("timing/tokens_per_s",)),
+            Chart("Peak memory", ("timing/peak_memory_bytes",), "bytes"),
+        ),
+        prefix="timing/",
+    ),
+    Section("Others", prefix=""),
+)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """("train" | "valid" | "", name without that prefix) of a metric."""
+    for split in ("train", "valid"):
+        if name.startswith(f"{split}_"):
+            return split, name.removeprefix(f"{split}_")
+    return "", name
+
+
+def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
+    """The sections with the charts that a stage has metrics for, none of them always 0."""
+    present = sorted({split_name(name)[1] for name in stage.series} - {*LEFT_OUT, "tokens"})
+    rest = [name for name in present if name not in always_zero(stage)]
+    arranged = []
+    for section in SECTIONS:
+        charts = []
+        for chart in section.charts:
+            names = tuple(name for name in chart.names if name in rest)
+            if names:
+                charts.append(Chart(chart.title, names, chart.note))
+                rest = [name for name in rest if name not in names]
+        if section.prefix is not None:
+            more = [name for name in rest if name.startswith(section.prefix)]
+            charts += [Chart(name.removeprefix(section.prefix), (name,)) for name in more]
+            rest = [name for name in rest if name not in more]
+        if charts:
+            arranged.append((section, charts))
+    return arranged
+
+
+def always_zero(stage: StageHistory) -> list[str]:
+    """The metrics, without `train_` and `valid_`, that have been 0 at every step."""
+    zero: dict[str, bool] = {}
+    for name, series in stage.series.items():
+        base = split_name(name)[1]
+        zero[base] = zero.get(base, True) and not np.any(series.value)  # NaN counts as not 0
+    return sorted(base for base, is_zero in zero.items() if is_zero)
+
+
+def trend(series: Series, steps: int) -> Series:
+    """The mean over the surrounding `TREND_SHARE` of `steps`, at least 9 points; NaN left out."""
+    width = max(int(TREND_SHARE * steps), 9)
+    finite = np.isfinite(series.value)
+    step, value = series.step[finite], series.value[finite]
+    total = np.concatenate([[0.0], np.cumsum(value)])
+    index = np.arange(len(value))
+    first = np.maximum(index - width // 2, 0)
+    end = np.minimum(index + width // 2 + 1, len(value))
+    return Series(step, (total[end] - total[first]) / np.maximum(end - first, 1))
+
+
+def thin(series: Series, buckets: int = BUCKETS) -> Series:
+    """The finite points, or of so many buckets of neighbours the lowest and the highest one.
+
+    Returns:
+        At most 2 * buckets + 2 points: the first and the last one are kept.
+    """
+    finite = np.isfinite(series.value)
+    step, value = series.step[finite], series.value[finite]
+    if len(value) <= 2 * buckets:
+        return Series(step, value)
+    edges = np.linspace(0, len(value), buckets + 1).astype(int)
+    kept = {0, len(value) - 1}
+    for first, end in zip(edges[:-1], edges[1:], strict=True):
+        part = value[first:end]
+        kept |= {int(first + part.argmin()), int(first + part.argmax())}
+    index = sorted(kept)
+    return Series(step[index], value[index])
+
+
+def facts(stage: StageHistory) -> list[Fact]:
+    """The figures that come first, for people who have ten seconds."""
+    seconds = float(stage.values("timing/seconds").sum())
+    found = [Fact("Steps", f"{stage.done:,}", f"of {stage.steps:,}, in {duration(seconds)}")]
+    for label, name in (("Validation reward", "valid_reward_mean"), ("Top@1", "valid_top1")):
+        if len(value := stage.values(name)):
+            change = f"{value[-1] - value[0]:+.3f} since step {stage.series[name].step[0]}"
+            found.append(Fact(label, f"{value[-1]:.3f}", change if len(value) > 1 else ""))
+    if len(stage.values("valid_reward_mean")):
+        step, value = stage.series["valid_reward_mean"]
+        best = int(np.nanargmax(value))
+        found.append(Fact("Best validation", f"{value[best]:.3f}", f"at step {step[best]}"))
+    reinforced = "train_reward_mean" in stage.series
+    for label, name in (
+        [("Training reward", "train_reward_mean")]
+        if reinforced
+        else [("Loss", "train_loss"), ("Token accuracy", "train_mean_token_accuracy")]
+    ):
+        if len(stage.values(name)):
+            recent = trend(stage.series[name], stage.done).value[-1]
+            found.append(Fact(label, f"{recent:.3f}", "mean of the last steps"))
+    return found
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: 42 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def payload(stage: StageHistory) -> dict[str, Any]:
+    """A stage's figures and curves as a JSON value for the page."""
+    return {
+        "name": stage.name,
+        "kind": stage.kind,
+        "steps": stage.steps,
+        "done": stage.done,
+        "thinned": stage.done > 2 * BUCKETS,
+        "facts": [fact._asdict() for fact in facts(stage)],
+        "zero": always_zero(stage),
+        "sections": [
+            {
+                "title": section.title,
+                "charts": [
+                    {
+                        "title": chart.title,
+                        "note": chart.note,
+                        "series": [
+                            _curve(stage, name, split)
+                            for name in chart.names
+                            for split in ("train", "valid", "")
+                            if _full_name(split, name) in stage.series
+                        ],
+                    }
+                    for chart in charts
+                ],
+            }
+            for section, charts in arrange(stage)
+        ],
+    }
+
+
+def _full_name(split: str, name: str) -> str:
+    return f"{split}_{name}" if split else name
+
+
+def _curve(stage: StageHistory, name: str, split: str) -> dict[str, Any]:
+    full = _full_name(split, name)
+    series = stage.series[full]
+    curve = {"name": full, "split": split, "not_finite": int((~np.isfinite(series.value)).sum())}
+    curve |= _points(thin(series))
+    if len(series.value) > NOISY[split]:
+        curve["trend"] = _points(thin(trend(series, stage.done)))
+    return curve
+
+
+def _points(series: Series) -> dict[str, list]:
+    return {"x": series.step.tolist(), "y": [float(f"{value:.5g}") for value in series.value]}

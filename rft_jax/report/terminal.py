@@ -1,0 +1,186 @@
+"""A run on a terminal: what `report.html` shows, in tables and small curves.
+
+Texts of models and data files are shown with their control characters made visible, so that they
+cannot move the cursor, recolour the screen or reverse the text around them.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from rft_jax.errors import InputError
+from rft_jax.report.charts import always_zero, arrange, facts, trend
+from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
+
+PLAIN_WIDTH = 100  # columns where there is no terminal to ask
+CURVE_WIDTH = 16
+TEXT_LINES = 12  # of a prompt, thought or answer
+_BLOCKS = "▁▂▃▄▅▆▇█"
+# C0 and C1 controls but tab and newline, bidirectional overrides, halves of surrogate pairs.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def show_run(workdir: Path, *, samples: int = 3, console: Console | None = None) -> None:
+    """Prints a run's stages, comparison and some samples.
+
+    Args:
+        workdir: Of a run, going on or done.
+        samples: Of the newest step whose samples were written, evenly spaced in reward.
+        console: None: standard output, without colours where it is not a terminal.
+
+    Raises:
+        InputError: if it is no work directory.
+    """
+    if samples < 0:
+        raise InputError(f"--samples must be at least 0, got {samples}")
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    history = read_run(workdir)
+    console.print(visible(history.name, "bold"))
+    for stage in history.stages:
+        console.print(_stage(stage))
+    if not history.stages:
+        console.print("No step is done yet.")
+    for name, evaluation in history.results.get("evaluations", {}).items():
+        console.print(_comparison(name, evaluation))
+    console.print(_samples(history, samples))
+
+
+def visible(text: str, style: str = "") -> Text:
+    """The text without markup, control characters as pictures (escape is ␛), others as �."""
+    return Text(_CONTROL.sub(lambda match: _picture(ord(match[0])), text), style)
+
+
+def _picture(code: int) -> str:
+    return (
+        chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+    )
+
+
+def sparkline(values: np.ndarray, width: int = CURVE_WIDTH) -> str:
+    """A curve in one line of text: means of `width` parts of the finite values."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return ""
+    parts = np.array_split(values, min(width, len(values)))
+    heights = np.asarray([part.mean() for part in parts])
+    low, high = heights.min(), heights.max()
+    share = (heights - low) / (high - low) if high > low else np.full(len(heights), 0.5)
+    return "".join(_BLOCKS[round(float(x) * (len(_BLOCKS) - 1))] for x in share)
+
+
+def number(value: float | None) -> str:
+    """A value in few characters; – for none."""
+    if value is None:
+        return "–"
+    if abs(value) >= 1e4:
+        return next(
+            f"{value / unit:.3g} {name}"
+            for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+            if abs(value) >= unit
+        )
+    return f"{value:.4g}"
+
+
+def _stage(stage: StageHistory) -> Group:
+    figures = Table.grid(padding=(0, 2))
+    for label, value, note in facts(stage):
+        figures.add_row(Text(label, "dim"), Text(value, "bold"), Text(note, "dim"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("metric", overflow="fold")
+    for split in ("training", "validation"):
+        table.add_column(split, no_wrap=True)
+        table.add_column("now", justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    for _, charts in arrange(stage):
+        for name in (name for chart in charts for name in chart.names):
+            train = stage.series.get(name, stage.series.get(f"train_{name}"))
+            valid = stage.values(f"valid_{name}")
+            table.add_row(
+                visible(name),
+                Text(sparkline(train.value) if train else "", "blue"),
+                number(_now(train, stage.done)) if train else "",
+                Text(sparkline(valid), "yellow"),
+                number(float(valid[-1])) if len(valid) else "",
+                f"{valid[-1] - valid[0]:+.3g}" if len(valid) > 1 else "",
+            )
+        table.add_section()
+    parts = [_heading(stage.name), figures, table]
+    if zero := always_zero(stage):
+        parts.append(visible(f"Always 0: {', '.join(zero)}", "dim"))
+    return Group(*parts, "")
+
+
+def _heading(text: str) -> Rule:
+    return Rule(visible(text), align="left")
+
+
+def _now(series: Series, steps: int) -> float | None:
+    recent = trend(series, steps).value
+    return float(recent[-1]) if len(recent) else None
+
+
+def _comparison(name: str, evaluation: dict[str, Any]) -> Group:
+    models = evaluation.get("models", {})
+    columns = list(dict.fromkeys(column for row in models.values() for column in row))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for column in columns:
+        table.add_column(visible(column.replace("_", " ")), justify="right")
+    for model, row in models.items():
+        table.add_row(visible(model), *(number(row.get(column)) for column in columns))
+    pairs = Table.grid(padding=(0, 2))
+    for pair in evaluation.get("paired", []):
+        pairs.add_row(
+            visible(f"{pair['a']} - {pair['b']}, {pair['metric']}"),
+            Text(f"{pair['difference']:+.3f}", "bold"),
+            f"from {pair['low']:+.3f} to {pair['high']:+.3f}",
+        )
+    cases = f" ({evaluation['cases']} cases)" if "cases" in evaluation else ""
+    return Group(_heading(name + cases), table, pairs, "")
+
+
+def _samples(history: RunHistory, count: int) -> Group:
+    stages = [stage for stage in history.stages if stage.groups]
+    if not stages or not count:
+        return Group()
+    step = stages[-1].groups[-1].step
+    found = [
+        (sample, group)
+        for group in stages[-1].groups
+        if group.step == step
+        for sample in group.samples
+    ]
+    found.sort(key=lambda pair: pair[0]["reward"] or 0)
+    parts: list[Any] = [_heading(f"{stages[-1].name}, samples of step {step}")]
+    for index in reversed(evenly(len(found), count)):
+        sample, group = found[index]
+        head = Text(f"reward {number(sample['reward'])}", "bold")
+        head.append(f"  advantage {number(sample['advantage'])}", "not bold")
+        for name, score in sample["scores"].items():
+            head.append("  ").append(visible(name, "dim")).append(f" {number(score)}", "dim")
+        for error in sample["errors"]:
+            head.append("  ").append(visible(error, "red"))
+        parts.append(head)
+        parts += [_text(message["role"], message["content"]) for message in group.prompt]
+        if sample["thought"]:
+            parts.append(_text("thought", sample["thought"]))
+        parts += [_text("answer", sample["answer"]), ""]
+    return Group(*parts)
+
+
+def _text(label: str, text: str) -> Padding:
+    lines = text.split("\n")
+    if len(lines) > TEXT_LINES:
+        lines = [*lines[:TEXT_LINES], f"[… {len(lines) - TEXT_LINES} more lines]"]
+    body = visible(f"{label}: ", "dim") + visible("\n".join(lines), "not dim")
+    return Padding(body, (0, 0, 0, 2))
