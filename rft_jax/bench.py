@@ -59,7 +59,7 @@ def bench(
     """Times `steps` steps; the first two are left out of the median.
 
     Args:
-        path: A model: WORKDIR or WORKDIR/STAGE.
+        path: A model, as for `run.open_model`.
         prompt: Tokens of a prompt, P.
         completion: Tokens of a completion, T.
         prompts: Prompts a step, B.
@@ -72,7 +72,7 @@ def bench(
     """
     if min(prompt, completion, prompts, group) < 1 or steps <= WARM_UP:
         raise InputError(f"bench: sizes must be at least 1 and --steps at least {WARM_UP + 1}")
-    run, source = open_model(path)
+    run, source, at = open_model(path)
     config = dataclasses.replace(run.config.model(source.model), compute_dtype="float32")
     model = build_model(config, run.tokenizer.vocab_size)
     rollout = RolloutConfig(
@@ -90,7 +90,7 @@ def bench(
     program = dataclasses.replace(
         program, mask=dataclasses.replace(program.mask, forbidden_ids=stops, end_of_think_id=None)
     )
-    params = dataclasses.replace(run, mesh=mesh).load_params(source)
+    params = dataclasses.replace(run, mesh=mesh).load_params(source, at)
     batches = [_random_batch(program, model.vocab_size, seed) for seed in range(steps)]
     parts = _time_parts(program, params, batches[:3])
     state = init_state(params, optimizer, 0)

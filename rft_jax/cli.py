@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rft_jax.config import Config, apply_overrides
-from rft_jax.errors import InputError
+from rft_jax.errors import InputError, Interrupted, RunFailed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"rft {options.command}: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"rft {options.command}: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"rft {options.command}: {error}; start the same command to go on", file=sys.stderr)
+        return error.status
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

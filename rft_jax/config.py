@@ -122,6 +122,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # verl, TRL
+    max_skipped: int = 5  # updates in a row without a finite gradient that end the run
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,7 @@ class ReinforceStage:
     optimizer: OptimizerConfig = OptimizerConfig()
     eval_interval: int = 10  # steps between evaluations on `data.valid`; 0: never
     eval_samples: int = 1  # samples per validation item
+    patience: int = 0  # evaluations without a better validation reward that end it; 0: never
     checkpoint_interval: int = 20
     samples_interval: int = 10  # steps between dumps of the step's samples
     host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts
@@ -233,6 +235,8 @@ class Config:
     tokenizer: TokenizerConfig = TokenizerConfig()
     models: tuple[ModelConfig, ...] = (ModelConfig(),)
     mesh: MeshConfig = MeshConfig()
+    tensorboard: bool = True  # event files beside the metrics
+    wandb_project: str = ""  # of Weights & Biases; empty: off
     stages: tuple[Stage, ...] = field(default_factory=lambda: (SupervisedStage(), ReinforceStage()))
 
     def model(self, name: str) -> ModelConfig:
@@ -319,6 +323,7 @@ def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> N
         raise InputError(f"{place}: b1 and b2 must lie in [0, 1) and eps be above 0")
     if not optimizer.weight_decay >= 0:
         raise InputError(f"{place}.weight_decay: must be 0 or more")
+    _positive(place, optimizer, "max_skipped")
     if not 0 <= optimizer.warmup_steps < steps:
         raise InputError(
             f"{place}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
@@ -351,8 +356,8 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
         )
     _validate_loss(f"{place}.policy_loss", loss)
     _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
-    if stage.eval_interval < 0:
-        raise InputError(f"{place}.eval_interval: must be 0 (never) or more")
+    if stage.eval_interval < 0 or stage.patience < 0:
+        raise InputError(f"{place}: eval_interval and patience must be 0 (never) or more")
     _divides(f"{place}.policy_loss", loss.micro_batches, stage.batch_size)
 
 

@@ -148,7 +148,7 @@ def evaluate_model(
     """Evaluates a run's model on a file of items, under its last reinforcement stage's settings.
 
     Args:
-        path: WORKDIR, or WORKDIR/STAGE.
+        path: As for `run.open_model`.
         data_file: JSON lines; None: the run's own validation file.
         samples: Per item.
         seed: Of the samples' noise.
@@ -159,7 +159,7 @@ def evaluate_model(
     Raises:
         InputError: if there is no such model, no grader or no file.
     """
-    run, stage = open_model(path)
+    run, stage, step = open_model(path)
     settings = _reinforcement(run, stage)
     files = run.config.data.materialise(data_directory(run.workdir))
     source = data_file or files.valid
@@ -169,7 +169,7 @@ def evaluate_model(
     program = make_program(
         run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
     )
-    params = run.load_params(stage)
+    params = run.load_params(stage, step)
     with run.grader.open_host() as host:
         evaluation = make_evaluator(program, host, items, samples, seed)(params)
     return source, summarise(evaluation)
@@ -187,7 +187,7 @@ def sample_model(
     """Samples answers to one user message.
 
     Args:
-        path: WORKDIR, or WORKDIR/STAGE.
+        path: As for `run.open_model`.
         max_tokens: Of a completion; None: as the run's reinforcement stage has it.
         temperature: 0 decodes greedily.
 
@@ -199,7 +199,7 @@ def sample_model(
     """
     if samples < 1 or temperature < 0 or (max_tokens is not None and max_tokens < 1):
         raise InputError("--n and --max-tokens must be at least 1, --temperature at least 0")
-    run, stage = open_model(path)
+    run, stage, step = open_model(path)
     model, tokenizer = run.model(stage), run.tokenizer
     config = next(
         (s.rollout for s in run.config.stages if isinstance(s, ReinforceStage)), RolloutConfig()
@@ -220,7 +220,7 @@ def sample_model(
         stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
         return rollout(model, copy, prompts, keys, mask, config, **stops)
 
-    output = jax.device_get(run_rollout(run.load_params(stage)))
+    output = jax.device_get(run_rollout(run.load_params(stage, step)))
     for g in range(samples):
         ids = output.tokens_BGT[0, g, : output.length_BG[0, g]].tolist()
         answer = slice(output.answer_start_BG[0, g], output.answer_end_BG[0, g])

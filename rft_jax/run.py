@@ -4,10 +4,14 @@ run = open_run(config, workdir)          # new, or the same configuration again
 run = reopen(workdir)                    # for evaluation and sampling
 """
 
+import contextlib
 import dataclasses
+import fcntl
+import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rft_jax import data
-from rft_jax.checkpoint import Checkpoints, abstract, latest_step
+from rft_jax.checkpoint import abstract, load_params, steps
 from rft_jax.config import (
     Config,
     DataConfig,
@@ -33,7 +37,7 @@ from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
 from rft_jax.graders import Grader, build_grader, load_grader
 from rft_jax.metrics import log
-from rft_jax.models import Model, Params, build_model
+from rft_jax.models import Model, Params, build_model, check_partition
 from rft_jax.parallel import LEARNER_RULES, check_batch, make_mesh, shardings
 from rft_jax.tokenizers import (
     SentencePieceTokenizer,
@@ -43,6 +47,7 @@ from rft_jax.tokenizers import (
 )
 
 TOKENIZER_FILE = "tokenizer.model"
+INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 
 
 @dataclass(frozen=True)
@@ -99,20 +104,23 @@ class Run:
         known = ", ".join(stage.name for stage in self.config.stages)
         raise InputError(f"{self.workdir}: there is no stage {name!r}; there are {known}")
 
-    def load_params(self, stage: Stage) -> Params:
-        """The weights at the end of a stage, or of its newest checkpoint.
+    def checkpoints(self, stage: Stage) -> Path:
+        """The folder of the stage's checkpoints."""
+        return self.directory(stage) / "checkpoints"
+
+    def load_params(self, stage: Stage, step: int | None = None) -> Params:
+        """The weights of a stage's checkpoint, by default its newest.
 
         Raises:
-            InputError: if the stage has no checkpoint yet.
+            InputError: if there is no such checkpoint, or it is damaged.
         """
-        directory = self.directory(stage) / "checkpoints"
-        if latest_step(directory) is None:
+        directory = self.checkpoints(stage)
+        if not (known := steps(directory)):
             raise InputError(f"{directory}: no checkpoint yet; let `rft train` write one first")
         model = self.model(stage)
         shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
         places = shardings(self.mesh, LEARNER_RULES, model.axes)
-        with Checkpoints(directory) as checkpoints:
-            return checkpoints.restore_params(checkpoints.latest(), abstract(shape, places))
+        return load_params(directory, known[-1] if step is None else step, abstract(shape, places))
 
     def load_init(self, stage: Stage) -> Params:
         """The weights that a stage starts from, of this run or of another one.
@@ -122,7 +130,7 @@ class Run:
         """
         if "/" not in stage.init:
             return self.load_params(self.stage(stage.init))
-        other, source = open_model(Path(stage.init))
+        other, source, step = open_model(Path(stage.init))
         ours, theirs = self.config.model(stage.model), other.config.model(source.model)
         if dataclasses.replace(theirs, name=ours.name) != ours:
             changed = "; ".join(differences(to_json(theirs), to_json(ours)))
@@ -134,12 +142,38 @@ class Run:
                 f"stages.{stage.name}.init: {stage.init} has another tokenizer; "
                 f"set --config.tokenizer.path={other.tokenizer_path}"
             )
-        return dataclasses.replace(other, mesh=self.mesh).load_params(source)
+        return dataclasses.replace(other, mesh=self.mesh).load_params(source, step)
 
     @property
     def tokenizer_path(self) -> Path:
         """The tokenizer's model file."""
         return Path(self.config.tokenizer.path or self.workdir / TOKENIZER_FILE)
+
+
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Holds a work directory for this process; on several hosts the first one holds it for all.
+
+    Raises:
+        InputError: another process has it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror}); use another --workdir"
+        ) from None
+    with lock:
+        if jax.process_index() == 0:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"{workdir}: another process is working in it; wait for it or use another "
+                    "--workdir"
+                ) from None
+        yield
 
 
 def data_directory(workdir: Path) -> Path:
@@ -165,14 +199,19 @@ def open_run(config: Config, workdir: Path) -> Run:
         _check_same(stored, config)
     grader = _grader(config)
     files = config.data.materialise(data_directory(workdir))
+    inputs = _input_sums(config, files)
+    _check_inputs(workdir / INPUTS_FILE, inputs)
     rows = {stage.name: _read(stage, files, grader) for stage in config.stages}
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
     tokenizer = _tokenizer(config, tokenizer_path, temporary, rows)
+    for model in config.models:
+        check_partition(build_model(model, tokenizer.vocab_size), mesh, LEARNER_RULES)
     encoded = {stage.name: _encode(stage, rows[stage.name], tokenizer) for stage in config.stages}
     if temporary.exists():
         os.replace(temporary, tokenizer_path)
     if not stored.exists():
+        _write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
         _write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     return Run(config, workdir, mesh, grader, tokenizer, encoded)
 
@@ -191,17 +230,32 @@ def reopen(workdir: Path) -> Run:
     return Run(config, workdir, make_mesh(config.mesh), _grader(config), tokenizer, {})
 
 
-def open_model(path: Path) -> tuple[Run, Stage]:
-    """The run and stage of a model: `WORKDIR/STAGE`, or `WORKDIR` for its last stage.
+class OpenModel(NamedTuple):
+    """A model of a run; `step` is None for the stage's newest checkpoint."""
+
+    run: Run
+    stage: Stage
+    step: int | None
+
+
+def open_model(path: Path) -> OpenModel:
+    """Finds a model.
+
+    Args:
+        path: `WORKDIR` for its last stage, `WORKDIR/STAGE`, or one checkpoint of a stage,
+            `WORKDIR/STAGE/checkpoints/STEP`.
 
     Raises:
         InputError: if there is no such run or stage.
     """
     if (path / "config.json").exists():
         run = reopen(path)
-        return run, run.config.stages[-1]
+        return OpenModel(run, run.config.stages[-1], None)
+    step = None
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        step, path = int(path.name), path.parent.parent
     run = reopen(path.parent)
-    return run, run.stage(path.name)
+    return OpenModel(run, run.stage(path.name), step)
 
 
 def read_prompt_data(run: Run, stage: ReinforceStage, path: str) -> PromptData:
@@ -223,12 +277,37 @@ def _read_config(stored: Path) -> dict[str, Any]:
 
 
 def _check_same(stored: Path, config: Config) -> None:
-    old, new = _read_config(stored), json.loads(json.dumps(to_json(config)))
+    old = to_json(from_json(_read_config(stored)))  # settings it lacks have their defaults
+    new = json.loads(json.dumps(to_json(config)))
     if changed := differences(old, new):
         raise InputError(
             f"{stored.parent}: the work directory belongs to another configuration "
             f"({'; '.join(changed)}); use another --workdir or the same settings"
         )
+
+
+def _input_sums(config: Config, files: DataConfig) -> dict[str, str]:
+    """The BLAKE2 sum of every file that the run reads, by its path."""
+    paths = [files.train, files.valid, files.supervised, config.tokenizer.path]
+    if isinstance(config.grader, str):
+        paths.append(config.grader)
+    sums = {}
+    for path in filter(None, paths):
+        if Path(path).is_file():
+            with Path(path).open("rb") as file:
+                sums[path] = hashlib.file_digest(file, "blake2b").hexdigest()
+    return sums
+
+
+def _check_inputs(stored: Path, inputs: dict[str, str]) -> None:
+    if not stored.exists():
+        return
+    for path, checksum in _read_config(stored).items():
+        if inputs.get(path) != checksum:
+            raise InputError(
+                f"{path}: has changed since the run in {stored.parent} began; put the file back as "
+                "it was, or use another --workdir"
+            )
 
 
 def _grader(config: Config) -> Grader | None:

@@ -245,6 +245,7 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
         "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
         "valid_share": grade.valid.mean(),
         "equal_reward_groups": (spread_B <= 0).mean(),
+        "tokens": completions.length_BG.sum(),
         "completion_tokens_mean": completions.length_BG.mean(),
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
         "truncated_share": 1 - completions.stopped_BG.mean(),

@@ -14,16 +14,31 @@ import jax
 import numpy as np
 
 from rft_jax import data
-from rft_jax.checkpoint import Checkpoints, abstract
-from rft_jax.config import Config, ReinforceStage, Stage, SupervisedStage
+from rft_jax.checkpoint import METRIC, Checkpoints, abstract
+from rft_jax.config import Config, ReinforceStage, Stage, SupervisedStage, to_json
+from rft_jax.errors import RunFailed
 from rft_jax.evaluate import make_batch, make_evaluator, summarise
 from rft_jax.graders import Items
 from rft_jax.host_step import make_host_step
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, state_shardings
 from rft_jax.learn.supervised import SupervisedBatch, make_supervised_step
-from rft_jax.metrics import MetricsFile, log, peak_memory_bytes, to_numbers
+from rft_jax.metrics import (
+    MetricsFile,
+    TensorBoardFile,
+    WandbRun,
+    Writer,
+    Writers,
+    import_wandb,
+    log,
+    peak_memory_bytes,
+    read_metrics,
+    to_numbers,
+)
 from rft_jax.parallel import batch_sharding, replicated
-from rft_jax.run import Run, open_run, take
+from rft_jax.progress import Progress
+from rft_jax.report import Reporter
+from rft_jax.run import Run, claim, open_run, take
+from rft_jax.signals import StopSignals
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
 
 
@@ -36,16 +51,21 @@ def train(config: Config, workdir: Path) -> None:
 
     Raises:
         InputError: before anything is compiled, for input that cannot work.
+        RunFailed: The run cannot go on.
+        Interrupted: By a signal, with everything saved.
     """
-    run = open_run(config, workdir)
-    for stage in config.stages:
-        if isinstance(stage, SupervisedStage):
-            _supervised(run, stage)
-        else:
-            _reinforce(run, stage)
+    if config.wandb_project:
+        import_wandb()
+    with claim(workdir), StopSignals() as stop:
+        run = open_run(config, workdir)
+        for stage in config.stages:
+            if isinstance(stage, SupervisedStage):
+                _supervised(run, stage, stop)
+            else:
+                _reinforce(run, stage, stop)
 
 
-def _supervised(run: Run, stage: SupervisedStage) -> None:
+def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
     items = run.data[stage.name].supervised
     model, optimizer = run.model(stage), make_optimizer(stage.optimizer, stage.steps)
     places = state_shardings(run.mesh, model, optimizer)
@@ -66,10 +86,10 @@ def _supervised(run: Run, stage: SupervisedStage) -> None:
         del k
         return _named(output)
 
-    _drive(run, stage, optimizer, places, step, batch_of, describe)
+    _drive(run, stage, stop, optimizer, places, step, batch_of, describe)
 
 
-def _reinforce(run: Run, stage: ReinforceStage) -> None:
+def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
     items = run.data[stage.name]
     model, optimizer = run.model(stage), make_optimizer(stage.optimizer, stage.steps)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
@@ -82,7 +102,10 @@ def _reinforce(run: Run, stage: ReinforceStage) -> None:
     def describe(output: StepOutput, k: int) -> dict[str, Any]:
         if k % stage.samples_interval == 0 or k == stage.steps:
             samples = jax.device_get(output.samples)
-            _write_samples(run, stage, k, batch_of(k - 1).prompt_id_B, samples)
+            try:
+                _write_samples(run, stage, k, batch_of(k - 1).prompt_id_B, samples)
+            except OSError as error:
+                log(f"warning: the samples of step {k} could not be written ({error})")
         return _named(output.metrics)
 
     with run.grader.open_host() as host:
@@ -94,12 +117,13 @@ def _reinforce(run: Run, stage: ReinforceStage) -> None:
         else:
             step = compile_step(program)
         places = train_shardings(program)
-        _drive(run, stage, optimizer, places, step, batch_of, describe, evaluator)
+        _drive(run, stage, stop, optimizer, places, step, batch_of, describe, evaluator)
 
 
 def _drive(
     run: Run,
     stage: Stage,
+    stop: StopSignals,
     optimizer: Any,
     places: TrainState,
     step: Callable,
@@ -110,6 +134,7 @@ def _drive(
     """The run loop of a stage.
 
     Args:
+        stop: Asked after every step.
         places: The state's shardings.
         step: Jitted (state, batch) -> (state, output), the state donated.
         batch_of: The k-th batch as NumPy arrays, k from 0.
@@ -118,44 +143,113 @@ def _drive(
     """
     directory = run.directory(stage)
     batch_place = batch_sharding(run.mesh)
-    with Checkpoints(directory / "checkpoints") as checkpoints:
+    with Checkpoints(run.checkpoints(stage)) as checkpoints:
         done = checkpoints.latest() or 0
-        if done >= stage.steps:
+        rewards = _validation_rewards(directory, done)
+        if done >= stage.steps or _stale(stage, rewards):
             return
         state = _start(run, stage, optimizer, places, checkpoints)
-        with MetricsFile(directory / "metrics.jsonl", done) as metrics:
-            clock = _Clock()
-
-            def record(row: dict[str, Any]) -> None:
-                timing = clock.lap(row.get("train_tokens")) | row.pop("timing", {})
-                row = {"stage": stage.name, **row, "timing": timing}
-                metrics.write(row)
-                _log_row(stage, row)
+        with _Record(run, stage, done) as record:
 
             def evaluate(params: Any) -> dict[str, Any]:
-                if evaluator is None:
-                    return {}
-                return {f"valid_{k}": v for k, v in summarise(evaluator(params)).items()}
+                found = {f"valid_{k}": v for k, v in summarise(evaluator(params)).items()}
+                rewards.append(found[METRIC])
+                return found
 
             if done == 0 and evaluator is not None:
                 record({"step": 0, **evaluate(state.params)})
             pending = None
-            with jax.transfer_guard("disallow"):
-                for k in range(done, stage.steps):
+            for k in range(done, stage.steps):
+                with jax.transfer_guard("disallow"):
                     state, output = step(state, jax.device_put(batch_of(k), batch_place))
                     if pending is not None:
                         record({"step": k, **describe(pending, k)})
-                    pending = output
-                    evaluates = _due(k + 1, stage, getattr(stage, "eval_interval", 0))
-                    saves = _due(k + 1, stage, stage.checkpoint_interval)
-                    if not (evaluates or saves):
-                        continue
-                    row = {"step": k + 1, **describe(pending, k + 1)}
-                    pending = None
-                    with jax.transfer_guard("allow"):  # a synchronising place
-                        record(row | (evaluate(state.params) if evaluates else {}))
-                        if saves:
-                            checkpoints.save(k + 1, state)
+                pending = output
+                evaluates = evaluator is not None and _due(k + 1, stage, stage.eval_interval)
+                ends = stop.requested(k + 1)
+                if not (evaluates or ends or _due(k + 1, stage, stage.checkpoint_interval)):
+                    continue
+                row = {"step": k + 1, **describe(pending, k + 1)}
+                pending = None
+                record(row | (evaluate(state.params) if evaluates else {}))
+                checkpoints.save(k + 1, state, rewards[-1] if evaluates else None)
+                if ends:
+                    checkpoints.wait()
+                    stop.leave()
+                if evaluates and _stale(stage, rewards):
+                    log(f"{stage.name}: no better validation reward in {stage.patience}; it ends")
+                    return
+        checkpoints.wait()
+        if checkpoints.latest() != stage.steps:
+            raise RunFailed(
+                f"{directory}: the last checkpoint could not be written; make room and start the "
+                "same command again"
+            )
+
+
+class _Record:
+    """Where a stage's metrics rows go: files, the terminal, the report; a context manager."""
+
+    def __init__(self, run: Run, stage: Stage, done: int):
+        directory = run.directory(stage)
+        writers: list[Writer] = [MetricsFile(directory / "metrics.jsonl", done)]
+        if run.config.tensorboard:
+            writers.append(TensorBoardFile(directory / "tensorboard", done))
+        if run.config.wandb_project:
+            settings = to_json(run.config)
+            writers.append(WandbRun(run.config.wandb_project, directory, run.config.name, settings))
+        self._stage = stage
+        self._writers = Writers(writers)
+        self._progress = Progress(stage.name, stage.steps, getattr(stage, "log_interval", 1))
+        self._report = Reporter(run.workdir)
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> "_Record":
+        self._writers.__enter__()
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+        self._writers.__exit__(*exception)
+        self._report.finish()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Takes a row with its step.
+
+        Raises:
+            RunFailed: if too many updates in a row were left out.
+        """
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        timing = {"seconds": round(seconds, 4), "peak_memory_bytes": peak_memory_bytes()}
+        if "train_tokens" in row:
+            timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / seconds, 1)
+        timing |= row.pop("timing", {})
+        row = to_numbers({"stage": self._stage.name, **row, "timing": timing})
+        self._writers.write(row)
+        self._progress.update(row)
+        if METRIC in row:
+            self._report.update()
+        skipped = row.get("train_skipped_updates", 0)
+        if skipped >= self._stage.optimizer.max_skipped:
+            raise RunFailed(
+                f"{self._stage.name}: the gradient was not finite in {skipped} steps in a row, up "
+                f"to step {row['step']}, and the weights are those before; look at the samples and "
+                "the metrics, lower the learning rate, and use another --workdir"
+            )
+
+
+def _validation_rewards(directory: Path, done: int) -> list[float]:
+    """The validation rewards up to a step, of a run that goes on."""
+    rows = read_metrics(directory / "metrics.jsonl")
+    return [row[METRIC] for row in rows if METRIC in row and row["step"] <= done]
+
+
+def _stale(stage: Stage, rewards: list[float]) -> bool:
+    """Whether the last `patience` validations were no better than those before."""
+    patience = getattr(stage, "patience", 0)
+    return 0 < patience < len(rewards) and max(rewards[-patience:]) <= max(rewards[:-patience])
 
 
 def _start(
@@ -196,29 +290,6 @@ def _due(k: int, stage: Stage, interval: int) -> bool:
     return bool(interval) and (k % interval == 0 or k == stage.steps)
 
 
-class _Clock:
-    """Seconds between metrics lines."""
-
-    def __init__(self):
-        self._last = time.perf_counter()
-
-    def lap(self, tokens: float | None) -> dict[str, Any]:
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        timing = {"seconds": round(seconds, 4), "peak_memory_bytes": peak_memory_bytes()}
-        return timing | ({"tokens_per_s": round(tokens / seconds, 1)} if tokens else {})
-
-
-def _log_row(stage: Stage, row: dict[str, Any]) -> None:
-    """One line of progress for a metrics line, thinned out for supervised stages."""
-    k = row["step"]
-    if isinstance(stage, SupervisedStage) and k % stage.log_interval and k != stage.steps:
-        return
-    shown = ["train_loss", "train_reward_mean", "valid_reward_mean", "valid_top1", "train_entropy"]
-    values = "  ".join(f"{name} {row[name]:.4f}" for name in shown if row.get(name) is not None)
-    log(f"{stage.name} {k}/{stage.steps}  {values}  {row['timing']['seconds']:.2f} s")
-
-
 def _write_samples(
     run: Run, stage: ReinforceStage, k: int, prompt_id_B: np.ndarray, samples: Samples
 ) -> None:
@@ -249,4 +320,4 @@ def _write_samples(
         lines.append(json.dumps(line, ensure_ascii=False))
     directory = run.directory(stage) / "samples"
     directory.mkdir(exist_ok=True)
-    (directory / f"step_{k:06d}.jsonl").write_text("\n".join(lines) + "\n")
+    (directory / f"step_{k:06d}.jsonl").write_text("\n".join(lines) + "\n", errors="replace")

@@ -19,6 +19,11 @@ def claims(tmp_path):
     return Path(shutil.copytree(CLAIMS, tmp_path / "claims"))
 
 
+def files(workdir):
+    """All but the lock."""
+    return sorted(path for path in workdir.rglob("*") if path.name != ".lock")
+
+
 @pytest.fixture
 def refuse(tmp_path, capsys, monkeypatch):
     """Runs `rft train`, which must refuse; returns its sentence."""
@@ -26,13 +31,13 @@ def refuse(tmp_path, capsys, monkeypatch):
     def run(*settings, experiment=EXPERIMENT):
         monkeypatch.setattr("jax.jit", no_compilation)
         workdir = tmp_path / "run"
-        before = sorted(workdir.rglob("*"))
+        before = files(workdir)
         status = cli.main(["train", "--config", experiment, "--workdir", str(workdir), *settings])
         captured = capsys.readouterr()
         assert status == 2 and captured.out == ""
         *progress, sentence = captured.err.splitlines()
         assert sentence.startswith("rft train: ") and "Traceback" not in captured.err
-        assert not (workdir / "config.json").exists() or sorted(workdir.rglob("*")) == before
+        assert not (workdir / "config.json").exists() or files(workdir) == before
         return sentence
 
     return run

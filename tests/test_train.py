@@ -45,8 +45,8 @@ def finished(config, tmp_path_factory):
 
 
 def weights(workdir):
-    run, stage = open_model(workdir)
-    return jax.device_get(run.load_params(stage))
+    run, stage, step = open_model(workdir)
+    return jax.device_get(run.load_params(stage, step))
 
 
 def rows(workdir, stage):

@@ -26,6 +26,7 @@ class TrainState(NamedTuple):
     step: Array  # int32, steps done in this stage
     cursor: Array  # int32, items consumed in this stage
     seed: Array  # uint32, of the run
+    skipped: Array  # int32, updates in a row that were left out, the gradient not being finite
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -68,6 +69,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         cursor=jnp.zeros((), jnp.int32),
         seed=jnp.asarray(seed, jnp.uint32),
+        skipped=jnp.zeros((), jnp.int32),
     )
 
 
@@ -94,12 +96,25 @@ def state_shardings(
         step=whole,
         cursor=whole,
         seed=whole,
+        skipped=whole,
     )
 
 
 def apply_gradient(
     optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
-) -> TrainState:
-    """One optimiser step; counters stay."""
+) -> tuple[TrainState, dict[str, Array]]:
+    """One optimiser step, left out where the gradient is not finite; step and cursor stay.
+
+    Returns:
+        The state, and as metrics the gradient's norm before clipping and `TrainState.skipped`.
+    """
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+    updated = optax.apply_updates(state.params, updates), opt_state
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
+    )
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+    state = state._replace(params=params, opt_state=opt_state, skipped=skipped)
+    return state, {"gradient_norm": norm, "skipped_updates": skipped}

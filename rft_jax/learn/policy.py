@@ -113,10 +113,9 @@ def policy_update(
             example = example._replace(old_BGT=tokens.logprobs)
             gap_BGT = jnp.abs(tokens.logprobs - completions.logprobs_BGT)
             metrics["logprob_gap"] = _mean(gap_BGT, mask_BGT)
-        state = apply_gradient(optimizer, state, gradient)
-        metrics |= {
+        state, norms = apply_gradient(optimizer, state, gradient)
+        metrics |= norms | {
             "loss": value,
-            "gradient_norm": optax.tree.norm(gradient),
             "entropy": _mean(tokens.entropy, mask_BGT),
             "kl": _mean(tokens.kl, mask_BGT),
             "clip_fraction_high": _mean(tokens.clips.clipped_high, mask_BGT),

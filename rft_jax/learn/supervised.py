@@ -64,11 +64,10 @@ def make_supervised_step(
         metrics = {
             "loss": value,
             "mean_token_accuracy": correct_BC.sum() / tokens,
-            "gradient_norm": optax.tree.norm(gradient),
             "tokens": tokens,
         }
-        state = apply_gradient(optimizer, state, gradient)
+        state, norms = apply_gradient(optimizer, state, gradient)
         rows = batch.tokens_BT.shape[0]
-        return state._replace(step=state.step + 1, cursor=state.cursor + rows), metrics
+        return state._replace(step=state.step + 1, cursor=state.cursor + rows), metrics | norms
 
     return step

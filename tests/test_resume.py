@@ -1,0 +1,239 @@
+"""A run survives what happens to processes, disks and files."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rft_jax import cli
+from rft_jax.config import apply_overrides
+from rft_jax.errors import InputError, Interrupted, RunFailed
+from rft_jax.metrics import MetricsFile, read_metrics
+from rft_jax.run import claim, open_model
+from rft_jax.train import train
+
+EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
+SMALL = {
+    "models.policy.layers": "1",
+    "models.policy.width": "32",
+    "tensorboard": "False",
+    "stages.sft.steps": "8",
+    "stages.sft.optimizer.warmup_steps": "2",
+    "stages.sft.checkpoint_interval": "1",
+    "stages.rft.steps": "4",
+    "stages.rft.optimizer.warmup_steps": "1",
+    "stages.rft.batch_size": "8",
+    "stages.rft.checkpoint_interval": "1",
+    "stages.rft.eval_interval": "2",
+    "stages.rft.eval_samples": "1",
+    "stages.rft.samples_interval": "2",
+    "stages.rft.rollout.group_size": "2",
+    "stages.rft.rollout.completion_tokens": "40",
+}
+
+
+def settings(**more):
+    return SMALL | {name.replace("__", "."): value for name, value in more.items()}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return apply_overrides(cli.load_config(EXPERIMENT, {}), SMALL)
+
+
+def contents(workdir):
+    """Metrics without wall-clock fields, samples and final weights."""
+    rows = [
+        {key: value for key, value in row.items() if key != "timing"}
+        for stage in ("sft", "rft")
+        for row in read_metrics(workdir / stage / "metrics.jsonl")
+    ]
+    samples = {p.name: p.read_text() for p in sorted((workdir / "rft" / "samples").iterdir())}
+    run, stage, step = open_model(workdir)
+    return rows, samples, jax.device_get(run.load_params(stage, step))
+
+
+def assert_same(workdir, other):
+    ours, theirs = contents(workdir), contents(other)
+    assert ours[:2] == theirs[:2]
+    jax.tree.map(np.testing.assert_array_equal, ours[2], theirs[2])
+
+
+def command(workdir, **more):
+    flags = [f"--config.{name}={value}" for name, value in settings(**more).items()]
+    return [sys.executable, "-m", "rft_jax.cli", "train", "--config", EXPERIMENT] + [
+        "--workdir", str(workdir), *flags
+    ]  # fmt: skip
+
+
+def environment(cache):
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+
+
+def size(workdir):
+    """Grows with whatever the run writes."""
+    total = 0
+    for path in workdir.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    """The process is killed while it starts, compiles, steps, evaluates and saves."""
+    more = {"stages__sft__steps": "30", "stages__rft__steps": "16"}
+    env, choose = environment(tmp_path / "cache"), random.Random(0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, **more), env=env, check=True, capture_output=True)
+    kills = 0
+    while kills < 20:
+        process = subprocess.Popen(
+            command(killed, **more), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        before, limit = size(killed), choose.uniform(0, 60_000)
+        late = time.monotonic() + choose.uniform(5, 40)
+        while process.poll() is None and time.monotonic() < late:
+            if abs(size(killed) - before) > limit:
+                break
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        elif process.returncode == 0:
+            break
+        process.wait()
+    subprocess.run(command(killed, **more), env=env, check=True, capture_output=True)
+    assert kills == 20
+    assert_same(killed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_in_good_order(tmp_path, number):
+    env = environment(tmp_path / "cache")
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(workdir, stages__sft__steps="100000", stages__sft__checkpoint_interval="50000"),
+        env=env, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = workdir / "sft" / "metrics.jsonl"
+    while not metrics.exists() or len(read_metrics(metrics)) < 5:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    error = process.communicate()[1]
+    assert process.returncode == 128 + number
+    assert f"ended by {number.name}, all saved" in error and "Traceback" not in error
+    last = read_metrics(metrics)[-1]["step"]
+    assert [int(p.name) for p in (workdir / "sft" / "checkpoints").iterdir()] == [last]
+
+
+def test_a_run_that_was_asked_to_end_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    train(config, whole)
+    write = MetricsFile.write
+
+    def interrupt(self, row):
+        write(self, row)
+        if row["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "write", interrupt)
+        for _ in range(2):  # in either stage
+            with pytest.raises(Interrupted) as caught:
+                train(config, ended)
+            assert caught.value.status == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    train(config, ended)
+    assert_same(ended, whole)
+
+
+def test_a_work_directory_has_one_process(config, tmp_path):
+    with claim(tmp_path), pytest.raises(InputError, match="another process is working in it"):
+        train(config, tmp_path)
+
+
+def test_a_file_that_changed_since_the_run_began_is_named(config, tmp_path):
+    data = tmp_path / "train.jsonl"
+    data.write_text(Path(config.data.train).read_text())
+    config = apply_overrides(config, {"data.train": str(data), "stages.rft.steps": "2"})
+    train(config, tmp_path / "run")
+    data.write_text(data.read_text().replace("days", "weeks"))
+    with pytest.raises(InputError, match=r"train\.jsonl: has changed since the run"):
+        train(config, tmp_path / "run")
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, tmp_path, capsys):
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    train(config, whole)
+    train(config, damaged)
+    newest = damaged / "rft" / "checkpoints" / "4"
+    file = next(p for p in sorted(newest.glob("params/**/*")) if p.is_file())
+    file.write_bytes(file.read_bytes()[:-1])
+    assert cli.main(["eval", "--workdir", str(damaged)]) == 2
+    capsys.readouterr()
+    train(config, damaged)
+    error = capsys.readouterr().err
+    assert "going back to the checkpoint before" in error and "going on from step 3" in error
+    assert_same(damaged, whole)
+
+
+def test_updates_without_a_finite_gradient_are_skipped_and_end_the_run(config, tmp_path):
+    more = {"learning_rate": "1e30", "warmup_steps": "0", "max_skipped": "3"}
+    config = apply_overrides(config, {f"stages.sft.optimizer.{k}": v for k, v in more.items()})
+    with pytest.raises(RunFailed, match="not finite in 3 steps in a row, up to step 4"):
+        train(config, tmp_path)
+    rows = read_metrics(tmp_path / "sft" / "metrics.jsonl")
+    assert [row["train_skipped_updates"] for row in rows] == [0, 1, 2, 3]
+    assert rows[-1]["train_gradient_norm"] is None
+    run, stage, step = open_model(tmp_path / "sft")
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.load_params(stage, step)))
+
+
+def test_training_ends_early_without_progress(config, tmp_path):
+    more = {"stages.rft.steps": "40", "stages.rft.patience": "1", "stages.rft.eval_interval": "1"}
+    more |= {"stages.rft.optimizer.learning_rate": "1e-12"}  # nothing can get better
+    config = apply_overrides(config, more)
+    train(config, tmp_path)
+    last = read_metrics(tmp_path / "rft" / "metrics.jsonl")[-1]["step"]
+    assert last == 1
+    train(config, tmp_path)  # and stays ended
+    assert read_metrics(tmp_path / "rft" / "metrics.jsonl")[-1]["step"] == 1
+
+
+def test_a_metrics_file_survives_a_line_cut_by_a_full_disk(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path, 0) as metrics:
+        metrics.write({"step": 1})
+        real, metrics._file = metrics._file, FullDisk(metrics._file)
+        with pytest.raises(OSError, match="No space"):
+            metrics.write({"step": 2, "loss": 1.0})
+        metrics._file = real
+        metrics.write({"step": 3})
+    assert [row["step"] for row in read_metrics(path)] == [1, 3]
+    assert json.loads(path.read_text().splitlines()[-1]) == {"step": 3}
+
+
+class FullDisk:
+    """A file that takes a few bytes more and then no others."""
+
+    def __init__(self, file):
+        self._file, self._room = file, 5
+
+    def write(self, data):
+        if not self._room:
+            raise OSError(28, "No space left on device")
+        count, self._room = self._room, 0
+        return self._file.write(data[:count])
