@@ -1,0 +1,277 @@
+"""Asking a model to judge, at any server that speaks OpenAI's chat completions.
+
+The server is `base_url` of the grader's JSON, else the environment variable OPENAI_BASE_URL, else
+OpenAI's own. Its key is in the variable that `api_key_env` names: OPENAI_API_KEY by default, none
+if the JSON has a `base_url`, so that a grader of somebody else's cannot send for one's key.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from rft_jax.errors import InputError
+from rft_jax.graders.fields import Fields
+from rft_jax.graders.host.client import Client, ServiceError
+from rft_jax.graders.host.options import HostOptions
+from rft_jax.graders.host.payload import finite_number
+from rft_jax.graders.host.service import (
+    ServiceSession,
+    is_web_address,
+    open_service,
+    web_address,
+)
+from rft_jax.graders.template import Template, render_on_host
+from rft_jax.graders.types import HostSample, HostScore, HostView, Items
+
+FIELDS = ("model", "input", "sampling_params", "base_url", "api_key_env")
+TIMEOUT_S = 600.0
+_OPENAI = "https://api.openai.com/v1"
+_ROLES = ("system", "developer", "user", "assistant")
+_TEXT_PARTS = ("input_text", "output_text", "text")
+# OpenAI's names, a misspelt one among them, and those that servers know them by.
+_SAMPLING = {
+    "seed": "seed",
+    "top_p": "top_p",
+    "temperature": "temperature",
+    "max_completions_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_completion_tokens",
+    "reasoning_effort": "reasoning_effort",
+}
+_SHOWN = 300  # characters of an answer that a message shows
+
+Message = tuple[str, tuple[Template, ...]]  # role, and the parts of the content
+
+
+class NoVerdict(Exception):
+    """A judge answered, but gave no verdict.
+
+    Attributes:
+        error: The name in `types.ERRORS`.
+    """
+
+    def __init__(self, error: str, message: str):
+        super().__init__(message)
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model and what it is asked.
+
+    Attributes:
+        model: As the server calls it.
+        messages: The prompt.
+        sampling: Parameters by the server's names.
+        base_url: Of the server; empty for the environment's.
+        api_key_env: The environment variable with the key; empty for none.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: tuple[tuple[str, Any], ...]
+    base_url: str
+    api_key_env: str
+
+    @classmethod
+    def parse(cls, fields: Fields) -> "Judge":
+        """Reads the fields `FIELDS`.
+
+        Raises:
+            InputError: naming the path inside the JSON.
+        """
+        base_url = web_address(fields, "base_url") if "base_url" in fields.values else ""
+        api_key_env = "" if base_url else "OPENAI_API_KEY"
+        if "api_key_env" in fields.values:
+            api_key_env = fields.string("api_key_env")
+        return cls(
+            fields.string("model"), _messages(fields), _sampling(fields), base_url, api_key_env
+        )
+
+    def check(self, items: Items) -> None:
+        """See `HostGraderType.check`."""
+        for template in self._templates():
+            template.encode(items)
+
+    def open(
+        self,
+        name: str,
+        result: Mapping[str, Any],
+        read: Callable[[Any], float | None],
+        options: HostOptions,
+    ) -> AbstractContextManager[ServiceSession]:
+        """Opens the grader that the judge is for.
+
+        Args:
+            name: The grader's.
+            result: JSON schema of the verdict.
+            read: From the verdict to a score; None says that it is not one.
+            options: See `HostOptions`.
+
+        Raises:
+            InputError: the environment lacks the key.
+        """
+
+        def ask(client: Client, sample: HostSample, items: Items, n: int) -> HostScore:
+            began = time.monotonic()
+            score, usage, message = 0.0, {}, ""
+            texts, errors = render_on_host(HostView(sample), self._templates(), items, n)
+            if not errors:
+                try:
+                    answer = client.post(self._request(texts, result))
+                    usage = answer.get("usage")
+                    score = _read(answer, read)
+                except ServiceError as error:
+                    errors, message = frozenset({"model_grader_server_error"}), str(error)
+                except NoVerdict as error:
+                    errors, message = frozenset({error.error}), str(error)
+            usage = usage if isinstance(usage, dict) else {}
+            details = {
+                f"{name}/seconds": time.monotonic() - began,
+                f"{name}/prompt_tokens": _count(usage.get("prompt_tokens")),
+                f"{name}/completion_tokens": _count(usage.get("completion_tokens")),
+            }
+            return HostScore(score, errors, details, message)
+
+        url, headers = self._server(name)
+        return open_service(
+            ask, Client(url, headers, options.requests, TIMEOUT_S), options.requests
+        )
+
+    def _templates(self) -> list[Template]:
+        return [template for _, parts in self.messages for template in parts]
+
+    def _server(self, name: str) -> tuple[str, dict[str, str]]:
+        """The address to post to, and the headers that let one in."""
+        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+        if not is_web_address(base_url):
+            raise InputError(
+                f"{name}: OPENAI_BASE_URL is {base_url!r}, which is no web address; write "
+                "https://host/v1"
+            )
+        key = os.environ.get(self.api_key_env) if self.api_key_env else None
+        if not key and (base_url == _OPENAI or (self.base_url and self.api_key_env)):
+            raise InputError(
+                f"{name}: the judge at {base_url} needs a key; set {self.api_key_env}, or for a "
+                "server of your own OPENAI_BASE_URL"
+            )
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return base_url.rstrip("/") + "/chat/completions", headers
+
+    def _request(self, texts: tuple[str, ...], result: Mapping[str, Any]) -> bytes:
+        rest = iter(texts)
+        messages = [
+            {"role": role, "content": "\n".join(next(rest) for _ in parts)}
+            for role, parts in self.messages
+        ]
+        step = _object(description={"type": "string"}, conclusion={"type": "string"})
+        schema = _object(steps={"type": "array", "items": step}, result=result)
+        format = {"name": "verdict", "strict": True, "schema": schema}
+        return json.dumps(
+            {
+                "model": self.model,
+                "messages": messages,
+                **dict(self.sampling),
+                "response_format": {"type": "json_schema", "json_schema": format},
+            }
+        ).encode()
+
+
+def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON schema of an object with these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [*properties],
+        "additionalProperties": False,
+    }
+
+
+def _read(answer: Mapping[str, Any], read: Callable[[Any], float | None]) -> float:
+    """The score that a chat completion comes to.
+
+    A server without structured output may answer with the bare verdict.
+
+    Raises:
+        ServiceError: it is no chat completion.
+        NoVerdict: the judge refuses, or says something else.
+    """
+    try:
+        choice = answer["choices"][0]
+        message, reason = choice["message"], choice.get("finish_reason")
+        refusal, content = message.get("refusal"), message.get("content")
+    except (LookupError, TypeError, AttributeError):
+        shown = json.dumps(answer)[:_SHOWN]
+        raise ServiceError(f"the answer is no chat completion: {shown}") from None
+    if refusal or reason == "content_filter":
+        shown = str(refusal or reason)[:_SHOWN]
+        raise NoVerdict("model_grader_refusal_error", f"the judge refuses: {shown}")
+    try:
+        verdict = json.loads(content)
+    except (TypeError, ValueError, RecursionError):
+        verdict = content.strip() if isinstance(content, str) else None
+    if isinstance(verdict, dict):
+        verdict = verdict.get("result")
+    score = read(verdict)
+    if score is None:
+        shown = f"{str(content)[:_SHOWN]!r} (finish_reason {reason})"
+        raise NoVerdict("model_grader_parse_error", f"the judge's answer has no verdict: {shown}")
+    return score
+
+
+def _count(value: Any) -> float:
+    return finite_number(value) or 0.0
+
+
+def _messages(fields: Fields) -> tuple[Message, ...]:
+    messages = fields.values.get("input")
+    if not isinstance(messages, list) or not messages:
+        raise fields.error(
+            "input", 'must be a list of messages such as {"role": "user", "content": "..."}'
+        )
+    return tuple(_message(fields, f"input[{i}]", message) for i, message in enumerate(messages))
+
+
+def _message(fields: Fields, path: str, message: Any) -> Message:
+    if not isinstance(message, dict):
+        raise fields.error(path, 'must be an object with "role" and "content"; correct it')
+    inside = fields.inside(path, message)
+    role = inside.choice("role", _ROLES)
+    content = message.get("content")
+    if isinstance(content, dict):
+        return role, (_text_part(inside, "content", content),)
+    if isinstance(content, list) and content:
+        parts = (_text_part(inside, f"content[{i}]", part) for i, part in enumerate(content))
+        return role, tuple(parts)
+    return role, (inside.template("content"),)
+
+
+def _text_part(fields: Fields, path: str, part: Any) -> Template:
+    if isinstance(part, str):
+        part = {"type": "input_text", "text": part}
+    if not isinstance(part, dict):
+        raise fields.error(path, "must be a text or an object with one; correct it")
+    inside = fields.inside(path, part)
+    if part.get("type") not in _TEXT_PARTS:
+        raise inside.error("type", "only text can be judged; use input_text")
+    return inside.template("text")
+
+
+def _sampling(fields: Fields) -> tuple[tuple[str, Any], ...]:
+    params = fields.values.get("sampling_params", {})
+    if not isinstance(params, dict):
+        raise fields.error("sampling_params", "must be an object; correct it")
+    for key, value in params.items():
+        if key not in _SAMPLING:
+            known = ", ".join(_SAMPLING)
+            raise fields.error(f"sampling_params.{key}", f"unknown; remove it (known: {known})")
+        if key == "reasoning_effort":
+            usable = value is None or isinstance(value, str)
+        else:
+            usable = value is None or finite_number(value) is not None
+        if not usable:
+            raise fields.error(f"sampling_params.{key}", f"{value!r} cannot be used; correct it")
+    return tuple((_SAMPLING[key], value) for key, value in params.items() if value is not None)

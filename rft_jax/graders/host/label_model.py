@@ -1,0 +1,57 @@
+"""`label_model`: a model puts a label on the answer; 1 if it is one of those that pass, else 0.
+
+    {"type": "label_model", "model": "gpt-4.1-mini", "labels": ["polite", "rude"],
+     "passing_labels": ["polite"],
+     "input": [{"role": "user", "content": "Polite or rude? {{ sample.output_text }}"}]}
+
+See `judge` for where the model is.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from rft_jax.graders.fields import Fields
+from rft_jax.graders.host.judge import FIELDS, Judge
+from rft_jax.graders.host.options import DEFAULTS, HostOptions
+from rft_jax.graders.host.service import ServiceSession
+from rft_jax.graders.types import Items
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """A validated `label_model`."""
+
+    name: str
+    judge: Judge
+    labels: tuple[str, ...]
+    passing_labels: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, name: str, fields: Fields) -> "LabelModel":
+        """See `HostGraderType.parse`."""
+        fields.only(*FIELDS, "labels", "passing_labels")
+        labels, passing = _texts(fields, "labels"), _texts(fields, "passing_labels")
+        for label in passing:
+            if label not in labels:
+                raise fields.error("passing_labels", f"{label!r} is none of the labels; add it")
+        return cls(name, Judge.parse(fields), labels, passing)
+
+    def check(self, items: Items) -> None:
+        """See `HostGraderType.check`."""
+        self.judge.check(items)
+
+    def open(self, options: HostOptions = DEFAULTS) -> AbstractContextManager[ServiceSession]:
+        """See `HostGraderType.open`."""
+        result = {"type": "string", "enum": list(self.labels)}
+        return self.judge.open(self.name, result, self._read, options)
+
+    def _read(self, verdict: Any) -> float | None:
+        return float(verdict in self.passing_labels) if verdict in self.labels else None
+
+
+def _texts(fields: Fields, key: str) -> tuple[str, ...]:
+    texts = fields.values.get(key)
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        raise fields.error(key, 'must be a list of strings with at least one, such as ["good"]')
+    return tuple(texts)

@@ -1,0 +1,49 @@
+"""`score_model`: a model reads the answer and gives it a number.
+
+    {"type": "score_model", "model": "gpt-4.1-mini", "range": [0, 1],
+     "input": [{"role": "user", "content": "Rate from 0 to 1: {{ sample.output_text }}"}]}
+
+The number is clipped to `range`. See `judge` for where the model is.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from rft_jax.graders.fields import Fields
+from rft_jax.graders.host.judge import FIELDS, Judge
+from rft_jax.graders.host.options import DEFAULTS, HostOptions
+from rft_jax.graders.host.payload import finite_number
+from rft_jax.graders.host.service import ServiceSession
+from rft_jax.graders.types import Items
+
+
+@dataclass(frozen=True)
+class ScoreModel:
+    """A validated `score_model`; scores are from low to high."""
+
+    name: str
+    judge: Judge
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, name: str, fields: Fields) -> "ScoreModel":
+        """See `HostGraderType.parse`."""
+        fields.only(*FIELDS, "range")
+        bounds = fields.numbers("range", (0.0, 1.0))
+        if len(bounds) != 2 or bounds[0] >= bounds[1]:
+            raise fields.error("range", "must be the lowest and the highest score, such as [0, 1]")
+        return cls(name, Judge.parse(fields), *bounds)
+
+    def check(self, items: Items) -> None:
+        """See `HostGraderType.check`."""
+        self.judge.check(items)
+
+    def open(self, options: HostOptions = DEFAULTS) -> AbstractContextManager[ServiceSession]:
+        """See `HostGraderType.open`."""
+        return self.judge.open(self.name, {"type": "number"}, self._read, options)
+
+    def _read(self, verdict: Any) -> float | None:
+        number = finite_number(verdict)
+        return None if number is None else min(max(number, self.low), self.high)
