@@ -70,8 +70,11 @@ def bench(
         Seconds of a step and of its parts run apart, completions and completion tokens per second,
         and the peak memory.
     """
-    if min(prompt, completion, prompts, group) < 1 or steps <= WARM_UP:
-        raise InputError(f"bench: sizes must be at least 1 and --steps at least {WARM_UP + 1}")
+    if min(prompt, prompts) < 1 or min(completion, group) < 2 or steps <= WARM_UP:
+        raise InputError(
+            "bench: --prompt and --prompts must be at least 1, --completion and --group 2, --steps "
+            f"{WARM_UP + 1}"
+        )
     run, source, at = open_model(path)
     config = dataclasses.replace(run.config.model(source.model), compute_dtype="float32")
     model = build_model(config, run.tokenizer.vocab_size)

@@ -61,11 +61,6 @@ class Checkpoints:
         """The newest checkpoint's step."""
         return self._manager.latest_step()
 
-    def best(self) -> int | None:
-        """The step of the highest validation reward, if there was a validation."""
-        with_metrics = [step for step in self._manager.all_steps() if self._manager.metrics(step)]
-        return self._manager.best_step() if with_metrics else None
-
     def wait(self) -> None:
         """Waits until the last save is done; if it failed, that is told."""
         try:
@@ -142,7 +137,7 @@ def load_params(directory: Path, step: int, like: Params) -> Params:
         InputError: if there is no such checkpoint, or it is damaged.
     """
     folder = directory / str(step)
-    if problem := _problem(folder):
+    if problem := _problem(folder, "params/"):
         raise InputError(f"{folder}: {problem}; use another checkpoint of {directory}")
     return ocp.StandardCheckpointer().restore((folder / "params").resolve(), like)
 
@@ -152,6 +147,16 @@ def steps(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def best_step(directory: Path) -> int | None:
+    """The step of the highest validation reward, of several the last; None without a validation."""
+    found = []
+    for step in steps(directory):
+        metrics = directory / str(step) / "metrics" / "metrics"
+        if metrics.is_file():
+            found.append((_metric(json.loads(metrics.read_text())), step))
+    return max(found)[1] if found else None
 
 
 def abstract(shape: Any, sharding: Any) -> Any:
@@ -184,28 +189,28 @@ def _set_damaged_aside(directory: Path) -> None:
         folder.rename(target)
 
 
-def _problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, for people."""
+def _problem(folder: Path, part: str = "") -> str | None:
+    """What is wrong with a checkpoint, or a part of it, for people."""
     if not folder.is_dir():
         return "there is no such checkpoint"
     try:
         expected = json.loads((folder / CHECKSUMS).read_text())
     except (OSError, ValueError):
         return "it has no checksums"
-    found = _checksums(folder)
+    found = _checksums(folder, part)
     for name, checksum in expected.items():
-        if found.get(name) != checksum:
+        if name.startswith(part) and found.get(name) != checksum:
             return f"its file {name} is {'damaged' if name in found else 'missing'}"
     return None
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    """The BLAKE2 sum of every file of the items by its path.
+def _checksums(folder: Path, part: str = "") -> dict[str, str]:
+    """The BLAKE2 sum of every file of the items, or one of them, by its path.
 
     Files of the folder itself are left out: what Orbax writes there last are times and the like.
     """
     sums = {}
-    for path in sorted(folder.glob("*/**/*")):
+    for path in sorted(folder.glob(f"{part or '*/'}**/*")):
         if path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,13 +55,22 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
     if spec is None:
         raise InputError(f"{path}: an experiment is a Python file; its name ends with .py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for `config.from_json` of data classes of its own
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{path}: an experiment file defines get_config(); this one does not")
+        config = module.get_config()
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
-    if not hasattr(module, "get_config"):
-        raise InputError(f"{path}: an experiment file defines get_config(); this one does not")
-    config = module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's file raises
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next(frame.lineno for frame in reversed(frames) if frame.filename == str(file))
+        raise InputError(
+            f"{path}: failed at line {line} ({type(error).__name__}: {error}); correct it"
+        ) from None
     if not isinstance(config, Config):
         raise InputError(f"{path}: get_config() must return a rft_jax.config.Config")
     return apply_overrides(config, overrides)
@@ -95,8 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, type=Path)
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("eval", help="grade a model's answers; metrics as JSON")
-    _add_model(evaluate)
+    evaluate = commands.add_parser(
+        "eval", help="grade models' answers; metrics as JSON, and of several their differences"
+    )
+    _add_model(evaluate, "append")
     evaluate.add_argument("--data", help="items as JSON lines; default: the run's validation file")
     evaluate.add_argument("--samples", type=int, default=1, help="samples per item")
     evaluate.add_argument("--seed", type=_seed, default=0)
@@ -146,10 +158,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, action: str = "store") -> None:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--workdir", type=Path, help="a run; its last stage's model")
-    place.add_argument("--model", type=Path, help="a run, or a stage of it: WORKDIR/STAGE")
+    place.add_argument(
+        "--model", type=Path, action=action,
+        help="a run, a stage WORKDIR/STAGE, or WORKDIR/STAGE/checkpoints/STEP (or best)",
+    )  # fmt: skip
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -159,11 +174,11 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from rft_jax.evaluate import evaluate_model
+    from rft_jax.evaluate import evaluate_models
 
-    path = options.workdir or options.model
-    source, summary = evaluate_model(path, options.data, options.samples, options.seed)
-    print(json.dumps({"model": str(path), "data": source, **summary}))
+    paths = [options.workdir] if options.workdir else options.model
+    for line in evaluate_models(paths, options.data, options.samples, options.seed):
+        print(json.dumps(line), flush=True)
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ An experiment file has `get_config() -> Config`; the command line changes single
 import ast
 import dataclasses
 import importlib
+import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -221,6 +223,7 @@ class ReinforceStage:
 
 
 Stage = SupervisedStage | ReinforceStage
+RESERVED = ("data",)  # what else has a folder in a work directory
 
 
 @dataclass(frozen=True)
@@ -250,8 +253,10 @@ def validate(config: Config) -> None:
     Raises:
         InputError: naming the setting and what to change.
     """
+    _check_types(config, "")
     _check_names("models", config.models)
     _check_names("stages", config.stages)
+    _positive("tokenizer", config.tokenizer, "training_texts")
     for model in config.models:
         _validate_model(model)
     earlier: dict[str, Stage] = {}
@@ -270,9 +275,25 @@ def validate(config: Config) -> None:
         if isinstance(stage, ReinforceStage):
             _validate_reinforce(place, stage)
         else:
-            _positive(place, stage, "row_tokens", "micro_batches", "logit_chunk")
+            _positive(place, stage, "row_tokens", "micro_batches", "logit_chunk", "log_interval")
             _divides(place, stage.micro_batches, stage.batch_size)
         earlier[stage.name] = stage
+
+
+def _check_types(node: Any, place: str) -> None:
+    """Every setting has its type, and numbers are finite."""
+    kinds = typing.get_type_hints(type(node))
+    for setting in dataclasses.fields(node):
+        value, kind = getattr(node, setting.name), kinds[setting.name]
+        where = f"{place}.{setting.name}".strip(".")
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if infinite or all(_convert(value, option) is _NO for option in _options(kind)):
+            raise InputError(f"{where}: {value!r} is not {_describe(kind)}")
+        if dataclasses.is_dataclass(value):
+            _check_types(value, where)
+        elif isinstance(value, tuple):
+            for member in filter(dataclasses.is_dataclass, value):
+                _check_types(member, f"{where}.{member.name}")
 
 
 def _check_names(place: str, things: tuple) -> None:
@@ -282,6 +303,10 @@ def _check_names(place: str, things: tuple) -> None:
     for name in names:
         if not name or "/" in name or "." in name:
             raise InputError(f"{place}: the name {name!r} must be non-empty, without '/' and '.'")
+        if place == "stages" and name in RESERVED:
+            raise InputError(
+                f"{place}: the name {name!r} is taken in a work directory; use another"
+            )
 
 
 def _positive(place: str, settings: Any, *names: str) -> None:
@@ -303,6 +328,9 @@ def _validate_model(model: ModelConfig) -> None:
     _positive(place, model, "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
     if model.heads % model.kv_heads:
         raise InputError(f"{place}.heads: {model.heads} is not a multiple of kv_heads")
+    for name in ("rope_theta", "norm_eps"):
+        if not getattr(model, name) > 0:
+            raise InputError(f"{place}.{name}: must be above 0, got {getattr(model, name)}")
     if model.head_dim % 2:
         raise InputError(f"{place}.head_dim: rotary positions need an even number")
     if not model.attention_pattern:
@@ -349,15 +377,19 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
             f"{where}.reasoning_effort: {rollout.thinking_tokens} thinking tokens leave no room "
             f"for an answer in completion_tokens={rollout.completion_tokens}; raise the latter"
         )
-    if loss.baseline in ("group", "batch", "leave_one_out") and rollout.group_size < 2:
+    if rollout.group_size < 2:
         raise InputError(
-            f"{where}.group_size: the baseline {loss.baseline!r} needs at least 2 samples per "
-            "prompt; raise it or set policy_loss.baseline=none"
+            f"{where}.group_size: the baseline {loss.baseline!r} compares the samples of a prompt; "
+            "use at least 2"
         )
+    if rollout.output_bytes < 4:
+        raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")
     _validate_loss(f"{place}.policy_loss", loss)
     _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
     if stage.eval_interval < 0 or stage.patience < 0:
         raise InputError(f"{place}: eval_interval and patience must be 0 (never) or more")
+    if stage.patience and not stage.eval_interval:
+        raise InputError(f"{place}.patience: needs evaluations; set eval_interval as well")
     _divides(f"{place}.policy_loss", loss.micro_batches, stage.batch_size)
 
 
@@ -436,8 +468,10 @@ def _convert(value: Any, kind: Any) -> Any:
         return value if value in typing.get_args(kind) else _NO
     if origin is tuple:
         items = value if isinstance(value, tuple | list) else (value,)
-        converted = tuple(_convert(item, typing.get_args(kind)[0]) for item in items)
-        return _NO if _NO in converted else converted
+        options = _options(typing.get_args(kind)[0])
+        found = [[_convert(item, option) for option in options] for item in items]
+        found = [[value for value in values if value is not _NO] for values in found]
+        return tuple(values[0] for values in found) if all(found) else _NO
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = origin or kind
@@ -476,6 +510,25 @@ def from_json(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(from_json(member) for member in value)
     return value
+
+
+def read_config(stored: Path) -> Config:
+    """The configuration of a work directory, from its `config.json`.
+
+    Raises:
+        InputError: it cannot be read, or was written by another version or an experiment file
+            whose data class cannot be imported.
+    """
+    try:
+        config = from_json(json.loads(stored.read_text()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise InputError(
+            f"{stored}: cannot be read as a run's configuration ({error}); use another --workdir, "
+            "and keep data classes of your own in a module that can be imported"
+        ) from None
+    if not isinstance(config, Config):
+        raise InputError(f"{stored}: is not a run's configuration; use another --workdir")
+    return config
 
 
 def differences(old: Any, new: Any, place: str = "") -> list[str]:

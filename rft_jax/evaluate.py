@@ -5,7 +5,9 @@ checkpoints, are compared on the same noise.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from rft_jax.host_step import make_host_sampler
 from rft_jax.models import Params
 from rft_jax.parallel import batch_parts, batch_sharding
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
-from rft_jax.run import PromptData, Run, data_directory, open_model, read_prompt_data, take
+from rft_jax.run import PromptData, Run, input_file, open_model, read_prompt_data, take
 from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
 
 TOP = (1, 5)  # top@k for graders that rank
@@ -37,6 +39,7 @@ class Evaluation(NamedTuple):
     errors: dict[str, np.ndarray]
     completion_tokens_MS: np.ndarray
     reasoning_tokens_MS: np.ndarray
+    truncated_MS: np.ndarray
     tokens_MST: np.ndarray  # of the completions
 
 
@@ -86,6 +89,7 @@ def make_evaluator(
                             output.grade.errors,
                             output.completed.rollout.length_BG,
                             output.completed.rollout.thinking_tokens_BG,
+                            ~output.completed.rollout.stopped_BG,
                             output.completed.rollout.tokens_BGT,
                         )
                     ),
@@ -103,35 +107,76 @@ def make_batch(items: PromptData, rows: np.ndarray, draws: np.ndarray) -> Batch:
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
-    """Means over items of means over valid samples; for ranking graders top@k and the like."""
+    """Means over the valid samples of all items; for ranking graders top@k and the like."""
     valid = evaluation.valid_MS
     count = max(int(valid.sum()), 1)
 
     def mean(values: np.ndarray) -> float:
         return float(np.where(valid, values, 0).sum() / count)
 
-    summary = {
+    scores = per_sample(evaluation)
+    means = {name: mean(values) for name, values in scores.items()}
+    errors = {f"errors/{name}": float(flag.mean()) for name, flag in evaluation.errors.items()}
+    return {
         "items": len(valid),
         "samples": valid.shape[1],
-        "reward_mean": mean(evaluation.reward_MS),
+        **means,
         "valid_share": float(valid.mean()),
+        "truncated_share": float(evaluation.truncated_MS.mean()),
         "completion_tokens_mean": float(evaluation.completion_tokens_MS.mean()),
         "reasoning_tokens_mean": float(evaluation.reasoning_tokens_MS.mean()),
+        **errors,
     }
-    summary |= {f"scores/{name}": mean(score) for name, score in evaluation.scores.items()}
-    summary |= {f"errors/{name}": float(f.mean()) for name, f in evaluation.errors.items()}
+
+
+def per_sample(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """What is averaged over samples, [M, S] by its name in the metrics."""
+    found = {"reward_mean": evaluation.reward_MS}
+    found |= {f"scores/{name}": score for name, score in evaluation.scores.items()}
     ranks = [name for name in evaluation.details if name.endswith("/rank")]
     if len(ranks) == 1:  # a ranking task
         node = ranks[0].removesuffix("/rank")
         rank = evaluation.details[ranks[0]]
-        summary |= {f"top{k}": mean((rank >= 1) & (rank <= k)) for k in TOP}
-        summary |= {
-            "top_max": mean(rank >= 1),
-            "mrr": mean(np.where(rank >= 1, 1 / np.maximum(rank, 1), 0)),
-            "malformed_rate": mean(evaluation.details[f"{node}/malformed"]),
-            "mean_list_length": mean(evaluation.details[f"{node}/list_length"]),
+        found |= {f"top{k}": (rank >= 1) & (rank <= k) for k in TOP}
+        found |= {
+            "top_max": rank >= 1,
+            "mrr": np.where(rank >= 1, 1 / np.maximum(rank, 1), 0),
+            "malformed_rate": evaluation.details[f"{node}/malformed"],
+            "mean_list_length": evaluation.details[f"{node}/list_length"],
         }
-    return summary
+    return found
+
+
+def paired_differences(
+    a: Evaluation, b: Evaluation, seed: int = 0, resamples: int = 10_000
+) -> dict[str, dict[str, float]]:
+    """How much more b has of everything than a, on the same items.
+
+    Items of which either model has no valid sample are left out.
+
+    Args:
+        seed: Of the bootstrap.
+        resamples: Of the items, with replacement.
+
+    Returns:
+        By metric the mean difference over items with its 95 % percentile interval, `low` to `high`.
+    """
+    kept = a.valid_MS.any(axis=1) & b.valid_MS.any(axis=1)
+    count = max(int(kept.sum()), 1)
+    draws = np.random.default_rng(seed).integers(0, count, (resamples, count))
+    theirs, found = per_sample(a), {}
+    for name, values in per_sample(b).items():
+        difference = _item_means(values, b.valid_MS) - _item_means(theirs[name], a.valid_MS)
+        difference = difference[kept] if kept.any() else np.zeros(1)
+        low, high = np.percentile(difference[draws].mean(axis=1), [2.5, 97.5])
+        found[name] = {
+            "difference": float(difference.mean()), "low": float(low), "high": float(high)
+        }  # fmt: skip
+    return found
+
+
+def _item_means(values_MS: np.ndarray, valid_MS: np.ndarray) -> np.ndarray:
+    return np.where(valid_MS, values_MS, 0).sum(axis=1) / np.maximum(valid_MS.sum(axis=1), 1)
 
 
 def _batch_size(program: Program, samples: int, items: int) -> int:
@@ -142,37 +187,44 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
     return -(-min(wanted, items) // parts) * parts
 
 
-def evaluate_model(
-    path: Path, data_file: str | None, samples: int, seed: int
-) -> tuple[str, dict[str, Any]]:
-    """Evaluates a run's model on a file of items, under its last reinforcement stage's settings.
+def evaluate_models(
+    paths: Sequence[Path], data_file: str | None, samples: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Evaluates models on one file of items, each under its last reinforcement stage's settings.
 
     Args:
-        path: As for `run.open_model`.
-        data_file: JSON lines; None: the run's own validation file.
+        paths: As for `run.open_model`.
+        data_file: JSON lines; None: the first run's own validation file.
         samples: Per item.
-        seed: Of the samples' noise.
+        seed: Of the samples' noise, the same for all.
 
-    Returns:
-        The file, and the summary.
+    Yields:
+        For every model its summary; then for every pair `paired_differences`.
 
     Raises:
         InputError: if there is no such model, no grader or no file.
     """
-    run, stage, step = open_model(path)
-    settings = _reinforcement(run, stage)
-    files = run.config.data.materialise(data_directory(run.workdir))
-    source = data_file or files.valid
+    if samples < 1:
+        raise InputError("--samples must be at least 1")
+    source = data_file or input_file(open_model(paths[0]).run.workdir, "valid")
     if not source:
-        raise InputError(f"{path}: the run has no validation file; give --data FILE.jsonl")
-    items = read_prompt_data(run, settings, source)
-    program = make_program(
-        run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
-    )
-    params = run.load_params(stage, step)
-    with run.grader.open_host() as host:
-        evaluation = make_evaluator(program, host, items, samples, seed)(params)
-    return source, summarise(evaluation)
+        raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
+    evaluations = []
+    for path in paths:
+        run, stage, step = open_model(path)
+        settings = _reinforcement(run, stage)
+        items = read_prompt_data(run, settings, source)
+        program = make_program(
+            run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
+        )
+        params = run.load_params(stage, step)
+        with run.grader.open_host() as host:
+            evaluation = make_evaluator(program, host, items, samples, seed)(params)
+        evaluations.append(evaluation)
+        yield {"model": str(path), "data": source, **summarise(evaluation)}
+    for a, b in itertools.combinations(range(len(paths)), 2):
+        for name, interval in paired_differences(evaluations[a], evaluations[b]).items():
+            yield {"a": str(paths[a]), "b": str(paths[b]), "metric": name, **interval}
 
 
 def sample_model(
@@ -197,13 +249,16 @@ def sample_model(
     Raises:
         InputError: if there is no such model or an option cannot work.
     """
-    if samples < 1 or temperature < 0 or (max_tokens is not None and max_tokens < 1):
-        raise InputError("--n and --max-tokens must be at least 1, --temperature at least 0")
+    if samples < 1 or (max_tokens is not None and max_tokens < 1):
+        raise InputError("--n and --max-tokens must be at least 1")
+    if not 0 <= temperature < math.inf:
+        raise InputError("--temperature must be a number from 0")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise InputError("--prompt is not UTF-8; correct its encoding")
     run, stage, step = open_model(path)
     model, tokenizer = run.model(stage), run.tokenizer
-    config = next(
-        (s.rollout for s in run.config.stages if isinstance(s, ReinforceStage)), RolloutConfig()
-    )
+    stages = _reinforcement_stages(run, stage)
+    config = stages[-1].rollout if stages else RolloutConfig()
     length = max_tokens or config.completion_tokens
     config = dataclasses.replace(
         config, completion_tokens=length, temperature=temperature, top_k=0, top_p=1.0
@@ -234,7 +289,10 @@ def sample_model(
 
 def _reinforcement(run: Run, stage: Stage) -> ReinforceStage:
     """The settings of answers: the stage's own, else the last reinforcement stage's."""
-    stages = [s for s in (*run.config.stages, stage) if isinstance(s, ReinforceStage)]
-    if not stages:
+    if not (stages := _reinforcement_stages(run, stage)):
         raise InputError(f"{run.workdir}: the run has no reinforcement stage and so no grader")
     return stages[-1]
+
+
+def _reinforcement_stages(run: Run, stage: Stage) -> list[ReinforceStage]:
+    return [s for s in (*run.config.stages, stage) if isinstance(s, ReinforceStage)]

@@ -62,13 +62,13 @@ class Writers:
 class MetricsFile:
     """`metrics.jsonl` of a stage: one line a step, appended and flushed.
 
-    Opening it at a step drops the lines from that step on, which a killed run had written after
-    its last checkpoint and is about to write again.
+    Opening it at a step drops the lines after that step, and at 0 all, which a killed run had
+    written after its last checkpoint and is about to write again.
     """
 
     def __init__(self, path: Path, step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        kept = [row for row in read_metrics(path) if 0 < step >= row["step"]]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, path)
@@ -184,7 +184,7 @@ def to_numbers(value: Any) -> Any:
         return value
     number = np.asarray(value).item()
     if isinstance(number, float):
-        return round(number, 8) if np.isfinite(number) else None
+        return float(f"{number:.8g}") if np.isfinite(number) else None
     return number
 
 
@@ -193,7 +193,8 @@ def peak_memory_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def log(text: str) -> None:

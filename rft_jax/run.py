@@ -21,15 +21,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rft_jax import data
-from rft_jax.checkpoint import abstract, load_params, steps
+from rft_jax.checkpoint import abstract, best_step, load_params, steps
 from rft_jax.config import (
     Config,
     DataConfig,
+    MeshConfig,
     ReinforceStage,
     Stage,
     SupervisedStage,
     differences,
-    from_json,
+    read_config,
     to_json,
     validate,
 )
@@ -48,6 +49,7 @@ from rft_jax.tokenizers import (
 
 TOKENIZER_FILE = "tokenizer.model"
 INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
+GRADER_FILE = "grader.json"
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ class Run:
         """The stage's folder."""
         return self.workdir / stage.name
 
-    def seed(self, stage: Stage) -> int:
-        """The stage's own seed, below 2**32."""
-        return zlib.crc32(f"{self.config.seed}/{stage.name}".encode())
+    def seed(self, stage: Stage, purpose: str = "train") -> int:
+        """The stage's own seed for a purpose, below 2**32."""
+        return zlib.crc32(f"{self.config.seed}/{stage.name}/{purpose}".encode())
 
     def stage(self, name: str) -> Stage:
         """The stage of that name.
@@ -131,17 +133,6 @@ class Run:
         if "/" not in stage.init:
             return self.load_params(self.stage(stage.init))
         other, source, step = open_model(Path(stage.init))
-        ours, theirs = self.config.model(stage.model), other.config.model(source.model)
-        if dataclasses.replace(theirs, name=ours.name) != ours:
-            changed = "; ".join(differences(to_json(theirs), to_json(ours)))
-            raise InputError(
-                f"stages.{stage.name}.init: {stage.init} has another model ({changed})"
-            )
-        if other.tokenizer_path.read_bytes() != self.tokenizer_path.read_bytes():
-            raise InputError(
-                f"stages.{stage.name}.init: {stage.init} has another tokenizer; "
-                f"set --config.tokenizer.path={other.tokenizer_path}"
-            )
         return dataclasses.replace(other, mesh=self.mesh).load_params(source, step)
 
     @property
@@ -182,24 +173,24 @@ def data_directory(workdir: Path) -> Path:
 
 
 def open_run(config: Config, workdir: Path) -> Run:
-    """Opens a work directory for training: checks everything, then claims it.
+    """Opens a work directory for training: checks everything, then writes its first files.
 
     Raises:
         InputError: for whatever in the configuration or the data cannot work, and for a work
-            directory of another configuration; nothing in it is changed then.
+            directory of another configuration; what a run has written is not changed then.
     """
     validate(config)
     mesh = make_mesh(config.mesh)
     for stage in config.stages:
         if "/" in stage.init:
-            open_model(Path(stage.init))
+            _check_init(config, stage)
         check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
     stored = workdir / "config.json"
     if stored.exists():
         _check_same(stored, config)
     grader = _grader(config)
     files = config.data.materialise(data_directory(workdir))
-    inputs = _input_sums(config, files)
+    inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)
     rows = {stage.name: _read(stage, files, grader) for stage in config.stages}
     workdir.mkdir(parents=True, exist_ok=True)
@@ -211,6 +202,8 @@ def open_run(config: Config, workdir: Path) -> Run:
     if temporary.exists():
         os.replace(temporary, tokenizer_path)
     if not stored.exists():
+        if grader is not None:
+            _write_atomically(workdir / GRADER_FILE, _grader_text(config.grader))
         _write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
         _write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     return Run(config, workdir, mesh, grader, tokenizer, encoded)
@@ -225,9 +218,21 @@ def reopen(workdir: Path) -> Run:
     stored = workdir / "config.json"
     if not stored.exists():
         raise InputError(f"{workdir}: not a work directory (it has no config.json)")
-    config = from_json(_read_config(stored))
+    config = read_config(stored)
     tokenizer = SentencePieceTokenizer(config.tokenizer.path or workdir / TOKENIZER_FILE)
-    return Run(config, workdir, make_mesh(config.mesh), _grader(config), tokenizer, {})
+    try:
+        mesh = make_mesh(config.mesh)
+    except InputError:  # the run had other hardware
+        mesh = make_mesh(MeshConfig())
+    kept = workdir / GRADER_FILE
+    grader = _grader(dataclasses.replace(config, grader=str(kept))) if kept.exists() else None
+    return Run(config, workdir, mesh, grader, tokenizer, {})
+
+
+def input_file(workdir: Path, role: str) -> str | None:
+    """The file that a run reads as `train`, `valid` or `supervised`."""
+    entry = _read_inputs(workdir / INPUTS_FILE).get(role)
+    return entry and str(workdir / entry["path"])
 
 
 class OpenModel(NamedTuple):
@@ -243,19 +248,30 @@ def open_model(path: Path) -> OpenModel:
 
     Args:
         path: `WORKDIR` for its last stage, `WORKDIR/STAGE`, or one checkpoint of a stage,
-            `WORKDIR/STAGE/checkpoints/STEP`.
+            `WORKDIR/STAGE/checkpoints/STEP`, where STEP may be `best`, for that of the highest
+            validation reward.
 
     Raises:
-        InputError: if there is no such run or stage.
+        InputError: if there is no such run, stage or best checkpoint.
     """
     if (path / "config.json").exists():
         run = reopen(path)
         return OpenModel(run, run.config.stages[-1], None)
     step = None
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        step, path = int(path.name), path.parent.parent
+    if path.parent.name == "checkpoints":
+        step, path = _step(path), path.parent.parent
     run = reopen(path.parent)
     return OpenModel(run, run.stage(path.name), step)
+
+
+def _step(folder: Path) -> int:
+    step = best_step(folder.parent) if folder.name == "best" else folder.name
+    if step is None or not str(step).isdigit():
+        raise InputError(
+            f"{folder}: no such checkpoint; give checkpoints/STEP, or checkpoints/best for a stage "
+            "with validations"
+        )
+    return int(step)
 
 
 def read_prompt_data(run: Run, stage: ReinforceStage, path: str) -> PromptData:
@@ -267,17 +283,27 @@ def read_prompt_data(run: Run, stage: ReinforceStage, path: str) -> PromptData:
     return _encode_prompts(_read_prompts(path, run.grader), stage, run.tokenizer)
 
 
-def _read_config(stored: Path) -> dict[str, Any]:
-    try:
-        return json.loads(stored.read_text())
-    except (OSError, ValueError) as error:
+def _check_init(config: Config, stage: Stage) -> None:
+    """Looks whether a stage can start from the other run's model that it names."""
+    place = f"stages.{stage.name}.init"
+    other, source, step = open_model(Path(stage.init))
+    ours, theirs = config.model(stage.model), other.config.model(source.model)
+    same = {name: getattr(ours, name) for name in ("name", "compute_dtype", "remat")}
+    if changed := differences(to_json(dataclasses.replace(theirs, **same)), to_json(ours)):
+        raise InputError(f"{place}: {stage.init} has another model ({'; '.join(changed)})")
+    known = steps(other.checkpoints(source))
+    if not known or (step is not None and step not in known):
+        raise InputError(f"{place}: {stage.init} has no such checkpoint yet; train it first")
+    path = Path(config.tokenizer.path)
+    if not path.is_file() or path.read_bytes() != other.tokenizer_path.read_bytes():
         raise InputError(
-            f"{stored}: cannot be read as a run's configuration ({error}); use another --workdir"
-        ) from None
+            f"{place}: {stage.init} has a tokenizer of its own; set "
+            f"--config.tokenizer.path={other.tokenizer_path}"
+        )
 
 
 def _check_same(stored: Path, config: Config) -> None:
-    old = to_json(from_json(_read_config(stored)))  # settings it lacks have their defaults
+    old = to_json(read_config(stored))  # settings it lacks have their defaults
     new = json.loads(json.dumps(to_json(config)))
     if changed := differences(old, new):
         raise InputError(
@@ -286,28 +312,42 @@ def _check_same(stored: Path, config: Config) -> None:
         )
 
 
-def _input_sums(config: Config, files: DataConfig) -> dict[str, str]:
-    """The BLAKE2 sum of every file that the run reads, by its path."""
-    paths = [files.train, files.valid, files.supervised, config.tokenizer.path]
+def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[str, str]]:
+    """The files that the run reads, by role: their paths and BLAKE2 sums.
+
+    A path below the work directory is relative to it, so that the directory can be moved.
+    """
+    paths = {name: getattr(files, name) for name in ("train", "valid", "supervised")}
+    paths |= {"tokenizer": config.tokenizer.path}
     if isinstance(config.grader, str):
-        paths.append(config.grader)
-    sums = {}
-    for path in filter(None, paths):
-        if Path(path).is_file():
+        paths["grader"] = config.grader
+    found = {}
+    for role, path in paths.items():
+        if path and Path(path).is_file():
             with Path(path).open("rb") as file:
-                sums[path] = hashlib.file_digest(file, "blake2b").hexdigest()
-    return sums
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            inside = Path(path).resolve().is_relative_to(workdir.resolve())
+            shown = os.path.relpath(path, workdir) if inside else path
+            found[role] = {"path": shown, "blake2b": digest}
+    return found
 
 
-def _check_inputs(stored: Path, inputs: dict[str, str]) -> None:
-    if not stored.exists():
-        return
-    for path, checksum in _read_config(stored).items():
-        if inputs.get(path) != checksum:
+def _check_inputs(stored: Path, inputs: dict[str, dict[str, str]]) -> None:
+    for role, before in _read_inputs(stored).items():
+        if inputs.get(role, {}).get("blake2b") != before["blake2b"]:
             raise InputError(
-                f"{path}: has changed since the run in {stored.parent} began; put the file back as "
-                "it was, or use another --workdir"
+                f"{before['path']}: has changed since the run in {stored.parent} began; put the "
+                "file back as it was, or use another --workdir"
             )
+
+
+def _read_inputs(stored: Path) -> dict[str, dict[str, str]]:
+    if not stored.exists():
+        return {}
+    try:
+        return json.loads(stored.read_text())
+    except ValueError:
+        raise InputError(f"{stored}: cannot be read; use another --workdir") from None
 
 
 def _grader(config: Config) -> Grader | None:
@@ -316,6 +356,12 @@ def _grader(config: Config) -> Grader | None:
     if not config.grader:
         raise InputError("grader: reinforcement needs a grader; give --config.grader=FILE.json")
     return build_grader(load_grader(config.grader), config.placement)
+
+
+def _grader_text(grader: str | dict[str, Any]) -> str:
+    if isinstance(grader, str):
+        return Path(grader).read_text(encoding="utf-8")
+    return json.dumps(grader, indent=2) + "\n"
 
 
 class _Rows(NamedTuple):
@@ -383,7 +429,7 @@ def _tokenizer(
         for item in row.items
         if purpose != "valid"
     ]
-    stride = max(1, len(items) // config.tokenizer.training_texts)
+    stride = -(-len(items) // config.tokenizer.training_texts)
     texts = [
         text
         for item in items[::stride]

@@ -91,7 +91,8 @@ def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
 
 def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
     items = run.data[stage.name]
-    model, optimizer = run.model(stage), make_optimizer(stage.optimizer, stage.steps)
+    model, updates = run.model(stage), stage.policy_loss.gradient_steps
+    optimizer = make_optimizer(stage.optimizer, stage.steps, updates)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
     seed = run.seed(stage)
 
@@ -111,7 +112,8 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
     with run.grader.open_host() as host:
         evaluator = None
         if items.valid is not None and stage.eval_interval:
-            evaluator = make_evaluator(program, host, items.valid, stage.eval_samples, seed)
+            noise = run.seed(stage, "valid")
+            evaluator = make_evaluator(program, host, items.valid, stage.eval_samples, noise)
         if run.grader.needs_host:
             step = make_host_step(program, host, Items(items.train.items, items.train.source))
         else:
@@ -152,7 +154,8 @@ def _drive(
         with _Record(run, stage, done) as record:
 
             def evaluate(params: Any) -> dict[str, Any]:
-                found = {f"valid_{k}": v for k, v in summarise(evaluator(params)).items()}
+                summary = to_numbers(summarise(evaluator(params)))
+                found = {f"valid_{name}": value for name, value in summary.items()}
                 rewards.append(found[METRIC])
                 return found
 
@@ -174,17 +177,21 @@ def _drive(
                 record(row | (evaluate(state.params) if evaluates else {}))
                 checkpoints.save(k + 1, state, rewards[-1] if evaluates else None)
                 if ends:
-                    checkpoints.wait()
+                    _require_saved(checkpoints, k + 1, directory)
                     stop.leave()
                 if evaluates and _stale(stage, rewards):
                     log(f"{stage.name}: no better validation reward in {stage.patience}; it ends")
-                    return
-        checkpoints.wait()
-        if checkpoints.latest() != stage.steps:
-            raise RunFailed(
-                f"{directory}: the last checkpoint could not be written; make room and start the "
-                "same command again"
-            )
+                    break
+        _require_saved(checkpoints, k + 1, directory)
+
+
+def _require_saved(checkpoints: Checkpoints, step: int, directory: Path) -> None:
+    checkpoints.wait()
+    if checkpoints.latest() != step:
+        raise RunFailed(
+            f"{directory}: the checkpoint of step {step} could not be written; make room and start "
+            "the same command again"
+        )
 
 
 class _Record:

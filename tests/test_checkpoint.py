@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rft_jax.checkpoint import CHECKSUMS, Checkpoints, abstract, load_params, steps
+from rft_jax.checkpoint import CHECKSUMS, Checkpoints, abstract, best_step, load_params, steps
 from rft_jax.config import MeshConfig
 from rft_jax.errors import InputError
 from rft_jax.learn.optimizer import init_state
@@ -47,11 +47,10 @@ def assert_restores(directory, step):
 def test_the_newest_two_and_the_best_three_are_kept(tmp_path):
     save(tmp_path, [0.1, 0.9, None, 0.8, 0.2, 0.7, None, 0.1, None])
     assert steps(tmp_path) == [2, 4, 6, 8, 9]
+    assert best_step(tmp_path) == 2
     with Checkpoints(tmp_path) as checkpoints:  # what is best is known to another process too
-        assert checkpoints.best() == 2
         checkpoints.save(10, state_of(10), 0.95)
-        checkpoints.wait()
-        assert checkpoints.best() == 10
+    assert best_step(tmp_path) == 10
     assert steps(tmp_path) == [2, 4, 9, 10]
     assert_restores(tmp_path, 10)
     restored = load_params(tmp_path, 4, like(state_of(0)).params)
@@ -60,8 +59,7 @@ def test_the_newest_two_and_the_best_three_are_kept(tmp_path):
 
 def test_without_validations_nothing_is_best(tmp_path):
     save(tmp_path, [None, None, None])
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.best() is None
+    assert best_step(tmp_path) is None
     assert steps(tmp_path) == [2, 3]
 
 
@@ -92,8 +90,11 @@ def test_a_damaged_checkpoint_is_never_loaded(tmp_path, capsys, seed):
     else:
         del content[at:]
     file.write_bytes(content)
-    with pytest.raises(InputError, match="use another checkpoint"):
+    if file.is_relative_to(tmp_path / "2" / "rest"):  # which reading the weights does not touch
         load_params(tmp_path, 2, like(state_of(0)).params)
+    else:
+        with pytest.raises(InputError, match="use another checkpoint"):
+            load_params(tmp_path, 2, like(state_of(0)).params)
     assert_restores(tmp_path, 1)
     assert f"{tmp_path / '2'}: it" in capsys.readouterr().err
     assert (tmp_path / "damaged_2").is_dir()

@@ -15,6 +15,7 @@ from rft_jax.config import (
     ReinforceStage,
     RolloutConfig,
     SupervisedStage,
+    TokenizerConfig,
     apply_overrides,
     differences,
     from_json,
@@ -232,6 +233,51 @@ REFUSED = {
     ),
     "stages.rft.policy_loss.gradient_steps: must be at least 1": learned(gradient_steps=0),
     "stages.rft.eval_samples: must be at least 1": reinforce(eval_samples=0),
+    "stages.rft.samples_interval: must be at least 1": reinforce(samples_interval=0),
+    "stages.rft.host_chunks: must be at least 1": reinforce(host_chunks=0),
+    "stages.rft: eval_interval and patience must be 0": reinforce(eval_interval=-1),
+    "stages.rft: eval_interval and patience must be": reinforce(patience=-1),
+    "stages.rft.patience: needs evaluations": reinforce(patience=2, eval_interval=0),
+    "stages.rft.rollout.output_bytes: must be at least 4": sampled(output_bytes=3),
+    "stages.pretrain.log_interval: must be at least 1": supervised(log_interval=0),
+    "stages: the name 'data' is taken": supervised(name="data"),
+    "tokenizer.training_texts: must be": Config(tokenizer=TokenizerConfig(training_texts=0)),
+    "models.policy.rope_theta: must be above 0": modelled(rope_theta=0.0),
+    "models.policy.norm_eps: must be above 0": modelled(norm_eps=-1e-6),
+    "models.policy.experts_per_token: 9 must lie between 1 and the 8": modelled(
+        experts=8, experts_per_token=9
+    ),
+    "models.policy.sliding_window: sliding layers": modelled(attention_pattern=("sliding",)),
+    "stages.rft.policy_loss: clip_low must lie in (0, 1]": learned(clip_low=-0.2),
+    "stages.rft.policy_loss: clip_low must lie in": learned(clip_high=0.0),
+    "stages.rft.policy_loss.dual_clip: must be above 1": learned(dual_clip=1.0),
+    "stages.rft.policy_loss.dual_clip: must be above 1, and is for loss=ppo": learned(
+        dual_clip=3.0, loss="gspo"
+    ),
+    "stages.rft.policy_loss: tis_cap must be above 0": learned(tis_cap=0.0),
+    "stages.rft.policy_loss: tis_cap must be above 0 and icepop_low below": learned(
+        icepop_low=2.0, icepop_high=1.0
+    ),
+    "stages.rft.policy_loss.kl_coefficient: must be 0": learned(kl_coefficient=-0.1),
+    "stages.rft.policy_loss.kl_estimator: the gradient of k1": learned(
+        kl_coefficient=0.1, kl_estimator="k1"
+    ),
+    "stages.rft.optimizer: b1 and b2 must lie in [0, 1)": reinforce(
+        optimizer=OptimizerConfig(b1=1.0)
+    ),
+    "stages.rft.optimizer: b1 and b2 must lie in": reinforce(optimizer=OptimizerConfig(eps=0.0)),
+    "stages.rft.optimizer.weight_decay: must be": reinforce(
+        optimizer=OptimizerConfig(weight_decay=-0.1)
+    ),
+    "stages.rft.optimizer.max_skipped: must be at least 1": reinforce(
+        optimizer=OptimizerConfig(max_skipped=0)
+    ),
+    "stages.rft.policy_loss.loss: 'grpo' is not one of ppo, gspo, cispo": learned(loss="grpo"),
+    "stages.rft.rollout.truncated: 'drop' is not one of": sampled(truncated="drop"),
+    "stages.rft.rollout.temperature: inf is not": sampled(temperature=float("inf")),
+    "stages.rft.steps: 10.0 is not a value of type int": reinforce(steps=10.0),
+    "seed: '0' is not a value of type int": Config(seed="0"),
+    "models.policy.remat: 1 is not a value of type bool": modelled(remat=1),
 }
 
 
@@ -243,12 +289,12 @@ def test_what_cannot_work_is_refused_with_the_setting_and_the_remedy(sentence):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("baseline", ["group", "batch", "leave_one_out"])
-def test_groups_of_one_are_refused_where_samples_are_compared(baseline):
+@pytest.mark.parametrize("baseline", ["group", "batch", "leave_one_out", "none"])
+def test_groups_of_one_are_refused(baseline):
     config = reinforce(
         rollout=RolloutConfig(group_size=1), policy_loss=PolicyLossConfig(baseline=baseline)
     )
-    with pytest.raises(InputError, match=f"group_size: the baseline '{baseline}' needs at least 2"):
+    with pytest.raises(InputError, match=f"group_size: the baseline '{baseline}' compares"):
         validate(config)
 
 

@@ -202,6 +202,14 @@ def test_updates_without_a_finite_gradient_are_skipped_and_end_the_run(config, t
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.load_params(stage, step)))
 
 
+def test_a_moved_work_directory_goes_on(config, tmp_path, monkeypatch):
+    train(config, tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    train(config, Path("moved"))
+    assert cli.main(["eval", "--workdir", "moved"]) == 0
+
+
 def test_training_ends_early_without_progress(config, tmp_path):
     more = {"stages.rft.steps": "40", "stages.rft.patience": "1", "stages.rft.eval_interval": "1"}
     more |= {"stages.rft.optimizer.learning_rate": "1e-12"}  # nothing can get better

@@ -3,8 +3,8 @@
     python experiments/claims/make_data.py
 
 A claim is denied if it came more than 7 days late, else referred if it is above 1000 EUR or has no
-receipts, else approved. `supervised.jsonl` shows the format and is right in half of its rows only:
-what is left to learn is for reinforcement.
+receipts, else approved. `supervised.jsonl` shows the format, and the right reason in half of its
+rows only: what is left to learn is for reinforcement.
 """
 
 import json
@@ -35,10 +35,10 @@ def claim(rng: random.Random) -> dict:
     }
 
 
-def demonstration(rng: random.Random) -> dict:
-    """A claim with an answer, whose reason is right in half of the rows."""
-    item = claim(rng)
-    reason = item["reason"] if rng.random() < 0.5 else rng.choice(list(DECISIONS))
+def demonstration(rng: random.Random, item: dict) -> dict:
+    """The claim with an answer, whose reason is right in half of the rows."""
+    wrong = [reason for reason in DECISIONS if reason != item["reason"]]
+    reason = item["reason"] if rng.random() < 0.5 else rng.choice(wrong)
     answer = {
         "role": "assistant",
         "reasoning_content": f"This looks like a case of {reason}.",
@@ -50,16 +50,19 @@ def demonstration(rng: random.Random) -> dict:
 def main() -> None:
     """Writes the three files beside this script; no claim is in two of them."""
     rng = random.Random(0)
-    rows = {json.dumps(claim(rng)): None for _ in range(160)}
-    rows = list(rows)[:150]
+    claims: dict[str, dict] = {}
+    while len(claims) < 450:
+        item = claim(rng)
+        claims[item["messages"][0]["content"]] = item
+    items = list(claims.values())
     files = {
-        "train": rows[:100],
-        "valid": rows[100:],
-        "supervised": [json.dumps(demonstration(rng)) for _ in range(300)],
+        "train": items[:100],
+        "valid": items[100:150],
+        "supervised": [demonstration(rng, item) for item in items[150:]],
     }
-    for name, lines in files.items():
+    for name, rows in files.items():
         path = Path(__file__).with_name(f"{name}.jsonl")
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

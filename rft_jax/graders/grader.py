@@ -89,7 +89,8 @@ class Grader:
         """
         view = SampleView(sample, found_on_host)
         score = self.spec.score(view, item_fields)
-        invalid_N = jnp.asarray(sample.overflow)
+        finite_N = jnp.isfinite(score.score)
+        invalid_N = jnp.asarray(sample.overflow) | ~finite_N
         for name in NOT_THE_MODELS:
             invalid_N |= score.errors.get(name, view.no)
         no_answer_N = ~jnp.asarray(sample.has_answer)
@@ -99,7 +100,7 @@ class Grader:
         errors |= {name: errors[name] & ~invalid_N for name in ERRORS if name not in NOT_THE_MODELS}
         errors["sample_parse_error"] |= no_answer_N & ~invalid_N
         errors["truncated_observation_error"] = jnp.asarray(sample.truncated)
-        errors["other_error"] |= sample.overflow
+        errors["other_error"] |= sample.overflow | ~finite_N
         scores = score.parts or {self.spec.name: score.score}
         return Grade(
             reward=jnp.where(graded_N, score.score, 0),

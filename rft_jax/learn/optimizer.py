@@ -29,25 +29,23 @@ class TrainState(NamedTuple):
     skipped: Array  # int32, updates in a row that were left out, the gradient not being finite
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Global-norm clip, then AdamW under the configured schedule of `steps` steps."""
-    peak = config.learning_rate
+def make_optimizer(
+    config: OptimizerConfig, steps: int, updates: int = 1
+) -> optax.GradientTransformation:
+    """Global-norm clip, then AdamW under the configured schedule.
+
+    Args:
+        steps: Of the stage, over which the schedule goes.
+        updates: Optimiser updates in a step.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps * updates
+    first = peak / (warmup + 1)  # not 0, with which a step would be for nothing
     if config.schedule == "cosine":
         schedule = optax.warmup_cosine_decay_schedule(
-            0.0 if config.warmup_steps else peak,
-            peak,
-            config.warmup_steps,
-            max(steps, 1),
-            0.1 * peak,
+            first, peak, warmup, steps * updates, 0.1 * peak
         )
     else:
-        schedule = optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, peak, config.warmup_steps),
-                optax.constant_schedule(peak),
-            ],
-            [config.warmup_steps],
-        )
+        schedule = optax.warmup_constant_schedule(first, peak, warmup)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay),

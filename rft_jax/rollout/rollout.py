@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
     turn_BGT: Array  # int8, the turn of the conversation; all 0 in single-turn tasks
     length_BG: Array  # int32
     stopped_BG: Array  # bool: ended by a stop token; otherwise cut at T
-    thinking_tokens_BG: Array  # int32, before the marker, or all if it never came
+    thinking_tokens_BG: Array  # int32, before the marker, or before the stop if it never came
     has_answer_BG: Array  # bool: the marker was passed, or the format has none
     answer_start_BG: Array  # int32, index of the answer's first token
     answer_end_BG: Array  # int32, one past its last, without the stop token
@@ -160,7 +160,7 @@ def _finish(loop: _Loop, mask: LogitMask) -> Rollout:
         turn_BGT=jnp.zeros((*length_BG.shape, T), jnp.int8),
         length_BG=length_BG,
         stopped_BG=stopped_BG,
-        thinking_tokens_BG=before_BG if thinking else jnp.zeros_like(length_BG),
+        thinking_tokens_BG=jnp.minimum(before_BG, end_BG) if thinking else jnp.zeros_like(end_BG),
         has_answer_BG=has_answer_BG,
         answer_start_BG=jnp.where(has_answer_BG, start_BG, end_BG),
         answer_end_BG=end_BG,

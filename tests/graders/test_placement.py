@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rft_jax.errors import InputError
 from rft_jax.graders import ERRORS, build_grader, grade_texts, load_grader
 from rft_jax.graders.placement import explain, place
-from rft_jax.graders.types import HostScore
+from rft_jax.graders.types import HostSample, HostScore, Items
 from rft_jax.strings import MAX_DEPTH
 
 N = 24
@@ -155,6 +155,27 @@ def test_a_grader_on_the_host_fails_sample_by_sample():
     assert grade.details["unlucky/length"].tolist() == [4, 3, 4]
     with pytest.raises(InputError, match="no answer"):
         grade_texts(grader, ["good"], [{}])
+
+
+def test_where_nobody_answered_there_are_details_all_the_same():
+    grader = build_grader(load_grader(RANK), "host")
+    samples = [HostSample("", has_answer=False), HostSample('{"genes": ["SCN1A"]}', overflow=True)]
+    with grader.open_host() as host:
+        found, _ = host.grade(samples, Items([ITEM], "items"), [0, 0])
+    assert set(found["rank"].details) == {"rank/rank", "rank/list_length", "rank/malformed"}
+    assert not found["rank"].score.any()
+
+
+def test_a_reward_that_is_not_finite_is_not_valid():
+    @dataclass(frozen=True)
+    class Broken(Unlucky):
+        def grade_batch(self, samples, items, rows):
+            return [HostScore(float(sample.output_text)) for sample in samples]
+
+    grade = grade_texts(build_grader(Broken()), ["1", "inf", "nan"], [{"answer": 1}] * 3)
+    assert grade.reward.tolist() == [1, 0, 0]
+    assert grade.valid.tolist() == [True, False, False]
+    assert grade.errors["other_error"].tolist() == [False, True, True]
 
 
 def test_places_are_explained():

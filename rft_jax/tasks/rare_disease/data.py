@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rft_jax.config import DataConfig
+from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, prepare
 
 
@@ -21,7 +22,17 @@ class RareDiseaseData(RareDiseaseOptions, DataConfig):
     validate_on: Literal["unseen", "seen"] = "unseen"
 
     def materialise(self, directory: Path) -> DataConfig:
-        """Prepares the files below `directory`, or finds them there."""
+        """Prepares the files below `directory`, or finds them there.
+
+        Raises:
+            InputError: as `prepare`; or a file is named that would be replaced.
+        """
+        for name in ("train", "valid", "supervised"):
+            if getattr(self, name):
+                raise InputError(
+                    f"data.{name}: this task makes the file from data.archive; leave it empty, or "
+                    "use experiments/jsonl.py for files of your own"
+                )
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(RareDiseaseOptions)}
         prepare(directory, **options)
         return DataConfig(

@@ -9,6 +9,7 @@ have seen (sex, age, findings) apart from what gives the answer away (gene, ids,
 import json
 import re
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -105,28 +106,41 @@ def read_members(path: str | Path) -> Iterator[tuple[str, bytes]]:
         )
     found = False
     if path.is_dir():
-        for file in sorted(path.rglob("*.json")):
-            found = True
-            yield str(file), file.read_bytes()
+        members = _read_files(sorted(path.rglob("*")))
     elif path.suffix.lower() == ".json":
-        found = True
-        yield str(path), path.read_bytes()
+        members = _read_files([path])
     else:
-        for member in _read_zip(path):
-            found = True
-            yield member
+        members = _read_zip(path)
+    for member in members:
+        found = True
+        yield member
     if not found:
         raise InputError(f"{path}: holds no .json phenopackets; is this the right archive?")
+
+
+def _is_packet(name: str) -> bool:
+    hidden = name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(".json") and not hidden
+
+
+def _read_files(paths: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
+    for path in paths:
+        if path.is_file() and _is_packet(path.name):
+            try:
+                yield str(path), path.read_bytes()
+            except OSError as error:
+                raise InputError(
+                    f"{path}: cannot be read ({error.strerror}); check permissions"
+                ) from None
 
 
 def _read_zip(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
-                hidden = name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith(".")
-                if name.lower().endswith(".json") and not hidden:
+                if _is_packet(name):
                     yield f"{path}:{name}", archive.read(name)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error) as error:
         raise InputError(f"{path}: not a readable zip archive ({error}); download it again.") from (
             error
         )
