@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from rft_jax.config import Config, apply_overrides
+from rft_jax.config import Config, HostOptions, apply_overrides
 from rft_jax.errors import InputError, Interrupted, RunFailed
 
 
@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--samples", type=Path, help="JSON lines with output_text and item")
     grade.add_argument("--placement", choices=("auto", "device", "host"), default="auto")
     grade.add_argument("--explain", action="store_true", help="where each node runs, and why")
+    _add_sandbox(grade)
     grade.set_defaults(run=_grade)
 
     validate = commands.add_parser(
@@ -140,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--range", nargs=2, type=float, default=(0, 1), metavar=("LOW", "HIGH"),
         help="of the rewards; default: 0 1",
     )  # fmt: skip
+    _add_sandbox(validate)
     validate.set_defaults(run=_validate)
 
     show = commands.add_parser("show", help="a run's metrics and samples, on a terminal")
@@ -164,6 +166,13 @@ def _add_model(parser: argparse.ArgumentParser, action: str = "store") -> None:
     place.add_argument(
         "--model", type=Path, action=action,
         help="a run, a stage WORKDIR/STAGE, or WORKDIR/STAGE/checkpoints/STEP (or best)",
+    )  # fmt: skip
+
+
+def _add_sandbox(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-sandbox", dest="sandbox", action="store_false",
+        help="run Python graders without isolation, where the kernel offers none",
     )  # fmt: skip
 
 
@@ -203,7 +212,8 @@ def _grade(options: argparse.Namespace) -> None:
     elif options.items is None or options.samples is None:
         raise InputError("give --items and --samples, or --explain")
     else:
-        lines = grade_files(options.grader, options.items, options.samples, options.placement)
+        host = HostOptions(sandbox=options.sandbox)
+        lines = grade_files(options.grader, options.items, options.samples, options.placement, host)
     for line in lines:
         print(json.dumps(line, ensure_ascii=False))
 
@@ -211,7 +221,8 @@ def _grade(options: argparse.Namespace) -> None:
 def _validate(options: argparse.Namespace) -> None:
     from rft_jax.grade import validate_files
 
-    summary, warnings = validate_files(options.grader, options.data, *options.range)
+    host = HostOptions(sandbox=options.sandbox)
+    summary, warnings = validate_files(options.grader, options.data, *options.range, host)
     for sentence in warnings:
         print(f"rft validate: warning: {sentence}", file=sys.stderr)
     print(json.dumps({**summary, "warnings": warnings}, ensure_ascii=False))

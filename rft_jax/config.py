@@ -37,6 +37,18 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class HostOptions:
+    """What graders on the host may use of the machine and the network."""
+
+    workers: int | None = None  # sandboxed processes of a `python` grader; None: one a core, <= 16
+    python_timeout_s: float = 120.0  # for grading one sample; OpenAI's limit
+    # Without, Python can do whatever the user can do who runs it, and its limits hold for each
+    # process but not for their number, cores and disk.
+    sandbox: bool = True
+    requests: int = 16  # HTTP requests under way at once, for each grader
+
+
+@dataclass(frozen=True)
 class TokenizerConfig:
     """A SentencePiece model: read from `path`, or trained on the run's own data."""
 
@@ -235,6 +247,7 @@ class Config:
     data: DataConfig = DataConfig()
     grader: str | dict[str, Any] = ""  # a JSON file in OpenAI's format, or its content
     placement: Literal["auto", "device", "host"] = "auto"  # where the grader's nodes run
+    host: HostOptions = HostOptions()
     tokenizer: TokenizerConfig = TokenizerConfig()
     models: tuple[ModelConfig, ...] = (ModelConfig(),)
     mesh: MeshConfig = MeshConfig()
@@ -257,6 +270,11 @@ def validate(config: Config) -> None:
     _check_names("models", config.models)
     _check_names("stages", config.stages)
     _positive("tokenizer", config.tokenizer, "training_texts")
+    _positive("host", config.host, "requests")
+    if config.host.workers is not None:
+        _positive("host", config.host, "workers")
+    if not config.host.python_timeout_s > 0:
+        raise InputError("host.python_timeout_s: must be above 0 seconds")
     for model in config.models:
         _validate_model(model)
     earlier: dict[str, Stage] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rft_jax import data
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders import (
     ERRORS,
@@ -32,7 +33,7 @@ def explain_grader(path: Path, placement: str) -> Iterator[dict[str, str]]:
 
 
 def grade_files(
-    grader_file: Path, items_file: Path, samples_file: Path, placement: str
+    grader_file: Path, items_file: Path, samples_file: Path, placement: str, options: HostOptions
 ) -> Iterator[dict[str, Any]]:
     """Grades answers.
 
@@ -42,6 +43,7 @@ def grade_files(
         samples_file: JSON lines with `output_text` and, unless there are as many samples as items
             in the same order, `item`, the number of the item's line from 1.
         placement: "auto", "device" or "host".
+        options: of the nodes on the host.
 
     Yields:
         For each sample an object in the shape of OpenAI's answer to /graders/run; `execution_time`
@@ -50,7 +52,7 @@ def grade_files(
     Raises:
         InputError: naming file, line and field of what cannot be used.
     """
-    grader = build_grader(load_grader(grader_file), placement)
+    grader = build_grader(load_grader(grader_file), placement, options)
     items = Items(data.load_rows(items_file), str(items_file))
     samples, rows = _read_samples(samples_file, len(items.rows), items_file)
     began = time.perf_counter()
@@ -104,7 +106,7 @@ def _read_samples(path: Path, count: int, items_file: Path) -> tuple[list[HostSa
 
 
 def validate_files(
-    grader_file: Path, data_file: Path, low: float, high: float
+    grader_file: Path, data_file: Path, low: float, high: float, options: HostOptions
 ) -> tuple[dict[str, Any], list[str]]:
     """Checks a grader and the items together, and probes for reward hacking.
 
@@ -113,6 +115,7 @@ def validate_files(
         data_file: training items as JSON lines.
         low: the least reward that is meant to occur.
         high: the greatest.
+        options: of the nodes on the host.
 
     Returns:
         The probes' mean rewards; and sentences on what is suspicious.
@@ -120,7 +123,7 @@ def validate_files(
     Raises:
         InputError: naming file, line and field of what cannot be used.
     """
-    grader: Grader = build_grader(load_grader(grader_file))
+    grader: Grader = build_grader(load_grader(grader_file), options=options)
     items = Items(data.load_items(data_file), str(data_file))
     probes = probe(grader, items)
     summary = {

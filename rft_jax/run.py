@@ -355,7 +355,7 @@ def _grader(config: Config) -> Grader | None:
         return None
     if not config.grader:
         raise InputError("grader: reinforcement needs a grader; give --config.grader=FILE.json")
-    return build_grader(load_grader(config.grader), config.placement)
+    return build_grader(load_grader(config.grader), config.placement, config.host)
 
 
 def _grader_text(grader: str | dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders.placement import HostGrading, nodes_on_host, place, type_name
 from rft_jax.graders.types import (
@@ -32,6 +33,7 @@ from rft_jax.graders.types import (
 )
 from rft_jax.strings import from_host
 
+DEFAULT_OPTIONS = HostOptions()
 _TEXT_STEP = 256  # widths of texts graded from the host: those of like length compile once
 _BATCH = 256  # of them at once
 
@@ -41,6 +43,7 @@ class Grader:
     """A grader with a place for each of its nodes; from `build_grader`."""
 
     spec: GraderType
+    options: HostOptions
 
     @property
     def type_name(self) -> str:
@@ -54,7 +57,7 @@ class Grader:
 
     def open_host(self) -> HostGrading:
         """A context manager: the nodes that run on the host, with what they need, open."""
-        return HostGrading(nodes_on_host(self.spec))
+        return HostGrading(nodes_on_host(self.spec), self.options)
 
     def encode_items(self, items: Sequence[Mapping[str, Any]], source: str) -> Any:
         """Renders on the host what the grader needs of the items, once per data set.
@@ -111,9 +114,13 @@ class Grader:
         )
 
 
-def build_grader(spec: GraderType | HostGraderType, placement: str = "auto") -> Grader:
+def build_grader(
+    spec: GraderType | HostGraderType,
+    placement: str = "auto",
+    options: HostOptions = DEFAULT_OPTIONS,
+) -> Grader:
     """The grader of a specification, its nodes placed; see `placement.place`."""
-    return Grader(place(spec, placement))
+    return Grader(place(spec, placement), options)
 
 
 def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Grade:

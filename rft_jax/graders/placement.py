@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.types import (
@@ -54,10 +55,10 @@ class OnHost:
         del encoded
         return view.on_host[self.name]
 
-    def open(self) -> contextlib.AbstractContextManager[HostSession]:
+    def open(self, options: HostOptions) -> contextlib.AbstractContextManager[HostSession]:
         """See `HostGraderType.open`."""
         if isinstance(self.grader, HostGraderType):
-            return self.grader.open()
+            return self.grader.open(options)
         return contextlib.nullcontext(OneByOne(self.grader))
 
 
@@ -125,15 +126,15 @@ def type_name(grader: Any) -> str:
 class HostGrading:
     """The open nodes on the host; a context manager."""
 
-    def __init__(self, nodes: Sequence[OnHost]):
-        self._nodes = nodes
+    def __init__(self, nodes: Sequence[OnHost], options: HostOptions):
+        self._nodes, self._options = nodes, options
         self._stack = contextlib.ExitStack()
         self._sessions: dict[str, HostSession] = {}
 
     def __enter__(self) -> "HostGrading":
         with contextlib.ExitStack() as stack:
             for node in self._nodes:
-                self._sessions[node.name] = stack.enter_context(node.open())
+                self._sessions[node.name] = stack.enter_context(node.open(self._options))
             self._threads = stack.enter_context(ThreadPoolExecutor(max(1, len(self._nodes))))
             self._stack = stack.pop_all()
         return self

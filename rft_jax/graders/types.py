@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from rft_jax.config import HostOptions
 from rft_jax.graders.host_json import Document, parse_document
 from rft_jax.strings import ByteString, JsonScan, Unescaped, scan_json, unescape
 
@@ -224,7 +225,7 @@ class HostGraderType(Protocol):
             InputError: naming the line and the template.
         """
 
-    def open(self) -> AbstractContextManager[HostSession]:
+    def open(self, options: HostOptions) -> AbstractContextManager[HostSession]:
         """Acquires what grading needs, such as a pool of workers.
 
         Raises:

@@ -1,6 +1,6 @@
 """Graders that run on the host: `python` in sandboxed workers, `endpoint` and judges over HTTP.
 
-    with grader.open(HostOptions(workers=4)) as session:
+    with grader.open(HostOptions(workers=4)) as session:  # of config
         scores = session.grade_batch(samples, items, rows)
 
 `sandbox` isolates a process by means of the kernel, `worker` is the program that runs inside,
@@ -10,6 +10,5 @@ for each grader type: `python`, `endpoint`, `score_model`, `label_model`.
 
 from rft_jax.graders.host.endpoint import Endpoint as Endpoint
 from rft_jax.graders.host.label_model import LabelModel as LabelModel
-from rft_jax.graders.host.options import HostOptions as HostOptions
 from rft_jax.graders.host.python import PythonGrader as PythonGrader
 from rft_jax.graders.host.score_model import ScoreModel as ScoreModel

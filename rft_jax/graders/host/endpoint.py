@@ -12,9 +12,9 @@ import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+from rft_jax.config import HostOptions
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.client import Client, ServiceError
-from rft_jax.graders.host.options import DEFAULTS, HostOptions
 from rft_jax.graders.host.payload import check_rows, finite_number, payload
 from rft_jax.graders.host.service import ServiceSession, open_service, web_address
 from rft_jax.graders.types import HostSample, HostScore, Items
@@ -43,7 +43,7 @@ class Endpoint:
         """See `HostGraderType.check`."""
         check_rows(items)
 
-    def open(self, options: HostOptions = DEFAULTS) -> AbstractContextManager[ServiceSession]:
+    def open(self, options: HostOptions) -> AbstractContextManager[ServiceSession]:
         """See `HostGraderType.open`."""
         headers = dict(self.headers)
         client = Client(self.url, headers, options.requests, TIMEOUT_S, self.rate_limit)

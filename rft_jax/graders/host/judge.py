@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.client import Client, ServiceError
-from rft_jax.graders.host.options import HostOptions
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.service import (
     ServiceSession,

@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from rft_jax.config import HostOptions
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.judge import FIELDS, Judge
-from rft_jax.graders.host.options import DEFAULTS, HostOptions
 from rft_jax.graders.host.service import ServiceSession
 from rft_jax.graders.types import Items
 
@@ -41,7 +41,7 @@ class LabelModel:
         """See `HostGraderType.check`."""
         self.judge.check(items)
 
-    def open(self, options: HostOptions = DEFAULTS) -> AbstractContextManager[ServiceSession]:
+    def open(self, options: HostOptions) -> AbstractContextManager[ServiceSession]:
         """See `HostGraderType.open`."""
         result = {"type": "string", "enum": list(self.labels)}
         return self.judge.open(self.name, result, self._read, options)

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
-from rft_jax.graders.host.options import HostOptions
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.sandbox import (
     NO_SANDBOX,
@@ -50,6 +50,10 @@ class Outcome(NamedTuple):
     error: str = ""
     message: str = ""
     seconds: float = 0.0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class WorkerPool:
@@ -102,7 +106,7 @@ class WorkerPool:
         return _judge(answer, self._options.python_timeout_s)
 
     def _slots(self, stack: contextlib.ExitStack) -> list["_Slot"]:
-        numbers = range(self._options.worker_count)
+        numbers = range(self._options.workers or min(16, _cores()))
         if self._options.sandbox:
             sandbox = Sandbox(_SCRIPT)
             setup = self._setup(SCRATCH, sandbox.packages)

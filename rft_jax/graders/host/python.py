@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rft_jax.config import HostOptions
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.host.options import DEFAULTS, HostOptions
 from rft_jax.graders.host.payload import check_rows, payload
 from rft_jax.graders.host.pool import WorkerPool
 from rft_jax.graders.types import HostSample, HostScore, Items
@@ -46,7 +46,7 @@ class PythonGrader:
         check_rows(items)
 
     @contextmanager
-    def open(self, options: HostOptions = DEFAULTS) -> Iterator["PythonSession"]:
+    def open(self, options: HostOptions) -> Iterator["PythonSession"]:
         """See `HostGraderType.open`."""
         with WorkerPool(self.source, options) as pool:
             yield PythonSession(self.name, pool)

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from rft_jax.config import HostOptions
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.judge import FIELDS, Judge
-from rft_jax.graders.host.options import DEFAULTS, HostOptions
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.service import ServiceSession
 from rft_jax.graders.types import Items
@@ -40,7 +40,7 @@ class ScoreModel:
         """See `HostGraderType.check`."""
         self.judge.check(items)
 
-    def open(self, options: HostOptions = DEFAULTS) -> AbstractContextManager[ServiceSession]:
+    def open(self, options: HostOptions) -> AbstractContextManager[ServiceSession]:
         """See `HostGraderType.open`."""
         return self.judge.open(self.name, {"type": "number"}, self._read, options)
 

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.host import Endpoint, HostOptions
+from rft_jax.graders.host import Endpoint
 from rft_jax.graders.host.client import RETRIES, Client, _asked_delay
 
 

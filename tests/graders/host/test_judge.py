@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.host import HostOptions, LabelModel, ScoreModel
+from rft_jax.graders.host import LabelModel, ScoreModel
 from rft_jax.graders.host.client import RETRIES
 
 PROMPT = [{"role": "user", "content": "Rate {{sample.output_text}} against {{item.answer}}."}]
@@ -238,5 +239,5 @@ def test_without_a_server_the_remedy_is_named(serve, monkeypatch, environment, c
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=f"^{sentence}"):
-        with parse(SCORE | change).open():
+        with parse(SCORE | change).open(HostOptions()):
             pass

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.host import HostOptions, PythonGrader
+from rft_jax.graders.host import PythonGrader
 from rft_jax.graders.host.pool import _judge
 from rft_jax.graders.host.python import SOURCE_BYTES
 

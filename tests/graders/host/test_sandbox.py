@@ -10,9 +10,10 @@ import textwrap
 
 import pytest
 
+from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items, build_grader, grade_texts, load_grader
-from rft_jax.graders.host import HostOptions, PythonGrader
+from rft_jax.graders.host import PythonGrader
 
 needs_sandbox = pytest.mark.skipif(
     not shutil.which("bwrap"), reason="needs bubblewrap; apt-get install bubblewrap"
@@ -134,7 +135,8 @@ def test_the_environment_of_the_parent_cannot_be_read(unsandboxed):
         import os, sys
         sys.path.insert(0, {os.getcwd()!r})
         from rft_jax.graders import HostSample, Items, build_grader, grade_texts, load_grader
-        from rft_jax.graders.host import HostOptions, PythonGrader
+        from rft_jax.config import HostOptions
+        from rft_jax.graders.host import PythonGrader
         for sandbox in (True, False):
             options = HostOptions(1, sandbox=sandbox)
             items = Items([{{"code": {ENVIRONMENT!r}, "pid": os.getpid()}}], "rows")
@@ -471,7 +473,7 @@ def test_a_worker_that_hangs_costs_one_sample(monkeypatch):
 def test_without_the_tools_the_package_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="apt-get install bubblewrap.*--no-sandbox"):
-        with PythonGrader("g", SOURCE).open():
+        with PythonGrader("g", SOURCE).open(HostOptions()):
             pass
 
 
@@ -481,7 +483,7 @@ def test_without_namespaces_the_remedy_is_named(monkeypatch, tmp_path):
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(InputError, match=f"{sentence}.*sysctl.*--no-sandbox"):
-        with PythonGrader("g", SOURCE).open():
+        with PythonGrader("g", SOURCE).open(HostOptions()):
             pass
 
 
