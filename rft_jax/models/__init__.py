@@ -2,6 +2,7 @@
 
 from rft_jax.models.cache import Cache, Prefix, init_cache
 from rft_jax.models.model import Model, Params, build_model, compute_dtype, count_parameters
+from rft_jax.models.partition import check_partition
 
 __all__ = [
     "Cache",
@@ -9,6 +10,7 @@ __all__ = [
     "Params",
     "Prefix",
     "build_model",
+    "check_partition",
     "compute_dtype",
     "count_parameters",
     "init_cache",

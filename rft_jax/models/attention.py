@@ -23,7 +23,13 @@ class Partial(NamedTuple):
 
 
 def partial_attention(
-    q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array, *, scale: float
+    q_RKMTQ: Array,
+    k_RKUQ: Array,
+    v_RKUQ: Array,
+    mask_RTU: Array,
+    *,
+    scale: float,
+    softcap: float | None = None,
 ) -> Partial:
     """Attention of grouped queries over one set of keys.
 
@@ -33,6 +39,8 @@ def partial_attention(
         v_RKUQ: Values.
         mask_RTU: True where token t may see key u; axes of size 1 broadcast.
         scale: Factor on the scores.
+        softcap: Bound c of the scaled scores, c tanh(score / c) (Gemma 2,
+            https://arxiv.org/abs/2408.00118); None: unbounded.
 
     Returns:
         The partial. Rows that see no key have a normaliser near exp(MASKED) and vanish in `merge`.
@@ -40,7 +48,8 @@ def partial_attention(
     score_RKMTU = jnp.einsum(
         "RKMTQ,RKUQ->RKMTU", q_RKMTQ, k_RKUQ, preferred_element_type=jnp.float32
     )
-    score_RKMTU = jnp.where(mask_RTU[:, None, None], score_RKMTU * scale, MASKED)
+    score_RKMTU = soft_cap(score_RKMTU * scale, softcap)
+    score_RKMTU = jnp.where(mask_RTU[:, None, None], score_RKMTU, MASKED)
     peak_RKMT = jax.lax.stop_gradient(score_RKMTU.max(axis=-1))
     weight_RKMTU = jnp.exp(score_RKMTU - peak_RKMT[..., None])
     total_RKMT = weight_RKMTU.sum(axis=-1)
@@ -57,3 +66,8 @@ def merge(a: Partial, b: Partial) -> Array:
     """Attention over the union of two disjoint sets of keys, [R, K, M, T, Q] in float32."""
     weight_RKMT = jax.nn.sigmoid(a.lse_RKMT - b.lse_RKMT)[..., None]
     return weight_RKMT * a.out_RKMTQ + (1 - weight_RKMT) * b.out_RKMTQ
+
+
+def soft_cap(x: Array, cap: float | None) -> Array:
+    """Bounds the absolute value smoothly; None leaves it."""
+    return x if cap is None else cap * jnp.tanh(x / cap)

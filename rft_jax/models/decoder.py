@@ -1,21 +1,45 @@
 """The decoder: one forward for training, prefill and decoding.
 
 Pre-norm blocks of grouped-query attention with rotary positions and a gated MLP (Llama,
-https://arxiv.org/abs/2302.13971), optionally with attention biases (Qwen 2) or query/key norms
-(Qwen 3). Layers are stacked along a leading axis and scanned.
+https://arxiv.org/abs/2302.13971), with the options by which the families of open models differ:
+see `ModelConfig`. Layers are stacked along a leading axis and scanned.
 
 Tokens come as [B, S, T]: S rows for each of B prompts. A row is explicit about its positions and
 its segments, so that it may be a prompt (S = 1), one completion (S = G), or several packed ones.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
-from rft_jax.config import ModelConfig
-from rft_jax.models.attention import Partial, merge, partial_attention
+from rft_jax.config import ModelConfig, RopeScaling
+from rft_jax.models.attention import Partial, merge, partial_attention, soft_cap
 from rft_jax.models.cache import Cache, Prefix
+from rft_jax.models.mlp import expert_mlp, gated_mlp
+from rft_jax.models.rotary import Rotation, rotary, rotate
+
+
+class LayerKind(NamedTuple):
+    """In what layers differ besides their weights."""
+
+    window: int  # tokens that a token sees, itself included
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+
+
+def layer_kinds(config: ModelConfig) -> tuple[tuple[LayerKind, ...], np.ndarray]:
+    """The kinds of layers, and the index of each layer's kind."""
+    c = config
+    full = sliding = LayerKind(np.iinfo(np.int32).max, c.rope_theta, c.rope_scaling)
+    if c.sliding_rope_theta is not None:
+        sliding = LayerKind(0, c.sliding_rope_theta, None)
+    kinds = {"full": full, "sliding": sliding._replace(window=c.sliding_window)}
+    used, index_L = np.unique(np.resize(c.attention_pattern, c.layers), return_inverse=True)
+    return tuple(kinds[name] for name in used), index_L
 
 
 class Decoder(nnx.Module):
@@ -25,7 +49,7 @@ class Decoder(nnx.Module):
         self.config = config
         self.embed_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.width), 0.02)
         self.layers = Block(config, rngs=rngs)
-        self.final_norm_D = _ones(("embed",), (config.width,))
+        self.final_norm_D = _norm_weight(config, ("embed",), (config.width,))
         if not config.tie_embeddings:
             self.head_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.width), 0.02)
 
@@ -45,7 +69,8 @@ class Decoder(nnx.Module):
             tokens_BST: int32 token ids.
             positions_BST: int32 positions, counted from the prompt's first token.
             segments_BST: int32; a token sees earlier positions of its own segment in its row.
-                With a cache every row is one segment and this is not read.
+                With a cache every row is one segment, without gaps in its positions, and this is
+                not read.
             prefix: The prompts' keys and values, seen by every token of the prompt's rows.
             cache: When decoding (T = 1), the rows' own keys and values so far.
             dtype: Of the activations and of the weights as they are multiplied.
@@ -54,35 +79,51 @@ class Decoder(nnx.Module):
             hidden_BSTD after the final norm, and the new cache, or without a cache the rows' keys
             and values, each [L, B, S, K, T, Q].
         """
+        c = self.config
         x_BSTD = self.embed_VD[...][tokens_BST].astype(dtype)
-        rotation = rotary(positions_BST, self.config)
+        if c.scale_embeddings:
+            x_BSTD = x_BSTD * jnp.asarray(c.width**0.5, dtype)
+        kinds, kind_L = layer_kinds(c)
+        rotations = [
+            rotary(positions_BST, kind.rope_theta, c.head_dim, kind.rope_scaling) for kind in kinds
+        ]
+        by_kind = (
+            jnp.array([kind.window for kind in kinds]) if c.sliding_window else None,
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations),
+        )
         graph, weights = nnx.split(self.layers)
         visible_BSTU = None if cache is not None else _causal(positions_BST, segments_BST)
 
         def layer(carry, inputs):
             x_BSTD, cache = carry
-            weights, index, prefix_kv = inputs
+            weights, index, kind, prefix_kv = inputs
             block = nnx.merge(graph, weights)
+            window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
             q, k, v = block.project(x_BSTD, rotation)
             if cache is None:
-                own_kv, mask = (k, v), visible_BSTU
+                own_kv = k, v
+                mask = _within(window, visible_BSTU, positions_BST, positions_BST)
             else:
                 cache = cache.write(index, k[..., 0, :], v[..., 0, :])
                 own_kv = cache.layer(index)
-                mask = (jnp.arange(own_kv[0].shape[3]) <= cache.length)[None, None, None]
-            partial = _own_partial(q, *own_kv, mask)
+                places_U = jnp.arange(own_kv[0].shape[3])
+                mask = (places_U <= cache.length)[None, None, None]
+                mask = _within(window, mask, cache.length[None], places_U)
+            partial = _own_partial(q, *own_kv, mask, c)
             out = partial.out_RKMTQ
             if prefix is not None:
-                out = merge(partial, _prefix_partial(q, *prefix_kv, prefix.mask_BP))
+                places_P = jnp.arange(prefix.mask_BP.shape[1])
+                mask = _within(window, prefix.mask_BP[:, None, None], positions_BST, places_P)
+                out = merge(partial, _prefix_partial(q, *prefix_kv, mask, c))
             out_BSKMTQ = out.reshape(q.shape).astype(dtype)
             return (block.finish(x_BSTD, out_BSKMTQ), cache), None if cache else (k, v)
 
-        if self.config.remat and cache is None:
+        if c.remat and cache is None:
             layer = jax.checkpoint(layer, prevent_cse=False)
-        indices = jnp.arange(self.config.layers)
         prefix_kv = None if prefix is None else (prefix.k_LBKPQ, prefix.v_LBKPQ)
-        (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), (weights, indices, prefix_kv))
-        hidden_BSTD = rms_norm(x_BSTD, self.final_norm_D, self.config.norm_eps)
+        inputs = weights, jnp.arange(c.layers), jnp.asarray(kind_L), prefix_kv
+        (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)
+        hidden_BSTD = rms_norm(x_BSTD, self.final_norm_D, c)
         if cache is not None:
             return hidden_BSTD, cache._replace(length=cache.length + 1)
         return hidden_BSTD, kv
@@ -91,7 +132,10 @@ class Decoder(nnx.Module):
         """float32 logits [..., V] of hidden states [..., D]."""
         head_VD = self.embed_VD if self.config.tie_embeddings else self.head_VD
         weight_VD = head_VD[...].astype(hidden_xD.dtype)
-        return jnp.einsum("...D,VD->...V", hidden_xD, weight_VD, preferred_element_type=jnp.float32)
+        logits_xV = jnp.einsum(
+            "...D,VD->...V", hidden_xD, weight_VD, preferred_element_type=jnp.float32
+        )
+        return soft_cap(logits_xV, self.config.logit_softcap)
 
 
 class Block(nnx.Module):
@@ -106,13 +150,13 @@ class Block(nnx.Module):
         def weight(axes, shape, std):
             return _weight(rngs, ("layers", *axes), (n, *shape), std)
 
-        def ones(axis, size):
-            return _ones(("layers", axis), (n, size))
+        def norm(axis, size):
+            return _norm_weight(c, ("layers", axis), (n, size))
 
         query = (("kv_heads", "head_group", "head_dim"), (c.kv_heads, group, c.head_dim))
         key = (("kv_heads", "head_dim"), (c.kv_heads, c.head_dim))
         self.config = config
-        self.attention_norm_D = ones("embed", c.width)
+        self.attention_norm_D = norm("embed", c.width)
         self.q_DKMQ = weight(("embed", *query[0]), (c.width, *query[1]), inner)
         self.k_DKQ = weight(("embed", *key[0]), (c.width, *key[1]), inner)
         self.v_DKQ = weight(("embed", *key[0]), (c.width, *key[1]), inner)
@@ -121,18 +165,31 @@ class Block(nnx.Module):
             self.q_bias_KMQ = weight(*query, 0.0)
             self.k_bias_KQ = weight(*key, 0.0)
             self.v_bias_KQ = weight(*key, 0.0)
+        if c.output_bias:
+            self.out_bias_D = weight(("embed",), (c.width,), 0.0)
         if c.qk_norm:
-            self.q_norm_Q = ones("head_dim", c.head_dim)
-            self.k_norm_Q = ones("head_dim", c.head_dim)
-        self.mlp_norm_D = ones("embed", c.width)
-        self.gate_DF = weight(("embed", "mlp"), (c.width, c.mlp_width), inner)
-        self.up_DF = weight(("embed", "mlp"), (c.width, c.mlp_width), inner)
-        self.down_FD = weight(("mlp", "embed"), (c.mlp_width, c.width), outer)
+            self.q_norm_Q = norm("head_dim", c.head_dim)
+            self.k_norm_Q = norm("head_dim", c.head_dim)
+        if c.post_norms:
+            self.post_attention_norm_D = norm("embed", c.width)
+            self.post_mlp_norm_D = norm("embed", c.width)
+        self.mlp_norm_D = norm("embed", c.width)
+        if c.experts:
+            expert = (("experts", "embed", "mlp"), (c.experts, c.width, c.mlp_width))
+            back = (("experts", "mlp", "embed"), (c.experts, c.mlp_width, c.width))
+            self.router_DE = weight(("embed", "experts"), (c.width, c.experts), inner)
+            self.gate_EDF = weight(*expert, inner)
+            self.up_EDF = weight(*expert, inner)
+            self.down_EFD = weight(*back, outer)
+        else:
+            self.gate_DF = weight(("embed", "mlp"), (c.width, c.mlp_width), inner)
+            self.up_DF = weight(("embed", "mlp"), (c.width, c.mlp_width), inner)
+            self.down_FD = weight(("mlp", "embed"), (c.mlp_width, c.width), outer)
 
-    def project(self, x_BSTD: Array, rotation: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def project(self, x_BSTD: Array, rotation: Rotation) -> tuple[Array, Array, Array]:
         """Rotated queries [B, S, K, M, T, Q] and keys, and values, both [B, S, K, T, Q]."""
         c, dtype = self.config, x_BSTD.dtype
-        h_BSTD = rms_norm(x_BSTD, self.attention_norm_D, c.norm_eps)
+        h_BSTD = rms_norm(x_BSTD, self.attention_norm_D, c)
         q = jnp.einsum("BSTD,DKMQ->BSKMTQ", h_BSTD, self.q_DKMQ[...].astype(dtype))
         k = jnp.einsum("BSTD,DKQ->BSKTQ", h_BSTD, self.k_DKQ[...].astype(dtype))
         v = jnp.einsum("BSTD,DKQ->BSKTQ", h_BSTD, self.v_DKQ[...].astype(dtype))
@@ -141,8 +198,8 @@ class Block(nnx.Module):
             k = k + self.k_bias_KQ[...].astype(dtype)[:, None]
             v = v + self.v_bias_KQ[...].astype(dtype)[:, None]
         if c.qk_norm:
-            q = rms_norm(q, self.q_norm_Q, c.norm_eps)
-            k = rms_norm(k, self.k_norm_Q, c.norm_eps)
+            q = rms_norm(q, self.q_norm_Q, c)
+            k = rms_norm(k, self.k_norm_Q, c)
         cos_BSTQ, sin_BSTQ = rotation
         q = rotate(q, cos_BSTQ[:, :, None, None], sin_BSTQ[:, :, None, None])
         k = rotate(k, cos_BSTQ[:, :, None], sin_BSTQ[:, :, None])
@@ -150,48 +207,55 @@ class Block(nnx.Module):
 
     def finish(self, x_BSTD: Array, out_BSKMTQ: Array) -> Array:
         """The block's output from its input and its attention."""
-        dtype = x_BSTD.dtype
-        out_KMQD = self.out_KMQD[...].astype(dtype)
-        x_BSTD = x_BSTD + jnp.einsum("BSKMTQ,KMQD->BSTD", out_BSKMTQ, out_KMQD)
-        h_BSTD = rms_norm(x_BSTD, self.mlp_norm_D, self.config.norm_eps)
-        gate_BSTF = jnp.einsum("BSTD,DF->BSTF", h_BSTD, self.gate_DF[...].astype(dtype))
-        up_BSTF = jnp.einsum("BSTD,DF->BSTF", h_BSTD, self.up_DF[...].astype(dtype))
-        down_FD = self.down_FD[...].astype(dtype)
-        return x_BSTD + jnp.einsum("BSTF,FD->BSTD", jax.nn.silu(gate_BSTF) * up_BSTF, down_FD)
+        c, dtype = self.config, x_BSTD.dtype
+        h_BSTD = jnp.einsum("BSKMTQ,KMQD->BSTD", out_BSKMTQ, self.out_KMQD[...].astype(dtype))
+        if c.output_bias:
+            h_BSTD = h_BSTD + self.out_bias_D[...].astype(dtype)
+        if c.post_norms:
+            h_BSTD = rms_norm(h_BSTD, self.post_attention_norm_D, c)
+        x_BSTD = x_BSTD + h_BSTD
+        h_BSTD = self._mlp(rms_norm(x_BSTD, self.mlp_norm_D, c))
+        if c.post_norms:
+            h_BSTD = rms_norm(h_BSTD, self.post_mlp_norm_D, c)
+        return x_BSTD + h_BSTD
+
+    def _mlp(self, h_BSTD: Array) -> Array:
+        c, dtype = self.config, h_BSTD.dtype
+        if not c.experts:
+            weights = (self.gate_DF, self.up_DF, self.down_FD)
+            weights = (weight[...].astype(dtype) for weight in weights)
+            return gated_mlp(h_BSTD, *weights, c.activation)
+        weights = (self.router_DE, self.gate_EDF, self.up_EDF, self.down_EFD)
+        return expert_mlp(
+            h_BSTD,
+            *(weight[...].astype(dtype) for weight in weights),
+            c.activation,
+            chosen=c.experts_per_token,
+            normalize=c.normalize_experts,
+        )
 
 
-def rotary(positions_BST: Array, config: ModelConfig) -> tuple[Array, Array]:
-    """Cosines and sines [B, S, T, Q/2] of rotary positions (https://arxiv.org/abs/2104.09864)."""
-    exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    angle = positions_BST[..., None] * config.rope_theta**-exponent
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x_xQ: Array, cos: Array, sin: Array) -> Array:
-    """Rotates the two halves of the last axis against each other, in float32."""
-    a, b = jnp.split(x_xQ.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_xQ.dtype)
-
-
-def rms_norm(x_xD: Array, scale_D: Array, eps: float) -> Array:
+def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
     """Root-mean-square norm (https://arxiv.org/abs/1910.07467), computed in float32."""
     x = x_xD.astype(jnp.float32)
-    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
-    return (x * scale_D[...].astype(jnp.float32)).astype(x_xD.dtype)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
+    scale_D = weight_D[...].astype(jnp.float32) + (1 if config.norms_around_one else 0)
+    return (x * scale_D).astype(x_xD.dtype)
 
 
-def _own_partial(q_BSKMTQ, k_BSKUQ, v_BSKUQ, mask_BSTU) -> Partial:
+def _own_partial(q_BSKMTQ, k_BSKUQ, v_BSKUQ, mask_BSTU, config: ModelConfig) -> Partial:
     """Each row over its own keys; the result's rows are B x S."""
     mask_RTU = mask_BSTU.reshape(-1, *mask_BSTU.shape[2:])
     q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q_BSKMTQ, k_BSKUQ, v_BSKUQ))
-    return partial_attention(q, k, v, mask_RTU, scale=q.shape[-1] ** -0.5)
+    return _partial(q, k, v, mask_RTU, config)
 
 
-def _prefix_partial(q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BP) -> Partial:
+def _prefix_partial(q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BSTP, config: ModelConfig) -> Partial:
     """All rows of a prompt over the prompt's keys in one product; the result's rows are B x S."""
     B, S, K, M, T, Q = q_BSKMTQ.shape
     q_BKMXQ = q_BSKMTQ.transpose(0, 2, 3, 1, 4, 5).reshape(B, K, M, S * T, Q)
-    partial = partial_attention(q_BKMXQ, k_BKPQ, v_BKPQ, mask_BP[:, None], scale=Q**-0.5)
+    mask_BXP = mask_BSTP.reshape(B, -1, mask_BSTP.shape[-1])
+    partial = _partial(q_BKMXQ, k_BKPQ, v_BKPQ, mask_BXP, config)
 
     def rows(x):
         x = x.reshape(B, K, M, S, T, *x.shape[4:])
@@ -200,10 +264,22 @@ def _prefix_partial(q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BP) -> Partial:
     return Partial(rows(partial.out_RKMTQ), rows(partial.lse_RKMT))
 
 
+def _partial(q, k, v, mask, config: ModelConfig) -> Partial:
+    scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+    return partial_attention(q, k, v, mask, scale=scale, softcap=config.attention_softcap)
+
+
 def _causal(positions_BST: Array, segments_BST: Array) -> Array:
     """visible_BSTU: token t sees u of its own segment, at its own or an earlier position."""
     same = segments_BST[..., :, None] == segments_BST[..., None, :]
     return same & (positions_BST[..., None, :] <= positions_BST[..., :, None])
+
+
+def _within(window: Array | None, mask_xTU: Array, at_xT: Array, place_xU: Array) -> Array:
+    """The mask without the keys that lie a window or more before the query."""
+    if window is None:
+        return mask_xTU
+    return mask_xTU & (at_xT[..., :, None] - place_xU[..., None, :] < window)
 
 
 def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], std: float) -> nnx.Param:
@@ -211,5 +287,6 @@ def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], std: 
     return nnx.Param(jnp.zeros(shape) if value is None else value, axes=axes)
 
 
-def _ones(axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
-    return nnx.Param(jnp.ones(shape), axes=axes)
+def _norm_weight(config: ModelConfig, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
+    value = jnp.zeros(shape) if config.norms_around_one else jnp.ones(shape)
+    return nnx.Param(value, axes=axes)

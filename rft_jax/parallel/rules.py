@@ -23,6 +23,7 @@ LEARNER_RULES: Rules = {
     "head_group": None,
     "head_dim": None,
     "mlp": "tensor",
+    "experts": None,
 }
 
 ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None}

@@ -89,3 +89,13 @@ def test_a_mask_axis_of_size_one_broadcasts(inputs):
     narrow = partial_attention(q, k, v, row, scale=0.3)
     wide = partial_attention(q, k, v, jnp.broadcast_to(row, mask.shape), scale=0.3)
     np.testing.assert_array_equal(narrow.out_RKMTQ, wide.out_RKMTQ)
+
+
+def test_capped_scores_are_bounded_and_small_ones_are_kept(inputs):
+    q, k, v, mask = inputs
+    capped = partial_attention(q, k, v, mask, scale=40.0, softcap=2.0)
+    score = np.einsum("rkmtq,rkuq->rkmtu", *(np.asarray(x, np.float64) for x in (q, k))) * 40.0
+    weight = np.where(np.asarray(mask)[:, None, None], np.exp(2 * np.tanh(score / 2)), 0)
+    np.testing.assert_allclose(capped.lse_RKMT, np.log(weight.sum(axis=-1)), rtol=1e-5, atol=1e-5)
+    small = [partial_attention(q, k, v, mask, scale=1e-3, softcap=cap) for cap in (2.0, None)]
+    np.testing.assert_allclose(small[0].out_RKMTQ, small[1].out_RKMTQ, rtol=0, atol=1e-6)

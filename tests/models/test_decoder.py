@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import ModelConfig
+from rft_jax.config import LinearRope, ModelConfig
 from rft_jax.models import build_model, count_parameters, init_cache
 from rft_jax.parallel import LEARNER_RULES
 
@@ -19,10 +19,6 @@ PLAIN = ModelConfig(
 )
 VARIANTS = {
     "plain": {},
-    "without remat": {"remat": False},
-    "untied": {"tie_embeddings": False},
-    "biases": {"attention_bias": True},
-    "norms": {"qk_norm": True},
     "everything": {
         "tie_embeddings": False,
         "attention_bias": True,
@@ -30,17 +26,43 @@ VARIANTS = {
         "layers": 3,
         "heads": 2,
         "rope_theta": 100.0,
+        "output_bias": True,
+        "rope_scaling": LinearRope(2.0),
     },
+    "sliding": {
+        "remat": False,
+        "layers": 3,
+        "attention_pattern": ("sliding", "full"),
+        "sliding_window": 3,
+        "sliding_rope_theta": 30.0,
+        "attention_softcap": 1.0,
+    },
+    "gemma": {
+        "attention_pattern": ("sliding",),
+        "sliding_window": 4,
+        "attention_scale": 0.5,
+        "logit_softcap": 2.0,
+        "activation": "gelu_tanh",
+        "norms_around_one": True,
+        "post_norms": True,
+        "scale_embeddings": True,
+    },
+    "experts": {"experts": 4, "experts_per_token": 2},
 }
 
 
 def make(**settings):
     """A model, and weights for which each of them matters: biases and scales are not 0 and 1."""
     model = build_model(dataclasses.replace(PLAIN, **settings), V)
-    leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return model, jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+
+    @jax.jit
+    def init():
+        leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        noise = [0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+
+    return model, init()
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -163,6 +185,18 @@ def test_a_token_sees_no_later_one(plain, tokens):
     a, b = (np.asarray(row_logits(*plain, rows)) for rows in (rows_NX, changed_NX))
     np.testing.assert_array_equal(a[:, :6], b[:, :6])
     assert (np.abs(a[:, 6:] - b[:, 6:]).max(axis=-1) > 1e-4).all()
+
+
+def test_a_sliding_token_sees_no_further_than_its_window(tokens):
+    sliding = {"layers": 1, "attention_pattern": ("sliding",), "sliding_window": 3}
+    model, params = make(**sliding)
+    rows_NX = concatenated(tokens)[:, 0]
+    changed_NX = rows_NX.copy()
+    changed_NX[:, 2] = (changed_NX[:, 2] + 1) % V
+    a, b = (np.asarray(row_logits(model, params, rows)) for rows in (rows_NX, changed_NX))
+    differs_X = (np.abs(a - b).max(axis=-1) > 1e-6).all(axis=0)
+    np.testing.assert_array_equal(np.flatnonzero(differs_X), [2, 3, 4])
+    np.testing.assert_array_equal(a[:, 5:], b[:, 5:])
 
 
 def test_packed_items_are_those_items_apart(plain):

@@ -1,125 +1,254 @@
-"""From the same weights the decoder computes what Llama, Qwen 2 and Qwen 3 of transformers do."""
+"""Checkpoints that transformers saved compute the same here: logits, greedy decoding, gradients."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
-from rft_jax.config import ModelConfig
-from rft_jax.models import build_model, count_parameters
+from rft_jax.config import RolloutConfig
+from rft_jax.learn.logprobs import completion_logprobs
+from rft_jax.models import Model, Params, build_model, count_parameters
+from rft_jax.models.hugging_face import Checkpoint, export, load_params, open_checkpoint
+from rft_jax.models.hugging_face.layout import layouts
+from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
 pytestmark = pytest.mark.oracle
 
-V = 97
+V, T = 97, 64
 LENGTHS = (1, 5, 12)
-SETTINGS = {
-    "Llama": {"tie_embeddings": False},
-    "Qwen2": {"attention_bias": True, "tie_embeddings": True},
-    "Qwen3": {"qk_norm": True, "tie_embeddings": True},
+SIZES = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 128,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 2.0,
+    "beta_slow": 0.5,
+}
+SLIDING = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+# Class in transformers, and settings with which every feature of the family matters.
+FAMILIES = {
+    "llama": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": False}),
+    "llama, biases": (
+        "Llama",
+        {"rope_parameters": LINEAR, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "qwen2": ("Qwen2", {"rope_parameters": YARN, "tie_word_embeddings": False, **SLIDING}),
+    "qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen3": (
+        "Qwen3",
+        {"rope_parameters": {**YARN, "truncate": False, "attention_factor": 1.3}, **SLIDING},
+    ),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "qwen3_moe, sliding": (
+        "Qwen3Moe",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": False,
+            "tie_word_embeddings": True,
+            **SLIDING,
+        },
+    ),
+    "gemma2": (
+        "Gemma2",
+        {
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 13,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            "sliding_window": 7,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 13,
+            "final_logit_softcapping": 3.0,
+            "rope_parameters": {
+                "full_attention": {**LINEAR, "rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+        },
+    ),
 }
 
 
-def config_of(family):
-    return ModelConfig(
-        layers=2,
-        width=32,
-        heads=4,
-        kv_heads=2,
-        head_dim=8,
-        mlp_width=48,
-        rope_theta=500.0,
-        norm_eps=1e-5,
-        compute_dtype="float32",
-        **SETTINGS[family],
-    )
+class Pair(NamedTuple):
+    """The same model, theirs and ours."""
+
+    peer: object
+    checkpoint: Checkpoint
+    model: Model
+    params: Params
 
 
-def random_params(model):
-    """Weights of which none is 0 or 1, and scores that spread."""
-    leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    pairs = zip(keys, leaves, strict=True)
-    return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for k, x in pairs])
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request, tmp_path_factory):
+    return make_pair(request.param, tmp_path_factory.mktemp("checkpoint"))
 
 
-def state_dict(params, config):
-    """The weights under transformers' names and in its layout, [outputs, inputs]."""
-    D = config.width
-    weights = jax.tree.map(np.asarray, params)
-    layers = weights["layers"]
-    state = {
-        "model.embed_tokens.weight": weights["embed_VD"],
-        "model.norm.weight": weights["final_norm_D"],
-        "lm_head.weight": weights["embed_VD" if config.tie_embeddings else "head_VD"],
-    }
-    for index in range(config.layers):
-        block = {name: array[index] for name, array in layers.items()}
-        mapped = {
-            "input_layernorm.weight": block["attention_norm_D"],
-            "post_attention_layernorm.weight": block["mlp_norm_D"],
-            "self_attn.q_proj.weight": block["q_DKMQ"].reshape(D, -1).T,
-            "self_attn.k_proj.weight": block["k_DKQ"].reshape(D, -1).T,
-            "self_attn.v_proj.weight": block["v_DKQ"].reshape(D, -1).T,
-            "self_attn.o_proj.weight": block["out_KMQD"].reshape(-1, D).T,
-            "mlp.gate_proj.weight": block["gate_DF"].T,
-            "mlp.up_proj.weight": block["up_DF"].T,
-            "mlp.down_proj.weight": block["down_FD"].T,
-        }
-        if config.attention_bias:
-            mapped |= {
-                "self_attn.q_proj.bias": block["q_bias_KMQ"].reshape(-1),
-                "self_attn.k_proj.bias": block["k_bias_KQ"].reshape(-1),
-                "self_attn.v_proj.bias": block["v_bias_KQ"].reshape(-1),
-            }
-        if config.qk_norm:
-            mapped |= {
-                "self_attn.q_norm.weight": block["q_norm_Q"],
-                "self_attn.k_norm.weight": block["k_norm_Q"],
-            }
-        state |= {f"model.layers.{index}.{name}": array for name, array in mapped.items()}
-    return state
-
-
-def oracle(family, config, params):
+def make_pair(case, directory) -> Pair:
+    """A random checkpoint: no bias or scale is 0 or 1, scores spread, experts differ."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    settings = getattr(transformers, f"{family}Config")(
-        vocab_size=V,
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        rope_theta=config.rope_theta,
-        rms_norm_eps=config.norm_eps,
-        tie_word_embeddings=config.tie_embeddings,
-        attn_implementation="eager",
-    )
-    model = getattr(transformers, f"{family}ForCausalLM")(settings).eval()
-    state = {k: torch.tensor(v) for k, v in state_dict(params, config).items()}
-    model.load_state_dict(state, strict=True)
-    return torch, model
+    family, settings = FAMILIES[case]
+    config_class = getattr(transformers, f"{family.replace('Gemma3', 'Gemma3Text')}Config")
+    config = config_class(**SIZES | settings, attn_implementation="eager", eos_token_id=None)
+    torch.manual_seed(0)
+    peer = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for weight in peer.parameters():
+            weight.add_(0.15 * torch.randn_like(weight))
+    peer.save_pretrained(directory)
+    checkpoint = open_checkpoint(directory)
+    config = dataclasses.replace(checkpoint.config, compute_dtype="float32")
+    model = build_model(config, checkpoint.vocab_size)
+    place = SingleDeviceSharding(jax.devices()[0])
+    params = load_params(checkpoint, jax.tree.map(lambda _: place, layouts_of(checkpoint)))
+    return Pair(peer, checkpoint, model, params)
 
 
-@pytest.mark.parametrize("family", SETTINGS)
-def test_logits_of_ragged_prompts_equal_those_of_transformers(family):
-    config = config_of(family)
-    model = build_model(config, V)
-    params = random_params(model)
-    torch, peer = oracle(family, config, params)
-    assert count_parameters(params) == sum(weight.numel() for weight in peer.parameters())
+def layouts_of(checkpoint):
+    return layouts(checkpoint.family, build_model(checkpoint.config, checkpoint.vocab_size))
 
-    rng = np.random.default_rng(0)
-    tokens_BP = rng.integers(0, V, (len(LENGTHS), max(LENGTHS)), np.int32)
-    last_BD, _ = jax.jit(model.prefill)(params, tokens_BP, np.array(LENGTHS, np.int32))
-    last_BV = model.logits(params, last_BD)
-    positions_BP = jnp.broadcast_to(jnp.arange(max(LENGTHS)), tokens_BP.shape)
-    hidden_BPD = jax.jit(model.hidden)(params, tokens_BP, positions_BP, jnp.ones_like(tokens_BP))
-    logits_BPV = model.logits(params, hidden_BPD)
+
+def prompts() -> Prompts:
+    tokens_BP = np.random.default_rng(0).integers(0, V, (len(LENGTHS), max(LENGTHS)), np.int32)
+    return Prompts(tokens_BP, np.array(LENGTHS, np.int32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def row_logits(model, params, tokens_BT):
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    hidden_BTD = model.hidden(params, tokens_BT, positions_BT, jnp.ones_like(tokens_BT))
+    return model.logits(params, hidden_BTD)
+
+
+def test_logits_equal(pair):
+    import torch
+
+    assert count_parameters(pair.params) == sum(weight.numel() for weight in pair.peer.parameters())
+    tokens_BT = np.random.default_rng(1).integers(0, V, (2, 40), np.int32)
+    with torch.no_grad():
+        expected = pair.peer(torch.tensor(tokens_BT, dtype=torch.long)).logits.numpy()
+    assert expected.std() > 0.3
+    logits = row_logits(pair.model, pair.params, tokens_BT)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-4)
+
+
+def test_greedy_continuations_of_ragged_prompts_equal(pair):
+    import torch
+
+    tokens_BP, length_B = prompts()
+    ids = jnp.arange(len(LENGTHS))
+    completions = jax.jit(
+        lambda params: rollout(
+            pair.model,
+            params,
+            Prompts(tokens_BP, length_B),
+            completion_keys(jnp.uint32(0), jnp.int32(0), ids, jnp.zeros_like(ids), 1),
+            LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0),
+            RolloutConfig(group_size=1, completion_tokens=T, temperature=0.0),
+            stop_ids=(),
+            pad_id=0,
+        )
+    )(pair.params)
     for b, length in enumerate(LENGTHS):
-        with torch.no_grad():
-            expected = peer(torch.tensor(tokens_BP[b : b + 1, :length], dtype=torch.long)).logits[0]
-        assert float(expected.std()) > 0.3
-        np.testing.assert_allclose(logits_BPV[b, :length], expected, rtol=0, atol=2e-4)
-        np.testing.assert_allclose(last_BV[b], expected[-1], rtol=0, atol=2e-4)
+        prompt = torch.tensor(tokens_BP[b : b + 1, :length], dtype=torch.long)
+        row = pair.peer.generate(prompt, do_sample=False, max_new_tokens=T, pad_token_id=0)
+        np.testing.assert_array_equal(completions.tokens_BGT[b, 0], row[0, length:])
+
+
+def test_transformers_loads_an_export_as_the_same_model(pair, tmp_path):
+    import transformers
+
+    directory = tmp_path / "export"
+    export(pair.model, pair.params, pair.checkpoint.directory, directory, dtype=jnp.float32)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    assert type(peer) is type(pair.peer)
+    weights = peer.state_dict()
+    for name, weight in pair.peer.state_dict().items():
+        np.testing.assert_array_equal(weights[name], weight)
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen2", "gemma2", "gemma3"])
+def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
+    pair = make_pair(case, tmp_path)
+    import torch
+
+    G, completion = 2, 9
+    tokens_BP, length_B = prompts()
+    rng = np.random.default_rng(2)
+    tokens_BGT = rng.integers(0, V, (len(LENGTHS), G, completion), np.int32)
+    weight_BGT = rng.normal(size=tokens_BGT.shape).astype(np.float32)
+
+    def loss(params):
+        logprobs_BGT, _ = completion_logprobs(
+            pair.model,
+            params,
+            Prompts(tokens_BP, length_B),
+            tokens_BGT,
+            jnp.full(tokens_BGT.shape[:2], completion),
+            LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0),
+            temperature=1.0,
+            logit_chunk=4,
+        )
+        return (logprobs_BGT * weight_BGT).sum()
+
+    total = 0.0
+    for b, length in enumerate(LENGTHS):
+        for g in range(G):
+            row = np.concatenate([tokens_BP[b, :length], tokens_BGT[b, g]])
+            row = torch.tensor(row[None], dtype=torch.long)
+            logprobs = pair.peer(row).logits[0].log_softmax(-1)[length - 1 : -1]
+            taken = logprobs.gather(1, row[0, length:, None])[:, 0]
+            total = total + (taken * torch.tensor(weight_BGT[b, g])).sum()
+    total.backward()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(pair.params)
+    np.testing.assert_allclose(value, total.item(), rtol=1e-4)
+    expected = {name: weight.grad.numpy() for name, weight in pair.peer.named_parameters()}
+    trees = jax.tree.leaves(layouts_of(pair.checkpoint)), jax.tree.leaves(gradient)
+    compared = 0
+    for layout, leaf in zip(*trees, strict=True):
+        for name, tensor in layout.tensors(np.asarray(leaf)):
+            difference = np.linalg.norm(tensor - expected[name])
+            assert difference <= 1e-4 * np.linalg.norm(expected[name]), name
+            compared += 1
+    assert compared == len(expected)

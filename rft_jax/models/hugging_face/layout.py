@@ -1,0 +1,114 @@
+"""How the decoder's arrays lie in a checkpoint's tensors.
+
+An array of ours stacks the tensors of all layers (and experts), has its axes in another order than
+the tensor and does not merge them: `q_DKMQ` [L, D, K, M, Q] is L matrices of K x M x Q rows and D
+columns.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from rft_jax.models.families import Family, Weight
+from rft_jax.models.hugging_face.tensor_files import TensorFiles
+from rft_jax.models.model import Model
+
+CHUNK_BYTES = 32 << 20  # of a tensor, in memory at once
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One array of ours and the tensors that it stacks."""
+
+    weight: Weight
+    axes: str  # a letter for each axis of our array
+    shape: tuple[int, ...]
+
+    @property
+    def stacked(self) -> int:
+        """How many leading axes of our array count tensors."""
+        return self.weight.name.count("{")
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of each tensor."""
+        sizes = dict(zip(self.axes, self.shape, strict=True))
+        return tuple(math.prod(sizes[x] for x in axis) for axis in self.weight.axes.split())
+
+    def name(self, *place: int) -> str:
+        """The tensor at a place of the stacked axes."""
+        return self.weight.name.format(**dict(zip(self.axes, place, strict=False)))
+
+    def names(self) -> Iterator[str]:
+        """All tensors."""
+        return (self.name(*place) for place in np.ndindex(self.shape[: self.stacked]))
+
+    def read(self, files: TensorFiles, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+        """A part of our array, e.g. one device's shard.
+
+        Besides the part itself a chunk of one tensor is in memory.
+
+        Args:
+            index: With a slice for each axis of our array.
+            dtype: Of the part.
+        """
+        bounds = [s.indices(size)[:2] for s, size in zip(index, self.shape, strict=True)]
+        part = np.empty([stop - start for start, stop in bounds], dtype)
+        inner = dict(zip(self.axes, bounds, strict=True))
+        for place in np.ndindex(part.shape[: self.stacked]):
+            name = self.name(*(start + i for (start, _), i in zip(bounds, place, strict=False)))
+            self._read_tensor(files, name, inner, part[place].transpose(self._order))
+        return part
+
+    def tensors(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Every tensor of our array, by name."""
+        for place in np.ndindex(self.shape[: self.stacked]):
+            tensor = array[place].transpose(self._order).reshape(self.tensor_shape)
+            yield self.name(*place), np.ascontiguousarray(tensor)
+
+    @property
+    def _order(self) -> list[int]:
+        """The permutation of our axes, without the stacked ones, to the tensor's order."""
+        own = self.axes[self.stacked :]
+        return [own.index(letter) for letter in self.weight.axes.replace(" ", "")]
+
+    def _read_tensor(
+        self,
+        files: TensorFiles,
+        name: str,
+        bounds: dict[str, tuple[int, int]],
+        target: np.ndarray,
+    ) -> None:
+        """Copies a slice of a tensor into a view of our array with the tensor's axes, unmerged."""
+        sizes = dict(zip(self.axes, self.shape, strict=True))
+        slices, shape, inside = [], [], []
+        for leading, *merged in self.weight.axes.split():
+            start, stop = bounds[leading]
+            span = math.prod(sizes[letter] for letter in merged)
+            slices.append(slice(start * span, stop * span))
+            shape += [stop - start, *(sizes[letter] for letter in merged)]
+            inside += [slice(None), *(slice(*bounds[letter]) for letter in merged)]
+        span = (slices[0].stop - slices[0].start) // shape[0]
+        step = max(1, CHUNK_BYTES * shape[0] // (4 * math.prod(shape)))
+        for row in range(0, shape[0], step):
+            rows = min(step, shape[0] - row)
+            first = slices[0].start + row * span
+            values = files.read(name, (slice(first, first + rows * span), *slices[1:]))
+            target[row : row + rows] = values.reshape(rows, *shape[1:])[tuple(inside)]
+
+
+def layouts(family: Family, model: Model) -> Any:
+    """The tree of the model's weights with a `Layout` for each."""
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+    def layout(path: tuple, leaf: jax.ShapeDtypeStruct) -> Layout:
+        names = [key.key for key in path]
+        stacked = "L" if names[0] == "layers" else ""
+        axes = names[-1].rpartition("_")[2]
+        return Layout(family.weights[names[-1]], stacked + axes, leaf.shape)
+
+    return jax.tree.map_with_path(layout, shapes)

@@ -1,0 +1,57 @@
+"""Reads a checkpoint straight into sharded arrays."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding
+
+from rft_jax.models.hugging_face.checkpoint import Checkpoint
+from rft_jax.models.hugging_face.layout import Layout, layouts
+from rft_jax.models.hugging_face.tensor_files import TensorFiles
+from rft_jax.models.model import Params, build_model
+from rft_jax.parallel import Shardings
+
+Index = tuple[slice, ...]
+
+
+def load_params(
+    checkpoint: Checkpoint, shardings: Shardings, dtype: jnp.dtype = jnp.float32
+) -> Params:
+    """The checkpoint's weights; each process reads what its own devices hold.
+
+    Every byte is copied once out of its file. Besides the arrays, the host holds one device's
+    shard of one array, and some ten megabytes of a tensor.
+
+    Args:
+        checkpoint: From `open_checkpoint`.
+        shardings: Of each weight, from `parallel.shardings`.
+        dtype: Of the arrays, whatever the files have.
+    """
+    files = TensorFiles(checkpoint.tensors)
+    model = build_model(checkpoint.config, checkpoint.vocab_size)
+
+    def load(layout: Layout, sharding: NamedSharding) -> Array:
+        return _assemble(
+            layout.shape, sharding, lambda index: layout.read(files, index, np.dtype(dtype))
+        )
+
+    return jax.tree.map(load, layouts(checkpoint.family, model), shardings)
+
+
+def _assemble(
+    shape: tuple[int, ...], sharding: NamedSharding, read: Callable[[Index], np.ndarray]
+) -> Array:
+    """`jax.make_array_from_callback`, but with one call for all devices with the same shard."""
+    places: dict[tuple, tuple[Index, list[jax.Device]]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(s.indices(size) for s, size in zip(index, shape, strict=True))
+        places.setdefault(bounds, (index, []))[1].append(device)
+    shards: list[Array] = []
+    for index, devices in places.values():
+        part = read(index)
+        shards += [jax.device_put(part, device) for device in devices]
+        jax.block_until_ready(shards)  # or the parts would pile up on the host
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)

@@ -1,0 +1,296 @@
+"""Configurations as they are published, in transformers' older and newer form."""
+
+import pytest
+
+from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, YarnRope
+from rft_jax.errors import InputError
+from rft_jax.models.families import FAMILIES, Settings
+
+LLAMA_3_2_1B = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+}
+QWEN_2_5_0_5B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 24,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+}
+QWEN3_0_6B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 28,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+}
+QWEN3_30B_A3B = {
+    **QWEN3_0_6B,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "decoder_sparse_step": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+}
+GEMMA_2_2B = {
+    "architectures": ["Gemma2ForCausalLM"],
+    "attention_bias": False,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 4,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+}
+GEMMA_3_1B = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+}
+GEMMA = {
+    "head_dim": 256,
+    "tie_embeddings": True,
+    "attention_scale": 1 / 16,
+    "activation": "gelu_tanh",
+    "norms_around_one": True,
+    "post_norms": True,
+    "scale_embeddings": True,
+}
+
+
+def read(settings, **changes):
+    settings = {**settings, **changes}
+    return FAMILIES[settings["architectures"][0]].read_config(Settings(settings, "config.json"))
+
+
+def test_llama():
+    assert read(LLAMA_3_2_1B) == ModelConfig(
+        layers=16,
+        width=2048,
+        heads=32,
+        kv_heads=8,
+        head_dim=64,
+        mlp_width=8192,
+        rope_theta=500_000.0,
+        rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 8192),
+        norm_eps=1e-5,
+        tie_embeddings=True,
+    )
+
+
+def test_qwen2():
+    assert read(QWEN_2_5_0_5B) == ModelConfig(
+        layers=24,
+        width=896,
+        heads=14,
+        kv_heads=2,
+        head_dim=64,
+        mlp_width=4864,
+        rope_theta=1e6,
+        attention_bias=True,
+    )
+    sliding = read(QWEN_2_5_0_5B, use_sliding_window=True, max_window_layers=20)
+    assert sliding.attention_pattern == ("full",) * 20 + ("sliding",) * 4
+    assert sliding.sliding_window == 32768
+
+
+def test_qwen3():
+    expected = ModelConfig(
+        layers=28,
+        width=1024,
+        heads=16,
+        kv_heads=8,
+        head_dim=128,
+        mlp_width=3072,
+        rope_theta=1e6,
+        qk_norm=True,
+    )
+    assert read(QWEN3_0_6B) == expected
+
+
+def test_qwen3_moe():
+    expected = ModelConfig(
+        layers=48,
+        width=2048,
+        heads=32,
+        kv_heads=4,
+        head_dim=128,
+        mlp_width=768,
+        rope_theta=1e6,
+        tie_embeddings=False,
+        qk_norm=True,
+        experts=128,
+        experts_per_token=8,
+    )
+    assert read(QWEN3_30B_A3B) == expected
+    newer = {k: v for k, v in QWEN3_30B_A3B.items() if k != "num_experts"}
+    assert read(newer, num_local_experts=128) == expected
+
+
+def test_gemma2():
+    assert read(GEMMA_2_2B) == ModelConfig(
+        layers=26,
+        width=2304,
+        heads=8,
+        kv_heads=4,
+        mlp_width=9216,
+        attention_softcap=50.0,
+        logit_softcap=30.0,
+        attention_pattern=("sliding", "full"),
+        sliding_window=4096,
+        **GEMMA,
+    )
+
+
+def test_gemma3():
+    expected = ModelConfig(
+        layers=26,
+        width=1152,
+        heads=4,
+        kv_heads=1,
+        mlp_width=6912,
+        rope_theta=1e6,
+        qk_norm=True,
+        attention_pattern=("sliding",) * 5 + ("full",),
+        sliding_window=512,
+        sliding_rope_theta=1e4,
+        **GEMMA,
+    )
+    assert read(GEMMA_3_1B) == expected
+    old = ("rope_local_base_freq", "rope_scaling", "rope_theta", "sliding_window_pattern")
+    newer = {k: v for k, v in GEMMA_3_1B.items() if k not in old}
+    newer["layer_types"] = (["sliding_attention"] * 5 + ["full_attention"]) * 4 + [
+        "sliding_attention"
+    ] * 2
+    newer["rope_parameters"] = {
+        "full_attention": {"rope_theta": 1e6, "rope_type": "default"},
+        "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+    }
+    assert read(newer) == expected
+    longer = read(GEMMA_3_1B, rope_scaling={"rope_type": "linear", "factor": 8.0})
+    assert longer.rope_scaling == LinearRope(8.0)
+
+
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_yarn_of_the_older_and_the_newer_form(key):
+    yarn = {key: "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    config = read(QWEN3_0_6B, rope_scaling=yarn)
+    assert config.rope_theta == 1e6
+    assert config.rope_scaling == YarnRope(
+        4.0, 32768, attention_factor=pytest.approx(0.1 * 1.3862944 + 1)
+    )
+    newer = read(QWEN3_0_6B, rope_parameters={**yarn, "rope_theta": 1e6})
+    assert newer == config
+
+
+def test_the_shortest_pattern_is_found():
+    types = ["full_attention", "sliding_attention", "sliding_attention"] * 9
+    assert read(GEMMA_2_2B, layer_types=types[:26]).attention_pattern == (
+        "full",
+        "sliding",
+        "sliding",
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, changes, complaint",
+    [
+        (LLAMA_3_2_1B, {"hidden_size": None}, "config.json: hidden_size is missing"),
+        (LLAMA_3_2_1B, {"hidden_size": "2048"}, "hidden_size must be a whole number, got '2048'"),
+        (LLAMA_3_2_1B, {"rms_norm_eps": True}, "rms_norm_eps must be a number, got True"),
+        (LLAMA_3_2_1B, {"mlp_bias": True}, "mlp_bias=True is not supported"),
+        (LLAMA_3_2_1B, {"hidden_act": "relu"}, "hidden_act 'relu' is not supported, only silu"),
+        (
+            LLAMA_3_2_1B,
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "config.json, rope_scaling: type 'dynamic' is not supported, only default, linear",
+        ),
+        (
+            LLAMA_3_2_1B,
+            {"rope_scaling": {"type": "linear"}},
+            "config.json, rope_scaling: factor is missing",
+        ),
+        (QWEN3_30B_A3B, {"mlp_only_layers": [0]}, "mlp_only_layers=[0] is not supported"),
+        (QWEN3_30B_A3B, {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported"),
+        (GEMMA_2_2B, {"layer_types": ["full_attention"]}, "each of the 26 layers one of"),
+        (GEMMA_3_1B, {"use_bidirectional_attention": True}, "=True is not supported"),
+    ],
+)
+def test_what_the_decoder_has_no_counterpart_for_is_refused(settings, changes, complaint):
+    with pytest.raises(InputError) as error:
+        read(settings, **changes)
+    assert complaint in str(error.value)

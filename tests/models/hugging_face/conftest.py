@@ -1,0 +1,71 @@
+"""A small checkpoint of each family, as published models describe themselves."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rft_jax.models import build_model
+from rft_jax.models.families import FAMILIES, Settings
+from rft_jax.models.hugging_face.layout import layouts
+
+SIZES = {
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "torch_dtype": "bfloat16",
+}
+CONFIGS = {
+    "llama": {"architectures": ["LlamaForCausalLM"]},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": True},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "qwen3_moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "moe_intermediate_size": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "gemma2": {"architectures": ["Gemma2ForCausalLM"]},
+    "gemma3": {"architectures": ["Gemma3ForCausalLM"], "sliding_window": 4},
+}
+
+
+def tensors_of(settings, dtype=np.float32):
+    """Random tensors of a checkpoint with such a config.json, by name."""
+    family = FAMILIES[settings["architectures"][0]]
+    model = build_model(family.read_config(Settings(settings, "")), settings["vocab_size"])
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.normal(size=layout.tensor_shape).astype(dtype)
+        for layout in jax.tree.leaves(layouts(family, model))
+        for name in layout.names()
+    }
+
+
+def write(directory, settings, *files):
+    """A checkpoint; with more than one file there is an index."""
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(settings))
+    (directory / "tokenizer.json").write_text("{}")
+    (directory / "README.md").write_text("A model card.")
+    names = ["model.safetensors"]
+    if len(files) > 1:
+        names = [f"part-{number}.safetensors" for number in range(len(files))]
+        pairs = zip(names, files, strict=True)
+        where = {tensor: name for name, tensors in pairs for tensor in tensors}
+        index = json.dumps({"weight_map": where})
+        (directory / "model.safetensors.index.json").write_text(index)
+    for name, tensors in zip(names, files, strict=True):
+        save_file(tensors, directory / name)
+    return directory
+
+
+@pytest.fixture(params=CONFIGS)
+def settings(request):
+    return SIZES | CONFIGS[request.param]

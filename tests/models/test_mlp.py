@@ -1,0 +1,57 @@
+"""Mixtures of experts: dropless, token by token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rft_jax.models.mlp import expert_mlp, gated_mlp
+
+N, D, F, E = 12, 8, 6, 5
+
+
+@pytest.fixture(scope="module")
+def weights():
+    shapes = ((D, E), (E, D, F), (E, D, F), (E, F, D))
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def tokens_ND():
+    return jax.random.normal(jax.random.key(1), (N, D))
+
+
+def mixture(tokens, weights, chosen=2, normalize=True):
+    return expert_mlp(tokens, *weights, "silu", chosen=chosen, normalize=normalize)
+
+
+@pytest.mark.parametrize("chosen, normalize", [(1, False), (2, True), (E, True)])
+def test_a_token_is_the_weighted_sum_of_its_best_experts(tokens_ND, weights, chosen, normalize):
+    router_DE, gate_EDF, up_EDF, down_EFD = weights
+    weight_NE = np.asarray(jax.nn.softmax(tokens_ND @ router_DE))
+    least_N1 = np.sort(weight_NE)[:, -chosen][:, None]
+    weight_NE = np.where(weight_NE >= least_N1, weight_NE, 0)
+    if normalize:
+        weight_NE = weight_NE / weight_NE.sum(axis=1, keepdims=True)
+    expected = sum(
+        weight_NE[:, e : e + 1] * gated_mlp(tokens_ND, gate_EDF[e], up_EDF[e], down_EFD[e], "silu")
+        for e in range(E)
+    )
+    out = mixture(tokens_ND.reshape(3, 4, D), weights, chosen, normalize)
+    np.testing.assert_allclose(out.reshape(N, D), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_depends_on_no_other(tokens_ND, weights):
+    same_expert = jnp.broadcast_to(tokens_ND[:1], tokens_ND.shape)  # a capacity would overflow
+    mixed, crowded = (jax.jit(mixture)(x, weights)[0] for x in (tokens_ND, same_expert))
+    np.testing.assert_array_equal(mixed, crowded)
+    gradient_ND = jax.grad(lambda x: mixture(x, weights)[0].sum())(tokens_ND)
+    assert np.abs(gradient_ND[0]).max() > 0
+    np.testing.assert_array_equal(gradient_ND[1:], 0)
+
+
+def test_every_weight_has_a_gradient(tokens_ND, weights):
+    gradients = jax.grad(lambda w: jnp.square(mixture(tokens_ND, w)).sum())(weights)
+    for gradient in gradients:
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0

@@ -1,0 +1,76 @@
+"""Weights are split over meshes that divide them, with equal results; others are refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rft_jax.config import MeshConfig, ModelConfig
+from rft_jax.errors import InputError
+from rft_jax.models import build_model, check_partition
+from rft_jax.parallel import LEARNER_RULES, batch_sharding, make_mesh, shardings
+
+CONFIG = ModelConfig(name="small", layers=1, width=12, heads=6, kv_heads=6, head_dim=4, mlp_width=8)
+
+
+def check(vocab_size=24, **sizes):
+    mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: sizes["fsdp"] * sizes["tensor"]])
+    check_partition(build_model(CONFIG, vocab_size), mesh, LEARNER_RULES)
+
+
+def test_divisors_are_accepted():
+    check(data=1, fsdp=4, tensor=2)
+
+
+@pytest.mark.parametrize(
+    "sizes, complaint",
+    [
+        ({"fsdp": 1, "tensor": 4}, "mesh.tensor: 4 devices cannot split kv_heads=6 of the model"),
+        ({"fsdp": 8, "tensor": 1}, "mesh.fsdp: 8 devices cannot split width=12 of the model"),
+        ({"fsdp": 1, "tensor": 3}, "mesh.tensor: 3 devices cannot split mlp_width=8 of the model"),
+        ({"fsdp": 1, "tensor": 2, "vocab_size": 25}, "cannot split the vocabulary=25 of the model"),
+    ],
+)
+def test_what_does_not_divide_is_named(sizes, complaint):
+    with pytest.raises(InputError) as error:
+        check(data=1, **sizes)
+    assert complaint in str(error.value) and "choose a divisor of" in str(error.value)
+
+
+def test_experts_and_windows_compute_the_same_on_a_mesh():
+    config = dataclasses.replace(
+        CONFIG,
+        layers=2,
+        compute_dtype="float32",
+        experts=4,
+        experts_per_token=2,
+        attention_pattern=("sliding", "full"),
+        sliding_window=3,
+    )
+    model = build_model(config, 24)
+    tokens_BT = np.random.default_rng(0).integers(0, 24, (8, 7), np.int32)
+    positions_BT = np.broadcast_to(np.arange(7, dtype=np.int32), tokens_BT.shape)
+
+    @jax.jit
+    def gradient(params, tokens_BT):
+        def loss(params):
+            hidden = model.hidden(params, tokens_BT, positions_BT, jnp.ones_like(tokens_BT))
+            return jnp.square(model.logits(params, hidden)).sum()
+
+        return jax.grad(loss)(params)
+
+    params = jax.tree.map(lambda x: 5 * x, jax.jit(model.init)(jax.random.key(0)))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    places = shardings(mesh, LEARNER_RULES, model.axes)
+    split = gradient(
+        jax.device_put(params, places), jax.device_put(tokens_BT, batch_sharding(mesh))
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_less(
+            np.linalg.norm(a - b), 1e-5 * np.linalg.norm(b) + 1e-12
+        ),
+        split,
+        gradient(params, tokens_BT),
+    )
