@@ -245,7 +245,8 @@ class Config:
     name: str = "run"
     seed: int = 0
     data: DataConfig = DataConfig()
-    grader: str | dict[str, Any] = ""  # a JSON file in OpenAI's format, or its content
+    # A JSON file in OpenAI's format, or its content, or "module:name" of a `device_grader`.
+    grader: str | dict[str, Any] = ""
     placement: Literal["auto", "device", "host"] = "auto"  # where the grader's nodes run
     host: HostOptions = HostOptions()
     tokenizer: TokenizerConfig = TokenizerConfig()

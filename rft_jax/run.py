@@ -202,7 +202,7 @@ def open_run(config: Config, workdir: Path) -> Run:
     if temporary.exists():
         os.replace(temporary, tokenizer_path)
     if not stored.exists():
-        if grader is not None:
+        if grader is not None and (isinstance(config.grader, dict) or "grader" in inputs):
             _write_atomically(workdir / GRADER_FILE, _grader_text(config.grader))
         _write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
         _write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
@@ -224,8 +224,10 @@ def reopen(workdir: Path) -> Run:
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other hardware
         mesh = make_mesh(MeshConfig())
-    kept = workdir / GRADER_FILE
-    grader = _grader(dataclasses.replace(config, grader=str(kept))) if kept.exists() else None
+    if (kept := workdir / GRADER_FILE).exists():
+        grader = _grader(dataclasses.replace(config, grader=str(kept)))
+    else:
+        grader = _grader(config)
     return Run(config, workdir, mesh, grader, tokenizer, {})
 
 

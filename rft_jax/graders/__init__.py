@@ -9,6 +9,7 @@ Types: `string_check`, `rank` and `multi` (`registry.TYPES`). A new type is one 
 dataclass like theirs (`types.GraderType`) and a line in that table.
 """
 
+from rft_jax.graders.function import device_grader as device_grader
 from rft_jax.graders.grader import Grader as Grader
 from rft_jax.graders.grader import build_grader as build_grader
 from rft_jax.graders.grader import grade_samples as grade_samples

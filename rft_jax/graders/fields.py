@@ -59,6 +59,16 @@ class Fields:
             raise self.error(key, f"must be a string, not {_kind(value)}; put it in quotes")
         return value
 
+    def unicode(self, key: str, text: str) -> str:
+        """The text, which must be encodable: no lone surrogates."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise self.error(
+                key, "holds a lone surrogate, which is not Unicode text; remove it"
+            ) from None
+        return text
+
     def choice(self, key: str, options: Sequence[str]) -> str:
         """A required string out of a few."""
         value = self.string(key)
@@ -72,6 +82,14 @@ class Fields:
             return parse_template(self.string(key), ".".join(filter(None, (self.path, key))))
         except TemplateError as error:
             raise self.error(key, str(error)) from None
+
+    def variable(self, key: str, namespace: str, example: str) -> Template:
+        """A required template that is one variable of a namespace and nothing else."""
+        template = self.template(key)
+        variable = template.variable
+        if variable is None or variable.namespace != namespace:
+            raise self.error(key, f"must be one variable such as {example} and nothing else")
+        return template
 
     def integer(self, key: str, default: int, low: int, high: int) -> int:
         """An optional whole number from low to high."""

@@ -1,20 +1,44 @@
 """The grader types, and reading a grader's JSON: `load_grader`."""
 
+import importlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rft_jax.errors import InputError
+from rft_jax.graders.choice import Choice
 from rft_jax.graders.fields import Fields
+from rft_jax.graders.format import Format
+from rft_jax.graders.function import FunctionGrader
+from rft_jax.graders.host import Endpoint, LabelModel, PythonGrader, ScoreModel
+from rft_jax.graders.json_schema import JsonSchema
+from rft_jax.graders.length import Length
+from rft_jax.graders.list_overlap import ListOverlap
 from rft_jax.graders.multi import Multi
+from rft_jax.graders.number import Number
 from rft_jax.graders.rank import Rank
+from rft_jax.graders.regex import Regex
 from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.types import GraderType
 
+_IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
 TYPES: dict[str, type[GraderType]] = {
     "string_check": StringCheck,
+    "regex": Regex,
+    "choice": Choice,
     "rank": Rank,
+    "number": Number,
+    "list_overlap": ListOverlap,
+    "json_schema": JsonSchema,
+    "format": Format,
+    "length": Length,
+    "python": PythonGrader,
+    "endpoint": Endpoint,
+    "score_model": ScoreModel,
+    "label_model": LabelModel,
     "multi": Multi,
 }
 
@@ -23,7 +47,8 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
     """Reads and validates a grader.
 
     Args:
-        grader: a JSON file in OpenAI's format, or its content.
+        grader: a JSON file in OpenAI's format, or its content; or "package.module:name" for one
+            made with `function.device_grader`.
 
     Returns:
         The grader's specification.
@@ -34,6 +59,8 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
     if isinstance(grader, Mapping):
         return parse_grader(Fields(grader, "", "", parse_grader), "")
     source = str(grader)
+    if _IN_MODULE.fullmatch(source) and not Path(grader).exists():
+        return _import(*source.split(":"))
     try:
         values = json.loads(Path(grader).read_text(encoding="utf-8"))
     except OSError as error:
@@ -44,9 +71,25 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
         raise InputError(
             f"{source}, line {error.lineno}: not JSON ({error.msg}); correct it"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not usable as JSON ({error}); correct it") from None
     if not isinstance(values, dict):
         raise InputError(f"{source}: must hold one JSON object with a grader; correct it")
     return parse_grader(Fields(values, source, "", parse_grader), "")
+
+
+def _import(module: str, name: str) -> GraderType:
+    try:
+        grader = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise InputError(
+            f"{module}: cannot be imported ({error}); install it or correct it"
+        ) from None
+    if grader is None:
+        raise InputError(f"{module}: has no {name}; correct the grader's name")
+    if not isinstance(grader, FunctionGrader):
+        raise InputError(f"{module}:{name}: is no grader; make it one with @device_grader(...)")
+    return grader
 
 
 def parse_grader(fields: Fields, name: str) -> GraderType:

@@ -4,8 +4,9 @@
     equal(case_fold(text), case_fold(other))
 
 `byte_string` has the types and what works on bytes, `unicode` code points and case folding,
-`json_scan` and `json_values` a JSON parser, `string_list` lists of names. It knows nothing of
-models or rewards and can be used alone.
+`json_scan` and `json_values` a JSON parser, `json_tree` and `json_numbers` more of JSON,
+`string_list` lists of names, `numbers` numbers in free text. It knows nothing of models or rewards
+and can be used alone.
 """
 
 from rft_jax.strings.byte_string import ByteString as ByteString
@@ -15,6 +16,7 @@ from rft_jax.strings.byte_string import concat as concat
 from rft_jax.strings.byte_string import contains as contains
 from rft_jax.strings.byte_string import equal as equal
 from rft_jax.strings.byte_string import from_host as from_host
+from rft_jax.strings.byte_string import occurrences as occurrences
 from rft_jax.strings.byte_string import slice_bytes as slice_bytes
 from rft_jax.strings.byte_string import to_host as to_host
 from rft_jax.strings.json_scan import MAX_DEPTH as MAX_DEPTH
@@ -30,6 +32,7 @@ from rft_jax.strings.json_values import unescape as unescape
 from rft_jax.strings.string_list import PointList as PointList
 from rft_jax.strings.string_list import StringList as StringList
 from rft_jax.strings.string_list import equal_pairs as equal_pairs
+from rft_jax.strings.string_list import first_occurrences as first_occurrences
 from rft_jax.strings.string_list import list_from_host as list_from_host
 from rft_jax.strings.string_list import normalise as normalise
 from rft_jax.strings.string_list import normalise_text as normalise_text

@@ -209,6 +209,11 @@ def contains(text: ByteString | CodePoints, part: ByteString | CodePoints) -> ja
     Returns:
         bool[...]. Time L * R, memory L + R.
     """
+    return occurrences(text, part).any(axis=-1) | (part[1] == 0)
+
+
+def occurrences(text: ByteString | CodePoints, part: ByteString | CodePoints) -> jax.Array:
+    """Where `part` starts in `text`, at places below L: bool[..., L]; as `contains` otherwise."""
     (values, length), (wanted, wanted_length) = text, part
     width, wanted_width = values.shape[-1], wanted.shape[-1]
     padded = _widen(values, width + wanted_width)
@@ -221,8 +226,7 @@ def contains(text: ByteString | CodePoints, part: ByteString | CodePoints) -> ja
     wanted = jnp.asarray(wanted)
     index = jnp.arange(width, dtype=jnp.int32)
     fits = index <= jnp.asarray(length - wanted_length)[..., None]
-    matches = lax.fori_loop(0, wanted_width, step, fits)
-    return matches.any(axis=-1) | (wanted_length == 0)
+    return lax.fori_loop(0, wanted_width, step, fits)
 
 
 def _widen(x: Array, width: int) -> jax.Array:

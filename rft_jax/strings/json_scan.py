@@ -17,7 +17,7 @@ A document is accepted where `json.loads(text)` accepts it, except that
 How it is done without a loop: whether a byte is escaped or in a string are parities, with which a
 table classifies it; depth is a cumulative sum; the container that a byte stands in is read from a
 row of one-bit registers, one per depth, each written by the brackets that open at it
-(`_masked_writes`, an associative scan over the bytes); and then every token is judged by the token
+(`masked_writes`, an associative scan over the bytes); and then every token is judged by the token
 before it and its container alone.
 """
 
@@ -223,10 +223,10 @@ def _registers(classes: jax.Array, depth: jax.Array) -> jax.Array:
     for flag, register in ((_Is.POINT, _HAD_POINT), (_Is.EXPONENT, _HAD_EXPONENT)):
         written = jnp.where(_has(classes, flag), jnp.uint32(register), jnp.uint32(0))
         mask, value = mask | written, value | written
-    return shift_right(_masked_writes(mask, value), 1)
+    return shift_right(masked_writes(mask, value), 1)
 
 
-def _masked_writes(mask: jax.Array, value: jax.Array) -> jax.Array:
+def masked_writes(mask: jax.Array, value: jax.Array) -> jax.Array:
     """The registers after all writes up to each position: uint32[N, L].
 
     A write sets the bits of `mask` to those of `value`. Writes compose, associatively: the later

@@ -23,7 +23,7 @@ from rft_jax.strings.unicode import REPLACEMENT
 
 Path = tuple[str | int, ...]
 
-_QUOTE_MARK = 256  # added to a quote that delimits a string, so that no escaped one equals it
+QUOTE_MARK = 256  # added to a quote that delimits a string, so that no escaped one equals it
 _LONG, _SECOND = 1 << 21, 1 << 22  # above the code point: of six bytes, second half of a pair
 
 
@@ -45,7 +45,7 @@ class Unescaped(NamedTuple):
     """Texts with the escapes in their strings replaced and all else as it is.
 
     Attributes:
-        marked_NL: int32, the bytes; quotes that delimit strings have `_QUOTE_MARK` added.
+        marked_NL: int32, the bytes; quotes that delimit strings have `QUOTE_MARK` added.
         length_N: int32.
         place_NL: int32, where the byte of the source has gone.
     """
@@ -116,7 +116,7 @@ def _inside(scan: JsonScan, value: JsonValue) -> jax.Array:
 
 
 def _member(scan: JsonScan, unescaped: Unescaped, value: JsonValue, key: bytes) -> JsonValue:
-    quote = _QUOTE_MARK + ord('"')
+    quote = QUOTE_MARK + ord('"')
     matches_NL = jnp.ones(scan.token_NL.shape, bool)
     for k, byte in enumerate((quote, *key, quote)):
         matches_NL &= shift_left(unescaped.marked_NL, k) == byte
@@ -150,7 +150,7 @@ def is_value(token: jax.Array) -> jax.Array:
 def unescape(scan: JsonScan) -> Unescaped:
     """Replaces the escapes in all strings of N documents; see `Unescaped`."""
     byte_NL, keep_NL = _replace_escapes(scan)
-    byte_NL += jnp.where(_delimits(scan), _QUOTE_MARK, 0)
+    byte_NL += jnp.where(_delimits(scan), QUOTE_MARK, 0)
     place_NL = jnp.cumsum(keep_NL, axis=-1, dtype=jnp.int32) - keep_NL
     return Unescaped(*compress(byte_NL, keep_NL), place_NL)
 

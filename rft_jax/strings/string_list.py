@@ -201,6 +201,15 @@ def equal_pairs(a: PointList, b: PointList) -> jax.Array:
     return lax.fori_loop(0, (longest + _CHUNK - 1) // _CHUNK, step, equal)
 
 
+def first_occurrences(strings: PointList) -> jax.Array:
+    """bool[N, K]: the strings of each row that differ from all before them in it."""
+    repeats_NKK = equal_pairs(strings, strings)
+    K = repeats_NKK.shape[-1]
+    earlier_KK = jnp.tri(K, k=-1, dtype=bool)
+    used_NK = jnp.arange(K) < strings.count_N[:, None]
+    return used_NK & ~(repeats_NKK & earlier_KK).any(axis=-1)
+
+
 def _chunk(strings: PointList, chunk: jax.Array) -> jax.Array:
     """The code points of a chunk of every string, zero beyond its end: int32[N, K, C]."""
     N, K = strings.start_NK.shape

@@ -7,11 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.errors import InputError
-from rft_jax.strings import StringList, equal_pairs, from_host, list_from_host, normalise
+from rft_jax.strings import (
+    StringList,
+    equal_pairs,
+    first_occurrences,
+    from_host,
+    list_from_host,
+    normalise,
+)
 from rft_jax.strings.case_folding_generator import simple_case_fold
 
 N, K, L = 16, 5, 128
 jit_normalise, jit_pairs = jax.jit(normalise), jax.jit(equal_pairs)
+jit_first = jax.jit(first_occurrences)
 
 
 def normalised(name):
@@ -102,6 +110,16 @@ def test_pairs_are_equal_when_the_normalised_names_are(rows, data):
             for j, y in enumerate(other):
                 expected[n, i, j] = normalised(x) == normalised(y)
     np.testing.assert_array_equal(jit_pairs(a, b), expected)
+
+
+@settings(max_examples=30)
+@given(LISTS)
+def test_of_equal_names_the_first_is_told(rows):
+    expected = np.zeros((N, K), bool)
+    for n, row in enumerate(rows):
+        names = [normalised(name) for name in row]
+        expected[n, : len(row)] = [name not in names[:k] for k, name in enumerate(names)]
+    np.testing.assert_array_equal(jit_first(jit_normalise(packed(rows))), expected)
 
 
 @pytest.mark.parametrize("length", [15, 16, 17, 31, 32, 33, 60])
