@@ -1,0 +1,147 @@
+r"""`regex`: 1 if a text matches a regular expression; or what another grader gives a part of it.
+
+    {"type": "regex", "name": "cites", "input": "{{sample.output_text}}",
+     "pattern": "\\bPMID: \\d{5,}", "flags": "i", "mode": "search"}
+
+    {"type": "regex", "name": "answer", "input": "{{sample.output_text}}",
+     "pattern": "(?s).*<answer>(.*)</answer>", "group": 1,
+     "grader": {"type": "number", "input": "{{sample.output_text}}", "reference": "{{item.x}}"}}
+
+Patterns are Python's, without what `strings.regex` lists; `mode` is "search" (the default) or
+"fullmatch", `flags` letters of a, i, m, s, x. With `grader` the text of the match's `group` (a
+number or name, 1 if not given) is graded as if it were the whole answer: in there
+`sample.output_text` is the captured text and `sample.output_json` that text as JSON. Without a
+match, or where the group has no part in it, the score is 0 and that grader has no say. The leftmost
+match counts; begin the pattern with `(?s).*` for the last one.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from rft_jax.graders.fields import Fields
+from rft_jax.graders.template import Template, render_on_device, render_on_host
+from rft_jax.graders.types import (
+    GraderType,
+    HostGraderType,
+    HostScore,
+    HostView,
+    Items,
+    SampleView,
+    Score,
+)
+from rft_jax.strings import slice_bytes
+from rft_jax.strings.regex import (
+    MODES,
+    RegexError,
+    compile_capture,
+    compile_match,
+    find_group,
+    matches,
+    python_flags,
+)
+
+
+@dataclass(frozen=True)
+class Regex:
+    """A validated `regex`; `grader` is None where only the match counts."""
+
+    name: str
+    input: Template
+    pattern: str
+    flags: str
+    mode: str
+    group: int | str
+    grader: GraderType | None
+
+    @classmethod
+    def parse(cls, name: str, fields: Fields) -> "Regex":
+        """See `GraderType.parse`."""
+        fields.only("input", "pattern", "flags", "mode", "group", "grader")
+        regex = cls(
+            name=name,
+            input=fields.template("input"),
+            pattern=fields.unicode("pattern", fields.string("pattern")),
+            flags=fields.string("flags") if "flags" in fields.values else "",
+            mode=fields.choice("mode", MODES) if "mode" in fields.values else "search",
+            group=_group(fields),
+            grader=_inner(fields, name),
+        )
+        try:
+            regex._tables()
+        except RegexError as error:
+            raise fields.error(error.about, str(error)) from None
+        return regex
+
+    def _tables(self) -> Any:
+        if self.grader is None:
+            return compile_match(self.pattern, self.flags, self.mode)
+        return compile_capture(self.pattern, self.flags, self.mode, self.group)
+
+    def encode(self, items: Items) -> Any:
+        """See `GraderType.encode`."""
+        return self.input.encode(items), self.grader.encode(items) if self.grader else ()
+
+    def score(self, view: SampleView, encoded: Any) -> Score:
+        """See `GraderType.score`."""
+        own, inner = encoded
+        (text,), errors, failed_N = render_on_device(view, (self.input,), (own,))
+        if self.grader is None:
+            matched_N = matches(self._tables(), text) & ~failed_N
+            return Score(matched_N.astype(jnp.float32), errors, {}, {})
+        start_N, end_N, found_N = find_group(self._tables(), text)
+        found_N &= ~failed_N
+        captured = slice_bytes(text, start_N, jnp.where(found_N, end_N, start_N))
+        found = self.grader.score(
+            SampleView(view.sample._replace(output_text=captured), view.on_host), inner
+        )
+        for error, flag_N in found.errors.items():
+            errors[error] = errors.get(error, view.no) | (flag_N & found_N)
+        details = {f"{self.name}/matched": found_N.astype(jnp.float32), **found.details}
+        return Score(jnp.where(found_N, found.score, 0), errors, details, {})
+
+    def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
+        """See `GraderType.score_on_host`; with `re`."""
+        texts, errors = render_on_host(view, (self.input,), items, n)
+        function = getattr(re, self.mode)
+        match = function(self.pattern, *texts, python_flags(self.flags)) if texts else None
+        if self.grader is None:
+            return HostScore(float(bool(match)), errors)
+        captured = match[self.group] if match else None
+        # Asked in any case: the names of the details are the same for every sample.
+        inner_view = HostView(view.sample._replace(output_text=captured or ""))
+        found = self.grader.score_on_host(inner_view, items, n)
+        details = {f"{self.name}/matched": float(captured is not None), **found.details}
+        if captured is None:
+            return HostScore(0.0, errors, details)
+        return HostScore(found.score, found.errors, details, found.message)
+
+
+def _group(fields: Fields) -> int | str:
+    if "group" in fields.values and "grader" not in fields.values:
+        raise fields.error("group", "has no use without a grader for its text; add `grader`")
+    group = fields.values.get("group", 1)
+    if not isinstance(group, int | str) or isinstance(group, bool):
+        raise fields.error("group", f"must be the number or name of a group, not {group!r}")
+    return group
+
+
+def _inner(fields: Fields, name: str) -> GraderType | None:
+    if "grader" not in fields.values:
+        return None
+    values = fields.values["grader"]
+    if not isinstance(values, Mapping):
+        raise fields.error("grader", "must be an object with a grader; correct it")
+    if values.get("type") == "multi":
+        raise fields.error(
+            "grader.type", "a multi cannot stand in a regex; put the regex into the multi"
+        )
+    grader = fields.parse_grader(fields.inside("grader", values), f"{name}/captured")
+    if isinstance(grader, HostGraderType):
+        raise fields.error(
+            "grader.type", "runs on the host only; capture in that grader's own code instead"
+        )
+    return grader

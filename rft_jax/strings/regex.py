@@ -1,0 +1,156 @@
+"""Regular expressions on the device: whether texts match, and where a group of the match is.
+
+    tables = compile_match(r"(?i)\\bgene:\\s*\\w+")
+    matched = matches(tables, text)
+    tables = compile_capture(r"answer is (\\d+)", group=1)
+    gene = slice_bytes(text, *find_group(tables, text)[:2])
+
+Patterns are Python's for `str`, with the results of `re.search` and `re.fullmatch`; a group is what
+Python's backtracking finds. Not supported, and refused by name: backreferences, lookaround,
+conditional and atomic groups, possessive repetitions, and, when a group is captured, repetitions of
+what can be empty. Each function reads a text once per table, from left to right or back: time L,
+and memory of a few small integers per byte.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rft_jax.strings.byte_string import ByteString
+from rft_jax.strings.regex_automaton import (
+    FINAL_NEWLINE,
+    PAGE,
+    SAME,
+    Alphabet,
+    CaptureTables,
+    MatchTables,
+    capture_tables,
+    match_tables,
+)
+from rft_jax.strings.regex_syntax import CLOSES, OPENS, parse_regex
+from rft_jax.strings.regex_syntax import MODES as MODES
+from rft_jax.strings.regex_syntax import RegexError as RegexError
+from rft_jax.strings.regex_syntax import python_flags as python_flags
+from rft_jax.strings.unicode import scan_utf8
+
+
+class Span(NamedTuple):
+    """A part of each text, in bytes.
+
+    Attributes:
+        start: int32[...]; 0 where there is none.
+        end: int32[...]; 0 where there is none.
+        found: bool[...].
+    """
+
+    start: jax.Array
+    end: jax.Array
+    found: jax.Array
+
+
+@functools.lru_cache(maxsize=256)
+def compile_match(pattern: str, flags: str = "", mode: str = "search") -> MatchTables:
+    """Tables for `matches`, as NumPy arrays.
+
+    Args:
+        pattern: as for `re.compile`; flags may stand in it.
+        flags: letters of "aimsx", what `re` calls re.A, re.I, re.M, re.S, re.X.
+        mode: "search" or "fullmatch", what `re` calls so.
+
+    Raises:
+        RegexError: the pattern is wrong, not supported, or needs tables that are too large.
+    """
+    return match_tables(parse_regex(pattern, flags, mode))
+
+
+@functools.lru_cache(maxsize=256)
+def compile_capture(
+    pattern: str, flags: str = "", mode: str = "search", group: int | str = 1
+) -> CaptureTables:
+    """Tables for `find_group`; arguments and errors as of `compile_match`.
+
+    Args:
+        pattern: with the group.
+        flags: letters.
+        mode: "search" or "fullmatch".
+        group: its number or name; 0 is the whole match.
+    """
+    return capture_tables(parse_regex(pattern, flags, mode, group))
+
+
+def matches(tables: MatchTables, text: ByteString) -> jax.Array:
+    """Whether texts match: bool[...] for [..., L]; bytes of no character are as U+FFFD."""
+
+    def step(state: jax.Array, symbol: jax.Array) -> tuple[jax.Array, None]:
+        return _look_up(tables.next_state, state, symbol), None
+
+    symbols = _symbols(tables.alphabet, text)
+    first = jnp.zeros(symbols.shape[1:], tables.next_state.dtype)
+    state, _ = lax.scan(step, first, symbols)
+    return jnp.asarray(tables.accepts)[state]
+
+
+def find_group(tables: CaptureTables, text: ByteString) -> Span:
+    """Where the group is in the match of each text, as `re.Match.span` says, but in bytes.
+
+    Args:
+        tables: from `compile_capture`.
+        text: [..., L].
+
+    Returns:
+        Span of [...]; not found where the text does not match or the group has no part in it.
+    """
+
+    def back(state: jax.Array, symbol: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state = _look_up(tables.state_before, state, symbol)
+        return state, jnp.where(symbol == SAME, 0, column_of[state])
+
+    def walk(
+        carry: tuple[jax.Array, Span], index_and_column: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, Span], None]:
+        place, span = carry
+        index, column = index_and_column
+        step = _look_up(tables.step, place, column)
+        return (step >> 2, _mark(span, step, index)), None
+
+    column_of = jnp.asarray(tables.column)
+    symbols = _symbols(tables.alphabet, text)
+    zero = jnp.zeros(symbols.shape[1:], jnp.int32)
+    _, columns = lax.scan(back, zero.astype(tables.state_before.dtype), symbols, reverse=True)
+    index = jnp.arange(symbols.shape[0], dtype=jnp.int32)
+    nothing = Span(zero, zero, zero.astype(bool))
+    (place, span), _ = lax.scan(walk, (zero, nothing), (index, columns))
+    at_end = _look_up(tables.step, place, column_of[zero])
+    start, end, found = _mark(span, at_end, jnp.asarray(text.length))
+    return Span(jnp.where(found, start, 0), end, found)
+
+
+def _mark(span: Span, step: jax.Array, index: jax.Array) -> Span:
+    """The span after a step of the walk at an index."""
+    opens, closes = (step & OPENS) != 0, (step & CLOSES) != 0
+    return Span(
+        jnp.where(opens, index, span.start),
+        jnp.where(closes, index, span.end),
+        span.found | closes,
+    )
+
+
+def _look_up(table: np.ndarray, row: jax.Array, column: jax.Array) -> jax.Array:
+    flat = jnp.asarray(table).reshape(-1)
+    index = row.astype(jnp.int32) * table.shape[1] + column.astype(jnp.int32)
+    return flat.at[index].get(mode="promise_in_bounds")
+
+
+def _symbols(alphabet: Alphabet, text: ByteString) -> jax.Array:
+    """uint8[L, ...]: the symbol of every byte, the bytes' axis first."""
+    utf8 = scan_utf8(text)
+    page = jnp.asarray(alphabet.page_of)[utf8.point // PAGE].astype(jnp.int32)
+    symbol = jnp.asarray(alphabet.pages)[page * PAGE + utf8.point % PAGE]
+    index = jnp.arange(text.bytes.shape[-1], dtype=jnp.int32)
+    final = (index == text.length[..., None] - 1) & (text.bytes == ord("\n"))
+    symbol = jnp.where(final, jnp.uint8(FINAL_NEWLINE), symbol)
+    return jnp.moveaxis(jnp.where(utf8.first, symbol, jnp.uint8(SAME)), -1, 0)
