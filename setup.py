@@ -37,6 +37,8 @@ setup(
         "sentencepiece>=0.2.1",
         "safetensors>=0.8",
         "huggingface_hub>=1.0",
+        "tokenizers>=0.22",
+        "jinja2>=3.1.6",  # older versions have escapes from the sandbox
         "rich>=13.9",
         "requests>=2.31",
         "pyseccomp>=0.1.2; sys_platform == 'linux'",

@@ -23,6 +23,7 @@ from rft_jax.host_step import make_host_step
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, state_shardings
 from rft_jax.learn.supervised import SupervisedBatch, make_supervised_step
 from rft_jax.metrics import (
+    CompileCounter,
     MetricsFile,
     TensorBoardFile,
     WandbRun,
@@ -209,9 +210,11 @@ class _Record:
         self._writers = Writers(writers)
         self._progress = Progress(stage.name, stage.steps, getattr(stage, "log_interval", 1))
         self._report = Reporter(run.workdir)
+        self._compiled = CompileCounter()
         self._last = time.perf_counter()
 
     def __enter__(self) -> "_Record":
+        self._compiled.__enter__()
         self._writers.__enter__()
         self._progress.__enter__()
         return self
@@ -219,6 +222,7 @@ class _Record:
     def __exit__(self, *exception: Any) -> None:
         self._progress.__exit__(*exception)
         self._writers.__exit__(*exception)
+        self._compiled.__exit__(*exception)
         self._report.finish()
 
     def __call__(self, row: dict[str, Any]) -> None:
@@ -229,7 +233,12 @@ class _Record:
         """
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        timing = {"seconds": round(seconds, 4), "peak_memory_bytes": peak_memory_bytes()}
+        timing = {
+            "seconds": round(seconds, 4),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "compilations": self._compiled.count,
+            "compile_seconds": round(self._compiled.seconds, 2),
+        }
         if "train_tokens" in row:
             timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / seconds, 1)
         timing |= row.pop("timing", {})

@@ -114,7 +114,7 @@ def test_an_unknown_operation_is_named_with_its_path(claims, refuse):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("stages.rft.rollout.group_size=1", "at least 2 samples per prompt"),
+        ("stages.rft.rollout.group_size=1", "use at least 2"),
         ("stages.rft.batch_size=12", "batch of 12 cannot be split"),
         ("mesh.tensor=3", "does not fit"),
         ("stages.rft.rollout.colour=red", "there is no setting 'colour'"),

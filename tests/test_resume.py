@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from rft_jax import cli
 from rft_jax.config import apply_overrides
 from rft_jax.errors import InputError, Interrupted, RunFailed
 from rft_jax.metrics import MetricsFile, read_metrics
-from rft_jax.run import claim, open_model
+from rft_jax.run import claim, open_model, open_run
 from rft_jax.train import train
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
@@ -47,6 +48,14 @@ def settings(**more):
 @pytest.fixture(scope="module")
 def config():
     return apply_overrides(cli.load_config(EXPERIMENT, {}), SMALL)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """A run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train(config, workdir)
+    return workdir
 
 
 def contents(workdir):
@@ -139,9 +148,9 @@ def test_a_signal_ends_the_run_in_good_order(tmp_path, number):
     assert [int(p.name) for p in (workdir / "sft" / "checkpoints").iterdir()] == [last]
 
 
-def test_a_run_that_was_asked_to_end_goes_on_where_it_was(config, tmp_path, monkeypatch):
-    whole, ended = tmp_path / "whole", tmp_path / "ended"
-    train(config, whole)
+@pytest.mark.slow
+def test_a_run_that_was_asked_to_end_goes_on_where_it_was(config, whole, tmp_path, monkeypatch):
+    ended = tmp_path / "ended"
     write = MetricsFile.write
 
     def interrupt(self, row):
@@ -168,17 +177,15 @@ def test_a_work_directory_has_one_process(config, tmp_path):
 def test_a_file_that_changed_since_the_run_began_is_named(config, tmp_path):
     data = tmp_path / "train.jsonl"
     data.write_text(Path(config.data.train).read_text())
-    config = apply_overrides(config, {"data.train": str(data), "stages.rft.steps": "2"})
-    train(config, tmp_path / "run")
+    config = apply_overrides(config, {"data.train": str(data)})
+    open_run(config, tmp_path / "run")
     data.write_text(data.read_text().replace("days", "weeks"))
     with pytest.raises(InputError, match=r"train\.jsonl: has changed since the run"):
         train(config, tmp_path / "run")
 
 
-def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, tmp_path, capsys):
-    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
-    train(config, whole)
-    train(config, damaged)
+def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, whole, tmp_path, capsys):
+    damaged = Path(shutil.copytree(whole, tmp_path / "damaged"))
     newest = damaged / "rft" / "checkpoints" / "4"
     file = next(p for p in sorted(newest.glob("params/**/*")) if p.is_file())
     file.write_bytes(file.read_bytes()[:-1])
@@ -202,9 +209,8 @@ def test_updates_without_a_finite_gradient_are_skipped_and_end_the_run(config, t
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.load_params(stage, step)))
 
 
-def test_a_moved_work_directory_goes_on(config, tmp_path, monkeypatch):
-    train(config, tmp_path / "run")
-    (tmp_path / "run").rename(tmp_path / "moved")
+def test_a_moved_work_directory_goes_on(config, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     train(config, Path("moved"))
     assert cli.main(["eval", "--workdir", "moved"]) == 0

@@ -64,6 +64,14 @@ def test_every_step_has_a_line_and_evaluations_have_theirs(finished):
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_nothing_compiles_after_the_first_evaluated_step(finished):
+    counts = {
+        row["step"]: row["timing"]["compilations"]
+        for row in read_metrics(finished / "rft" / "metrics.jsonl")
+    }
+    assert counts[0] < counts[1] == counts[2] == counts[4]
+
+
 def test_samples_are_written_for_people(finished):
     lines = (finished / "rft" / "samples" / "step_000004.jsonl").read_text().splitlines()
     assert len(lines) == 16

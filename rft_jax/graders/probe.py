@@ -93,12 +93,14 @@ class _Slot:
     Attributes:
         path: in the answer's JSON; None for the text.
         reference: a template of the item; None without one.
+        marker: what stands before the answer.
         is_list: the answer is a list of strings.
     """
 
     path: tuple[str | int, ...] | None
     reference: Template | None
     is_list: bool
+    marker: str = ""
 
     def values(self, items: Items) -> list[Any]:
         """The right value for every item; empty strings without a reference."""
@@ -124,7 +126,8 @@ def _slots(node: Any) -> Iterator[_Slot]:
     is_list = getattr(node, "lists_answers", False)
     for variable in template.sample_variables:
         path = variable.path if variable.namespace == "output_json" else None
-        yield _Slot(path, reference if usable else None, is_list)
+        marker = getattr(node, "marker", "")
+        yield _Slot(path, reference if usable else None, is_list, marker)
 
 
 def _answers(slots: list[_Slot], items: Items) -> Iterator[tuple[str, list[str]]]:
@@ -161,7 +164,11 @@ def _most_common(values: list[Any]) -> list[Any]:
 
 def _write(slots: list[_Slot], values: list[Any]) -> str:
     """An answer with a value in every slot."""
-    pairs = list(zip(slots, values, strict=True))
+    marked = [
+        f"{slot.marker}{show(value)}" if slot.marker else value
+        for slot, value in zip(slots, values, strict=True)
+    ]
+    pairs = list(zip(slots, marked, strict=True))
     document: Any = None
     for slot, value in pairs:
         if slot.path is not None:

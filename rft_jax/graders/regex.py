@@ -12,7 +12,8 @@ Patterns are Python's, without what `strings.regex` lists; `mode` is "search" (t
 number or name, 1 if not given) is graded as if it were the whole answer: in there
 `sample.output_text` is the captured text and `sample.output_json` that text as JSON. Without a
 match, or where the group has no part in it, the score is 0 and that grader has no say. The leftmost
-match counts; begin the pattern with `(?s).*` for the last one.
+match counts; begin the pattern with `(?s).*` for the last one. On the device the time does not
+depend on the pattern; on the host Python's backtracking may take very long, as for `(a+)+b`.
 """
 
 import re

@@ -20,13 +20,16 @@ from rft_jax.graders.multi import Multi
 from rft_jax.graders.number import Number
 from rft_jax.graders.rank import Rank
 from rft_jax.graders.regex import Regex
+from rft_jax.graders.repetition import Repetition
 from rft_jax.graders.string_check import StringCheck
+from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.graders.types import GraderType
 
 _IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 TYPES: dict[str, type[GraderType]] = {
     "string_check": StringCheck,
+    "text_similarity": TextSimilarity,
     "regex": Regex,
     "choice": Choice,
     "rank": Rank,
@@ -35,6 +38,7 @@ TYPES: dict[str, type[GraderType]] = {
     "json_schema": JsonSchema,
     "format": Format,
     "length": Length,
+    "repetition": Repetition,
     "python": PythonGrader,
     "endpoint": Endpoint,
     "score_model": ScoreModel,

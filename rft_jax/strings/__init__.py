@@ -5,8 +5,8 @@
 
 `byte_string` has the types and what works on bytes, `unicode` code points and case folding,
 `json_scan` and `json_values` a JSON parser, `json_tree` and `json_numbers` more of JSON,
-`string_list` lists of names, `numbers` numbers in free text. It knows nothing of models or rewards
-and can be used alone.
+`string_list` lists of names, `numbers` numbers in free text, `edit_distance` and `ngrams` how alike
+texts are. It knows nothing of models or rewards and can be used alone.
 """
 
 from rft_jax.strings.byte_string import ByteString as ByteString
@@ -19,6 +19,8 @@ from rft_jax.strings.byte_string import from_host as from_host
 from rft_jax.strings.byte_string import occurrences as occurrences
 from rft_jax.strings.byte_string import slice_bytes as slice_bytes
 from rft_jax.strings.byte_string import to_host as to_host
+from rft_jax.strings.edit_distance import indel_similarity as indel_similarity
+from rft_jax.strings.edit_distance import lcs_length as lcs_length
 from rft_jax.strings.json_scan import MAX_DEPTH as MAX_DEPTH
 from rft_jax.strings.json_scan import JsonScan as JsonScan
 from rft_jax.strings.json_scan import Token as Token
@@ -29,6 +31,12 @@ from rft_jax.strings.json_values import find as find
 from rft_jax.strings.json_values import render as render
 from rft_jax.strings.json_values import strings_of as strings_of
 from rft_jax.strings.json_values import unescape as unescape
+from rft_jax.strings.ngrams import Words as Words
+from rft_jax.strings.ngrams import distinct_ngrams as distinct_ngrams
+from rft_jax.strings.ngrams import lcs_words as lcs_words
+from rft_jax.strings.ngrams import ngram_matches as ngram_matches
+from rft_jax.strings.ngrams import split_alphanumeric as split_alphanumeric
+from rft_jax.strings.ngrams import split_words as split_words
 from rft_jax.strings.string_list import PointList as PointList
 from rft_jax.strings.string_list import StringList as StringList
 from rft_jax.strings.string_list import equal_pairs as equal_pairs

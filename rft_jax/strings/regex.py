@@ -5,11 +5,12 @@
     tables = compile_capture(r"answer is (\\d+)", group=1)
     gene = slice_bytes(text, *find_group(tables, text)[:2])
 
-Patterns are Python's for `str`, with the results of `re.search` and `re.fullmatch`; a group is what
-Python's backtracking finds. Not supported, and refused by name: backreferences, lookaround,
-conditional and atomic groups, possessive repetitions, and, when a group is captured, repetitions of
-what can be empty. Each function reads a text once per table, from left to right or back: time L,
-and memory of a few small integers per byte.
+Patterns are Python's for `str`, with the results of `re.search` and `re.fullmatch` and the Unicode
+version of the Python that compiles them; a group is what Python's backtracking finds. Refused by
+name: backreferences, lookaround, conditional and atomic groups, possessive repetitions, the flags a
+and u for a part of a pattern, and, when a group is captured, repetitions of what can be empty.
+Tables have at most `regex_automaton.MOST_STATES` states. Each is used in one pass over the bytes,
+from left to right or back: time L, and memory of a few small integers per byte.
 """
 
 import functools

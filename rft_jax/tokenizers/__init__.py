@@ -1,15 +1,18 @@
 """Tokenizers behind one small interface, and the detokeniser that runs on the device.
 
     path = train_sentencepiece(texts, workdir / "tokenizer.model", vocab_size=8192)
-    tokenizer = SentencePieceTokenizer(path)
+    tokenizer = SentencePieceTokenizer(path)  # or HuggingFaceTokenizer(directory)
     text, overflow = detokenize(tokenizer.piece_table(), tokens_NT, start_N, end_N, max_bytes)
 
-`base` has the interface and the chat format, `spm` SentencePiece, `detokenize` tokens -> bytes.
+`base` has the interface, `spm` SentencePiece with the chat format of models trained here,
+`hugging_face` the tokenizers of checkpoints, `chat` their chat templates, `detokenize` tokens ->
+bytes.
 """
 
 from rft_jax.tokenizers.base import Tokenizer as Tokenizer
 from rft_jax.tokenizers.base import message_text as message_text
 from rft_jax.tokenizers.detokenize import DetokenizeTable as DetokenizeTable
 from rft_jax.tokenizers.detokenize import detokenize as detokenize
+from rft_jax.tokenizers.hugging_face import HuggingFaceTokenizer as HuggingFaceTokenizer
 from rft_jax.tokenizers.spm import SentencePieceTokenizer as SentencePieceTokenizer
 from rft_jax.tokenizers.spm import train_sentencepiece as train_sentencepiece

@@ -1,7 +1,7 @@
 """What the rest of the system asks of a tokenizer.
 
-A second implementation (Hugging Face, byte-level BPE) provides the same members; it brings its own
-chat template and, since it repairs invalid UTF-8 otherwise, its own rule in `detokenize`.
+`spm` and `hugging_face` implement it. Each brings its own chat format, and the rules by which
+`detokenize` computes its `decode` on the device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,29 +18,34 @@ class Tokenizer(Protocol):
     Attributes:
         vocab_size: V; token ids lie in [0, V).
         pad_id: fills arrays to the right of a sequence.
-        bos_id: starts every prompt.
         stop_ids: a completion ends with one of these.
-        end_of_think_id: separates thought and answer; None if the format has no thoughts.
+        end_of_think_id: separates thought and answer; None if the format has no thoughts, so that
+            all of a completion is the answer.
+        answer_separator: the line breaks that follow end_of_think_id and are not of the answer.
         forbidden_ids: never to be sampled (padding, start, unknown, role markers).
     """
 
     vocab_size: int
     pad_id: int
-    bos_id: int
     stop_ids: tuple[int, ...]
     end_of_think_id: int | None
+    answer_separator: str
     forbidden_ids: tuple[int, ...]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; no text can produce a control token."""
+        """Token ids of plain text; no text can produce a special (control) token."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; control tokens have none."""
+        """The text of token ids; special (control) tokens have none."""
         ...
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ending where the assistant's completion begins."""
+        """Token ids of a conversation, ending where the assistant's completion begins.
+
+        Raises:
+            InputError: if the format has no place for the messages.
+        """
         ...
 
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:

@@ -15,7 +15,7 @@ import sentencepiece
 
 from rft_jax.errors import InputError
 from rft_jax.tokenizers.base import Message, message_text
-from rft_jax.tokenizers.detokenize import DetokenizeTable, DropSpace, Kind, make_table
+from rft_jax.tokenizers.detokenize import DetokenizeTable, DropSpace, Kind, Repair, make_table
 
 END_OF_THINK = "<|end_of_think|>"
 ROLE_MARKERS = {
@@ -133,6 +133,7 @@ class SentencePieceTokenizer:
         self.bos_id = self._model.bos_id()
         self.stop_ids = (self._model.eos_id(),)
         self.end_of_think_id = self._marker(path, END_OF_THINK)
+        self.answer_separator = ""
         self._role_ids = {role: self._marker(path, name) for role, name in ROLE_MARKERS.items()}
         self.forbidden_ids = tuple(
             sorted({self.pad_id, self.bos_id, self._model.unk_id(), *self._role_ids.values()})
@@ -182,7 +183,7 @@ class SentencePieceTokenizer:
     def piece_table(self) -> DetokenizeTable:
         """The arrays with which `detokenize` computes `decode` on the device."""
         kinds, surfaces = zip(*map(self._surface, range(self.vocab_size)), strict=True)
-        return make_table(surfaces, kinds, self._drop_space())
+        return make_table(surfaces, kinds, self._drop_space(), Repair.BYTE)
 
     def _surface(self, token: int) -> tuple[Kind, bytes]:
         piece = self._model.id_to_piece(token)
@@ -191,7 +192,7 @@ class SentencePieceTokenizer:
         if self._model.is_unknown(token):
             return Kind.PLAIN, self._model.decode([token]).encode()
         if self._model.is_byte(token):
-            return Kind.BYTE, bytes([int(piece[3:5], 16)])
+            return Kind.RAW, bytes([int(piece[3:5], 16)])
         kind = Kind.SPACED if piece.startswith(_SPACE) else Kind.PLAIN
         return kind, piece.replace(_SPACE, " ").encode()
 

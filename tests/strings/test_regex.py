@@ -56,9 +56,12 @@ def _extend(parts):
     )
 
 
-PATTERNS = st.recursive(ATOMS, _extend, max_leaves=10)
+# With more repetitions Python's backtracking may not come to an end.
+PATTERNS = st.recursive(ATOMS, _extend, max_leaves=10).filter(
+    lambda pattern: len(re.findall(r"[*+{]|\)\?", pattern)) <= 3
+)
 FLAGS = st.sets(st.sampled_from("aims"), max_size=2).map("".join)
-TEXT = st.text("ab1_ \nÉékKſ\u0345ß٣😀\r.A", max_size=12)
+TEXT = st.text("ab1_ \nÉékKſ\u0345ß٣😀\r.A", max_size=10)
 
 
 def padded(tables):

@@ -1,0 +1,92 @@
+"""All pairs of symbols of two texts, 32 at a time, for the dynamic programmes of string matching.
+
+Enter with `sweep`. A programme's row over one text, the pattern, lies in the bits of 32-bit words
+(Hyyrö, "Bit-parallel LCS-length computation revisited", AWOCA 2004).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rft_jax.strings.byte_string import CodePoints
+
+BITS = 32
+
+# (state, message, matches, symbol) -> (state, message): what a word does with one symbol.
+Step = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
+
+
+def sweep(step: Step, state: Any, message: Any, text: CodePoints, pattern: CodePoints) -> Any:
+    """Shows every symbol of a text, in order, to every word of a pattern.
+
+    Word w of the W = ceil(R / 32) words holds the symbols 32 w to 32 w + 31 of the pattern, the
+    first in its lowest bit. What it makes of a symbol may depend on what word w - 1 made of the
+    same one, such as the carry of an addition, which reaches it as a message. So that all words
+    work at once, word w works on symbol t - w at time t, as in a systolic array.
+
+    Args:
+        step: gets a word's state, the message from the word before (zeros for the first), the
+            matches, uint32, and the symbol, int32; returns the state and the message to the next
+            word. All words go through it at once, so that the arrays have the leading axis W. What
+            lies beyond the pattern or the text matches nothing; beyond the text, the symbol is
+            negative.
+        state: the words' first states, a tree of [W, ...].
+        message: the form of the messages, a tree of [W, ...] with zeros.
+        text: [..., L]; in step its leading axes are the last ones.
+        pattern: [..., R], with the same leading axes.
+
+    Returns:
+        The words' last states. There are L + W - 1 times; the comparisons take time L * R, every
+        operation of the step L * R / 32. Memory L + R.
+    """
+    L, W = text.points.shape[-1], words_of(pattern)
+    # Backwards, so that at any time the words' symbols lie side by side.
+    symbols = _symbols(text, L, -1)
+    margin = [(W - 1, W - 1)] + [(0, 0)] * (symbols.ndim - 1)
+    backwards = jnp.pad(symbols, margin, constant_values=-1)[::-1]
+
+    wanted = _symbols(pattern, W * BITS, -2)
+    wanted = wanted.reshape(W, BITS, *wanted.shape[1:]).swapaxes(0, 1)
+    bit = jnp.left_shift(jnp.uint32(1), jnp.arange(BITS, dtype=jnp.uint32))
+    bit = bit.reshape(BITS, *[1] * (wanted.ndim - 1))
+
+    def move(carry: tuple[Any, Any], t: jax.Array) -> tuple[tuple[Any, Any], None]:
+        state, message = carry
+        symbol = lax.dynamic_slice_in_dim(backwards, L + W - 2 - t, W)
+        matches = jnp.where(wanted == symbol, bit, 0).sum(axis=0, dtype=jnp.uint32)
+        return step(state, jax.tree.map(_to_next_word, message), matches, symbol), None
+
+    (state, _), _ = lax.scan(move, (state, message), jnp.arange(L + W - 1, dtype=jnp.int32))
+    return state
+
+
+def words_of(pattern: CodePoints) -> int:
+    """W, the number of words for a pattern of [..., R]."""
+    return max(1, -(-pattern.points.shape[-1] // BITS))
+
+
+def zeros_of(pattern: CodePoints, *axes: int) -> jax.Array:
+    """uint32[W, *axes, ...], zeros for a pattern of [..., R]."""
+    return jnp.zeros((words_of(pattern), *axes, *pattern.points.shape[:-1]), jnp.uint32)
+
+
+def add_with_carry(x: jax.Array, y: jax.Array, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x + y + carry, modulo 2^32, and the carry out of it; all of them uint32."""
+    partial = x + y
+    total = partial + carry
+    return total, ((partial < x) | (total < partial)).astype(jnp.uint32)
+
+
+def _to_next_word(message: jax.Array) -> jax.Array:
+    return jnp.concatenate([jnp.zeros_like(message[:1]), message[:-1]])
+
+
+def _symbols(text: CodePoints, width: int, beyond: int) -> jax.Array:
+    """int32[width, ...]: the points, and a value of one's own beyond the last."""
+    points = jnp.moveaxis(jnp.asarray(text.points, jnp.int32), -1, 0)
+    points = jnp.pad(points, [(0, width - points.shape[0])] + [(0, 0)] * (points.ndim - 1))
+    index = jnp.arange(width, dtype=jnp.int32).reshape(width, *[1] * (points.ndim - 1))
+    return jnp.where(index < text.length, points, beyond)

@@ -1,0 +1,322 @@
+"""Tokenizers of Hugging Face checkpoints, with their chat templates and special tokens.
+
+    tokenizer = HuggingFaceTokenizer("models/Qwen3-0.6B", vocab_size=config.vocab_size)
+
+`decode` is transformers' `decode(ids, skip_special_tokens=True)`: special tokens and ids without a
+token have no text. It never tidies spaces up (`clean_up_tokenization_spaces`), which transformers
+does not do for byte-pair encodings either.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from rft_jax.errors import InputError
+from rft_jax.tokenizers.base import Message
+from rft_jax.tokenizers.chat import ChatTemplate, Clock
+from rft_jax.tokenizers.detokenize import DetokenizeTable, Kind, make_table
+from rft_jax.tokenizers.hugging_face_decoders import decoding
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
+MODEL_FILE = "config.json"
+
+THINK, END_OF_THINK = "<think>", "</think>"
+SEPARATOR = "\n\n"  # between the end of the thought and the answer
+# Checkpoints pad their embeddings by some rows (Qwen 2.5 by up to 399, DeepSeek V3 by 465); a model
+# with more is not the tokenizer's.
+MAX_UNUSED_IDS = 1024
+
+_QUESTION = {"role": "user", "content": "What is it?"}
+_ANSWER = "An answer that no template has"
+
+
+class HuggingFaceTokenizer:
+    """The tokenizer in a checkpoint's directory; implements `Tokenizer`.
+
+    Thoughts: a model thinks if its chat template knows `</think>` and does not close the thought
+    itself. The marker must be one token, as in Qwen 3 and in the distillations of DeepSeek R1; what
+    comes before it, `<think>` included, is the thought. The completions of other models (Llama 3,
+    Gemma 3, Qwen 2.5) are all answer.
+
+    Stops: the ids of generation_config.json (without it: of config.json), the end-of-sequence
+    token, and the token with which the template ends an answer.
+
+    Forbidden: padding, special tokens that neither stop nor mark thoughts, which a grader would not
+    see, and the ids without a token by which the model's embedding is padded.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        vocab_size: int | None = None,
+        *,
+        thinking: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        now: Clock = datetime.datetime.now,
+    ):
+        """Reads tokenizer.json and the files around it.
+
+        Args:
+            directory: of the checkpoint.
+            vocab_size: V of the model; by default, up to the last token.
+            thinking: whether to think before the answer, for templates that leave the choice
+                (`enable_thinking`); by default what the template does by itself.
+            template_options: more variables for the template.
+            now: the time for templates that write the date into the prompt (Llama 3).
+
+        Raises:
+            InputError: naming the file, what is wrong with it and the remedy.
+        """
+        self._directory = Path(directory)
+        config = _read_json(self._directory / CONFIG_FILE)
+        names = _special_token_names(_read_json(self._directory / SPECIAL_TOKENS_FILE) | config)
+        self._model = _load_model(self._directory, config, names)
+        added = self._model.get_added_tokens_decoder()
+        self._special_ids = {id for id, token in added.items() if token.special}
+        self._decoding = decoding(
+            json.loads(self._model.to_str())["decoder"], self._directory / TOKENIZER_FILE
+        )
+        self.vocab_size = self._check_vocab_size(vocab_size)
+
+        options = {} if thinking is None else {"enable_thinking": thinking}
+        variables = {**names, **(template_options or {}), **options}
+        self._template = _load_template(self._directory, config, variables, now)
+        self.end_of_think_id = self._find_end_of_think(thinking)
+        self.answer_separator = "" if self.end_of_think_id is None else SEPARATOR
+
+        generation = _read_json(self._directory / GENERATION_FILE)
+        generation = generation or _read_json(self._directory / MODEL_FILE)
+        ending = self._answer_ending()
+        stops = [*_ids(generation, "eos_token_id"), *self._ids_of(names, "eos_token"), *ending]
+        if not stops:
+            raise InputError(
+                f"{self._directory / GENERATION_FILE}: there is no eos_token_id; add the ids that "
+                "end an answer"
+            )
+        self.stop_ids = tuple(dict.fromkeys(stops))
+        self._ending_id = ending[0] if ending else stops[0]
+        pads = [*self._ids_of(names, "pad_token"), *_ids(generation, "pad_token_id"), *stops]
+        self.pad_id = pads[0]
+        self.forbidden_ids = self._find_forbidden(names)
+        self._check_ids([*self.stop_ids, self.pad_id], self._directory / GENERATION_FILE)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, of which no special token comes."""
+        self._model.encode_special_tokens = True
+        try:
+            return self._model.encode(text, add_special_tokens=False).ids
+        finally:
+            self._model.encode_special_tokens = False
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; special tokens have none."""
+        return self._model.decode(list(map(int, ids)), skip_special_tokens=True)
+
+    def encode_prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """Token ids of a conversation, ending where the assistant's completion begins.
+
+        The ids are those of transformers' `apply_chat_template`, for which special tokens written
+        in a message are special tokens.
+
+        Args:
+            messages: the conversation.
+            tools: functions that the model may call, as JSON schemas.
+
+        Raises:
+            InputError: if the template refuses the messages or the model has no such token.
+        """
+        return self._parse(self._chat().render(messages, tools))
+
+    def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
+        """Token ids of thought, end-of-think marker, answer and stop token, as in the template.
+
+        Where the template drops thoughts (DeepSeek R1) they are written as its models do.
+        """
+        ids = self._parse(self._completion_text(content, reasoning))
+        ends = [index for index, token in enumerate(ids) if token in self.stop_ids]
+        return ids[: ends[-1] + 1] if ends else [*ids, self._ending_id]
+
+    def piece_table(self) -> DetokenizeTable:
+        """The arrays with which `detokenize` computes `decode` on the device."""
+        kinds, surfaces = zip(*map(self._surface, range(self.vocab_size)), strict=True)
+        return make_table(surfaces, kinds, self._decoding.drop_space, self._decoding.repair)
+
+    def _surface(self, token: int) -> tuple[Kind, bytes]:
+        name = self._model.id_to_token(token)
+        if name is None or token in self._special_ids:
+            return Kind.SKIPPED, b""
+        return self._decoding.surface(name)
+
+    def _check_vocab_size(self, vocab_size: int | None) -> int:
+        """V, if the tokenizer can be the model's."""
+        path = self._directory / TOKENIZER_FILE
+        used = 1 + max(self._model.get_vocab(with_added_tokens=True).values())
+        if vocab_size is None:
+            return used
+        # Tokens that were added may be missing: Gemma 3's text models have no image token.
+        needed = 1 + max(self._model.get_vocab(with_added_tokens=False).values(), default=-1)
+        if not needed <= vocab_size <= used + MAX_UNUSED_IDS:
+            raise InputError(
+                f"{path}: the tokenizer has {used} tokens, the model's vocabulary {vocab_size}; "
+                "use the tokenizer that the model was trained with"
+            )
+        return vocab_size
+
+    def _check_ids(self, ids: Sequence[int], place: Path | str) -> None:
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise InputError(
+                    f"{place}: token {token} ({self._model.id_to_token(token)}) is outside of the "
+                    f"model's vocabulary of {self.vocab_size}; remove it"
+                )
+
+    def _ids_of(self, names: Mapping[str, str], role: str) -> list[int]:
+        return [self._model.token_to_id(names[role])] if role in names else []
+
+    def _find_end_of_think(self, thinking: bool | None) -> int | None:
+        knows = self._template is not None and END_OF_THINK in self._template.source
+        if thinking is None:
+            thinking = knows and END_OF_THINK not in self._template.render([_QUESTION])
+        if not thinking:
+            return None
+        token = self._model.token_to_id(END_OF_THINK)
+        if not knows or token is None:
+            where = "vocabulary" if knows else "chat template"
+            raise InputError(
+                f"{self._directory}: the {where} has no {END_OF_THINK}, so that no token can end a "
+                "thought; set thinking to false, which takes all of a completion as the answer"
+            )
+        return token
+
+    def _answer_ending(self) -> list[int]:
+        """The special token that follows an answer, if one does."""
+        if self._template is None:
+            return []
+        answer = {"role": "assistant", "content": _ANSWER}
+        text = self._template.render([_QUESTION, answer], add_generation_prompt=False)
+        return [
+            id for id in self._parse(text.rpartition(_ANSWER)[2])[:1] if id in self._special_ids
+        ]
+
+    def _find_forbidden(self, names: Mapping[str, str]) -> tuple[int, ...]:
+        unused = {id for id in range(self.vocab_size) if self._model.id_to_token(id) is None}
+        special = {id for id in self._special_ids if id < self.vocab_size}
+        allowed = {*self.stop_ids, self.end_of_think_id, self._model.token_to_id(THINK)}
+        unknown = self._ids_of(names, "unk_token")
+        return tuple(sorted({*unused, *special, *unknown, self.pad_id} - allowed))
+
+    def _chat(self) -> ChatTemplate:
+        if self._template is None:
+            raise InputError(
+                f"{self._directory}: there is no chat template; use the instruction-tuned model or "
+                f"put its {TEMPLATE_FILE} there"
+            )
+        return self._template
+
+    def _parse(self, text: str) -> list[int]:
+        """Token ids of a rendered text, in which special tokens are written out."""
+        ids = self._model.encode(text, add_special_tokens=False).ids
+        self._check_ids(ids, self._directory / TOKENIZER_FILE)
+        return ids
+
+    def _completion_text(self, content: str, reasoning: str | None) -> str:
+        thinks = self.end_of_think_id is not None
+        thought = (reasoning or "").strip("\n")
+        answer = {"role": "assistant", "content": content}
+        if thinks:
+            answer["reasoning_content"] = thought
+        template = self._chat()
+        prompt = template.render([_QUESTION])
+        whole = template.render([_QUESTION, answer], add_generation_prompt=False)
+        rest = whole.removeprefix(prompt)
+        if len(rest) < len(whole) and (not thinks or END_OF_THINK in rest):
+            return rest
+        if not thinks:
+            return content
+        opening = "" if prompt.rstrip("\n").endswith(THINK) else f"{THINK}\n"
+        return f"{opening}{thought}\n{END_OF_THINK}{SEPARATOR}{content}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is not a JSON object; download it again")
+    return content
+
+
+def _special_token_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """The tokens with a name, such as bos_token, by their name."""
+    named = {key: value for key, value in config.items() if key.endswith("_token")}
+    if isinstance(extra := config.get("extra_special_tokens"), dict):
+        named |= extra
+    contents = {
+        key: value.get("content") if isinstance(value, dict) else value
+        for key, value in named.items()
+    }
+    return {key: content for key, content in contents.items() if isinstance(content, str)}
+
+
+def _load_model(
+    directory: Path, config: Mapping[str, Any], names: Mapping[str, str]
+) -> tokenizers.Tokenizer:
+    """The library's tokenizer, with the tokens that only tokenizer_config.json knows."""
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{path}: there is no such file; correct the path, or if there is a tokenizer.model, "
+            "convert it by loading and saving the tokenizer with transformers"
+        )
+    try:
+        model = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise InputError(f"{path}: is not a tokenizer ({error}); download it again") from error
+    model.no_padding()
+    model.no_truncation()
+    known = {repr(token) for token in model.get_added_tokens_decoder().values()}
+    listed = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
+    tokens = [tokenizers.AddedToken(**state) for _, state in listed]
+    tokens = [token for token in tokens if repr(token) not in known]
+    contents = {token.content for token in [*model.get_added_tokens_decoder().values(), *tokens]}
+    tokens += [
+        tokenizers.AddedToken(name, special=True)
+        for name in dict.fromkeys(names.values())
+        if name not in contents
+    ]
+    model.add_tokens(tokens)
+    return model
+
+
+def _load_template(
+    directory: Path, config: Mapping[str, Any], variables: Mapping[str, Any], now: Clock
+) -> ChatTemplate | None:
+    path, source = directory / CONFIG_FILE, config.get("chat_template")
+    if isinstance(source, list):
+        source = {entry["name"]: entry["template"] for entry in source}.get("default")
+    if (directory / TEMPLATE_FILE).is_file():
+        path = directory / TEMPLATE_FILE
+        source = path.read_text(encoding="utf-8")
+    return None if source is None else ChatTemplate(source, str(path), variables, now)
+
+
+def _ids(config: Mapping[str, Any], key: str) -> list[int]:
+    """One id, several or none."""
+    value = config.get(key)
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
