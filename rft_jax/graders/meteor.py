@@ -52,10 +52,11 @@ class Meteor:
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`."""
+        from nltk.corpus import wordnet
         from nltk.translate.meteor_score import single_meteor_score
 
         texts, errors = render_on_host(view, (self.input, self.reference), items, n)
         if errors:
             return HostScore(0.0, errors)
         text, reference = texts
-        return HostScore(single_meteor_score(reference.split(), text.split()))
+        return HostScore(single_meteor_score(reference.split(), text.split(), wordnet=wordnet))

@@ -19,6 +19,7 @@ from rft_jax.graders.template import Template, show
 from rft_jax.graders.types import HostSample, Items
 from rft_jax.tokenizers import message_text
 
+RIGHT = "right"
 NOTABLE = 0.25  # of what the right answer earns
 _LONG_BYTES = 4096
 _MOST_REFERENCES = 20  # joined in one answer; longer lists are malformed for most graders
@@ -29,7 +30,7 @@ class Probe:
     """What one kind of answer earns on average.
 
     Attributes:
-        name: of the kind.
+        name: of the kind, `right` for the reference itself.
         reward: mean over the items.
         highest: of the rewards.
         lowest: of the rewards.
@@ -42,7 +43,10 @@ class Probe:
 
 
 def probe(grader: Grader, items: Items) -> list[Probe]:
-    """Grades the probes on every item; the first is `right`.
+    """Grades the probes on every item.
+
+    The first is `right`, where every node of the grader has a reference in the item and takes it as
+    it is: not with a regular expression, for instance.
 
     Raises:
         InputError: an item does not serve the grader.
@@ -64,18 +68,19 @@ def warnings(probes: list[Probe], low: float = 0.0, high: float = 1.0) -> list[s
         low: the least reward that is meant to occur.
         high: the greatest.
     """
-    right, *lazy = probes
+    right = next((p for p in probes if p.name == RIGHT), None)
     found = []
-    if right.lowest < high - 1e-6:
+    if right and right.lowest < high - 1e-6:
         found.append(
             f"the reference answer itself earns only {right.lowest:.3f} on some item and "
             f"{right.reward:.3f} on average; is the grader right?"
         )
-    for p in lazy:
-        if p.reward >= low + NOTABLE * (right.reward - low):
+    best = right.reward if right else high
+    for p in probes:
+        if p is not right and p.reward >= low + NOTABLE * (best - low):
             found.append(
                 f"a policy that always answers '{p.name}' earns {p.reward:.3f}, while the right "
-                f"answer earns {right.reward:.3f}; the reward can be had without skill"
+                f"answer earns {best:.3f}; the reward can be had without skill"
             )
     for p in probes:
         if p.highest > high or p.lowest < low:
@@ -123,6 +128,7 @@ def _slots(node: Any) -> Iterator[_Slot]:
         return
     reference = getattr(node, "reference", None)
     usable = isinstance(reference, Template) and not reference.sample_variables
+    usable &= not hasattr(node, "pattern")
     is_list = getattr(node, "lists_answers", False)
     for variable in template.sample_variables:
         path = variable.path if variable.namespace == "output_json" else None
@@ -135,7 +141,8 @@ def _answers(slots: list[_Slot], items: Items) -> Iterator[tuple[str, list[str]]
     count = len(items.rows)
     values = [slot.values(items) for slot in slots]
     common = [_most_common(column) for column in values]
-    yield "right", [_write(slots, [column[n] for column in values]) for n in range(count)]
+    if slots and all(slot.reference for slot in slots):
+        yield RIGHT, [_write(slots, [column[n] for column in values]) for n in range(count)]
     yield "nothing", [""] * count
     yield "the prompt", [message_text(row["messages"][-1]) for row in items.rows]
     empty = _write(slots, [[] if slot.is_list else "" for slot in slots])

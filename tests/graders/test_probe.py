@@ -86,10 +86,8 @@ def test_rewards_out_of_range_and_wrong_right_answers_are_named():
     probes = probe(build_grader(load_grader(spec)), DISTINCT)
     assert any("outside of 0 .. 1" in sentence for sentence in warnings(probes))
     assert not any("outside" in sentence for sentence in warnings(probes, -1, 2))
-    _, found = probes_of(
-        check("eq", reference="<{{item.answer}}>x{{sample.output_text}}"), DISTINCT
-    )
-    assert any("the reference answer itself earns only 0.000" in sentence for sentence in found)
+    _, found = probes_of(spec | {"calculate_output": "a / 2"}, DISTINCT)
+    assert any("the reference answer itself earns only 0.500" in sentence for sentence in found)
 
 
 def test_probes_are_the_same_on_the_host():
@@ -97,3 +95,16 @@ def test_probes_are_the_same_on_the_host():
     rows = items(["a", "bc"])
     device, host = (probe(build_grader(spec, place), rows) for place in ("device", "host"))
     assert json.dumps(device, default=vars) == json.dumps(host, default=vars)
+
+
+def test_where_the_right_answer_cannot_be_written_the_range_is_the_measure():
+    spec = {"type": "regex", "input": "{{sample.output_text}}", "pattern": "[a-z]"}
+    rewards, found = probes_of(spec, DISTINCT)
+    assert "right" not in rewards
+    assert any("'the prompt' earns 1.000, while the right answer earns 1.000" in s for s in found)
+
+
+def test_a_marker_stands_before_the_right_number():
+    spec = {"type": "number", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+    rewards, _ = probes_of(spec | {"which": "marked", "marker": "####"}, items(["12", "7"]))
+    assert rewards["right"] == 1 and rewards["the prompt"] == 0
