@@ -76,8 +76,8 @@ def bench(
             f"{WARM_UP + 1}"
         )
     run, source, at = open_model(path)
-    config = dataclasses.replace(run.config.model(source.model), compute_dtype="float32")
-    model = build_model(config, run.tokenizer.vocab_size)
+    config = dataclasses.replace(run.model_config(source), compute_dtype="float32")
+    model = build_model(config, run.model(source).vocab_size)
     rollout = RolloutConfig(
         group_size=group,
         prompt_tokens=prompt,

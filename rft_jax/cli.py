@@ -123,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--n", type=int, default=1, help="number of samples")
     sample.set_defaults(run=_sample)
 
+    export = commands.add_parser("export", help="write a model for other programs")
+    _add_model(export)
+    export.add_argument("--format", choices=("hf",), required=True, help="Hugging Face directory")
+    export.add_argument("--out", required=True, type=Path, help="new directory")
+    export.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    export.set_defaults(run=_export)
+
     grade = commands.add_parser("grade", help="grade answers; one JSON object a sample")
     grade.add_argument("--grader", required=True, type=Path, help="JSON in OpenAI's format")
     grade.add_argument("--items", type=Path, help="the items, as JSON lines")
@@ -202,6 +209,12 @@ def _sample(options: argparse.Namespace) -> None:
         samples=options.n,
     ):
         print(json.dumps(line, ensure_ascii=False))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from rft_jax.export import export_model
+
+    export_model(options.workdir or options.model, options.out, options.dtype)
 
 
 def _grade(options: argparse.Namespace) -> None:

@@ -54,6 +54,7 @@ class TokenizerConfig:
 
     path: str = ""
     vocab_size: int = 8192
+    thinking: bool | None = None  # of a source whose template leaves the choice
     training_texts: int = 20_000  # a sample of the data's texts; training takes seconds
 
 
@@ -94,6 +95,9 @@ class ModelConfig:
     """One decoder (Llama's block, https://arxiv.org/abs/2302.13971, with the usual options)."""
 
     name: str = "policy"
+    # A Hugging Face checkpoint, a directory or "hf:Owner/Name", which then gives architecture,
+    # weights and tokenizer, whatever the settings below say; empty: from scratch.
+    source: str = ""
     layers: int = 6
     width: int = 256  # D
     heads: int = 4  # H
@@ -235,7 +239,7 @@ class ReinforceStage:
 
 
 Stage = SupervisedStage | ReinforceStage
-RESERVED = ("data",)  # what else has a folder in a work directory
+RESERVED = ("data", "models")  # what else has a folder in a work directory
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,8 @@ def validate(config: Config) -> None:
     if not config.host.python_timeout_s > 0:
         raise InputError("host.python_timeout_s: must be above 0 seconds")
     for model in config.models:
-        _validate_model(model)
+        if not model.source:
+            _validate_model(model)
     earlier: dict[str, Stage] = {}
     for stage in config.stages:
         place = f"stages.{stage.name}"

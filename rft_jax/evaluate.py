@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rft_jax.config import ReinforceStage, RolloutConfig, Stage
+from rft_jax.config import ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import HostGrading, Items
 from rft_jax.host_step import make_host_sampler
 from rft_jax.models import Params
 from rft_jax.parallel import batch_parts, batch_sharding
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
-from rft_jax.run import PromptData, Run, input_file, open_model, read_prompt_data, take
+from rft_jax.run import OpenModel, PromptData, input_file, open_model, read_prompt_data, take
 from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
 
 TOP = (1, 5)  # top@k for graders that rank
@@ -192,6 +192,8 @@ def evaluate_models(
 ) -> Iterator[dict[str, Any]]:
     """Evaluates models on one file of items, each under its last reinforcement stage's settings.
 
+    A Hugging Face checkpoint is graded and sampled as the first run among the models is.
+
     Args:
         paths: As for `run.open_model`.
         data_file: JSON lines; None: the first run's own validation file.
@@ -206,13 +208,20 @@ def evaluate_models(
     """
     if samples < 1:
         raise InputError("--samples must be at least 1")
-    source = data_file or input_file(open_model(paths[0]).run.workdir, "valid")
+    models = [open_model(path) for path in paths]
+    with_grader = next((model for model in models if _reinforcement_stages(model)), None)
+    if with_grader is None:
+        raise InputError(
+            f"{paths[0]}: has no reinforcement stage and so no grader; name a run that has one too"
+        )
+    source = data_file or input_file(with_grader.run.workdir, "valid")
     if not source:
         raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
     evaluations = []
-    for path in paths:
-        run, stage, step = open_model(path)
-        settings = _reinforcement(run, stage)
+    for path, model in zip(paths, models, strict=True):
+        run, stage, step = model
+        settings = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
+        run = dataclasses.replace(run, grader=run.grader or with_grader.run.grader)
         items = read_prompt_data(run, settings, source)
         program = make_program(
             run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
@@ -257,7 +266,7 @@ def sample_model(
         raise InputError("--prompt is not UTF-8; correct its encoding")
     run, stage, step = open_model(path)
     model, tokenizer = run.model(stage), run.tokenizer
-    stages = _reinforcement_stages(run, stage)
+    stages = _reinforcement_stages(OpenModel(run, stage, step))
     config = stages[-1].rollout if stages else RolloutConfig()
     length = max_tokens or config.completion_tokens
     config = dataclasses.replace(
@@ -287,12 +296,7 @@ def sample_model(
         }
 
 
-def _reinforcement(run: Run, stage: Stage) -> ReinforceStage:
-    """The settings of answers: the stage's own, else the last reinforcement stage's."""
-    if not (stages := _reinforcement_stages(run, stage)):
-        raise InputError(f"{run.workdir}: the run has no reinforcement stage and so no grader")
-    return stages[-1]
-
-
-def _reinforcement_stages(run: Run, stage: Stage) -> list[ReinforceStage]:
-    return [s for s in (*run.config.stages, stage) if isinstance(s, ReinforceStage)]
+def _reinforcement_stages(model: OpenModel) -> list[ReinforceStage]:
+    """Those of the run, the stage's own last."""
+    stages = [*model.run.config.stages, model.stage]
+    return [stage for stage in stages if isinstance(stage, ReinforceStage)]

@@ -26,6 +26,7 @@ from rft_jax.config import (
     Config,
     DataConfig,
     MeshConfig,
+    ModelConfig,
     ReinforceStage,
     Stage,
     SupervisedStage,
@@ -39,7 +40,9 @@ from rft_jax.errors import InputError
 from rft_jax.graders import Grader, build_grader, load_grader
 from rft_jax.metrics import log
 from rft_jax.models import Model, Params, build_model, check_partition
+from rft_jax.models.hugging_face import is_checkpoint
 from rft_jax.parallel import LEARNER_RULES, check_batch, make_mesh, shardings
+from rft_jax.sources import Source, find_sources, keep, kept_sources, load_source
 from rft_jax.tokenizers import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -47,6 +50,8 @@ from rft_jax.tokenizers import (
     train_sentencepiece,
 )
 
+# The only stage of a checkpoint that is no run's.
+BASE = SupervisedStage(name="base", init="")
 TOKENIZER_FILE = "tokenizer.model"
 INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
@@ -80,11 +85,19 @@ class Run:
     mesh: Mesh
     grader: Grader | None
     tokenizer: Tokenizer
+    sources: dict[str, Source]  # by model
     data: dict[str, StageData]  # by stage
+
+    def model_config(self, stage: Stage) -> ModelConfig:
+        """The architecture of the stage's model."""
+        source = self.sources.get(stage.model)
+        return source.config if source else self.config.model(stage.model)
 
     def model(self, stage: Stage) -> Model:
         """The stage's decoder."""
-        return build_model(self.config.model(stage.model), self.tokenizer.vocab_size)
+        source = self.sources.get(stage.model)
+        vocab_size = source.vocab_size if source else self.tokenizer.vocab_size
+        return build_model(self.model_config(stage), vocab_size)
 
     def directory(self, stage: Stage) -> Path:
         """The stage's folder."""
@@ -116,6 +129,8 @@ class Run:
         Raises:
             InputError: if there is no such checkpoint, or it is damaged.
         """
+        if stage == BASE:
+            return self._load_source(stage)
         directory = self.checkpoints(stage)
         if not (known := steps(directory)):
             raise InputError(f"{directory}: no checkpoint yet; let `rft train` write one first")
@@ -124,20 +139,29 @@ class Run:
         places = shardings(self.mesh, LEARNER_RULES, model.axes)
         return load_params(directory, known[-1] if step is None else step, abstract(shape, places))
 
-    def load_init(self, stage: Stage) -> Params:
-        """The weights that a stage starts from, of this run or of another one.
+    def load_init(self, stage: Stage) -> Params | None:
+        """The weights that a stage starts from: an earlier stage's, another run's, or its model's
+        source; None for random ones.
 
         Raises:
-            InputError: if the other run's model or tokenizer differs, or it has no checkpoint.
+            InputError: if there is no such checkpoint, or it is damaged.
         """
-        if "/" not in stage.init:
+        if "/" in stage.init:
+            other, source, step = open_model(Path(stage.init))
+            return dataclasses.replace(other, mesh=self.mesh).load_params(source, step)
+        if stage.init:
             return self.load_params(self.stage(stage.init))
-        other, source, step = open_model(Path(stage.init))
-        return dataclasses.replace(other, mesh=self.mesh).load_params(source, step)
+        return self._load_source(stage) if stage.model in self.sources else None
+
+    def _load_source(self, stage: Stage) -> Params:
+        places = shardings(self.mesh, LEARNER_RULES, self.model(stage).axes)
+        return load_source(self.config.model(stage.model), places)
 
     @property
     def tokenizer_path(self) -> Path:
-        """The tokenizer's model file."""
+        """The tokenizer's file."""
+        if self.sources:
+            return next(iter(self.sources.values())).directory / "tokenizer.json"
         return Path(self.config.tokenizer.path or self.workdir / TOKENIZER_FILE)
 
 
@@ -193,11 +217,13 @@ def open_run(config: Config, workdir: Path) -> Run:
     inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)
     rows = {stage.name: _read(stage, files, grader) for stage in config.stages}
+    sources = find_sources(config)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
-    tokenizer = _tokenizer(config, tokenizer_path, temporary, rows)
-    for model in config.models:
-        check_partition(build_model(model, tokenizer.vocab_size), mesh, LEARNER_RULES)
+    tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows)
+    run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
+    for stage in config.stages:
+        check_partition(run.model(stage), mesh, LEARNER_RULES)
     encoded = {stage.name: _encode(stage, rows[stage.name], tokenizer) for stage in config.stages}
     if temporary.exists():
         os.replace(temporary, tokenizer_path)
@@ -206,7 +232,8 @@ def open_run(config: Config, workdir: Path) -> Run:
             _write_atomically(workdir / GRADER_FILE, _grader_text(config.grader))
         _write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
         _write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
-    return Run(config, workdir, mesh, grader, tokenizer, encoded)
+    sources = {name: keep(source, workdir) for name, source in sources.items()}
+    return dataclasses.replace(run, sources=sources, data=encoded)
 
 
 def reopen(workdir: Path) -> Run:
@@ -219,7 +246,8 @@ def reopen(workdir: Path) -> Run:
     if not stored.exists():
         raise InputError(f"{workdir}: not a work directory (it has no config.json)")
     config = read_config(stored)
-    tokenizer = SentencePieceTokenizer(config.tokenizer.path or workdir / TOKENIZER_FILE)
+    sources = kept_sources(config, workdir)
+    tokenizer = _tokenizer(config, sources, workdir / TOKENIZER_FILE, workdir, {})
     try:
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other hardware
@@ -228,7 +256,7 @@ def reopen(workdir: Path) -> Run:
         grader = _grader(dataclasses.replace(config, grader=str(kept)))
     else:
         grader = _grader(config)
-    return Run(config, workdir, mesh, grader, tokenizer, {})
+    return Run(config, workdir, mesh, grader, tokenizer, sources, {})
 
 
 def input_file(workdir: Path, role: str) -> str | None:
@@ -251,11 +279,13 @@ def open_model(path: Path) -> OpenModel:
     Args:
         path: `WORKDIR` for its last stage, `WORKDIR/STAGE`, or one checkpoint of a stage,
             `WORKDIR/STAGE/checkpoints/STEP`, where STEP may be `best`, for that of the highest
-            validation reward.
+            validation reward. Or a Hugging Face checkpoint: a directory or `hf:Owner/Name`.
 
     Raises:
         InputError: if there is no such run, stage or best checkpoint.
     """
+    if str(path).startswith("hf:") or is_checkpoint(path):
+        return OpenModel(_open_checkpoint(str(path)), BASE, None)
     if (path / "config.json").exists():
         run = reopen(path)
         return OpenModel(run, run.config.stages[-1], None)
@@ -264,6 +294,14 @@ def open_model(path: Path) -> OpenModel:
         step, path = _step(path), path.parent.parent
     run = reopen(path.parent)
     return OpenModel(run, run.stage(path.name), step)
+
+
+def _open_checkpoint(source: str) -> Run:
+    """A Hugging Face checkpoint as the run of one model, without a grader."""
+    config = Config(models=(ModelConfig(source=source),), stages=(BASE,))
+    sources = find_sources(config)
+    tokenizer = sources[BASE.model].tokenizer(config.tokenizer.thinking)
+    return Run(config, Path(source), make_mesh(MeshConfig()), None, tokenizer, sources, {})
 
 
 def _step(folder: Path) -> int:
@@ -289,7 +327,7 @@ def _check_init(config: Config, stage: Stage) -> None:
     """Looks whether a stage can start from the other run's model that it names."""
     place = f"stages.{stage.name}.init"
     other, source, step = open_model(Path(stage.init))
-    ours, theirs = config.model(stage.model), other.config.model(source.model)
+    ours, theirs = config.model(stage.model), other.model_config(source)
     same = {name: getattr(ours, name) for name in ("name", "compute_dtype", "remat")}
     if changed := differences(to_json(dataclasses.replace(theirs, **same)), to_json(ours)):
         raise InputError(f"{place}: {stage.init} has another model ({'; '.join(changed)})")
@@ -418,8 +456,15 @@ def _needed(path: str, name: str, stage: Stage) -> str:
 
 
 def _tokenizer(
-    config: Config, path: Path, temporary: Path, rows: dict[str, dict[str, _Rows]]
+    config: Config,
+    sources: dict[str, Source],
+    path: Path,
+    temporary: Path,
+    rows: dict[str, dict[str, _Rows]],
 ) -> Tokenizer:
+    """The source's, the one that is named, the run's own, or a new one in a temporary file."""
+    if sources:
+        return next(iter(sources.values())).tokenizer(config.tokenizer.thinking)
     if config.tokenizer.path:
         return SentencePieceTokenizer(config.tokenizer.path)
     if path.exists():

@@ -282,8 +282,8 @@ def _start(
         log(f"{stage.name}: going on from step {latest}")
         shape = jax.eval_shape(lambda: fresh(model.init(jax.random.key(0))))
         return checkpoints.restore(latest, abstract(shape, places))
-    if stage.init:
-        return fresh(run.load_init(stage))
+    if (params := run.load_init(stage)) is not None:
+        return fresh(params)
     init = jax.jit(model.init, out_shardings=places.params)
     return fresh(init(jax.random.key(seed)))
 

@@ -5,7 +5,12 @@ model = build_model(checkpoint.config, checkpoint.vocab_size)
 params = load_params(checkpoint, shardings(mesh, LEARNER_RULES, model.axes))
 """
 
-from rft_jax.models.hugging_face.checkpoint import Checkpoint, is_checkpoint, open_checkpoint
+from rft_jax.models.hugging_face.checkpoint import (
+    Checkpoint,
+    is_checkpoint,
+    open_checkpoint,
+    read_config,
+)
 from rft_jax.models.hugging_face.export import copy_description, export
 from rft_jax.models.hugging_face.hub import locate
 from rft_jax.models.hugging_face.load import load_params
@@ -18,4 +23,5 @@ __all__ = [
     "load_params",
     "locate",
     "open_checkpoint",
+    "read_config",
 ]

@@ -71,6 +71,16 @@ def open_checkpoint(directory: Path, name: str = "policy") -> Checkpoint:
     return Checkpoint(directory, family, config, vocab_size, tensors)
 
 
+def read_config(directory: Path) -> tuple[ModelConfig, int]:
+    """The architecture, and the rows of the embedding, without looking at the weights.
+
+    Raises:
+        InputError: as `read_family`.
+    """
+    family, settings = read_family(directory)
+    return family.read_config(settings), settings.integer("vocab_size")
+
+
 def read_family(directory: Path) -> tuple[Family, Settings]:
     """The family of a checkpoint, and its configuration as it is written.
 

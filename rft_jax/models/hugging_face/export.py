@@ -81,7 +81,9 @@ def copy_description(source: Path, directory: Path) -> None:
 
 def _check_same(model: Model, config: ModelConfig, settings: Settings) -> None:
     """What describes the model, apart from what only concerns how it is run."""
-    free = {name: getattr(model.config, name) for name in ("name", "remat", "compute_dtype")}
+    free = {
+        name: getattr(model.config, name) for name in ("name", "source", "remat", "compute_dtype")
+    }
     described = dataclasses.replace(config, **free), settings.integer("vocab_size")
     if described != (model.config, model.vocab_size):
         raise InputError(f"{settings.place}: describes another model than the one to export")

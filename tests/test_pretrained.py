@@ -1,0 +1,133 @@
+"""A Hugging Face checkpoint through the commands: train, eval, sample, bench, export."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rft_jax import cli
+
+pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.oracle, pytest.mark.slow]
+
+EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A random model with a byte-level tokenizer and a chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    directory = tmp_path_factory.mktemp("checkpoint")
+    claims = Path(EXPERIMENT).parent / "claims" / "supervised.jsonl"
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<eos>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    model.train_from_iterator(claims.read_text().splitlines(), trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="<pad>", eos_token="<eos>", chat_template=TEMPLATE
+    )
+    torch.manual_seed(0)
+    config = transformers.Qwen2Config(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    transformers.Qwen2ForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def workdir(checkpoint, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    settings = {
+        "models.policy.source": checkpoint,
+        "tensorboard": False,
+        "stages.sft.steps": 6,
+        "stages.sft.optimizer.warmup_steps": 1,
+        "stages.rft.steps": 2,
+        "stages.rft.optimizer.warmup_steps": 1,
+        "stages.rft.batch_size": 8,
+        "stages.rft.eval_interval": 2,
+        "stages.rft.eval_samples": 1,
+        "stages.rft.rollout.group_size": 2,
+        "stages.rft.rollout.completion_tokens": 40,
+    }
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    command = ["train", "--config", EXPERIMENT, "--workdir", str(workdir), *flags]
+    assert cli.main(command) == 0
+    return workdir
+
+
+def lines_of(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_run_and_its_source_are_compared(checkpoint, workdir, capsys):
+    capsys.readouterr()
+    models = ["--model", f"{workdir}/rft", "--model", str(checkpoint)]
+    assert cli.main(["eval", *models, "--samples", "1"]) == 0
+    ours, base, *paired = lines_of(capsys)
+    assert ours["items"] == base["items"] == 50
+    difference = next(line for line in paired if line["metric"] == "reward_mean")
+    assert difference["low"] <= difference["difference"] <= difference["high"]
+    assert cli.main(["eval", "--model", str(checkpoint)]) == 2
+    assert "no grader" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_sampled_and_timed(checkpoint, capsys):
+    assert (
+        cli.main(["sample", "--model", str(checkpoint), "--prompt", "x", "--max-tokens", "5"]) == 0
+    )
+    (line,) = lines_of(capsys)
+    assert 1 <= len(line["token_ids"]) <= 5 and line["thought"] == ""
+    sizes = ["--prompt", "8", "--completion", "8", "--prompts", "2", "--group", "2"]
+    assert cli.main(["bench", "--model", str(checkpoint), *sizes, "--steps", "3"]) == 0
+    assert lines_of(capsys)[0]["step_s"] > 0
+
+
+def test_an_export_is_what_transformers_loads(checkpoint, workdir, tmp_path, capsys):
+    out = tmp_path / "export"
+    command = ["export", "--workdir", str(workdir), "--format", "hf", "--out", str(out)]
+    assert cli.main([*command, "--dtype", "float32"]) == 0
+    assert "valid_reward_mean" in (out / "README.md").read_text()
+    assert cli.main(command) == 2  # not empty now
+    assert "not empty" in capsys.readouterr().err
+    exported = transformers.AutoModelForCausalLM.from_pretrained(out)
+    before = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    moved = [
+        np.abs(a.detach().numpy() - b.detach().numpy()).max()
+        for a, b in zip(exported.parameters(), before.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 0.1
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    messages = [{"role": "user", "content": "broken ski"}]
+    prompt = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    theirs = exported.generate(**prompt, do_sample=False, max_new_tokens=12)[0]
+    theirs = theirs[prompt["input_ids"].shape[1] :]
+    sample = ["sample", "--workdir", str(workdir), "--prompt", "broken ski", "--temperature", "0"]
+    capsys.readouterr()
+    assert cli.main([*sample, "--max-tokens", "12"]) == 0
+    (ours,) = lines_of(capsys)
+    assert ours["token_ids"] == theirs.tolist()
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path, capsys):
+    command = ["train", "--config", EXPERIMENT, "--workdir", str(tmp_path / "run")]
+    assert cli.main([*command, "--config.models.policy.source=nowhere"]) == 2
+    assert "config.json: the file is missing" in capsys.readouterr().err
