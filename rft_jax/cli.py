@@ -7,6 +7,7 @@ Exit status: 0 when the thing asked for was done, 2 for a usage or input error.
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import sys
 import traceback
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and "config" not in options:
         parser.error(f"{options.command} takes no --config.* settings")
     options.overrides = overrides
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks
     try:
         options.run(options)
     except InputError as error:

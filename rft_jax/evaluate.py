@@ -288,8 +288,9 @@ def sample_model(
     for g in range(samples):
         ids = output.tokens_BGT[0, g, : output.length_BG[0, g]].tolist()
         answer = slice(output.answer_start_BG[0, g], output.answer_end_BG[0, g])
+        text = tokenizer.decode(ids[answer])
         yield {
-            "text": tokenizer.decode(ids[answer]),
+            "text": text.lstrip("\n") if tokenizer.answer_separator else text,
             "thought": tokenizer.decode(ids[: output.thinking_tokens_BG[0, g]]),
             "token_ids": ids,
             "stop_reason": "stop" if output.stopped_BG[0, g] else "length",

@@ -217,7 +217,7 @@ def open_run(config: Config, workdir: Path) -> Run:
     inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)
     rows = {stage.name: _read(stage, files, grader) for stage in config.stages}
-    sources = find_sources(config)
+    sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
     tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows)
@@ -299,7 +299,7 @@ def open_model(path: Path) -> OpenModel:
 def _open_checkpoint(source: str) -> Run:
     """A Hugging Face checkpoint as the run of one model, without a grader."""
     config = Config(models=(ModelConfig(source=source),), stages=(BASE,))
-    sources = find_sources(config)
+    sources = find_sources(config, None)
     tokenizer = sources[BASE.model].tokenizer(config.tokenizer.thinking)
     return Run(config, Path(source), make_mesh(MeshConfig()), None, tokenizer, sources, {})
 

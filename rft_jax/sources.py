@@ -5,6 +5,7 @@ copied into the work directory, so that the run can be evaluated and exported wi
 """
 
 import dataclasses
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rft_jax.parallel import Shardings
 from rft_jax.tokenizers import HuggingFaceTokenizer
 
 FOLDER = "models"  # of a work directory
+DATE_FILE = "date.txt"
 # Settings of a model that are not the source's to give.
 FREE = ("name", "source", "compute_dtype", "remat")
 
@@ -32,11 +34,13 @@ class Source:
 
     Attributes:
         directory: with config.json and the tokenizer's files.
+        date: what templates that write a date into the prompt are told, for the whole run.
         config: the architecture as the source has it, the rest as the run has it.
         vocab_size: rows of the embedding.
     """
 
     directory: Path
+    date: datetime.datetime
     config: ModelConfig
     vocab_size: int
 
@@ -46,11 +50,17 @@ class Source:
         Raises:
             InputError: it cannot be read or does not fit the model.
         """
-        return HuggingFaceTokenizer(self.directory, self.vocab_size, thinking=thinking)
+        return HuggingFaceTokenizer(
+            self.directory, self.vocab_size, thinking=thinking, now=lambda: self.date
+        )
 
 
-def find_sources(config: Config) -> dict[str, Source]:
+def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
     """The sources of the models that have one, by the model's name; downloads what is not there.
+
+    Args:
+        config: of the run.
+        workdir: where a run that goes on has its date; None without a run.
 
     Raises:
         InputError: a checkpoint cannot be had or used, or the models have different tokenizers.
@@ -58,7 +68,8 @@ def find_sources(config: Config) -> dict[str, Source]:
     found = {}
     for model in _with_source(config):
         checkpoint = open_checkpoint(locate(model.source), model.name)
-        found[model.name] = _source(checkpoint.directory, model)
+        date = _date(workdir / FOLDER / model.name) if workdir else datetime.datetime.now()
+        found[model.name] = _source(checkpoint.directory, date, model)
     _check_tokenizers(found)
     return found
 
@@ -66,15 +77,16 @@ def find_sources(config: Config) -> dict[str, Source]:
 def keep(source: Source, workdir: Path) -> Source:
     """Copies the description into the work directory and refers to it there."""
     kept = workdir / FOLDER / source.config.name
-    if not kept.exists():
+    if not (kept / DATE_FILE).exists():
         copy_description(source.directory, kept)
+        (kept / DATE_FILE).write_text(source.date.isoformat())
     return dataclasses.replace(source, directory=kept)
 
 
 def kept_sources(config: Config, workdir: Path) -> dict[str, Source]:
     """The sources of a work directory's models, as `keep` left them."""
-    models = _with_source(config)
-    return {model.name: _source(workdir / FOLDER / model.name, model) for model in models}
+    places = {model: workdir / FOLDER / model.name for model in _with_source(config)}
+    return {model.name: _source(kept, _date(kept), model) for model, kept in places.items()}
 
 
 def load_source(model: ModelConfig, shardings: Shardings) -> Params:
@@ -90,10 +102,17 @@ def _with_source(config: Config) -> list[ModelConfig]:
     return [model for model in config.models if model.source]
 
 
-def _source(directory: Path, model: ModelConfig) -> Source:
+def _date(kept: Path) -> datetime.datetime:
+    """The date of a run that goes on, or now."""
+    file = kept / DATE_FILE
+    now = datetime.datetime.now()
+    return datetime.datetime.fromisoformat(file.read_text()) if file.exists() else now
+
+
+def _source(directory: Path, date: datetime.datetime, model: ModelConfig) -> Source:
     config, vocab_size = read_config(directory)
     free = {name: getattr(model, name) for name in FREE}
-    return Source(directory, dataclasses.replace(config, **free), vocab_size)
+    return Source(directory, date, dataclasses.replace(config, **free), vocab_size)
 
 
 def _check_tokenizers(sources: dict[str, Source]) -> None:

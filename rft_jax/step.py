@@ -32,7 +32,7 @@ from rft_jax.parallel import (
     shardings,
 )
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
-from rft_jax.strings import ByteString
+from rft_jax.strings import ByteString, drop_leading
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
 
 
@@ -79,6 +79,7 @@ class Program:
     mask: LogitMask
     stop_ids: tuple[int, ...]
     pad_id: int
+    answer_separator: str
     stage: ReinforceStage
     mesh: Mesh
 
@@ -100,6 +101,7 @@ def make_program(
         mask=logit_mask(tokenizer, stage.rollout.thinking_tokens),
         stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
+        answer_separator=tokenizer.answer_separator,
         stage=stage,
         mesh=mesh,
     )
@@ -151,14 +153,16 @@ def complete(program: Program, params: Params, batch: Batch, keys_BG: Array) -> 
         pad_id=program.pad_id,
     )
     flat = _flat(completions)
-    answers = detokenize(
+    text, overflow_N = detokenize(
         program.table,
         flat.tokens_BGT,
         flat.answer_start_BG,
         flat.answer_end_BG,
         program.stage.rollout.output_bytes,
     )
-    return Completed(completions, *_grouped(answers, len(keys_BG)))
+    if program.answer_separator:  # line breaks
+        text = drop_leading(text, ord("\n"))
+    return Completed(completions, *_grouped((text, overflow_N), len(keys_BG)))
 
 
 def grade_completed(

@@ -337,10 +337,19 @@ def test_make_optimizer_follows_its_schedule():
     from rft_jax.config import OptimizerConfig
 
     config = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, clip_norm=1.0)
-    optimizer = make_optimizer(config, steps=10)
     params = {"w": jnp.ones(3)}
-    state, sizes = optimizer.init(params), []
-    for _ in range(4):
-        updates, state = optimizer.update({"w": jnp.full(3, 100.0)}, state, params)
-        sizes.append(float(jnp.abs(updates["w"]).max()))
-    np.testing.assert_allclose(sizes, [0, 5e-3, 1e-2, 1e-2], rtol=1e-3)
+
+    def sizes_of(optimizer, count):
+        state, sizes = optimizer.init(params), []
+        for _ in range(count):
+            updates, state = optimizer.update({"w": jnp.full(3, 100.0)}, state, params)
+            sizes.append(float(jnp.abs(updates["w"]).max()))
+        return sizes
+
+    sizes = sizes_of(make_optimizer(config, steps=10), 4)
+    np.testing.assert_allclose(sizes, [1 / 300, 2 / 300, 1e-2, 1e-2], rtol=1e-3)
+    # Two updates a step: the schedule goes over the steps.
+    cosine = dataclasses.replace(config, warmup_steps=0, schedule="cosine")
+    once, twice = (sizes_of(make_optimizer(cosine, 10, n), 10 * n + 2) for n in (1, 2))
+    np.testing.assert_allclose(once[:10], twice[:20:2], rtol=1e-3)
+    np.testing.assert_allclose(twice[-1], 1e-3, rtol=1e-3)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rft_jax.data.prompts import at_line
 from rft_jax.errors import InputError
 from rft_jax.tokenizers.base import Tokenizer, message_text
 
@@ -52,10 +53,11 @@ def pack_supervised(
     room = row_tokens
     for number, item in enumerate(items, start=1):
         *context, answer = item["messages"]
-        prompt = tokenizer.encode_prompt(context)
-        completion = tokenizer.encode_completion(
-            message_text(answer), answer.get("reasoning_content")
-        )
+        with at_line(source, number):
+            prompt = tokenizer.encode_prompt(context)
+            completion = tokenizer.encode_completion(
+                message_text(answer), answer.get("reasoning_content")
+            )
         size = len(prompt) + len(completion)
         if size > row_tokens:
             raise InputError(

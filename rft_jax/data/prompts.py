@@ -1,6 +1,7 @@
 """Items as token arrays, padded to the static lengths of the compiled step."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,15 @@ class Prompts(NamedTuple):
     length_M: np.ndarray
 
 
+@contextlib.contextmanager
+def at_line(source: str, number: int) -> Iterator[None]:
+    """Adds file and line to what is refused inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}, line {number}: {error}") from None
+
+
 def encode_prompts(
     items: Sequence[dict[str, Any]],
     tokenizer: Tokenizer,
@@ -38,9 +48,12 @@ def encode_prompts(
         setting: what sets P on the command line, for messages.
 
     Raises:
-        InputError: for a prompt of more than P tokens.
+        InputError: for a prompt of more than P tokens, or that the chat format has no place for.
     """
-    sequences = [tokenizer.encode_prompt(item["messages"]) for item in items]
+    sequences = []
+    for number, item in enumerate(items, start=1):
+        with at_line(source, number):
+            sequences.append(tokenizer.encode_prompt(item["messages"]))
     length_M = np.fromiter(map(len, sequences), np.int32, len(sequences))
     too_long = np.flatnonzero(length_M > max_tokens)
     if too_long.size:

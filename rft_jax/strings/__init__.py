@@ -14,6 +14,7 @@ from rft_jax.strings.byte_string import CodePoints as CodePoints
 from rft_jax.strings.byte_string import compress as compress
 from rft_jax.strings.byte_string import concat as concat
 from rft_jax.strings.byte_string import contains as contains
+from rft_jax.strings.byte_string import drop_leading as drop_leading
 from rft_jax.strings.byte_string import equal as equal
 from rft_jax.strings.byte_string import from_host as from_host
 from rft_jax.strings.byte_string import occurrences as occurrences

@@ -169,6 +169,13 @@ def slice_bytes(text: ByteString, start: Array, end: Array, width: int | None = 
     return ByteString(jnp.where(index < length[..., None], taken, 0), length)
 
 
+def drop_leading(text: ByteString, byte: int) -> ByteString:
+    """Without the occurrences of a byte at the start: ByteString of [..., L]."""
+    leading = jnp.cumprod(jnp.asarray(text.bytes) == byte, axis=-1).sum(axis=-1, dtype=jnp.int32)
+    start = jnp.minimum(leading, text.length)
+    return slice_bytes(text, start, text.length)
+
+
 def concat(*texts: ByteString) -> ByteString:
     """The texts one after the other; the width is the sum of the widths."""
     joined, *rest = texts

@@ -1,8 +1,8 @@
 """Tokens to text on the device, byte for byte what the tokenizer's own library returns.
 
 Enter with `detokenize(table, tokens_NT, start_N, end_N, max_bytes)`; the table comes from a
-tokenizer's `piece_table()`. Gathers, scatters, cumulative sums and elementwise operations: it can
-be jitted, batched, and sharded over N.
+tokenizer's `piece_table()`. Gathers, scatters, cumulative sums and elementwise operations on arrays
+of [N, T] and [N, L + T]: it can be jitted, batched, and sharded over N.
 
 The bytes of all tokens are laid one after the other, then what is not UTF-8 among them becomes
 U+FFFD. Valid characters cannot overlap (a lead byte is never a continuation byte), so that the
@@ -197,19 +197,13 @@ def _repair_bytes(run_NR: jax.Array, valid_NR: jax.Array, follows_NR: jax.Array)
 
 def _repair_runs(run_NR: jax.Array, valid_NR: jax.Array, follows_NR: jax.Array) -> jax.Array:
     del follows_NR
-    index_R = jnp.arange(run_NR.shape[1], dtype=jnp.int32)
-    bad_NR = (run_NR >= 0) & ~valid_NR
-    differs_NR = run_NR[:, 1:] != run_NR[:, :-1]
-    first_NR = jnp.pad(differs_NR, ((0, 0), (1, 0)), constant_values=True)
-    last_NR = jnp.pad(differs_NR, ((0, 0), (0, 1)), constant_values=True)
-    # The nearest of each on either side, the byte itself included.
-    run_start_NR = jax.lax.cummax(jnp.where(first_NR, index_R, -1), axis=1)
-    bad_before_NR = jax.lax.cummax(jnp.where(bad_NR, index_R, -1), axis=1)
-    end = len(index_R)
-    run_end_NR = jax.lax.cummin(jnp.where(last_NR, index_R, end), axis=1, reverse=True)
-    bad_after_NR = jax.lax.cummin(jnp.where(bad_NR, index_R, end), axis=1, reverse=True)
-    bad_run_NR = (bad_before_NR >= run_start_NR) | (bad_after_NR <= run_end_NR)
-    return jnp.where(bad_run_NR, 3, 1)
+    good_NR = valid_NR | (run_NR < 0)
+    # Runs are numbered 0 to T < R - 1, so that R places hold what is known of each; -1 is the last.
+    all_R = jnp.ones(run_NR.shape[1], bool)
+    good_run_NR = jax.vmap(lambda run_R, good_R: all_R.at[run_R].min(good_R)[run_R])(
+        run_NR, good_NR
+    )
+    return jnp.where(good_run_NR, 1, 3)
 
 
 def _repair_subparts(run_NR: jax.Array, valid_NR: jax.Array, follows_NR: jax.Array) -> jax.Array:

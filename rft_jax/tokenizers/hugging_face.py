@@ -81,9 +81,7 @@ class HuggingFaceTokenizer:
         self._model = _load_model(self._directory, config, names)
         added = self._model.get_added_tokens_decoder()
         self._special_ids = {id for id, token in added.items() if token.special}
-        self._decoding = decoding(
-            json.loads(self._model.to_str())["decoder"], self._directory / TOKENIZER_FILE
-        )
+        self._decoding = decoding(_decoder_json(self._model), str(self._directory / TOKENIZER_FILE))
         self.vocab_size = self._check_vocab_size(vocab_size)
 
         options = {} if thinking is None else {"enable_thinking": thinking}
@@ -300,6 +298,13 @@ def _load_model(
     ]
     model.add_tokens(tokens)
     return model
+
+
+def _decoder_json(model: tokenizers.Tokenizer) -> dict[str, Any] | None:
+    # By way of a tokenizer without vocabulary, whose JSON is short.
+    empty = tokenizers.Tokenizer(tokenizers.models.BPE())
+    empty.decoder = model.decoder
+    return json.loads(empty.to_str())["decoder"]
 
 
 def _load_template(

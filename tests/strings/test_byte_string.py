@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.errors import InputError
-from rft_jax.strings import compress, concat, contains, equal, from_host, slice_bytes, to_host, trim
+from rft_jax.strings import (
+    compress,
+    concat,
+    contains,
+    drop_leading,
+    equal,
+    from_host,
+    slice_bytes,
+    to_host,
+    trim,
+)
 
 N, L, R = 32, 48, 12
 # Few letters, so that parts occur; characters of one to four bytes, white space of all kinds.
@@ -125,3 +135,10 @@ def test_functions_take_any_leading_axes():
         flat, deep = function(texts, parts), function(split(texts), split(parts))
         jax.tree.map(np.testing.assert_array_equal, split(flat), deep)
     jax.tree.map(np.testing.assert_array_equal, split(trim(texts)), trim(split(texts)))
+
+
+@given(st.lists(st.text("\nab é", max_size=6), min_size=4, max_size=4))
+def test_drop_leading_is_lstrip(texts):
+    text = from_host(texts, 16)
+    found = [row.decode() for row in to_host(jax.jit(drop_leading, static_argnums=1)(text, 10))]
+    assert found == [t.lstrip("\n") for t in texts]

@@ -41,7 +41,7 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def byte_level(words: str, special: list[str], added: list[str], start: str | None) -> dict:
-    """A byte-level BPE; `start` is what the library writes before a text if it is not told not to."""
+    """A byte-level BPE; `start` is what the library by itself writes before a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -80,6 +80,7 @@ def byte_fallback(special: list[str], added: list[str], strip: bool) -> dict:
         vocab_size=600,
         special_tokens=special + BYTES,
         limit_alphabet=60,
+        max_token_length=12,
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
