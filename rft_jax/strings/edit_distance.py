@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rft_jax.strings.bit_parallel import add_with_carry, sweep, zeros_of
+from rft_jax.strings.bit_parallel import add_with_carry, by_width, sweep, zeros_of
 from rft_jax.strings.byte_string import CodePoints
 
 
@@ -27,7 +27,7 @@ def indel_similarity(a: CodePoints, b: CodePoints) -> jax.Array:
 
 def lcs_length(a: CodePoints, b: CodePoints) -> jax.Array:
     """int32[...]: length of the longest common subsequence; as `indel_similarity` otherwise."""
-    text, pattern = sorted((a, b), key=lambda x: x.points.shape[-1])
+    text, pattern = by_width(a, b)
 
     def step(
         row: jax.Array, carry: jax.Array, matches: jax.Array, symbol: jax.Array

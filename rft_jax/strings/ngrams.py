@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.strings.bit_parallel import BITS, sweep, zeros_of
+from rft_jax.strings.bit_parallel import BITS, by_width, sweep, zeros_of
 from rft_jax.strings.byte_string import ByteString, CodePoints, compress, shift_left, shift_right
 from rft_jax.strings.edit_distance import lcs_of, lcs_step
 from rft_jax.strings.unicode import decode, is_space
@@ -94,7 +94,7 @@ def distinct_ngrams(words: Words, n: int) -> jax.Array:
 
 def lcs_words(a: Words, b: Words) -> jax.Array:
     """int32[...]: length in words of the longest common subsequence."""
-    text, pattern = sorted((a.text, b.text), key=lambda x: x.points.shape[-1])
+    text, pattern = by_width(a.text, b.text)
     zeros, ngrams = zeros_of(pattern), zeros_of(pattern, 1)
 
     def step(
@@ -115,18 +115,18 @@ def lcs_words(a: Words, b: Words) -> jax.Array:
 def _extend(
     equal: jax.Array, from_left: jax.Array, matches: jax.Array, symbol: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Follows n-grams of both texts that are equal so far, for n = 1 to K.
+    """Follows, for n = 1 to K, the n-grams of both texts that are equal so far.
 
     Args:
-        equal: uint32[W, K, ...], of each place of the pattern: the last n - 1 words before the
-            last separator, and what follows it, equal what the text has up to now.
-        from_left: uint32[W, K, ...], in the lowest bit what holds for the place before the word.
-        matches: uint32[W, ...], the places with the same symbol.
-        symbol: int32[W, ...], of the text.
+        equal: uint32[W, K, ...]. A place of the pattern is set if the n - 1 words before its last
+            separator, and what follows that, are equal to what the text has up to now.
+        from_left: uint32[W, K, ...], in the lowest bit the same of the place before the block.
+        matches: uint32[W, ...], the places with the text's next symbol.
+        symbol: int32[W, ...], that symbol.
 
     Returns:
-        `equal` with this symbol; the places of the pattern, likewise uint32[W, K, ...], where an
-        n-gram ends that also ends here in the text; and what is from left for the next word.
+        `equal` with the symbol; the places, in the same form, where an n-gram of the pattern ends
+        that is equal to the one which ends here in the text; and `from_left` of the next block.
     """
     matches, is_end = matches[:, None], (symbol == SEPARATOR)[:, None]
     longer = matches & (equal << 1 | from_left)
@@ -140,12 +140,12 @@ def _extend(
 
 
 def _count_ngrams(a: Words, b: Words, shortest: int, longest: int, each_once: bool) -> jax.Array:
-    """The n-grams of a text that are still to be found in the other.
+    """int32[..., longest - shortest + 1]: how often an n-gram of one text is found in the other.
 
-    Equal n-grams are found from left to right; one that is found is not found again, and unless
-    each is found once, neither are its equals.
+    Of equal n-grams the first is found that was not found before; unless each is found once, all
+    of its equals then count as found.
     """
-    text, pattern = sorted((a.text, b.text), key=lambda x: x.points.shape[-1])
+    text, pattern = by_width(a.text, b.text)
     equal, found = zeros_of(pattern, longest), zeros_of(pattern, longest - shortest + 1)
 
     def step(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from rft_jax.strings import (
     ByteString,
@@ -168,12 +168,11 @@ def test_leading_axes_may_be_any_number():
 def test_memory_is_of_the_lengths_not_of_their_product():
     a, b = (from_host(["x y"] * 4, width) for width in (2048, 1024))
     used = COMPARE["words"].lower(a, b).compile().memory_analysis().temp_size_in_bytes
-    print("bytes of memory per byte of text:", used / (4 * (2048 + 1024)))
-    assert used < 128 * 4 * (2048 + 1024)
+    assert used < 32 * 4 * (2048 + 1024)
 
 
 def test_shards_of_a_batch_do_not_communicate():
-    mesh = jax.make_mesh((8,), ("data",))
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
     texts = jax.device_put((from_host(["a b c"] * 8, 64), from_host(["b c"] * 8, 32)), rows)
     program = COMPARE["words"].lower(*texts).compile()
