@@ -5,8 +5,9 @@
     grade = grader.grade(sample, fields)                    # device, inside of the jitted step
     grade = grade_texts(grader, ["answer"], [item])         # a notebook
 
-Types: `string_check`, `rank` and `multi` (`registry.TYPES`). A new type is one file with a
-dataclass like theirs (`types.GraderType`) and a line in that table.
+`registry.TYPES` has the types: one file each, whose docstring begins with the JSON that it takes;
+a new one is a file with such a dataclass (`types.GraderType`) and a line in that table. `function`
+makes a grader of a jnp function; `placement` says what runs on the host, as those in `host` do.
 """
 
 from rft_jax.graders.function import device_grader as device_grader
