@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and "config" not in options:
         parser.error(f"{options.command} takes no --config.* settings")
     options.overrides = overrides
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs
     try:
         options.run(options)
     except InputError as error:

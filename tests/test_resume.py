@@ -127,6 +127,50 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     assert_same(killed, whole)
 
 
+# Runs in a mount namespace of its own: the work directory is a small tmpfs, which is filled up
+# while the run goes on, and then emptied.
+FULL_DISK = """
+import os, pathlib, subprocess, sys, time
+disk, out, *command = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
+metrics, filler = pathlib.Path(disk, "run/sft/metrics.jsonl"), pathlib.Path(disk, "filler")
+with open(out, "wb") as log:
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 6:
+        assert process.poll() is None
+        time.sleep(0.01)
+    with filler.open("wb", buffering=0) as file:
+        size = 1 << 20
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                size //= 2
+    status = process.wait()
+    print(status, sorted(os.listdir(metrics.parent / "checkpoints")), flush=True)
+    filler.unlink()
+    subprocess.run(command, stdout=log, stderr=log, check=True)
+subprocess.run(["cp", "-r", str(pathlib.Path(disk, "run")), out + ".run"], check=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_no_more_than_what_it_could_not_take(tmp_path):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces: sysctl kernel.unprivileged_userns_clone=1")
+    env, more = environment(tmp_path / "cache"), {"stages__sft__steps": "40"}
+    disk, out = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    script = [sys.executable, "-c", FULL_DISK, str(disk), str(out)]
+    driver = ["unshare", "-rm", *script, *command(disk / "run", **more)]
+    shown = subprocess.run(driver, env=env, check=True, capture_output=True, text=True).stdout
+    log = out.read_text()
+    assert "warning: a checkpoint could not be written" in log
+    assert shown.startswith("1 ") and "could not be written; make room" in log
+    subprocess.run(command(tmp_path / "whole", **more), env=env, check=True, capture_output=True)
+    assert_same(Path(f"{out}.run"), tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_in_good_order(tmp_path, number):
