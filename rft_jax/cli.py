@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and "config" not in options:
         parser.error(f"{options.command} takes no --config.* settings")
     options.overrides = overrides
+    sys.path.insert(0, os.getcwd())  # for modules that an experiment or a grader names
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs
     try:
         options.run(options)
@@ -68,8 +69,8 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
     except InputError:
         raise
     except Exception as error:  # whatever a user's file raises
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next(frame.lineno for frame in reversed(frames) if frame.filename == str(file))
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = next((frame.lineno for frame in frames if frame.filename == spec.origin), "?")
         raise InputError(
             f"{path}: failed at line {line} ({type(error).__name__}: {error}); correct it"
         ) from None

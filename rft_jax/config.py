@@ -530,6 +530,9 @@ def from_json(value: Any) -> Any:
     if isinstance(value, dict) and "class" in value:
         module, name = value["class"].split(":")
         kind = getattr(importlib.import_module(module), name)
+        ours = module.split(".")[0] == __name__.split(".")[0]
+        if not dataclasses.is_dataclass(kind) or not (ours or issubclass(kind, DataConfig)):
+            raise ValueError(f"{value['class']} is no class of settings")
         return kind(**{key: from_json(v) for key, v in value.items() if key != "class"})
     if isinstance(value, list):
         return tuple(from_json(member) for member in value)

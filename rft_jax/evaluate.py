@@ -159,13 +159,15 @@ def paired_differences(
         resamples: Of the items, with replacement.
 
     Returns:
-        By metric the mean difference over items with its 95 % percentile interval, `low` to `high`.
+        By metric that both have the mean difference over items, with its 95 % percentile interval
+        from `low` to `high`.
     """
     kept = a.valid_MS.any(axis=1) & b.valid_MS.any(axis=1)
     count = max(int(kept.sum()), 1)
     draws = np.random.default_rng(seed).integers(0, count, (resamples, count))
-    theirs, found = per_sample(a), {}
-    for name, values in per_sample(b).items():
+    theirs, ours, found = per_sample(a), per_sample(b), {}
+    for name in [name for name in ours if name in theirs]:
+        values = ours[name]
         difference = _item_means(values, b.valid_MS) - _item_means(theirs[name], a.valid_MS)
         difference = difference[kept] if kept.any() else np.zeros(1)
         low, high = np.percentile(difference[draws].mean(axis=1), [2.5, 97.5])

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class Run:
         Raises:
             InputError: if there is no such checkpoint, or it is damaged.
         """
-        if stage == BASE:
+        if stage is BASE:
             return self._load_source(stage)
         directory = self.checkpoints(stage)
         if not (known := steps(directory)):
@@ -206,8 +207,6 @@ def open_run(config: Config, workdir: Path) -> Run:
     validate(config)
     mesh = make_mesh(config.mesh)
     for stage in config.stages:
-        if "/" in stage.init:
-            _check_init(config, stage)
         check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
     stored = workdir / "config.json"
     if stored.exists():
@@ -223,11 +222,16 @@ def open_run(config: Config, workdir: Path) -> Run:
     tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows)
     run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
     for stage in config.stages:
+        if "/" in stage.init:
+            _check_init(run, stage)
+    for stage in config.stages:
         check_partition(run.model(stage), mesh, LEARNER_RULES)
     encoded = {stage.name: _encode(stage, rows[stage.name], tokenizer) for stage in config.stages}
     if temporary.exists():
         os.replace(temporary, tokenizer_path)
     if not stored.exists():
+        if config.tokenizer.path and not sources:
+            shutil.copyfile(config.tokenizer.path, tokenizer_path)
         if grader is not None and (isinstance(config.grader, dict) or "grader" in inputs):
             _write_atomically(workdir / GRADER_FILE, _grader_text(config.grader))
         _write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
@@ -323,18 +327,18 @@ def read_prompt_data(run: Run, stage: ReinforceStage, path: str) -> PromptData:
     return _encode_prompts(_read_prompts(path, run.grader), stage, run.tokenizer)
 
 
-def _check_init(config: Config, stage: Stage) -> None:
+def _check_init(run: Run, stage: Stage) -> None:
     """Looks whether a stage can start from the other run's model that it names."""
     place = f"stages.{stage.name}.init"
     other, source, step = open_model(Path(stage.init))
-    ours, theirs = config.model(stage.model), other.model_config(source)
-    same = {name: getattr(ours, name) for name in ("name", "compute_dtype", "remat")}
+    ours, theirs = run.model_config(stage), other.model_config(source)
+    same = {name: getattr(ours, name) for name in ("name", "source", "compute_dtype", "remat")}
     if changed := differences(to_json(dataclasses.replace(theirs, **same)), to_json(ours)):
         raise InputError(f"{place}: {stage.init} has another model ({'; '.join(changed)})")
     known = steps(other.checkpoints(source))
     if not known or (step is not None and step not in known):
         raise InputError(f"{place}: {stage.init} has no such checkpoint yet; train it first")
-    path = Path(config.tokenizer.path)
+    path = run.tokenizer_path
     if not path.is_file() or path.read_bytes() != other.tokenizer_path.read_bytes():
         raise InputError(
             f"{place}: {stage.init} has a tokenizer of its own; set "
@@ -367,7 +371,7 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
             with Path(path).open("rb") as file:
                 digest = hashlib.file_digest(file, "blake2b").hexdigest()
             inside = Path(path).resolve().is_relative_to(workdir.resolve())
-            shown = os.path.relpath(path, workdir) if inside else path
+            shown = os.path.relpath(path, workdir) if inside else str(Path(path).resolve())
             found[role] = {"path": shown, "blake2b": digest}
     return found
 
@@ -465,10 +469,10 @@ def _tokenizer(
     """The source's, the one that is named, the run's own, or a new one in a temporary file."""
     if sources:
         return next(iter(sources.values())).tokenizer(config.tokenizer.thinking)
-    if config.tokenizer.path:
-        return SentencePieceTokenizer(config.tokenizer.path)
     if path.exists():
         return SentencePieceTokenizer(path)
+    if config.tokenizer.path:
+        return SentencePieceTokenizer(config.tokenizer.path)
     items = [
         item
         for stage in rows.values()

@@ -60,16 +60,19 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
 
     Args:
         config: of the run.
-        workdir: where a run that goes on has its date; None without a run.
+        workdir: where a run that goes on has kept them; None without a run.
 
     Raises:
         InputError: a checkpoint cannot be had or used, or the models have different tokenizers.
     """
     found = {}
     for model in _with_source(config):
-        checkpoint = open_checkpoint(locate(model.source), model.name)
-        date = _date(workdir / FOLDER / model.name) if workdir else datetime.datetime.now()
-        found[model.name] = _source(checkpoint.directory, date, model)
+        kept = workdir / FOLDER / model.name if workdir else None
+        if kept and (kept / DATE_FILE).exists():
+            found[model.name] = _source(kept, _date(kept), model)
+        else:
+            checkpoint = open_checkpoint(locate(model.source), model.name)
+            found[model.name] = _source(checkpoint.directory, datetime.datetime.now(), model)
     _check_tokenizers(found)
     return found
 
@@ -103,10 +106,7 @@ def _with_source(config: Config) -> list[ModelConfig]:
 
 
 def _date(kept: Path) -> datetime.datetime:
-    """The date of a run that goes on, or now."""
-    file = kept / DATE_FILE
-    now = datetime.datetime.now()
-    return datetime.datetime.fromisoformat(file.read_text()) if file.exists() else now
+    return datetime.datetime.fromisoformat((kept / DATE_FILE).read_text())
 
 
 def _source(directory: Path, date: datetime.datetime, model: ModelConfig) -> Source:

@@ -254,9 +254,14 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
         "truncated_share": 1 - completions.stopped_BG.mean(),
         **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
-        **{f"details/{name}": mean(value) for name, value in grade.details.items()},
+        **{_detail_name(name): mean(value) for name, value in grade.details.items()},
         **{f"errors/{name}": flag.mean() for name, flag in grade.errors.items()},
     }
+
+
+def _detail_name(name: str) -> str:
+    """Seconds are no result of the run: they join the row's `timing`."""
+    return f"timing/{name}" if name.endswith("/seconds") else f"details/{name}"
 
 
 def compile_step(

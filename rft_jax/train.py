@@ -16,7 +16,7 @@ import numpy as np
 from rft_jax import data
 from rft_jax.checkpoint import METRIC, Checkpoints, abstract
 from rft_jax.config import Config, ReinforceStage, Stage, SupervisedStage, to_json
-from rft_jax.errors import RunFailed
+from rft_jax.errors import InputError, RunFailed
 from rft_jax.evaluate import make_batch, make_evaluator, summarise
 from rft_jax.graders import Items
 from rft_jax.host_step import make_host_step
@@ -55,6 +55,8 @@ def train(config: Config, workdir: Path) -> None:
         RunFailed: The run cannot go on.
         Interrupted: By a signal, with everything saved.
     """
+    if jax.process_count() > 1:
+        raise InputError("several hosts cannot train one model yet; start one process")
     if config.wandb_project:
         import_wandb()
     with claim(workdir), StopSignals() as stop:
@@ -257,7 +259,9 @@ class _Record:
 
 
 def _validation_rewards(directory: Path, done: int) -> list[float]:
-    """The validation rewards up to a step, of a run that goes on."""
+    """The validation rewards up to a step, of a run that goes on; at 0 all are made again."""
+    if not done:
+        return []
     rows = read_metrics(directory / "metrics.jsonl")
     return [row[METRIC] for row in rows if METRIC in row and row["step"] <= done]
 

@@ -19,6 +19,13 @@ def claims(tmp_path):
     return Path(shutil.copytree(CLAIMS, tmp_path / "claims"))
 
 
+def test_an_experiment_that_fails_is_named_with_its_line(refuse, tmp_path, monkeypatch):
+    (tmp_path / "bad.py").write_text("import json\n\nundefined\n")
+    monkeypatch.chdir(tmp_path)
+    sentence = refuse(experiment="bad.py")
+    assert "bad.py: failed at line 3 (NameError: name 'undefined' is not defined)" in sentence
+
+
 def files(workdir):
     """All but the lock."""
     return sorted(path for path in workdir.rglob("*") if path.name != ".lock")

@@ -300,3 +300,9 @@ def test_groups_of_one_are_refused(baseline):
 
 def test_the_largest_thinking_budget_leaves_the_marker_and_a_token():
     validate(sampled(reasoning_effort=62, completion_tokens=64))
+
+
+def test_a_stored_configuration_makes_settings_only():
+    stored = to_json(CONFIG) | {"data": {"class": "subprocess:Popen", "args": ["true"]}}
+    with pytest.raises(ValueError, match="subprocess:Popen is no class of settings"):
+        from_json(stored)

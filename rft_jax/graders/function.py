@@ -12,6 +12,7 @@
 In an experiment, `grader="my_module:names_the_city"` trains against it.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,12 @@ def device_grader(**templates: str) -> Callable[[Callable[..., jax.Array]], Func
     """
 
     def make(function: Callable[..., jax.Array]) -> FunctionGrader:
+        wanted = list(inspect.signature(function).parameters)
+        if sorted(wanted) != sorted(templates) or not templates:
+            raise InputError(
+                f"{function.__name__}: takes {', '.join(wanted) or 'nothing'}, but there are "
+                f"templates for {', '.join(templates) or 'nothing'}; give one for each argument"
+            )
         parsed = []
         for argument, text in templates.items():
             try:

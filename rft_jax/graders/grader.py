@@ -8,6 +8,7 @@ A grader with nodes that run on the host is used in two steps:
 """
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ from rft_jax.strings import from_host
 DEFAULT_OPTIONS = HostOptions()
 _TEXT_STEP = 256  # widths of texts graded from the host: those of like length compile once
 _BATCH = 256  # of them at once
+_MESSAGES = 3  # of what went wrong on the host, shown at most
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,9 @@ def grade_samples(
     found = {}
     if grader.needs_host:
         with grader.open_host() as host:
-            found, _ = host.grade(samples, items, rows)
+            found, messages = host.grade(samples, items, rows)
+        for message in list(dict.fromkeys(messages))[:_MESSAGES]:
+            _LOG.warning("%s", message)
     parts = [
         jax.device_get(_grade(grader, *_rows((sample, fields, found), first)))
         for first in range(0, max(1, len(samples)), _BATCH)

@@ -120,7 +120,8 @@ def _line(grader: Any, where: str, why: str) -> dict[str, str]:
 def type_name(grader: Any) -> str:
     """A node's type as in a grader's JSON, which its class is named after."""
     grader = grader.grader if isinstance(grader, OnHost) else grader
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(grader).__name__).lower()
+    name = type(grader).__name__.removesuffix("Grader")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 class HostGrading:
@@ -148,25 +149,29 @@ class HostGrading:
         """Asks every node about N samples, the nodes side by side.
 
         Args:
-            samples: N completions; those without an answer, or cut, are not asked about.
+            samples: N completions; graders that can run on the host only are not asked about those
+                without an answer, or cut.
             items: the data set.
             rows: int[N], the item of each sample.
 
         Returns:
             What they found, NumPy arrays [N] by the node's name; and what went wrong, for people.
         """
+        everyone = list(range(len(samples)))
         # One at least, for the names of the details.
-        asked = [i for i, s in enumerate(samples) if s.has_answer and not s.overflow] or [0]
-        arguments = [samples[i] for i in asked], items, [int(rows[i]) for i in asked]
-        pending = {
-            name: self._threads.submit(session.grade_batch, *arguments)
-            for name, session in self._sessions.items()
-        }
+        answered = [i for i in everyone if samples[i].has_answer and not samples[i].overflow]
+        answered = answered or everyone[:1]
+        pending = []
+        for node in self._nodes:
+            asked = answered if isinstance(node.grader, HostGraderType) else everyone
+            arguments = [samples[i] for i in asked], items, [int(rows[i]) for i in asked]
+            session = self._sessions[node.name]
+            pending.append((node, asked, self._threads.submit(session.grade_batch, *arguments)))
         found, messages = {}, []
-        for name, future in pending.items():
+        for node, asked, future in pending:
             scores = dict(zip(asked, future.result(), strict=True))
-            found[name] = _collect([scores.get(i) for i in range(len(samples))])
-            messages += [f"{name}: {s.message}" for s in scores.values() if s.message]
+            found[node.name] = _collect([scores.get(i) for i in everyone])
+            messages += [f"{node.name}: {s.message}" for s in scores.values() if s.message]
         return found, messages
 
 
@@ -177,7 +182,7 @@ def _collect(scores: Sequence[HostScore | None]) -> Score:
     names = next((score.details for score in scores if score), {})
     return Score(
         np.array([row.score for row in rows], np.float32),
-        {error: np.array([error in row.errors for row in rows]) for error in ERRORS},
+        {error: np.array([error in row.errors for row in rows], bool) for error in ERRORS},
         {name: np.array([row.details.get(name, 0) for row in rows], np.float32) for name in names},
         {},
     )

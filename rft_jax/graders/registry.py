@@ -85,9 +85,10 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
 def _import(module: str, name: str) -> GraderType:
     try:
         grader = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
+    except Exception as error:  # whatever a user's module raises
+        kind = type(error).__name__
         raise InputError(
-            f"{module}: cannot be imported ({error}); install it or correct it"
+            f"{module}: cannot be imported ({kind}: {error}); install it or correct it"
         ) from None
     if grader is None:
         raise InputError(f"{module}: has no {name}; correct the grader's name")

@@ -53,6 +53,9 @@ def test_an_experiment_names_it_by_module():
 def test_mistakes_get_a_sentence():
     with pytest.raises(InputError, match=r"f\.x: a '{{' is not closed"):
         named(x="{{ item.a")
+    for wrong in ({}, {"y": "a"}, {"x": "a", "y": "b"}):
+        with pytest.raises(InputError, match="f: takes x, but there are templates for"):
+            named(**wrong)
     wide = named(lambda x: x.bytes, x="{{sample.output_text}}")
     with pytest.raises(InputError, match="f: returned an array of shape"):
         grade_texts(build_grader(wide), ["a"], [{}])

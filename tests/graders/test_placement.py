@@ -163,7 +163,8 @@ def test_where_nobody_answered_there_are_details_all_the_same():
     with grader.open_host() as host:
         found, _ = host.grade(samples, Items([ITEM], "items"), [0, 0])
     assert set(found["rank"].details) == {"rank/rank", "rank/list_length", "rank/malformed"}
-    assert not found["rank"].score.any()
+    assert found["rank"].details["rank/malformed"].tolist() == [1, 0]
+    assert grade_texts(grader, [], []).reward.shape == (0,)
 
 
 def test_a_reward_that_is_not_finite_is_not_valid():

@@ -60,7 +60,16 @@ def _describe(sample: HostSample) -> dict[str, Any]:
             }
         ],
         "output_text": sample.output_text,
-        "output_json": root and root.data,
+        "output_json": root and _finite(root.data),
         "output_tools": [],
         "output_audio": None,
     }
+
+
+def _finite(data: Any) -> Any:
+    """A JSON value in which numbers beyond the floats, such as 1e999, are null."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
