@@ -75,6 +75,7 @@ class Checkpoints:
         """
         if step == self.latest():
             return
+        self.wait()  # or the failure of the save before would be taken for this one's
         try:
             self._manager.save(
                 step,
@@ -84,7 +85,7 @@ class Checkpoints:
                 ),
                 metrics=None if valid_reward is None else {METRIC: valid_reward},
             )
-        except Exception as error:  # as above; of this save or of the one before
+        except Exception as error:  # as above
             self._not_written(error)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -139,7 +140,8 @@ def load_params(directory: Path, step: int, like: Params) -> Params:
     folder = directory / str(step)
     if problem := _problem(folder, "params/"):
         raise InputError(f"{folder}: {problem}; use another checkpoint of {directory}")
-    return ocp.StandardCheckpointer().restore((folder / "params").resolve(), like)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore((folder / "params").resolve(), like)
 
 
 def steps(directory: Path) -> list[int]:

@@ -52,7 +52,7 @@ class Writers:
     def _guard(self, index: int, action: Any, *arguments: Any) -> None:
         try:
             action(*arguments)
-        except OSError as error:
+        except Exception as error:  # whatever a full disk or a service raises
             if index not in self._failed:
                 kind = type(self._writers[index]).__name__
                 log(f"warning: {kind} could not write metrics ({error}); the run goes on")
@@ -172,7 +172,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
     return rows
 
 

@@ -54,6 +54,7 @@ from rft_jax.tokenizers import (
 # The only stage of a checkpoint that is no run's.
 BASE = SupervisedStage(name="base", init="")
 TOKENIZER_FILE = "tokenizer.model"
+NO_RESULT = ("host", "tensorboard", "wandb_project")  # settings that change no result
 INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
 
@@ -296,6 +297,8 @@ def open_model(path: Path) -> OpenModel:
     step = None
     if path.parent.name == "checkpoints":
         step, path = _step(path), path.parent.parent
+    if not (path.parent / "config.json").exists():
+        raise InputError(f"{path}: no work directory, no stage of one and no checkpoint")
     run = reopen(path.parent)
     return OpenModel(run, run.stage(path.name), step)
 
@@ -349,6 +352,9 @@ def _check_init(run: Run, stage: Stage) -> None:
 def _check_same(stored: Path, config: Config) -> None:
     old = to_json(read_config(stored))  # settings it lacks have their defaults
     new = json.loads(json.dumps(to_json(config)))
+    for name in NO_RESULT:
+        old.pop(name, None)
+        new.pop(name, None)
     if changed := differences(old, new):
         raise InputError(
             f"{stored.parent}: the work directory belongs to another configuration "

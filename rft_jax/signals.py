@@ -7,6 +7,7 @@ with StopSignals() as stop:
         stop.leave()
 """
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -58,6 +59,7 @@ class StopSignals:
         del frame
         self._signum = signum
         self._restore()
+        os.write(2, b"ending after this step, with all saved; once more ends at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -8,8 +8,6 @@ import pytest
 
 from rft_jax import cli
 
-pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
@@ -22,7 +20,8 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A random model with a byte-level tokenizer and a chat template."""
-    import torch
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     directory = tmp_path_factory.mktemp("checkpoint")
@@ -100,6 +99,7 @@ def test_a_checkpoint_is_sampled_and_timed(checkpoint, capsys):
 
 
 def test_an_export_is_what_transformers_loads(checkpoint, workdir, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
     out = tmp_path / "export"
     command = ["export", "--workdir", str(workdir), "--format", "hf", "--out", str(out)]
     assert cli.main([*command, "--dtype", "float32"]) == 0

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rft_jax.graders.grader import Grader, grade_samples
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.placement import OnHost
@@ -20,6 +22,12 @@ from rft_jax.graders.types import HostSample, Items
 from rft_jax.tokenizers import message_text
 
 RIGHT = "right"
+# Errors of the grader, not of the answer.
+FAILURES = (
+    "python_grader_runtime_error",
+    "python_grader_server_error",
+    "model_grader_server_error",
+)
 NOTABLE = 0.25  # of what the right answer earns
 _LONG_BYTES = 4096
 _MOST_REFERENCES = 20  # joined in one answer; longer lists are malformed for most graders
@@ -34,12 +42,14 @@ class Probe:
         reward: mean over the items.
         highest: of the rewards.
         lowest: of the rewards.
+        failed: share of the items on which the grader itself failed.
     """
 
     name: str
     reward: float
     highest: float
     lowest: float
+    failed: float = 0.0
 
 
 def probe(grader: Grader, items: Items) -> list[Probe]:
@@ -56,7 +66,11 @@ def probe(grader: Grader, items: Items) -> list[Probe]:
     for name, answers in _answers(slots, items):
         grade = grade_samples(grader, [HostSample(a) for a in answers], items, range(len(answers)))
         reward = grade.reward
-        probes.append(Probe(name, *(float(x) for x in (reward.mean(), reward.max(), reward.min()))))
+        failed = np.zeros(len(answers), bool)
+        for error in FAILURES:
+            failed |= grade.errors[error]
+        values = reward.mean(), reward.max(), reward.min(), failed.mean()
+        probes.append(Probe(name, *map(float, values)))
     return probes
 
 
@@ -74,6 +88,15 @@ def warnings(probes: list[Probe], low: float = 0.0, high: float = 1.0) -> list[s
         found.append(
             f"the reference answer itself earns only {right.lowest:.3f} on some item and "
             f"{right.reward:.3f} on average; is the grader right?"
+        )
+    if failed := max(p.failed for p in probes):
+        found.append(
+            f"the grader itself failed on {failed:.0%} of the items of a probe; correct it first"
+        )
+    if right is None:
+        found.append(
+            "what the right answer is cannot be told from this grader: only answers without "
+            "content, and the prompt, were tried"
         )
     best = right.reward if right else high
     for p in probes:

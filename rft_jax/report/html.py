@@ -40,11 +40,11 @@ class Reporter:
             self.finish()
 
     def finish(self) -> None:
-        """Writes the report; a full disk is told and does not stop the run."""
+        """Writes the report; what hinders it is told and does not stop the run."""
         start = time.perf_counter()
         try:
             write_report(self._workdir)
-        except OSError as error:
+        except Exception as error:  # a full disk, or files that somebody else has written to
             log(f"warning: {self._workdir / REPORT_FILE} could not be written ({error})")
         self._last = time.perf_counter() - start
         self._spent += self._last

@@ -1,11 +1,13 @@
 """The probes find graders that pay for nothing, and leave sound ones in peace."""
 
+import contextlib
 import json
 
 import pytest
 
 from rft_jax.graders import Items, build_grader, load_grader
 from rft_jax.graders.probe import probe, warnings
+from rft_jax.graders.types import HostScore
 
 
 def check(operation, path="output_json.answer", reference="{{ item.answer }}"):
@@ -28,7 +30,11 @@ def items(answers, **more):
 
 
 def probes_of(spec, rows):
-    probes = probe(build_grader(load_grader(spec)), rows)
+    return warnings_of(load_grader(spec), rows)
+
+
+def warnings_of(grader, rows=None):
+    probes = probe(build_grader(grader), rows or DISTINCT)
     return {p.name: p.reward for p in probes}, warnings(probes)
 
 
@@ -101,7 +107,26 @@ def test_where_the_right_answer_cannot_be_written_the_range_is_the_measure():
     spec = {"type": "regex", "input": "{{sample.output_text}}", "pattern": "[a-z]"}
     rewards, found = probes_of(spec, DISTINCT)
     assert "right" not in rewards
+    assert any("cannot be told from this grader" in sentence for sentence in found)
     assert any("'the prompt' earns 1.000, while the right answer earns 1.000" in s for s in found)
+
+
+def test_a_grader_that_fails_is_named():
+    class Failing:
+        name = "failing"
+        parse = classmethod(lambda cls, name, fields: cls())
+
+        def check(self, items):
+            pass
+
+        def open(self, options):
+            return contextlib.nullcontext(self)
+
+        def grade_batch(self, samples, items, rows):
+            return [HostScore(0.0, frozenset({"python_grader_runtime_error"}))] * len(samples)
+
+    _, found = warnings_of(Failing())
+    assert "the grader itself failed on 100% of the items" in found[0]
 
 
 def test_a_marker_stands_before_the_right_number():

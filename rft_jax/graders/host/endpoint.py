@@ -77,6 +77,9 @@ def _headers(fields: Fields) -> tuple[tuple[str, str], ...]:
     headers = fields.values.get("headers", {})
     if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
         raise fields.error("headers", "must be an object with strings; correct it")
+    for name, value in headers.items():
+        if not (name + value).isascii() or not (name + value).isprintable():
+            raise fields.error(f"headers.{name}", "must be printable ASCII; correct it")
     return tuple(headers.items())
 
 

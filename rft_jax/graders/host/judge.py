@@ -27,6 +27,7 @@ from rft_jax.graders.host.service import (
 from rft_jax.graders.template import Template, render_on_host
 from rft_jax.graders.types import HostSample, HostScore, HostView, Items
 
+KEY_PREFIX = "RFT_JUDGE_"  # of the variables that a grader's JSON may name
 FIELDS = ("model", "input", "sampling_params", "base_url", "api_key_env")
 TIMEOUT_S = 600.0
 _OPENAI = "https://api.openai.com/v1"
@@ -67,7 +68,8 @@ class Judge:
         messages: The prompt.
         sampling: Parameters by the server's names.
         base_url: Of the server; empty for the environment's.
-        api_key_env: The environment variable with the key; empty for none.
+        api_key_env: The environment variable with the key; empty for none. One that the JSON names
+            begins with `KEY_PREFIX`.
     """
 
     model: str
@@ -87,6 +89,12 @@ class Judge:
         api_key_env = "" if base_url else "OPENAI_API_KEY"
         if "api_key_env" in fields.values:
             api_key_env = fields.string("api_key_env")
+            if api_key_env and not api_key_env.startswith(KEY_PREFIX):
+                raise fields.error(
+                    "api_key_env",
+                    f"must begin with {KEY_PREFIX}, so that a grader written by somebody else "
+                    "cannot send other secrets away; rename the variable",
+                )
         return cls(
             fields.string("model"), _messages(fields), _sampling(fields), base_url, api_key_env
         )

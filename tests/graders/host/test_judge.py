@@ -219,10 +219,10 @@ def test_scores_keep_the_samples_order(serve, monkeypatch):
 
 def test_the_key_goes_to_no_server_that_only_the_grader_names(serve, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setenv("JUDGE_KEY", "other")
+    monkeypatch.setenv("RFT_JUDGE_KEY", "other")
     service = serve(lambda number, body: verdict(1))
     grade(SCORE | {"base_url": service.url}, ["x"])
-    grade(SCORE | {"base_url": service.url, "api_key_env": "JUDGE_KEY"}, ["x"])
+    grade(SCORE | {"base_url": service.url, "api_key_env": "RFT_JUDGE_KEY"}, ["x"])
     assert "authorization" not in service.headers[0]
     assert service.headers[1]["authorization"] == "Bearer other"
 
@@ -231,7 +231,11 @@ def test_the_key_goes_to_no_server_that_only_the_grader_names(serve, monkeypatch
     "environment, change, sentence",
     [
         ({}, {}, "g: the judge at https://api.openai.com/v1 needs a key; set OPENAI_API_KEY"),
-        ({}, {"base_url": "http://h", "api_key_env": "X"}, "g: .*http://h needs a key; set X"),
+        (
+            {},
+            {"base_url": "http://h", "api_key_env": "RFT_JUDGE_X"},
+            "g: .*http://h needs a key; set RFT_JUDGE_X",
+        ),
         ({"OPENAI_BASE_URL": "localhost:8000"}, {}, "g: OPENAI_BASE_URL .* is no web address"),
     ],
 )
