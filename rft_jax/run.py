@@ -298,7 +298,7 @@ def open_model(path: Path) -> OpenModel:
     if path.parent.name == "checkpoints":
         step, path = _step(path), path.parent.parent
     if not (path.parent / "config.json").exists():
-        raise InputError(f"{path}: no work directory, no stage of one and no checkpoint")
+        raise InputError(f"{path}: not a work directory, nor a stage or a checkpoint of one")
     run = reopen(path.parent)
     return OpenModel(run, run.stage(path.name), step)
 
