@@ -1,5 +1,6 @@
 """A run survives what happens to processes, disks and files."""
 
+import contextlib
 import json
 import os
 import random
@@ -88,13 +89,12 @@ def environment(cache):
 
 
 def size(workdir):
-    """Grows with whatever the run writes."""
+    """Grows with whatever the run writes; folders that Orbax renames meanwhile are passed over."""
     total = 0
-    for path in workdir.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
+    for folder, _, names in os.walk(workdir):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.path.getsize(os.path.join(folder, name))
     return total
 
 
