@@ -20,6 +20,7 @@ from rft_jax.errors import InputError
 from rft_jax.learn.optimizer import TrainState
 from rft_jax.metrics import log
 from rft_jax.models import Params
+from rft_jax.parallel import is_first, together
 
 NEWEST, BEST = 2, 3  # checkpoints kept; OpenAI keeps the three of highest validation reward
 METRIC = "valid_reward_mean"
@@ -30,14 +31,16 @@ _DAMAGED = "damaged"
 class Checkpoints:
     """The checkpoints of one stage in `directory`; a context manager that waits for the last save.
 
-    Opening it sets damaged checkpoints that are newer than the newest whole one aside.
+    Opening it sets damaged checkpoints that are newer than the newest whole one aside. On several
+    hosts all call everything; the folder is one that they share.
     """
 
     def __init__(self, directory: Path):
         self._directory = directory.resolve()
         self._directory.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            _set_damaged_aside(self._directory)
+        with together():
+            if is_first():
+                _set_damaged_aside(self._directory)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -101,15 +104,16 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Called by Orbax when all is written and the folder does not have its name yet."""
-        if jax.process_index() == 0:
+        if is_first():
             for folder in _unfinished(self._directory):
                 (folder / CHECKSUMS).write_text(json.dumps(_checksums(folder)))
 
     def _not_written(self, error: Exception) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         log(f"warning: a checkpoint could not be written ({reason}); the newest is {self.latest()}")
-        for folder in _unfinished(self._directory):
-            shutil.rmtree(folder, ignore_errors=True)
+        if is_first():
+            for folder in _unfinished(self._directory):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _NewestAndBest(checkpoint_managers.PreservationPolicy):
@@ -129,7 +133,7 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
 
 
 def load_params(directory: Path, step: int, like: Params) -> Params:
-    """The weights alone of the checkpoint `directory/step`.
+    """The weights alone of the checkpoint `directory/step`; collective.
 
     Args:
         like: Shapes, types and shardings, from `abstract`.
@@ -138,8 +142,9 @@ def load_params(directory: Path, step: int, like: Params) -> Params:
         InputError: if there is no such checkpoint, or it is damaged.
     """
     folder = directory / str(step)
-    if problem := _problem(folder, "params/"):
-        raise InputError(f"{folder}: {problem}; use another checkpoint of {directory}")
+    with together():
+        if is_first() and (problem := _problem(folder, "params/")):
+            raise InputError(f"{folder}: {problem}; use another checkpoint of {directory}")
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore((folder / "params").resolve(), like)
 

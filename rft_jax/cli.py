@@ -187,17 +187,24 @@ def _add_sandbox(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from rft_jax.parallel import joined, together
     from rft_jax.train import train
 
-    train(load_config(options.config, options.overrides), options.workdir)
+    with joined():
+        with together():
+            config = load_config(options.config, options.overrides)
+        train(config, options.workdir)
 
 
 def _eval(options: argparse.Namespace) -> None:
     from rft_jax.evaluate import evaluate_models
+    from rft_jax.parallel import is_first, joined
 
     paths = [options.workdir] if options.workdir else options.model
-    for line in evaluate_models(paths, options.data, options.samples, options.seed):
-        print(json.dumps(line), flush=True)
+    with joined():
+        for line in evaluate_models(paths, options.data, options.samples, options.seed):
+            if is_first():
+                print(json.dumps(line), flush=True)
 
 
 def _sample(options: argparse.Namespace) -> None:

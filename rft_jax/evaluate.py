@@ -5,6 +5,7 @@ checkpoints, are compared on the same noise.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,15 @@ from rft_jax.errors import InputError
 from rft_jax.graders import HostGrading, Items
 from rft_jax.host_step import make_host_sampler
 from rft_jax.models import Params
-from rft_jax.parallel import batch_parts, batch_sharding
+from rft_jax.parallel import (
+    batch_parts,
+    batch_sharding,
+    from_local,
+    local_rows,
+    open_on_all,
+    to_host,
+    together,
+)
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
 from rft_jax.run import OpenModel, PromptData, input_file, open_model, read_prompt_data, take
 from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
@@ -46,7 +55,7 @@ class Evaluation(NamedTuple):
 def make_evaluator(
     program: Program, host: HostGrading, items: PromptData, samples: int, seed: int
 ) -> Callable[[Params], Evaluation]:
-    """Compiles on first use; the same function then serves every checkpoint.
+    """Compiles on first use; the same function then serves every checkpoint. Collective.
 
     Args:
         program: Of a reinforcement stage; its rollout settings hold here too.
@@ -62,25 +71,25 @@ def make_evaluator(
     size = len(items.items)
     width = _batch_size(program, samples, size)
     place = batch_sharding(program.mesh)
+    here = local_rows(place, width)
+
+    @functools.partial(jax.jit, in_shardings=place, out_shardings=place)
+    def keys_of(batch: Batch) -> jax.Array:
+        noise = jnp.uint32(seed), jnp.int32(0)
+        return completion_keys(*noise, batch.prompt_id_B, batch.draw_B, samples)
 
     def evaluate(params: Params) -> Evaluation:
         parts = []
         for first in range(0, size, width):
             rows = np.minimum(np.arange(first, first + width), size - 1)
-            batch = make_batch(items, rows, np.zeros_like(rows))
-            keys = completion_keys(
-                jnp.uint32(seed),
-                jnp.int32(0),
-                jnp.asarray(batch.prompt_id_B),
-                jnp.asarray(batch.draw_B),
-                samples,
-            )
-            output = sampler(params, *jax.device_put((batch, keys), place))
+            batch = make_batch(items, rows[here], np.zeros_like(here))
+            batch = from_local(batch, place, width)
+            output = sampler(params, batch, keys_of(batch))
             real = min(width, size - first)
             parts.append(
                 jax.tree.map(
                     lambda leaf, real=real: leaf[:real],
-                    jax.device_get(
+                    to_host(
                         Evaluation(
                             output.grade.reward,
                             output.grade.valid,
@@ -91,7 +100,8 @@ def make_evaluator(
                             output.completed.rollout.thinking_tokens_BG,
                             ~output.completed.rollout.stopped_BG,
                             output.completed.rollout.tokens_BGT,
-                        )
+                        ),
+                        program.mesh,
                     ),
                 )
             )
@@ -194,6 +204,8 @@ def evaluate_models(
 ) -> Iterator[dict[str, Any]]:
     """Evaluates models on one file of items, each under its last reinforcement stage's settings.
 
+    On several hosts all take part and yield the same.
+
     A Hugging Face checkpoint is graded and sampled as the first run among the models is.
 
     Args:
@@ -210,26 +222,29 @@ def evaluate_models(
     """
     if samples < 1:
         raise InputError("--samples must be at least 1")
-    models = [open_model(path) for path in paths]
-    with_grader = next((model for model in models if _reinforcement_stages(model)), None)
-    if with_grader is None:
-        raise InputError(
-            f"{paths[0]}: has no reinforcement stage and so no grader; name a run that has one too"
-        )
-    source = data_file or input_file(with_grader.run.workdir, "valid")
-    if not source:
-        raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
+    with together():
+        models = [open_model(path) for path in paths]
+        with_grader = next((model for model in models if _reinforcement_stages(model)), None)
+        if with_grader is None:
+            raise InputError(
+                f"{paths[0]}: has no reinforcement stage and so no grader; name a run that has one "
+                "too"
+            )
+        source = data_file or input_file(with_grader.run.workdir, "valid")
+        if not source:
+            raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
     evaluations = []
     for path, model in zip(paths, models, strict=True):
         run, stage, step = model
         settings = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
         run = dataclasses.replace(run, grader=run.grader or with_grader.run.grader)
-        items = read_prompt_data(run, settings, source)
+        with together():
+            items = read_prompt_data(run, settings, source)
         program = make_program(
             run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
         )
         params = run.load_params(stage, step)
-        with run.grader.open_host() as host:
+        with open_on_all(run.grader.open_host()) as host:
             evaluation = make_evaluator(program, host, items, samples, seed)(params)
         evaluations.append(evaluation)
         yield {"model": str(path), "data": source, **summarise(evaluation)}

@@ -2,24 +2,35 @@
 
 While the host grades one part of the batch, the device samples the next; the update follows when
 all are graded, so that the step stays on-policy. Rewards, advantages and update are those of
-`step.learn`.
+`step.learn`. On several hosts each grades its share of every part, and all learn the result.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding
 
 from rft_jax.graders import HostGrading, HostSample, Items, Score
 from rft_jax.learn.optimizer import TrainState
 from rft_jax.metrics import log
 from rft_jax.models import Params
-from rft_jax.parallel import batch_parts, batch_sharding, replicated
+from rft_jax.parallel import (
+    batch_parts,
+    batch_sharding,
+    from_local,
+    gather_objects,
+    is_first,
+    local_rows,
+    replicated,
+    together,
+)
 from rft_jax.step import (
     Batch,
     Completed,
@@ -33,8 +44,20 @@ from rft_jax.step import (
     step_keys,
     train_shardings,
 )
+from rft_jax.strings import ByteString
 
 _MESSAGES = 3  # of what went wrong, shown per step
+
+
+class _Texts(NamedTuple):
+    """What the host's graders need of a part of the batch, whole on every device."""
+
+    text: ByteString  # [B, G, L]
+    has_answer_BG: Array
+    stopped_BG: Array
+    overflow_BG: Array
+    length_BG: Array
+    prompt_id_B: Array
 
 
 def make_host_step(
@@ -83,11 +106,10 @@ def make_host_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutput]:
         began = time.perf_counter()
         params, inputs = start(state, batch)
-        parts = [sample(params, *part) for part in inputs]
-        rows = [jax.device_get(part.prompt_id_B) for part, _ in inputs]
-        found, waited = _grade_in_turn(host, items, parts, rows)
+        parts, texts = zip(*[sample(params, *part) for part in inputs], strict=True)
+        found, waited = _grade_in_turn(host, items, texts)
         share = waited / (time.perf_counter() - began)
-        state, output = update(state, batch, parts, jax.device_put(found, batch_place))
+        state, output = update(state, batch, list(parts), _spread(found, batch_place))
         output.metrics["timing/host_wait_share"] = np.float32(share)
         return state, output
 
@@ -109,27 +131,35 @@ def make_host_sampler(
     grade = jax.jit(grade, in_shardings=place, out_shardings=place)
 
     def sampler(params: Params, batch: Batch, keys_BG: Array) -> Samples:
-        completed = sample(copy(params), batch, keys_BG)
-        rows_B = jax.device_get(batch.prompt_id_B)
-        found, _ = _grade_in_turn(host, items, [completed], [rows_B])
-        return grade(completed, batch, jax.device_put(found, place))
+        completed, texts = sample(copy(params), batch, keys_BG)
+        found, _ = _grade_in_turn(host, items, [texts])
+        return grade(completed, batch, _spread(found, place))
 
     return sampler
 
 
-def _compile_complete(program: Program) -> Callable[[Params, Batch, Array], Completed]:
+def _compile_complete(
+    program: Program,
+) -> Callable[[Params, Batch, Array], tuple[Completed, _Texts]]:
     place = batch_sharding(program.mesh)
 
-    def sample(params: Params, batch: Batch, keys_BG: Array) -> Completed:
-        return complete(program, params, batch, keys_BG)
+    def sample(params: Params, batch: Batch, keys_BG: Array) -> tuple[Completed, _Texts]:
+        completed = complete(program, params, batch, keys_BG)
+        rollout, text, overflow_BG = completed
+        flags = rollout.has_answer_BG, rollout.stopped_BG, overflow_BG
+        return completed, _Texts(text, *flags, rollout.length_BG, batch.prompt_id_B)
 
-    return jax.jit(sample, in_shardings=(None, place, place), out_shardings=place)
+    return jax.jit(
+        sample,
+        in_shardings=(None, place, place),
+        out_shardings=(place, replicated(program.mesh)),
+    )
 
 
 def _grade_in_turn(
-    host: HostGrading, items: Items, parts: list[Completed], rows: list[np.ndarray]
+    host: HostGrading, items: Items, parts: Sequence[_Texts]
 ) -> tuple[dict[str, Score], float]:
-    """Grades each part as soon as it is sampled.
+    """Grades each part as soon as it is sampled; collective.
 
     Returns:
         What the nodes found, arrays [B, G], and the seconds from the end of sampling to that of
@@ -138,32 +168,47 @@ def _grade_in_turn(
     group = parts[0].overflow_BG.shape[1]
     with ThreadPoolExecutor(1) as thread:
         pending = []
-        for part, rows_B in zip(parts, rows, strict=True):
-            samples = _to_host(part)  # waits until the part is sampled
-            pending.append(thread.submit(host.grade, samples, items, np.repeat(rows_B, group)))
+        for part in parts:
+            samples, rows = _share(jax.device_get(part))  # waits until the part is sampled
+            if samples:
+                pending.append(thread.submit(host.grade, samples, items, rows))
         sampled = time.perf_counter()
-        results = [future.result() for future in pending]
+        with together():
+            mine = [future.result() for future in pending]
+    # By part, then by host; a host without a share of the parts is left out.
+    results = list(zip(*filter(None, gather_objects(mine)), strict=True))
     waited = time.perf_counter() - sampled
-    messages = [message for _, messages in results for message in messages]
-    for message in list(dict.fromkeys(messages))[:_MESSAGES]:
-        log(f"grader: {message}")
+    messages = [message for part in results for _, messages in part for message in messages]
+    if is_first():
+        for message in list(dict.fromkeys(messages))[:_MESSAGES]:
+            log(f"grader: {message}")
     found = jax.tree.map(
-        lambda *leaves: np.concatenate([x.reshape(-1, group) for x in leaves]),
-        *[scores for scores, _ in results],
+        lambda *leaves: np.concatenate(leaves).reshape(-1, group),
+        *[scores for part in results for scores, _ in part],
     )
     return found, waited
 
 
-def _to_host(completed: Completed) -> list[HostSample]:
-    """The B * G completions as the host's graders want them."""
-    rollout, text, overflow_BG = jax.device_get(completed)
-    return [
+def _share(part: _Texts) -> tuple[list[HostSample], np.ndarray]:
+    """This host's share of the B * G completions, and the item of each."""
+    rows_N = np.repeat(part.prompt_id_B, part.length_BG.shape[1])
+    share = np.array_split(np.arange(len(rows_N)), jax.process_count())[jax.process_index()]
+    text, *others = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[share], part[:-1])
+    samples = [
         HostSample(
-            output_text=text.bytes[at][: text.length[at]].tobytes().decode(errors="replace"),
-            has_answer=bool(rollout.has_answer_BG[at]),
-            truncated=not rollout.stopped_BG[at],
-            overflow=bool(overflow_BG[at]),
-            completion_tokens=int(rollout.length_BG[at]),
+            output_text=data[:length].tobytes().decode(errors="replace"),
+            has_answer=bool(has_answer),
+            truncated=not stopped,
+            overflow=bool(overflow),
+            completion_tokens=int(tokens),
         )
-        for at in np.ndindex(overflow_BG.shape)
+        for data, length, has_answer, stopped, overflow, tokens in zip(*text, *others, strict=True)
     ]
+    return samples, rows_N[share]
+
+
+def _spread(found: dict[str, Score], place: NamedSharding) -> dict[str, Score]:
+    """Arrays that are whole on every host, over the devices."""
+    size = len(jax.tree.leaves(found)[0])
+    here = local_rows(place, size)
+    return from_local(jax.tree.map(lambda leaf: leaf[here], found), place, size)

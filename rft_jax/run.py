@@ -42,7 +42,15 @@ from rft_jax.graders import Grader, build_grader, load_grader
 from rft_jax.metrics import log
 from rft_jax.models import Model, Params, build_model, check_partition
 from rft_jax.models.hugging_face import is_checkpoint
-from rft_jax.parallel import LEARNER_RULES, check_batch, make_mesh, shardings
+from rft_jax.parallel import (
+    LEARNER_RULES,
+    check_batch,
+    first_alone,
+    is_first,
+    make_mesh,
+    shardings,
+    together,
+)
 from rft_jax.sources import Source, find_sources, keep, kept_sources, load_source
 from rft_jax.tokenizers import (
     SentencePieceTokenizer,
@@ -134,8 +142,9 @@ class Run:
         if stage is BASE:
             return self._load_source(stage)
         directory = self.checkpoints(stage)
-        if not (known := steps(directory)):
-            raise InputError(f"{directory}: no checkpoint yet; let `rft train` write one first")
+        with together():
+            if not (known := steps(directory)):
+                raise InputError(f"{directory}: no checkpoint yet; let `rft train` write one first")
         model = self.model(stage)
         shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
         places = shardings(self.mesh, LEARNER_RULES, model.axes)
@@ -182,7 +191,7 @@ def claim(workdir: Path) -> Iterator[None]:
             f"{workdir}: cannot be written ({error.strerror}); use another --workdir"
         ) from None
     with lock:
-        if jax.process_index() == 0:
+        if is_first():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -201,10 +210,16 @@ def data_directory(workdir: Path) -> Path:
 def open_run(config: Config, workdir: Path) -> Run:
     """Opens a work directory for training: checks everything, then writes its first files.
 
+    On several hosts the first one does so, and the others read and check what it has written.
+
     Raises:
         InputError: for whatever in the configuration or the data cannot work, and for a work
             directory of another configuration; what a run has written is not changed then.
     """
+    return first_alone(lambda: _open_run(config, workdir))
+
+
+def _open_run(config: Config, workdir: Path) -> Run:
     validate(config)
     mesh = make_mesh(config.mesh)
     for stage in config.stages:
@@ -212,6 +227,11 @@ def open_run(config: Config, workdir: Path) -> Run:
     stored = workdir / "config.json"
     if stored.exists():
         _check_same(stored, config)
+    elif not is_first():
+        raise InputError(
+            f"{workdir}: is not the folder that the first host writes to; use a --workdir that all "
+            "hosts share, such as one on NFS or a mounted bucket"
+        )
     grader = _grader(config)
     files = config.data.materialise(data_directory(workdir))
     inputs = _inputs(config, files, workdir)

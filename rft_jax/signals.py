@@ -1,19 +1,17 @@
-"""Ending a run in good order: SIGTERM, SIGINT, and a TPU's notice of preemption.
+"""Ending a run in good order: SIGINT, and SIGTERM, which is a TPU's notice of preemption as well.
 
 with StopSignals() as stop:
     ...
-    if stop.requested(step):
+    if stop.signum:
         save()
-        stop.leave()
+        leave(stop.signum)
 """
 
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
-
-import jax
-from jax.experimental import multihost_utils
+from typing import NoReturn
 
 from rft_jax.errors import Interrupted
 
@@ -24,10 +22,13 @@ class StopSignals:
     """Notes the first signal, so that the loop can end after a step; the second one ends at once.
 
     A context manager; outside of the main thread it notes nothing.
+
+    Attributes:
+        signum: of the first signal; 0 before it.
     """
 
     def __init__(self):
-        self._signum: int | None = None
+        self.signum = 0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -43,21 +44,9 @@ class StopSignals:
     ) -> None:
         self._restore()
 
-    def requested(self, step: int) -> bool:
-        """Whether to end after this step; on several hosts all of them hear it at the same step."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self._signum = self._signum or signal.SIGTERM
-            return True
-        return self._signum is not None and jax.process_count() == 1
-
-    def leave(self) -> None:
-        """Raises `Interrupted`, for the first signal."""
-        signum = self._signum or signal.SIGTERM
-        raise Interrupted(f"ended by {signal.Signals(signum).name}, all saved", 128 + signum)
-
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame
-        self._signum = signum
+        self.signum = signum
         self._restore()
         os.write(2, b"ending after this step, with all saved; once more ends at once\n")
 
@@ -65,3 +54,8 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def leave(signum: int) -> NoReturn:
+    """Raises `Interrupted` for a signal."""
+    raise Interrupted(f"ended by {signal.Signals(signum).name}, all saved", 128 + signum)

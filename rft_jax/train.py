@@ -16,7 +16,7 @@ import numpy as np
 from rft_jax import data
 from rft_jax.checkpoint import METRIC, Checkpoints, abstract
 from rft_jax.config import Config, ReinforceStage, Stage, SupervisedStage, to_json
-from rft_jax.errors import InputError, RunFailed
+from rft_jax.errors import RunFailed
 from rft_jax.evaluate import make_batch, make_evaluator, summarise
 from rft_jax.graders import Items
 from rft_jax.host_step import make_host_step
@@ -35,16 +35,28 @@ from rft_jax.metrics import (
     read_metrics,
     to_numbers,
 )
-from rft_jax.parallel import batch_sharding, replicated
+from rft_jax.parallel import (
+    LateMaximum,
+    batch_sharding,
+    from_local,
+    is_first,
+    local_rows,
+    open_on_all,
+    replicated,
+    to_host,
+    together,
+)
 from rft_jax.progress import Progress
 from rft_jax.report import Reporter
 from rft_jax.run import Run, claim, open_run, take
-from rft_jax.signals import StopSignals
+from rft_jax.signals import StopSignals, leave
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
 
 
 def train(config: Config, workdir: Path) -> None:
     """Runs every stage to its end; a stage that is done already is passed over.
+
+    On several hosts all of them call it, inside of `parallel.joined`.
 
     Args:
         config: The experiment.
@@ -55,11 +67,10 @@ def train(config: Config, workdir: Path) -> None:
         RunFailed: The run cannot go on.
         Interrupted: By a signal, with everything saved.
     """
-    if jax.process_count() > 1:
-        raise InputError("several hosts cannot train one model yet; start one process")
-    if config.wandb_project:
-        import_wandb()
-    with claim(workdir), StopSignals() as stop:
+    with together():
+        if config.wandb_project and is_first():
+            import_wandb()
+    with open_on_all(claim(workdir)), StopSignals() as stop:
         run = open_run(config, workdir)
         for stage in config.stages:
             if isinstance(stage, SupervisedStage):
@@ -80,10 +91,11 @@ def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
         donate_argnums=0,
     )
     seed = run.seed(stage)
+    here = local_rows(batch_place, stage.batch_size)
 
     def batch_of(k: int) -> SupervisedBatch:
         rows = data.batch_at(len(items.tokens_MT), stage.batch_size, k * stage.batch_size, seed)
-        return SupervisedBatch(*take(tuple(items), rows.indices_B))
+        return SupervisedBatch(*take(tuple(items), rows.indices_B[here]))
 
     def describe(output: dict[str, Any], k: int) -> dict[str, Any]:
         del k
@@ -98,21 +110,26 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
     optimizer = make_optimizer(stage.optimizer, stage.steps, updates)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
     seed = run.seed(stage)
+    here = local_rows(batch_sharding(run.mesh), stage.batch_size)
+
+    def rows_of(k: int) -> data.Batch:
+        return data.batch_at(len(items.train.items), stage.batch_size, k * stage.batch_size, seed)
 
     def batch_of(k: int) -> Batch:
-        rows = data.batch_at(len(items.train.items), stage.batch_size, k * stage.batch_size, seed)
-        return make_batch(items.train, rows.indices_B, rows.draw_B)
+        rows = rows_of(k)
+        return make_batch(items.train, rows.indices_B[here], rows.draw_B[here])
 
     def describe(output: StepOutput, k: int) -> dict[str, Any]:
         if k % stage.samples_interval == 0 or k == stage.steps:
-            samples = jax.device_get(output.samples)
+            samples = to_host(output.samples, run.mesh)
             try:
-                _write_samples(run, stage, k, batch_of(k - 1).prompt_id_B, samples)
+                if is_first():
+                    _write_samples(run, stage, k, rows_of(k - 1).indices_B, samples)
             except OSError as error:
                 log(f"warning: the samples of step {k} could not be written ({error})")
         return _named(output.metrics)
 
-    with run.grader.open_host() as host:
+    with open_on_all(run.grader.open_host()) as host:
         evaluator = None
         if items.valid is not None and stage.eval_interval:
             noise = run.seed(stage, "valid")
@@ -142,12 +159,13 @@ def _drive(
         stop: Asked after every step.
         places: The state's shardings.
         step: Jitted (state, batch) -> (state, output), the state donated.
-        batch_of: The k-th batch as NumPy arrays, k from 0.
+        batch_of: This host's rows of the k-th batch as NumPy arrays, k from 0.
         describe: (output, number of steps done) -> the metrics line.
         evaluator: weights -> `Evaluation`.
     """
     directory = run.directory(stage)
     batch_place = batch_sharding(run.mesh)
+    signum_of_all = LateMaximum(run.mesh)
     with Checkpoints(run.checkpoints(stage)) as checkpoints:
         done = checkpoints.latest() or 0
         rewards = _validation_rewards(directory, done)
@@ -167,49 +185,61 @@ def _drive(
             pending = None
             for k in range(done, stage.steps):
                 with jax.transfer_guard("disallow"):
-                    state, output = step(state, jax.device_put(batch_of(k), batch_place))
+                    batch = from_local(batch_of(k), batch_place, stage.batch_size)
+                    state, output = step(state, batch)
                     if pending is not None:
                         record({"step": k, **describe(pending, k)})
+                    signum = signum_of_all(stop.signum)
                 pending = output
                 evaluates = evaluator is not None and _due(k + 1, stage, stage.eval_interval)
-                ends = stop.requested(k + 1)
-                if not (evaluates or ends or _due(k + 1, stage, stage.checkpoint_interval)):
+                if not (evaluates or signum or _due(k + 1, stage, stage.checkpoint_interval)):
                     continue
                 row = {"step": k + 1, **describe(pending, k + 1)}
                 pending = None
                 record(row | (evaluate(state.params) if evaluates else {}))
                 checkpoints.save(k + 1, state, rewards[-1] if evaluates else None)
-                if ends:
+                if signum:
                     _require_saved(checkpoints, k + 1, directory)
-                    stop.leave()
+                    leave(signum)
                 if evaluates and _stale(stage, rewards):
-                    log(f"{stage.name}: no better validation reward in {stage.patience}; it ends")
+                    if is_first():
+                        log(f"{stage.name}: it ends, no better after {stage.patience} validations")
                     break
         _require_saved(checkpoints, k + 1, directory)
 
 
 def _require_saved(checkpoints: Checkpoints, step: int, directory: Path) -> None:
     checkpoints.wait()
-    if checkpoints.latest() != step:
-        raise RunFailed(
-            f"{directory}: the checkpoint of step {step} could not be written; make room and start "
-            "the same command again"
-        )
+    with together():
+        if checkpoints.latest() != step:
+            raise RunFailed(
+                f"{directory}: the checkpoint of step {step} could not be written; make room and "
+                "start the same command again"
+            )
+
+
+def _open_writers(run: Run, stage: Stage, done: int) -> list[Writer]:
+    directory = run.directory(stage)
+    writers: list[Writer] = [MetricsFile(directory / "metrics.jsonl", done)]
+    if run.config.tensorboard:
+        writers.append(TensorBoardFile(directory / "tensorboard", done))
+    if run.config.wandb_project:
+        settings = to_json(run.config)
+        writers.append(WandbRun(run.config.wandb_project, directory, run.config.name, settings))
+    return writers
 
 
 class _Record:
-    """Where a stage's metrics rows go: files, the terminal, the report; a context manager."""
+    """Where a stage's metrics rows go: files, the terminal, the report; a context manager.
+
+    Only the first host writes and speaks; the others look as well whether the run can go on.
+    """
 
     def __init__(self, run: Run, stage: Stage, done: int):
-        directory = run.directory(stage)
-        writers: list[Writer] = [MetricsFile(directory / "metrics.jsonl", done)]
-        if run.config.tensorboard:
-            writers.append(TensorBoardFile(directory / "tensorboard", done))
-        if run.config.wandb_project:
-            settings = to_json(run.config)
-            writers.append(WandbRun(run.config.wandb_project, directory, run.config.name, settings))
         self._stage = stage
-        self._writers = Writers(writers)
+        self._first = is_first()
+        with together():
+            self._writers = Writers(_open_writers(run, stage, done) if self._first else [])
         self._progress = Progress(stage.name, stage.steps, getattr(stage, "log_interval", 1))
         self._report = Reporter(run.workdir)
         self._compiled = CompileCounter()
@@ -218,14 +248,16 @@ class _Record:
     def __enter__(self) -> "_Record":
         self._compiled.__enter__()
         self._writers.__enter__()
-        self._progress.__enter__()
+        if self._first:
+            self._progress.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._progress.__exit__(*exception)
         self._writers.__exit__(*exception)
         self._compiled.__exit__(*exception)
-        self._report.finish()
+        if self._first:
+            self._report.finish()
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Takes a row with its step.
@@ -246,9 +278,10 @@ class _Record:
         timing |= row.pop("timing", {})
         row = to_numbers({"stage": self._stage.name, **row, "timing": timing})
         self._writers.write(row)
-        self._progress.update(row)
-        if METRIC in row:
-            self._report.update()
+        if self._first:
+            self._progress.update(row)
+            if METRIC in row:
+                self._report.update()
         skipped = row.get("train_skipped_updates", 0)
         if skipped >= self._stage.optimizer.max_skipped:
             raise RunFailed(
@@ -283,7 +316,8 @@ def _start(
         out_shardings=places,
     )
     if (latest := checkpoints.latest()) is not None:
-        log(f"{stage.name}: going on from step {latest}")
+        if is_first():
+            log(f"{stage.name}: going on from step {latest}")
         shape = jax.eval_shape(lambda: fresh(model.init(jax.random.key(0))))
         return checkpoints.restore(latest, abstract(shape, places))
     if (params := run.load_init(stage)) is not None:

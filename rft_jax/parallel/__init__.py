@@ -1,5 +1,17 @@
 """Meshes and the tables that map logical array axes to mesh axes."""
 
+from rft_jax.parallel.distributed import joined
+from rft_jax.parallel.hosts import (
+    LateMaximum,
+    first_alone,
+    from_local,
+    gather_objects,
+    is_first,
+    local_rows,
+    open_on_all,
+    to_host,
+    together,
+)
 from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, check_batch, make_mesh
 from rft_jax.parallel.rules import (
     LEARNER_RULES,
@@ -15,12 +27,22 @@ __all__ = [
     "BATCH_AXES",
     "LEARNER_RULES",
     "ROLLOUT_RULES",
+    "LateMaximum",
     "Shardings",
     "batch_parts",
     "batch_sharding",
     "check_batch",
     "constrain",
+    "first_alone",
+    "from_local",
+    "gather_objects",
+    "is_first",
+    "joined",
+    "local_rows",
     "make_mesh",
+    "open_on_all",
     "replicated",
     "shardings",
+    "to_host",
+    "together",
 ]
