@@ -60,6 +60,7 @@ setup(
         "oracle": [
             "torch==2.13.0",
             "transformers",
+            "peft",
             "rapidfuzz",
             "nltk",
             "rouge-score",

@@ -1,8 +1,9 @@
 """A stage's checkpoints: written asynchronously by Orbax, with checksums, the best ones kept.
 
 A checkpoint is a folder `checkpoints/STEP` with two items, so that others may read the weights
-alone: `params`, and `rest` with optimiser, counters and frozen weights. Its files' checksums lie in
-it before it gets its name; a checkpoint that does not agree with them is never loaded.
+alone: `params`, and `rest` with optimiser, counters and the reference policy. The weights under
+adapters are not in it: they are the source's. Its files' checksums lie in it before it gets its
+name; a checkpoint that does not agree with them is never loaded.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rft_jax.errors import InputError
-from rft_jax.learn.optimizer import TrainState
+from rft_jax.learn.optimizer import BASE, TrainState
 from rft_jax.metrics import log
 from rft_jax.models import Params
 from rft_jax.parallel import is_first, together
@@ -84,7 +85,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
-                    rest=ocp.args.StandardSave(state._replace(params={})._asdict()),
+                    rest=ocp.args.StandardSave(_rest(state)),
                 ),
                 metrics=None if valid_reward is None else {METRIC: valid_reward},
             )
@@ -92,12 +93,16 @@ class Checkpoints:
             self._not_written(error)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The whole state; `like` gives shapes, types and shardings (`jax.ShapeDtypeStruct`)."""
+        """The state but for the weights under adapters.
+
+        Args:
+            like: Shapes, types and shardings (`jax.ShapeDtypeStruct`).
+        """
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(like.params),
-                rest=ocp.args.StandardRestore(like._replace(params={})._asdict()),
+                rest=ocp.args.StandardRestore(_rest(like)),
             ),
         )
         return TrainState(**restored["rest"])._replace(params=restored["params"])
@@ -173,6 +178,11 @@ def abstract(shape: Any, sharding: Any) -> Any:
         shape,
         sharding,
     )
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    frozen = {name: tree for name, tree in state.frozen.items() if name != BASE}
+    return state._replace(params={}, frozen=frozen)._asdict()
 
 
 def _metric(metrics: dict[str, float]) -> float:

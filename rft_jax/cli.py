@@ -128,9 +128,12 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="write a model for other programs")
     _add_model(export)
-    export.add_argument("--format", choices=("hf",), required=True, help="Hugging Face directory")
+    export.add_argument(
+        "--format", choices=("hf", "peft"), required=True,
+        help="a directory for transformers, adapters merged; or the adapter for PEFT",
+    )  # fmt: skip
     export.add_argument("--out", required=True, type=Path, help="new directory")
-    export.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    export.add_argument("--dtype", choices=("bfloat16", "float32"))
     export.set_defaults(run=_export)
 
     grade = commands.add_parser("grade", help="grade answers; one JSON object a sample")
@@ -224,7 +227,7 @@ def _sample(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from rft_jax.export import export_model
 
-    export_model(options.workdir or options.model, options.out, options.dtype)
+    export_model(options.workdir or options.model, options.out, options.format, options.dtype)
 
 
 def _grade(options: argparse.Namespace) -> None:

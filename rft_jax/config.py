@@ -88,6 +88,18 @@ class YarnRope:
 
 
 RopeScaling = LinearRope | Llama3Rope | YarnRope
+LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters (https://arxiv.org/abs/2106.09685): W + alpha / rank * A B, A and B are trained."""
+
+    rank: int = 16  # TRL's
+    alpha: float = 32.0  # TRL's
+    # PEFT's names; all of them: https://thinkingmachines.ai/blog/lora
+    targets: tuple[LoraTarget, ...] = typing.get_args(LoraTarget)
+    base_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the frozen weights
 
 
 @dataclass(frozen=True)
@@ -126,13 +138,21 @@ class ModelConfig:
     normalize_experts: bool = True  # the chosen experts' weights sum to 1
     remat: bool = True  # recompute a layer's activations in the backward pass
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
+    # Train adapters only, over the weights of the source, which stay as they are; None: train all.
+    # A source that is an adapter itself (PEFT's format) is trained on, whatever is set here.
+    lora: LoraConfig | None = None
+
+
+# What a source does not say of a model: how it is run and trained.
+NOT_OF_SOURCE = ("name", "source", "remat", "compute_dtype", "lora")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a global-norm clip."""
 
-    learning_rate: float = 1e-6  # TRL, verl and OpenRLHF for full fine-tuning
+    # None: 1e-6 (TRL, verl and OpenRLHF for full fine-tuning), or 1e-5 for adapters
+    learning_rate: float | None = None
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     b1: float = 0.9
@@ -141,6 +161,12 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # verl, TRL
     max_skipped: int = 5  # updates in a row without a finite gradient that end the run
+
+    def peak_learning_rate(self, lora: bool) -> float:
+        """The learning rate, with its default for adapters or for all weights."""
+        if self.learning_rate is None:
+            return 1e-5 if lora else 1e-6
+        return self.learning_rate
 
 
 @dataclass(frozen=True)
@@ -281,6 +307,8 @@ def validate(config: Config) -> None:
     if not config.host.python_timeout_s > 0:
         raise InputError("host.python_timeout_s: must be above 0 seconds")
     for model in config.models:
+        if model.lora is not None:
+            _validate_lora(f"models.{model.name}", model)
         if not model.source:
             _validate_model(model)
     earlier: dict[str, Stage] = {}
@@ -368,8 +396,22 @@ def _validate_model(model: ModelConfig) -> None:
         )
 
 
+def _validate_lora(place: str, model: ModelConfig) -> None:
+    lora = model.lora
+    if not model.source:
+        raise InputError(
+            f"{place}.lora: adapters change a model that is there already; set {place}.source"
+        )
+    _positive(f"{place}.lora", lora, "rank")
+    if not lora.alpha > 0:
+        raise InputError(f"{place}.lora.alpha: must be above 0, got {lora.alpha}")
+    if not lora.targets or len(set(lora.targets)) < len(lora.targets):
+        raise InputError(f"{place}.lora.targets: name at least one weight, and each only once")
+
+
 def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> None:
-    if not optimizer.learning_rate > 0 or not optimizer.clip_norm > 0:
+    rate = optimizer.learning_rate
+    if (rate is not None and not rate > 0) or not optimizer.clip_norm > 0:
         raise InputError(f"{place}: learning_rate and clip_norm must be above 0")
     if not (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1 and optimizer.eps > 0):
         raise InputError(f"{place}: b1 and b2 must lie in [0, 1) and eps be above 0")
@@ -460,11 +502,18 @@ def _replace(node: Any, path: list[str], text: str, flag: str) -> Any:
     if name not in known:
         remedy = f"; known here: {', '.join(known)}" if known else ""
         raise InputError(f"{flag}: there is no setting {name!r}{remedy}")
+    kind = typing.get_type_hints(type(node))[name]
     if rest:
-        value = _replace(getattr(node, name), rest, text, flag)
+        value = _replace(_section(getattr(node, name), kind), rest, text, flag)
     else:
-        value = _parse(text, typing.get_type_hints(type(node))[name], flag)
+        value = _parse(text, kind, flag)
     return dataclasses.replace(node, **{name: value})
+
+
+def _section(value: Any, kind: Any) -> Any:
+    """The settings themselves; with their defaults, if they are left out and can be of one kind."""
+    kinds = [option for option in _options(kind) if dataclasses.is_dataclass(option)]
+    return kinds[0]() if value is None and len(kinds) == 1 else value
 
 
 def _parse(text: str, kind: Any, flag: str) -> Any:

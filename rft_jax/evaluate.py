@@ -21,7 +21,7 @@ from rft_jax.config import ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import HostGrading, Items
 from rft_jax.host_step import make_host_sampler
-from rft_jax.models import Params
+from rft_jax.models import Params, merge
 from rft_jax.parallel import (
     batch_parts,
     batch_sharding,
@@ -297,7 +297,7 @@ def sample_model(
 
     @jax.jit
     def run_rollout(params: Params) -> Rollout:
-        copy = jax.tree.map(lambda weight: weight.astype(model.dtype), params)
+        copy = merge(params, model.dtype)
         stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
         return rollout(model, copy, prompts, keys, mask, config, **stops)
 

@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.graders import HostGrading, HostSample, Items, Score
-from rft_jax.learn.optimizer import TrainState
+from rft_jax.learn.optimizer import TrainState, weights
 from rft_jax.metrics import log
 from rft_jax.models import Params
 from rft_jax.parallel import (
@@ -84,7 +84,7 @@ def make_host_step(
             jax.tree.map(lambda leaf, at=at: leaf[at : at + size], whole)
             for at in range(0, chunks * size, size)
         ]
-        return rollout_params(program, state.params), parts
+        return rollout_params(program, weights(program.model, state)), parts
 
     def update(
         state: TrainState, batch: Batch, parts: list[Completed], found: Mapping[str, Score]

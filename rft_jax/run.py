@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from rft_jax import data
 from rft_jax.checkpoint import abstract, best_step, load_params, steps
 from rft_jax.config import (
+    NOT_OF_SOURCE,
     Config,
     DataConfig,
     MeshConfig,
@@ -40,10 +41,11 @@ from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
 from rft_jax.graders import Grader, build_grader, load_grader
 from rft_jax.metrics import log
-from rft_jax.models import Model, Params, build_model, check_partition
+from rft_jax.models import Model, Params, build_model, check_partition, split
 from rft_jax.models.hugging_face import is_checkpoint
 from rft_jax.parallel import (
     LEARNER_RULES,
+    Shardings,
     check_batch,
     first_alone,
     is_first,
@@ -51,7 +53,7 @@ from rft_jax.parallel import (
     shardings,
     together,
 )
-from rft_jax.sources import Source, find_sources, keep, kept_sources, load_source
+from rft_jax.sources import Source, find_sources, keep, kept_sources, load_base, load_source
 from rft_jax.tokenizers import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -146,9 +148,20 @@ class Run:
             if not (known := steps(directory)):
                 raise InputError(f"{directory}: no checkpoint yet; let `rft train` write one first")
         model = self.model(stage)
-        shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-        places = shardings(self.mesh, LEARNER_RULES, model.axes)
-        return load_params(directory, known[-1] if step is None else step, abstract(shape, places))
+        shape, _ = split(jax.eval_shape(lambda: model.init(jax.random.key(0))))
+        places, _ = split(self._places(stage))
+        step = known[-1] if step is None else step
+        trained = load_params(directory, step, abstract(shape, places))
+        base = None if model.config.lora is None else self.load_base(stage)
+        return model.adapt(trained, base)
+
+    def load_base(self, stage: Stage) -> Params:
+        """The weights under the adapters of the stage's model, from its source.
+
+        Raises:
+            InputError: the source cannot be had any more.
+        """
+        return load_base(self.model(stage), self._places(stage))
 
     def load_init(self, stage: Stage) -> Params | None:
         """The weights that a stage starts from: an earlier stage's, another run's, or its model's
@@ -165,8 +178,10 @@ class Run:
         return self._load_source(stage) if stage.model in self.sources else None
 
     def _load_source(self, stage: Stage) -> Params:
-        places = shardings(self.mesh, LEARNER_RULES, self.model(stage).axes)
-        return load_source(self.config.model(stage.model), places)
+        return load_source(self.model(stage), self._places(stage), self.seed(stage))
+
+    def _places(self, stage: Stage) -> Shardings:
+        return shardings(self.mesh, LEARNER_RULES, self.model(stage).axes)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -355,7 +370,14 @@ def _check_init(run: Run, stage: Stage) -> None:
     place = f"stages.{stage.name}.init"
     other, source, step = open_model(Path(stage.init))
     ours, theirs = run.model_config(stage), other.model_config(source)
-    same = {name: getattr(ours, name) for name in ("name", "source", "compute_dtype", "remat")}
+    if (ours.lora is None) != (theirs.lora is None):
+        raise InputError(
+            f"{place}: {stage.init} has {'no ' if theirs.lora is None else ''}adapters, which "
+            "cannot be changed; `rft export --format hf` it, and use that as the model's `source`"
+        )
+    same = {name: getattr(ours, name) for name in NOT_OF_SOURCE if name != "lora"}
+    if ours.lora is not None:
+        del same["source"]  # the weights under the adapters
     if changed := differences(to_json(dataclasses.replace(theirs, **same)), to_json(ours)):
         raise InputError(f"{place}: {stage.init} has another model ({'; '.join(changed)})")
     known = steps(other.checkpoints(source))

@@ -6,14 +6,22 @@ copied into the work directory, so that the run can be evaluated and exported wi
 
 import dataclasses
 import datetime
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rft_jax.config import Config, ModelConfig
+import jax
+
+from rft_jax.config import NOT_OF_SOURCE, Config, ModelConfig
 from rft_jax.errors import InputError
-from rft_jax.models import Params
+from rft_jax.models import Model, Params, check_targets, split
 from rft_jax.models.hugging_face import (
+    ADAPTER_CONFIG,
+    Checkpoint,
     copy_description,
+    find_base,
+    is_adapter,
+    load_adapters,
     load_params,
     locate,
     open_checkpoint,
@@ -24,8 +32,6 @@ from rft_jax.tokenizers import HuggingFaceTokenizer
 
 FOLDER = "models"  # of a work directory
 DATE_FILE = "date.txt"
-# Settings of a model that are not the source's to give.
-FREE = ("name", "source", "compute_dtype", "remat")
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,15 @@ class Source:
     """A model's description.
 
     Attributes:
-        directory: with config.json and the tokenizer's files.
+        directory: with config.json and the tokenizer's files; of an adapter, its base's.
+        adapter: the directory of the adapter, if the source is one.
         date: what templates that write a date into the prompt are told, for the whole run.
         config: the architecture as the source has it, the rest as the run has it.
         vocab_size: rows of the embedding.
     """
 
     directory: Path
+    adapter: Path | None
     date: datetime.datetime
     config: ModelConfig
     vocab_size: int
@@ -69,10 +77,13 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
     for model in _with_source(config):
         kept = workdir / FOLDER / model.name if workdir else None
         if kept and (kept / DATE_FILE).exists():
-            found[model.name] = _source(kept, _date(kept), model)
+            found[model.name] = _kept(kept, model)
         else:
-            checkpoint = open_checkpoint(locate(model.source), model.name)
-            found[model.name] = _source(checkpoint.directory, datetime.datetime.now(), model)
+            opened = open_checkpoint(locate(model.source), model.name)
+            config = _resolve(model, opened.config)
+            now = datetime.datetime.now()
+            source = Source(opened.directory, opened.adapter, now, config, opened.vocab_size)
+            found[model.name] = source
     _check_tokenizers(found)
     return found
 
@@ -82,6 +93,8 @@ def keep(source: Source, workdir: Path) -> Source:
     kept = workdir / FOLDER / source.config.name
     if not (kept / DATE_FILE).exists():
         copy_description(source.directory, kept)
+        if source.adapter:
+            shutil.copyfile(source.adapter / ADAPTER_CONFIG, kept / ADAPTER_CONFIG)
         (kept / DATE_FILE).write_text(source.date.isoformat())
     return dataclasses.replace(source, directory=kept)
 
@@ -89,16 +102,56 @@ def keep(source: Source, workdir: Path) -> Source:
 def kept_sources(config: Config, workdir: Path) -> dict[str, Source]:
     """The sources of a work directory's models, as `keep` left them."""
     places = {model: workdir / FOLDER / model.name for model in _with_source(config)}
-    return {model.name: _source(kept, _date(kept), model) for model, kept in places.items()}
+    return {model.name: _kept(kept, model) for model, kept in places.items()}
 
 
-def load_source(model: ModelConfig, shardings: Shardings) -> Params:
-    """The weights of a model with a source.
+def load_source(model: Model, shardings: Shardings, seed: int) -> Params:
+    """The weights of a model with a source; of one with adapters that the source lacks, new ones.
+
+    Args:
+        shardings: of all weights.
+        seed: of the new adapters.
 
     Raises:
         InputError: the checkpoint cannot be had or used.
     """
-    return load_params(open_checkpoint(locate(model.source), model.name), shardings)
+    checkpoint = _open(model)
+    if model.config.lora is None:
+        return load_params(checkpoint, shardings)
+    trainable, frozen = split(shardings)
+    weights = load_params(checkpoint, frozen, model.config.lora.base_dtype)
+    if checkpoint.adapter:
+        return model.adapt(load_adapters(checkpoint, trainable), weights)
+    shapes = jax.eval_shape(lambda: weights)
+    init = jax.jit(lambda key: model.init_adapters(shapes, key), out_shardings=trainable)
+    return model.adapt(init(jax.random.key(seed)), weights)
+
+
+def load_base(model: Model, shardings: Shardings) -> Params:
+    """The weights under the adapters of a model.
+
+    Args:
+        shardings: of all weights.
+
+    Raises:
+        InputError: as `load_source`.
+    """
+    _, frozen = split(shardings)
+    return load_params(_open(model), frozen, model.config.lora.base_dtype)
+
+
+def base_source(model: ModelConfig) -> str:
+    """The source of the weights under a model's adapters.
+
+    Raises:
+        InputError: as `load_source`.
+    """
+    directory = locate(model.source)
+    return find_base(directory) if is_adapter(directory) else model.source
+
+
+def _open(model: Model) -> Checkpoint:
+    return open_checkpoint(locate(model.config.source), model.config.name)
 
 
 def _with_source(config: Config) -> list[ModelConfig]:
@@ -109,10 +162,24 @@ def _date(kept: Path) -> datetime.datetime:
     return datetime.datetime.fromisoformat((kept / DATE_FILE).read_text())
 
 
-def _source(directory: Path, date: datetime.datetime, model: ModelConfig) -> Source:
-    config, vocab_size = read_config(directory)
-    free = {name: getattr(model, name) for name in FREE}
-    return Source(directory, date, dataclasses.replace(config, **free), vocab_size)
+def _kept(kept: Path, model: ModelConfig) -> Source:
+    config, vocab_size = read_config(kept)
+    return Source(kept, None, _date(kept), _resolve(model, config), vocab_size)
+
+
+def _resolve(model: ModelConfig, described: ModelConfig) -> ModelConfig:
+    """The architecture and the adapter as the source has them, the rest as the run has it.
+
+    Raises:
+        InputError: the weights that get adapters cannot have them.
+    """
+    free = {name: getattr(model, name) for name in NOT_OF_SOURCE}
+    if described.lora is not None:
+        kept = {"base_dtype": model.lora.base_dtype} if model.lora else {}
+        free["lora"] = dataclasses.replace(described.lora, **kept)
+    resolved = dataclasses.replace(described, **free)
+    check_targets(resolved)
+    return resolved
 
 
 def _check_tokenizers(sources: dict[str, Source]) -> None:

@@ -21,9 +21,9 @@ from jax.sharding import Mesh
 from rft_jax.config import ReinforceStage
 from rft_jax.graders import Grade, Grader, Sample, Score
 from rft_jax.learn.advantages import advantages
-from rft_jax.learn.optimizer import TrainState, state_shardings
+from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
-from rft_jax.models import Model, Params
+from rft_jax.models import Model, Params, base, merge
 from rft_jax.parallel import (
     ROLLOUT_RULES,
     batch_sharding,
@@ -117,7 +117,7 @@ def make_step(program: Program) -> Callable[[TrainState, Batch], tuple[TrainStat
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutput]:
         keys_BG = step_keys(program, state, batch)
-        params = rollout_params(program, state.params)
+        params = rollout_params(program, weights(program.model, state))
         completed = complete(program, params, batch, keys_BG)
         return learn(program, state, batch, completed)
 
@@ -131,9 +131,12 @@ def step_keys(program: Program, state: TrainState, batch: Batch) -> Array:
 
 
 def rollout_params(program: Program, params: Params) -> Params:
-    """The rollout's copy of the weights: cast and gathered once, before the token loop."""
-    copy = jax.tree.map(lambda weight: weight.astype(program.model.dtype), params)
-    return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, program.model.axes))
+    """The rollout's copy of the weights, made once before the token loop.
+
+    Adapters are merged into it, and it is cast and gathered.
+    """
+    copy = merge(params, program.model.dtype)
+    return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, base(program.model.axes)))
 
 
 def complete(program: Program, params: Params, batch: Batch, keys_BG: Array) -> Completed:

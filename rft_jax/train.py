@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from rft_jax import data
 from rft_jax.checkpoint import METRIC, Checkpoints, abstract
@@ -20,7 +21,15 @@ from rft_jax.errors import RunFailed
 from rft_jax.evaluate import make_batch, make_evaluator, summarise
 from rft_jax.graders import Items
 from rft_jax.host_step import make_host_step
-from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, state_shardings
+from rft_jax.learn.optimizer import (
+    BASE,
+    REFERENCE,
+    TrainState,
+    init_state,
+    make_optimizer,
+    state_shardings,
+    weights,
+)
 from rft_jax.learn.supervised import SupervisedBatch, make_supervised_step
 from rft_jax.metrics import (
     CompileCounter,
@@ -81,7 +90,7 @@ def train(config: Config, workdir: Path) -> None:
 
 def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
     items = run.data[stage.name].supervised
-    model, optimizer = run.model(stage), make_optimizer(stage.optimizer, stage.steps)
+    model, optimizer = run.model(stage), _optimizer(run, stage)
     places = state_shardings(run.mesh, model, optimizer)
     batch_place = batch_sharding(run.mesh)
     step = jax.jit(
@@ -106,8 +115,7 @@ def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
 
 def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
     items = run.data[stage.name]
-    model, updates = run.model(stage), stage.policy_loss.gradient_steps
-    optimizer = make_optimizer(stage.optimizer, stage.steps, updates)
+    model, optimizer = run.model(stage), _optimizer(run, stage)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
     seed = run.seed(stage)
     here = local_rows(batch_sharding(run.mesh), stage.batch_size)
@@ -161,9 +169,9 @@ def _drive(
         step: Jitted (state, batch) -> (state, output), the state donated.
         batch_of: This host's rows of the k-th batch as NumPy arrays, k from 0.
         describe: (output, number of steps done) -> the metrics line.
-        evaluator: weights -> `Evaluation`.
+        evaluator: All weights -> `Evaluation`.
     """
-    directory = run.directory(stage)
+    directory, model = run.directory(stage), run.model(stage)
     batch_place = batch_sharding(run.mesh)
     signum_of_all = LateMaximum(run.mesh)
     with Checkpoints(run.checkpoints(stage)) as checkpoints:
@@ -181,7 +189,7 @@ def _drive(
                 return found
 
             if done == 0 and evaluator is not None:
-                record({"step": 0, **evaluate(state.params)})
+                record({"step": 0, **evaluate(weights(model, state))})
             pending = None
             for k in range(done, stage.steps):
                 with jax.transfer_guard("disallow"):
@@ -196,7 +204,7 @@ def _drive(
                     continue
                 row = {"step": k + 1, **describe(pending, k + 1)}
                 pending = None
-                record(row | (evaluate(state.params) if evaluates else {}))
+                record(row | (evaluate(weights(model, state)) if evaluates else {}))
                 checkpoints.save(k + 1, state, rewards[-1] if evaluates else None)
                 if signum:
                     _require_saved(checkpoints, k + 1, directory)
@@ -309,21 +317,31 @@ def _start(
     run: Run, stage: Stage, optimizer: Any, places: TrainState, checkpoints: Checkpoints
 ) -> TrainState:
     """The state of the newest checkpoint, of an earlier stage's end, or a random one."""
-    model, reference = run.model(stage), bool(places.frozen)
+    model, reference = run.model(stage), REFERENCE in places.frozen
     seed = run.seed(stage)
     fresh = jax.jit(
         lambda params: init_state(params, optimizer, seed, reference=reference),
         out_shardings=places,
+        donate_argnums=0,
     )
     if (latest := checkpoints.latest()) is not None:
         if is_first():
             log(f"{stage.name}: going on from step {latest}")
         shape = jax.eval_shape(lambda: fresh(model.init(jax.random.key(0))))
-        return checkpoints.restore(latest, abstract(shape, places))
+        state = checkpoints.restore(latest, abstract(shape, places))
+        if BASE in places.frozen:
+            state.frozen[BASE] = run.load_base(stage)
+        return state
     if (params := run.load_init(stage)) is not None:
         return fresh(params)
     init = jax.jit(model.init, out_shardings=places.params)
     return fresh(init(jax.random.key(seed)))
+
+
+def _optimizer(run: Run, stage: Stage) -> optax.GradientTransformation:
+    updates = stage.policy_loss.gradient_steps if isinstance(stage, ReinforceStage) else 1
+    lora = run.model_config(stage).lora is not None
+    return make_optimizer(stage.optimizer, stage.steps, updates, lora=lora)
 
 
 def _named(metrics: dict[str, jax.Array]) -> dict[str, Any]:

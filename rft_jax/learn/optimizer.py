@@ -9,15 +9,19 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import OptimizerConfig
-from rft_jax.models import Model, Params
+from rft_jax.models import Model, Params, split
 from rft_jax.parallel import LEARNER_RULES, Shardings, replicated, shardings
+
+BASE = "base"  # the weights that adapters change; never in a checkpoint
+REFERENCE = "reference"
 
 
 class TrainState(NamedTuple):
     """All that a step reads and writes; donated to it.
 
-    The optimiser and the gradient see `params` only. `frozen` holds weights that do not change:
-    the reference policy under "reference" when the loss asks for one, else nothing.
+    The optimiser and the gradient see `params` only: all weights, or the adapters of a model that
+    has some. `frozen` holds what does not change: the weights under the adapters as `BASE`, and as
+    `REFERENCE` a copy of the first `params` when the loss compares with the policy that they are.
     """
 
     params: Params  # float32
@@ -29,16 +33,22 @@ class TrainState(NamedTuple):
     skipped: Array  # int32, updates in a row that were left out, the gradient not being finite
 
 
+def weights(model: Model, state: TrainState) -> Params:
+    """All that the model computes with."""
+    return model.adapt(state.params, state.frozen.get(BASE))
+
+
 def make_optimizer(
-    config: OptimizerConfig, steps: int, updates: int = 1
+    config: OptimizerConfig, steps: int, updates: int = 1, *, lora: bool = False
 ) -> optax.GradientTransformation:
     """Global-norm clip, then AdamW under the configured schedule.
 
     Args:
         steps: Of the stage, over which the schedule goes.
         updates: Optimiser updates in a step.
+        lora: Whether adapters are trained, which have a default rate of their own.
     """
-    peak, warmup = config.learning_rate, config.warmup_steps * updates
+    peak, warmup = config.peak_learning_rate(lora), config.warmup_steps * updates
     first = peak / (warmup + 1)  # not 0, with which a step would be for nothing
     if config.schedule == "cosine":
         schedule = optax.warmup_cosine_decay_schedule(
@@ -59,11 +69,20 @@ def init_state(
     *,
     reference: bool = False,
 ) -> TrainState:
-    """The state before the first step; with `reference`, a frozen copy of the weights."""
+    """The state before the first step.
+
+    Args:
+        params: All weights of the model.
+        reference: Keep a copy of the trainable ones.
+    """
+    trainable, base = split(params)
+    frozen = {BASE: base} if base else {}
+    if reference:
+        frozen[REFERENCE] = jax.tree.map(jnp.copy, trainable)
     return TrainState(
-        params=params,
-        frozen={"reference": jax.tree.map(jnp.copy, params)} if reference else {},
-        opt_state=optimizer.init(params),
+        params=trainable,
+        frozen=frozen,
+        opt_state=optimizer.init(trainable),
         step=jnp.zeros((), jnp.int32),
         cursor=jnp.zeros((), jnp.int32),
         seed=jnp.asarray(seed, jnp.uint32),
@@ -75,7 +94,7 @@ def state_shardings(
     mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, *, reference: bool = False
 ) -> Shardings:
     """Shardings of a `TrainState`: the optimiser's moments lie as their weights do."""
-    weights = shardings(mesh, LEARNER_RULES, model.axes)
+    trainable, base = split(shardings(mesh, LEARNER_RULES, model.axes))
     whole = replicated(mesh)
     shape = jax.eval_shape(
         lambda: init_state(model.init(jax.random.key(0)), optimizer, 0, reference=reference)
@@ -84,12 +103,12 @@ def state_shardings(
         optimizer,
         lambda _, sharding: sharding,
         shape.opt_state,
-        weights,
+        trainable,
         transform_non_params=lambda _: whole,
     )
     return TrainState(
-        params=weights,
-        frozen={name: weights for name in shape.frozen},
+        params=trainable,
+        frozen={name: base if name == BASE else trainable for name in shape.frozen},
         opt_state=moments,
         step=whole,
         cursor=whole,

@@ -18,7 +18,7 @@ from rft_jax.learn.losses import (
     aggregate,
     denominator,
 )
-from rft_jax.learn.optimizer import TrainState, apply_gradient
+from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState, apply_gradient
 from rft_jax.models import Model, Params
 from rft_jax.rollout import LogitMask, Prompts, Rollout
 
@@ -72,12 +72,12 @@ def policy_update(
     """
     mask_BGT = completions.policy_mask_BGT & valid_BG[..., None]
     whole = denominator(mask_BGT, config.aggregation)
-    reference = state.frozen.get("reference")
+    base, reference = state.frozen.get(BASE), state.frozen.get(REFERENCE)
 
     def logprobs(params: Params, part: _Example) -> tuple[Array, Array]:
         return completion_logprobs(
             model,
-            params,
+            model.adapt(params, base),
             part.prompts,
             part.completions.tokens_BGT,
             part.completions.length_BG,

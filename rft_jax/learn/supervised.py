@@ -10,7 +10,7 @@ from jax import Array
 
 from rft_jax.learn.accumulate import accumulate_gradient
 from rft_jax.learn.logprobs import in_chunks
-from rft_jax.learn.optimizer import TrainState, apply_gradient
+from rft_jax.learn.optimizer import BASE, TrainState, apply_gradient
 from rft_jax.models import Model, Params
 
 
@@ -54,9 +54,10 @@ def make_supervised_step(
 
     def step(state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, dict[str, Array]]:
         tokens = jnp.maximum((batch.predict_BC >= 0).sum(), 1)
+        base = state.frozen.get(BASE)
 
         def loss(params: Params, part: SupervisedBatch) -> tuple[Array, Array]:
-            loss_BC, correct_BC = predict(params, part)
+            loss_BC, correct_BC = predict(model.adapt(params, base), part)
             learned_BC = part.predict_BC >= 0
             return jnp.where(learned_BC, loss_BC, 0).sum() / tokens, correct_BC & learned_BC
 

@@ -1,6 +1,7 @@
 """The decoder, its key/value caches and its weights as a plain tree."""
 
 from rft_jax.models.cache import Cache, Prefix, init_cache
+from rft_jax.models.lora import base, check_targets, merge, split
 from rft_jax.models.model import Model, Params, build_model, compute_dtype, count_parameters
 from rft_jax.models.partition import check_partition
 
@@ -9,9 +10,13 @@ __all__ = [
     "Model",
     "Params",
     "Prefix",
+    "base",
     "build_model",
     "check_partition",
+    "check_targets",
     "compute_dtype",
     "count_parameters",
     "init_cache",
+    "merge",
+    "split",
 ]

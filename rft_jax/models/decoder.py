@@ -19,6 +19,7 @@ from jax import Array
 from rft_jax.config import ModelConfig, RopeScaling
 from rft_jax.models.attention import Partial, merge, partial_attention, soft_cap
 from rft_jax.models.cache import Cache, Prefix
+from rft_jax.models.linear import linear
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
 
@@ -190,9 +191,9 @@ class Block(nnx.Module):
         """Rotated queries [B, S, K, M, T, Q] and keys, and values, both [B, S, K, T, Q]."""
         c, dtype = self.config, x_BSTD.dtype
         h_BSTD = rms_norm(x_BSTD, self.attention_norm_D, c)
-        q = jnp.einsum("BSTD,DKMQ->BSKMTQ", h_BSTD, self.q_DKMQ[...].astype(dtype))
-        k = jnp.einsum("BSTD,DKQ->BSKTQ", h_BSTD, self.k_DKQ[...].astype(dtype))
-        v = jnp.einsum("BSTD,DKQ->BSKTQ", h_BSTD, self.v_DKQ[...].astype(dtype))
+        q = linear("BSTD,DKMQ->BSKMTQ", h_BSTD, self.q_DKMQ.get_value())
+        k = linear("BSTD,DKQ->BSKTQ", h_BSTD, self.k_DKQ.get_value())
+        v = linear("BSTD,DKQ->BSKTQ", h_BSTD, self.v_DKQ.get_value())
         if c.attention_bias:
             q = q + self.q_bias_KMQ[...].astype(dtype)[:, :, None]
             k = k + self.k_bias_KQ[...].astype(dtype)[:, None]
@@ -208,7 +209,7 @@ class Block(nnx.Module):
     def finish(self, x_BSTD: Array, out_BSKMTQ: Array) -> Array:
         """The block's output from its input and its attention."""
         c, dtype = self.config, x_BSTD.dtype
-        h_BSTD = jnp.einsum("BSKMTQ,KMQD->BSTD", out_BSKMTQ, self.out_KMQD[...].astype(dtype))
+        h_BSTD = linear("BSKMTQ,KMQD->BSTD", out_BSKMTQ, self.out_KMQD.get_value())
         if c.output_bias:
             h_BSTD = h_BSTD + self.out_bias_D[...].astype(dtype)
         if c.post_norms:
@@ -223,7 +224,7 @@ class Block(nnx.Module):
         c, dtype = self.config, h_BSTD.dtype
         if not c.experts:
             weights = (self.gate_DF, self.up_DF, self.down_FD)
-            weights = (weight[...].astype(dtype) for weight in weights)
+            weights = (weight.get_value() for weight in weights)
             return gated_mlp(h_BSTD, *weights, c.activation)
         weights = (self.router_DE, self.gate_EDF, self.up_EDF, self.down_EFD)
         return expert_mlp(

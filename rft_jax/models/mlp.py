@@ -4,14 +4,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rft_jax.models.linear import Adapted, linear
+
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True)}
 
 
-def gated_mlp(h_xD: Array, gate_DF: Array, up_DF: Array, down_FD: Array, activation: str) -> Array:
+def gated_mlp(
+    h_xD: Array,
+    gate_DF: Array | Adapted,
+    up_DF: Array | Adapted,
+    down_FD: Array | Adapted,
+    activation: str,
+) -> Array:
     """down(activation(gate h) * up h), [..., D] (GLU variants, https://arxiv.org/abs/2002.05202)."""
-    gate_xF = ACTIVATIONS[activation](jnp.einsum("...D,DF->...F", h_xD, gate_DF))
-    up_xF = jnp.einsum("...D,DF->...F", h_xD, up_DF)
-    return jnp.einsum("...F,FD->...D", gate_xF * up_xF, down_FD)
+    gate_xF = ACTIVATIONS[activation](linear("...D,DF->...F", h_xD, gate_DF))
+    up_xF = linear("...D,DF->...F", h_xD, up_DF)
+    return linear("...F,FD->...D", gate_xF * up_xF, down_FD)
 
 
 def expert_mlp(

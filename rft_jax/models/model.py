@@ -13,10 +13,11 @@ from flax import nnx
 from jax import Array
 
 from rft_jax.config import ModelConfig
+from rft_jax.models import lora
 from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.decoder import Decoder
 
-Params = Any  # nested dict of arrays
+Params = Any  # nested dict of arrays, and of `lora.Adapted` where a weight has an adapter
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,32 @@ class Model:
     dtype: jnp.dtype  # of activations
 
     def init(self, key: Array) -> Params:
-        """Random float32 weights."""
-        return nnx.to_pure_dict(nnx.state(_decoder(self.config, self.vocab_size, key)))
+        """Random float32 weights; with adapters, the others have the type of the frozen ones."""
+        params = nnx.to_pure_dict(nnx.state(_decoder(self.config, self.vocab_size, key)))
+        if self.config.lora is None:
+            return params
+        dtype = self.config.lora.base_dtype
+        frozen = jax.tree.map(lambda weight: weight.astype(dtype), params)
+        return self.adapt(self.init_adapters(frozen, key), frozen)
+
+    def init_adapters(self, frozen: Params, key: Array) -> Params:
+        """The trainable partition of a model with adapters, which change nothing yet."""
+        return lora.init_adapters(frozen, self.config.lora, key)
+
+    def adapt(self, trainable: Params, frozen: Params) -> Params:
+        """The whole weights from their two partitions; without adapters, the trainable one."""
+        return lora.adapt(trainable, frozen, self.config.lora)
 
     @property
     def axes(self) -> Any:
         """The tree of weights with each one's logical axis names."""
         module = jax.eval_shape(lambda: _decoder(self.config, self.vocab_size, jax.random.key(0)))
-        return nnx.to_pure_dict(
+        axes = nnx.to_pure_dict(
             nnx.state(module), extract_fn=lambda variable: variable.get_metadata("axes")
         )
+        if self.config.lora is None:
+            return axes
+        return self.adapt(lora.adapter_axes(axes, self.config.lora), axes)
 
     def prefill(self, params: Params, tokens_BP: Array, length_B: Array) -> tuple[Array, Prefix]:
         """Runs the prompts, once each.

@@ -24,6 +24,7 @@ LEARNER_RULES: Rules = {
     "head_dim": None,
     "mlp": "tensor",
     "experts": None,
+    "rank": None,  # of an adapter
 }
 
 ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None}

@@ -56,6 +56,10 @@ class Settings:
         """Any number, or None for null."""
         return None if self.values.get(key, default) is None else self.number(key, default)
 
+    def text(self, key: str, default: str | None = None) -> str:
+        """Any text."""
+        return self._get(key, str, "a text", default)
+
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         return self._get(key, bool, "true or false", default)

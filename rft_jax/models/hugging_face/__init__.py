@@ -5,21 +5,34 @@ model = build_model(checkpoint.config, checkpoint.vocab_size)
 params = load_params(checkpoint, shardings(mesh, LEARNER_RULES, model.axes))
 """
 
+from rft_jax.models.hugging_face.adapter import ADAPTER_CONFIG, is_adapter
 from rft_jax.models.hugging_face.checkpoint import (
     Checkpoint,
+    find_base,
     is_checkpoint,
     open_checkpoint,
     read_config,
 )
-from rft_jax.models.hugging_face.export import copy_description, export
+from rft_jax.models.hugging_face.export import (
+    check_empty,
+    copy_description,
+    export,
+    export_adapter,
+)
 from rft_jax.models.hugging_face.hub import locate
-from rft_jax.models.hugging_face.load import load_params
+from rft_jax.models.hugging_face.load import load_adapters, load_params
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "Checkpoint",
+    "check_empty",
     "copy_description",
     "export",
+    "export_adapter",
+    "find_base",
+    "is_adapter",
     "is_checkpoint",
+    "load_adapters",
     "load_params",
     "locate",
     "open_checkpoint",

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,17 @@ import jax
 from rft_jax.config import ModelConfig
 from rft_jax.errors import InputError
 from rft_jax.models.families import FAMILIES, Family, Settings
+from rft_jax.models.hugging_face.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    adapter_layouts,
+    base_of,
+    is_adapter,
+    read_lora,
+)
+from rft_jax.models.hugging_face.hub import locate
 from rft_jax.models.hugging_face.layout import layouts
-from rft_jax.models.hugging_face.tensor_files import Tensor, find_tensors
+from rft_jax.models.hugging_face.tensor_files import Tensor, find_tensors, read_header
 from rft_jax.models.model import build_model
 
 CONFIG_FILE = "config.json"
@@ -22,13 +31,25 @@ SHOWN = 3  # names in a complaint
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory with the weights of a supported architecture, one for each that it needs."""
+    """A directory with the weights of a supported architecture, one for each that it needs.
+
+    Attributes:
+        directory: Of the weights; of an adapter, its base's.
+        family: The architecture.
+        config: Its sizes, and those of the adapter.
+        vocab_size: Rows of the embedding, often more than the tokenizer has tokens.
+        tensors: The weights', by name.
+        adapter: The directory of the adapter, if there is one.
+        adapter_tensors: The adapter's, by name.
+    """
 
     directory: Path
     family: Family
     config: ModelConfig
-    vocab_size: int  # rows of the embedding, often more than the tokenizer has tokens
+    vocab_size: int
     tensors: dict[str, Tensor]
+    adapter: Path | None = None
+    adapter_tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def check_tokenizer(self, tokens: int) -> None:
         """Refuses a tokenizer with ids that have no embedding.
@@ -47,38 +68,81 @@ class Checkpoint:
 
 
 def is_checkpoint(directory: Path) -> bool:
-    """Whether a directory is a Hugging Face checkpoint, supported or not, and not a run's."""
+    """Whether a directory is a Hugging Face checkpoint, supported or not, and not a run's.
+
+    An adapter is one as well.
+    """
     path = directory / CONFIG_FILE
-    return path.is_file() and "architectures" in _read_json(path)
+    return is_adapter(directory) or path.is_file() and "architectures" in _read_json(path)
 
 
 def open_checkpoint(directory: Path, name: str = "policy") -> Checkpoint:
     """Reads the configuration and the headers of the weights' files.
 
     Args:
-        directory: With config.json and safetensors files.
+        directory: With config.json and safetensors files; or with an adapter in PEFT's format,
+            whose base is found by the name that it has there.
         name: Of the resulting `ModelConfig`.
 
     Raises:
         InputError: for an unsupported architecture or setting, for a damaged file, and for
             tensors that are missing, unknown or of another shape, by name.
     """
+    if is_adapter(directory):
+        return _open_adapter(directory, name)
     family, settings = read_family(directory)
     config = dataclasses.replace(family.read_config(settings), name=name)
     vocab_size = settings.integer("vocab_size")
     tensors = find_tensors(directory)
-    _check_tensors(directory, family, config, vocab_size, tensors)
+    tree = layouts(family, build_model(config, vocab_size))
+    head = family.weights["head_VD"].name  # a copy if embeddings are tied
+    place = f"{directory}: the tensors do not fit {CONFIG_FILE}"
+    _check_tensors(place, family.architecture, tree, tensors, {head})
     return Checkpoint(directory, family, config, vocab_size, tensors)
+
+
+def find_base(directory: Path) -> str:
+    """The model under an adapter, as `locate` takes it."""
+    return base_of(_adapter_settings(directory))
+
+
+def _open_adapter(directory: Path, name: str) -> Checkpoint:
+    settings = _adapter_settings(directory)
+    try:
+        checkpoint = open_checkpoint(locate(base_of(settings)), name)
+    except InputError as error:
+        raise InputError(f"{settings.place}: base_model_name_or_path: {error}") from error
+    lora = read_lora(settings, checkpoint.family, checkpoint.config)
+    config = dataclasses.replace(checkpoint.config, lora=lora)
+    tensors = dict(read_header(directory / ADAPTER_FILE))
+    tree = adapter_layouts(checkpoint.family, build_model(config, checkpoint.vocab_size))
+    place = f"{directory}: the tensors do not fit {ADAPTER_CONFIG}"
+    _check_tensors(place, "the adapter", tree, tensors)
+    return dataclasses.replace(
+        checkpoint, config=config, adapter=directory, adapter_tensors=tensors
+    )
+
+
+def _adapter_settings(directory: Path) -> Settings:
+    path = directory / ADAPTER_CONFIG
+    return Settings(_read_json(path), str(path))
 
 
 def read_config(directory: Path) -> tuple[ModelConfig, int]:
     """The architecture, and the rows of the embedding, without looking at the weights.
 
+    Args:
+        directory: With config.json, and adapter_config.json beside it for an adapter.
+
     Raises:
         InputError: as `read_family`.
     """
     family, settings = read_family(directory)
-    return family.read_config(settings), settings.integer("vocab_size")
+    config = family.read_config(settings)
+    if is_adapter(directory):
+        lora = read_lora(_adapter_settings(directory), family, config)
+        config = dataclasses.replace(config, lora=lora)
+    return config, settings.integer("vocab_size")
 
 
 def read_family(directory: Path) -> tuple[Family, Settings]:
@@ -111,23 +175,22 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_tensors(
-    directory: Path,
-    family: Family,
-    config: ModelConfig,
-    vocab_size: int,
+    complaint: str,
+    owner: str,
+    tree: Any,
     tensors: dict[str, Tensor],
+    ignored: Set[str] = frozenset(),
 ) -> None:
+    """Whether a file has the tensors of a tree of layouts."""
     expected = {
-        name: layout.tensor_shape
-        for layout in jax.tree.leaves(layouts(family, build_model(config, vocab_size)))
-        for name in layout.names()
+        name: layout.tensor_shape for layout in jax.tree.leaves(tree) for name in layout.names()
     }
-    known = expected.keys() | {family.weights["head_VD"].name}  # a copy if embeddings are tied
+    known = expected.keys() | ignored
     problems = []
     if missing := sorted(expected.keys() - tensors.keys()):
         problems.append(f"{_some(missing)} missing")
     if unknown := sorted(name for name in tensors.keys() - known if not _ignored(name)):
-        problems.append(f"{_some(unknown)} unknown to {family.architecture}")
+        problems.append(f"{_some(unknown)} unknown to {owner}")
     wrong = [
         f"{name} of shape {list(tensors[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
@@ -136,9 +199,7 @@ def _check_tensors(
     if wrong:
         problems.append(_some(wrong))
     if problems:
-        raise InputError(
-            f"{directory}: the tensors do not fit {CONFIG_FILE}: {'; '.join(problems)}"
-        )
+        raise InputError(f"{complaint}: {'; '.join(problems)}")
 
 
 def _ignored(name: str) -> bool:

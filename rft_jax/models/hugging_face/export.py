@@ -5,22 +5,29 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from safetensors.numpy import save_file
 
-from rft_jax.config import ModelConfig
+from rft_jax.config import NOT_OF_SOURCE, ModelConfig
 from rft_jax.errors import InputError
 from rft_jax.models.families import Settings
+from rft_jax.models.hugging_face.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    adapter_layouts,
+    adapter_settings,
+)
 from rft_jax.models.hugging_face.checkpoint import CONFIG_FILE, read_family
 from rft_jax.models.hugging_face.layout import Layout, layouts
 from rft_jax.models.hugging_face.tensor_files import INDEX_FILE, SINGLE_FILE
+from rft_jax.models.linear import Adapted
+from rft_jax.models.lora import merge_weight, split
 from rft_jax.models.model import Model, Params
 
 DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")  # all but the weights
@@ -40,7 +47,8 @@ def export(
 
     Args:
         model: The decoder.
-        params: Its weights; one stacked array at a time is brought to the host.
+        params: Its weights; one stacked array at a time is brought to the host, with the adapter
+            merged into it.
         source: The checkpoint that the model comes from, or a directory that `copy_description`
             made of it.
         directory: Created, must be empty.
@@ -51,8 +59,7 @@ def export(
         InputError: if `source` describes another architecture than the model's, or `directory`
             is not empty.
     """
-    if directory.exists() and any(directory.iterdir()):
-        raise InputError(f"{directory}: not empty; choose a new directory for the export")
+    check_empty(directory)
     family, settings = read_family(source)
     _check_same(model, family.read_config(settings), settings)
     copy_description(source, directory)
@@ -61,8 +68,53 @@ def export(
     _write_json(directory / CONFIG_FILE, {**settings.values, key: name})
     tree = jax.tree.leaves(layouts(family, model))
     counts = _plan(tree, jnp.dtype(dtype).itemsize, file_bytes)
-    tensors = _tensors(tree, jax.tree.leaves(params), np.dtype(dtype))
+    leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, Adapted))
+    merged = (np.asarray(merge_weight(leaf, dtype)) for leaf in leaves)
+    tensors = _tensors(tree, merged)
     _write_tensors(tensors, counts, directory)
+
+
+def export_adapter(
+    model: Model,
+    params: Params,
+    source: Path,
+    base: str,
+    directory: Path,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+) -> None:
+    """Writes a model's adapter in PEFT's format, with tokenizer and templates.
+
+    Args:
+        model: The decoder, with adapters.
+        params: Its weights.
+        source: Describes the base, as for `export`.
+        base: The model under the adapter, as `locate` takes it.
+        directory: Created, must be empty.
+        dtype: float32 or bfloat16, of the adapter.
+
+    Raises:
+        InputError: as `export`.
+    """
+    check_empty(directory)
+    family, _ = read_family(source)
+    copy_description(source, directory)
+    (directory / CONFIG_FILE).unlink()  # of the base; the adapter has its own
+    _write_json(directory / ADAPTER_CONFIG, adapter_settings(model.config.lora, base))
+    adapters, _ = split(params)
+    arrays = (np.asarray(leaf.astype(dtype)) for leaf in jax.tree.leaves(adapters))
+    tensors = _tensors(jax.tree.leaves(adapter_layouts(family, model)), arrays)
+    save_file(dict(tensors), directory / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def check_empty(directory: Path) -> None:
+    """Refuses a directory with something in it.
+
+    Raises:
+        InputError: naming it.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory}: not empty; choose a new directory for the export")
 
 
 def copy_description(source: Path, directory: Path) -> None:
@@ -81,9 +133,7 @@ def copy_description(source: Path, directory: Path) -> None:
 
 def _check_same(model: Model, config: ModelConfig, settings: Settings) -> None:
     """What describes the model, apart from what only concerns how it is run."""
-    free = {
-        name: getattr(model.config, name) for name in ("name", "source", "remat", "compute_dtype")
-    }
+    free = {name: getattr(model.config, name) for name in NOT_OF_SOURCE}
     described = dataclasses.replace(config, **free), settings.integer("vocab_size")
     if described != (model.config, model.vocab_size):
         raise InputError(f"{settings.place}: describes another model than the one to export")
@@ -102,12 +152,9 @@ def _plan(tree: list[Layout], itemsize: int, file_bytes: int) -> list[int]:
     return counts
 
 
-def _tensors(
-    tree: list[Layout], leaves: list[Array], dtype: np.dtype
-) -> Iterator[tuple[str, np.ndarray]]:
-    for layout, leaf in zip(tree, leaves, strict=True):
-        for name, tensor in layout.tensors(np.asarray(leaf)):
-            yield name, tensor.astype(dtype, copy=False)
+def _tensors(tree: list[Layout], arrays: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    for layout, array in zip(tree, arrays, strict=True):
+        yield from layout.tensors(array)
 
 
 def _write_tensors(

@@ -15,6 +15,7 @@ import numpy as np
 
 from rft_jax.models.families import Family, Weight
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
+from rft_jax.models.lora import base
 from rft_jax.models.model import Model
 
 CHUNK_BYTES = 32 << 20  # of a tensor, in memory at once
@@ -102,8 +103,8 @@ class Layout:
 
 
 def layouts(family: Family, model: Model) -> Any:
-    """The tree of the model's weights with a `Layout` for each."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    """The tree of the model's weights, without adapters, with a `Layout` for each."""
+    shapes = base(jax.eval_shape(lambda: model.init(jax.random.key(0))))
 
     def layout(path: tuple, leaf: jax.ShapeDtypeStruct) -> Layout:
         names = [key.key for key in path]

@@ -1,6 +1,7 @@
 """Reads a checkpoint straight into sharded arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 
+from rft_jax.models.hugging_face.adapter import adapter_layouts
 from rft_jax.models.hugging_face.checkpoint import Checkpoint
 from rft_jax.models.hugging_face.layout import Layout, layouts
-from rft_jax.models.hugging_face.tensor_files import TensorFiles
+from rft_jax.models.hugging_face.tensor_files import Tensor, TensorFiles
 from rft_jax.models.model import Params, build_model
 from rft_jax.parallel import Shardings
 
@@ -20,7 +22,7 @@ Index = tuple[slice, ...]
 def load_params(
     checkpoint: Checkpoint, shardings: Shardings, dtype: jnp.dtype = jnp.float32
 ) -> Params:
-    """The checkpoint's weights; each process reads what its own devices hold.
+    """The checkpoint's weights, an adapter's base; each process reads what its own devices hold.
 
     Every byte is copied once out of its file. Besides the arrays, the host holds one device's
     shard of one array, and some ten megabytes of a tensor.
@@ -30,15 +32,30 @@ def load_params(
         shardings: Of each weight, from `parallel.shardings`.
         dtype: Of the arrays, whatever the files have.
     """
-    files = TensorFiles(checkpoint.tensors)
     model = build_model(checkpoint.config, checkpoint.vocab_size)
+    return _load(layouts(checkpoint.family, model), checkpoint.tensors, shardings, dtype)
+
+
+def load_adapters(checkpoint: Checkpoint, shardings: Shardings) -> Params:
+    """The adapters of a checkpoint that has some, float32: its trainable partition.
+
+    Args:
+        shardings: Of each factor.
+    """
+    model = build_model(checkpoint.config, checkpoint.vocab_size)
+    tree = adapter_layouts(checkpoint.family, model)
+    return _load(tree, checkpoint.adapter_tensors, shardings, jnp.float32)
+
+
+def _load(tree: Any, tensors: dict[str, Tensor], shardings: Shardings, dtype: jnp.dtype) -> Params:
+    files = TensorFiles(tensors)
 
     def load(layout: Layout, sharding: NamedSharding) -> Array:
         return _assemble(
             layout.shape, sharding, lambda index: layout.read(files, index, np.dtype(dtype))
         )
 
-    return jax.tree.map(load, layouts(checkpoint.family, model), shardings)
+    return jax.tree.map(load, tree, shardings)
 
 
 def _assemble(

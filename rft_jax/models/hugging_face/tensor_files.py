@@ -53,7 +53,7 @@ def find_tensors(directory: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if a file is missing or damaged, or holds numbers of an unsupported type.
     """
-    return {name: tensor for path in _files(directory) for name, tensor in _header(path)}
+    return {name: tensor for path in _files(directory) for name, tensor in read_header(path)}
 
 
 def _files(directory: Path) -> list[Path]:
@@ -67,7 +67,12 @@ def _files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(names)]
 
 
-def _header(path: Path) -> Iterable[tuple[str, Tensor]]:
+def read_header(path: Path) -> Iterable[tuple[str, Tensor]]:
+    """The tensors of one file.
+
+    Raises:
+        InputError: as `find_tensors`.
+    """
     file = _open(path)
     for name in file.keys():
         piece = file.get_slice(name)
@@ -85,8 +90,8 @@ def _open(path: Path):
         return safe_open(path, framework="numpy")
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: the file is missing; weights are read from {SINGLE_FILE}, or from the files "
-            f"that {INDEX_FILE} names"
+            f"{path}: the file is missing; weights are read from there, or from the files that "
+            f"{INDEX_FILE} names"
         ) from error
     except SafetensorError as error:
         raise InputError(

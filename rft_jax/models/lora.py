@@ -1,0 +1,133 @@
+"""Low-rank adapters (LoRA, https://arxiv.org/abs/2106.09685) as a change of the tree of weights.
+
+In the tree that the decoder computes with, a weight with an adapter is an `Adapted` in the plain
+weight's place. The trainable weights of such a model are its adapters, and the rest is frozen:
+`split` takes the tree apart and `adapt` puts it together. Without adapters all is trainable.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from rft_jax.config import LoraConfig, ModelConfig
+from rft_jax.errors import InputError
+from rft_jax.models.linear import Adapted
+
+Tree = Any  # nested dict of arrays, or of what belongs to each
+
+
+class Target(NamedTuple):
+    """A weight that can have an adapter."""
+
+    name: str
+    inputs: int  # leading axes that it contracts, behind that of the layers
+
+
+TARGETS = {
+    "q_proj": Target("q_DKMQ", 1),
+    "k_proj": Target("k_DKQ", 1),
+    "v_proj": Target("v_DKQ", 1),
+    "o_proj": Target("out_KMQD", 3),
+    "gate_proj": Target("gate_DF", 1),
+    "up_proj": Target("up_DF", 1),
+    "down_proj": Target("down_FD", 1),
+}
+EXPERTS = ("gate_proj", "up_proj", "down_proj")  # with a mixture of experts
+
+
+def check_targets(config: ModelConfig) -> None:
+    """Refuses adapters for weights that cannot have any.
+
+    Raises:
+        InputError: naming the targets.
+    """
+    experts = [name for name in config.lora.targets if name in EXPERTS] if config.lora else []
+    if config.experts and experts:
+        raise InputError(
+            f"models.{config.name}.lora.targets: a mixture's experts cannot have adapters; leave "
+            f"{', '.join(experts)} out"
+        )
+
+
+def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:
+    """Adapters that change nothing yet, float32: A as PEFT draws it, B zero.
+
+    Args:
+        base: The weights, or their shapes.
+    """
+    adapters = {}
+    keys = jax.random.split(key, len(lora.targets))
+    for target, target_key in zip(lora.targets, keys, strict=True):
+        name, inputs = TARGETS[target]
+        layers, *axes = base["layers"][name].shape
+        bound = np.prod(axes[:inputs]) ** -0.5
+        shape_a = layers, *axes[:inputs], lora.rank
+        adapters[name] = {
+            "a": jax.random.uniform(target_key, shape_a, minval=-bound, maxval=bound),
+            "b": jnp.zeros((layers, lora.rank, *axes[inputs:])),
+        }
+    return {"layers": adapters}
+
+
+def adapter_axes(base: Tree, lora: LoraConfig) -> Tree:
+    """The adapters' logical axis names, from those of the weights."""
+    adapters = {}
+    for target in lora.targets:
+        name, inputs = TARGETS[target]
+        layers, *axes = base["layers"][name]
+        adapters[name] = {
+            "a": (layers, *axes[:inputs], "rank"),
+            "b": (layers, "rank", *axes[inputs:]),
+        }
+    return {"layers": adapters}
+
+
+def adapt(trainable: Tree, frozen: Tree, lora: LoraConfig | None) -> Tree:
+    """The tree that the decoder computes with, from its two partitions."""
+    if lora is None:
+        return trainable
+    scale = lora.alpha / lora.rank
+    changed = {
+        name: Adapted(frozen["layers"][name], factors["a"], factors["b"], scale)
+        for name, factors in trainable["layers"].items()
+    }
+    return {**frozen, "layers": {**frozen["layers"], **changed}}
+
+
+def split(params: Tree) -> tuple[Tree, Tree]:
+    """The trainable and the frozen partition, the latter empty without adapters."""
+    adapters = {
+        name: {"a": weight.a, "b": weight.b}
+        for name, weight in params.get("layers", {}).items()
+        if isinstance(weight, Adapted)
+    }
+    return ({"layers": adapters}, base(params)) if adapters else (params, {})
+
+
+def base(params: Tree) -> Tree:
+    """The weights without their adapters."""
+    return _map(lambda leaf: leaf.weight if isinstance(leaf, Adapted) else leaf, params)
+
+
+def merge(params: Tree, dtype: jnp.dtype) -> Tree:
+    """Plain weights of the given type with the adapters' changes in them, added in float32."""
+    return _map(lambda leaf: merge_weight(leaf, dtype), params)
+
+
+def merge_weight(weight: Array | Adapted, dtype: jnp.dtype) -> Array:
+    """As `merge`, one weight that is stacked over layers."""
+    if not isinstance(weight, Adapted):
+        return weight.astype(dtype)
+
+    def merge_layer(layer: Adapted) -> Array:
+        change = jnp.tensordot(layer.a, layer.b, axes=1)
+        return (layer.weight.astype(jnp.float32) + layer.scale * change).astype(dtype)
+
+    return jax.lax.map(merge_layer, weight)  # float32 of one layer at a time
+
+
+def _map(function: Any, params: Tree) -> Tree:
+    return jax.tree.map(function, params, is_leaf=lambda node: isinstance(node, Adapted))

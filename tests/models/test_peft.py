@@ -1,0 +1,190 @@
+"""Adapters that PEFT saved compute the same here, and ours there: logits, gradients, merged."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from rft_jax.models import build_model, split
+from rft_jax.models.hugging_face import (
+    export,
+    export_adapter,
+    load_adapters,
+    load_params,
+    open_checkpoint,
+)
+from rft_jax.models.hugging_face.adapter import adapter_layouts
+
+pytestmark = pytest.mark.oracle
+
+V = 61
+SIZES = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+# Class in transformers, settings, target_modules.
+CASES = {
+    "llama, all": ("Llama", {}, "all-linear"),
+    "qwen2, tied, two": ("Qwen2", {"tie_word_embeddings": True}, ["q_proj", "down_proj"]),
+    "qwen3, pattern": ("Qwen3", {}, r".*\.(k_proj|o_proj|up_proj)"),
+    "gemma3": ("Gemma3", {"sliding_window": 7}, ["q_proj", "v_proj", "o_proj", "gate_proj"]),
+    "qwen3_moe, attention": (
+        "Qwen3Moe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+        ["q_proj", "k_proj", "v_proj", "o_proj"],
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """A random base, and a random adapter over it that PEFT saved: the peer and the directories."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    directory = tmp_path_factory.mktemp("case")
+    family, settings, targets = CASES[request.param]
+    config_class = getattr(transformers, f"{family.replace('Gemma3', 'Gemma3Text')}Config")
+    config = config_class(**SIZES | settings, attn_implementation="eager")
+    torch.manual_seed(0)
+    base = getattr(transformers, f"{family}ForCausalLM")(config)
+    with torch.no_grad():
+        for weight in base.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    base.save_pretrained(directory / "base")
+    base = type(base).from_pretrained(directory / "base", attn_implementation="eager")
+    lora = peft.LoraConfig(r=4, lora_alpha=10, target_modules=targets, task_type="CAUSAL_LM")
+    peer = peft.get_peft_model(base, lora).eval()
+    with torch.no_grad():
+        for name, weight in peer.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.2 * torch.randn_like(weight))
+    peer.save_pretrained(directory / "adapter")
+    return peer, directory
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def row_logits(model, params, tokens_BT):
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    hidden_BTD = model.hidden(params, tokens_BT, positions_BT, jnp.ones_like(tokens_BT))
+    return model.logits(params, hidden_BTD)
+
+
+def load(directory):
+    """The checkpoint with its adapter, on one device."""
+    checkpoint = open_checkpoint(directory)
+    lora = dataclasses.replace(checkpoint.config.lora, base_dtype="float32")
+    config = dataclasses.replace(checkpoint.config, compute_dtype="float32", lora=lora)
+    model = build_model(config, checkpoint.vocab_size)
+    one = SingleDeviceSharding(jax.devices()[0])
+    shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    trainable, frozen = split(jax.tree.map(lambda _: one, shape))
+    adapters, base = load_adapters(checkpoint, trainable), load_params(checkpoint, frozen)
+    return checkpoint, model, model.adapt(adapters, base)
+
+
+def tokens():
+    return np.random.default_rng(0).integers(0, V, (2, 24), np.int32)
+
+
+def logits_of(peer):
+    import torch
+
+    with torch.no_grad():
+        return peer(torch.tensor(tokens(), dtype=torch.long)).logits.numpy()
+
+
+def test_an_adapter_of_peft_gives_equal_logits(case):
+    peer, directory = case
+    checkpoint, model, params = load(directory / "adapter")
+    assert (checkpoint.config.lora.rank, checkpoint.config.lora.alpha) == (4, 10.0)
+    assert set(checkpoint.config.lora.targets) == {
+        name.split(".")[-4] for name in peer.state_dict() if "lora_A" in name
+    }
+    expected = logits_of(peer)
+    with peer.disable_adapter():
+        assert np.abs(logits_of(peer) - expected).max() > 0.1
+    found = row_logits(model, params, tokens())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
+
+
+def test_an_adapter_of_ours_gives_equal_logits_in_peft(case, tmp_path):
+    import peft
+    import transformers
+    from safetensors.numpy import load_file
+
+    _, directory = case
+    checkpoint, model, params = load(directory / "adapter")
+    trainable, frozen = split(params)
+    trainable = jax.tree.map(lambda leaf: leaf[:, ::-1] - 0.05, trainable)  # another adapter
+    params = model.adapt(trainable, frozen)
+    base = str(directory / "base")
+    export_adapter(model, params, checkpoint.directory, base, tmp_path / "ours")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    peer = peft.PeftModel.from_pretrained(loaded, tmp_path / "ours").eval()
+    found = row_logits(model, params, tokens())
+    np.testing.assert_allclose(found, logits_of(peer), rtol=0, atol=2e-4)
+
+    again = load(tmp_path / "ours")
+    assert again[0].config.lora == checkpoint.config.lora
+    jax.tree.map(np.testing.assert_array_equal, split(again[2])[0], trainable)
+    peer.save_pretrained(tmp_path / "theirs")
+    theirs = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    ours = load_file(tmp_path / "ours" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor)
+
+
+def test_a_merged_export_is_what_peft_merges(case, tmp_path):
+    import transformers
+
+    peer, directory = case
+    checkpoint, model, params = load(directory / "adapter")
+    export(model, params, checkpoint.directory, tmp_path / "merged", dtype=jnp.float32)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "merged", attn_implementation="eager"
+    )
+    np.testing.assert_allclose(logits_of(merged), logits_of(peer), rtol=0, atol=2e-4)
+
+
+def test_gradients_of_the_adapter_are_torchs(case):
+    import torch
+
+    peer, directory = case
+    checkpoint, model, params = load(directory / "adapter")
+    trainable, frozen = split(params)
+    weight = np.random.default_rng(1).normal(size=(2, 24, V)).astype(np.float32)
+    peer.zero_grad()
+    logprobs = peer(torch.tensor(tokens(), dtype=torch.long)).logits.log_softmax(-1)
+    (logprobs * torch.tensor(weight)).sum().backward()
+
+    def loss(trainable):
+        logits = row_logits(model, model.adapt(trainable, frozen), tokens())
+        return (jax.nn.log_softmax(logits) * weight).sum()
+
+    gradient = jax.jit(jax.grad(loss))(trainable)
+    expected = {
+        name.replace(".default", ""): parameter.grad.numpy()
+        for name, parameter in peer.named_parameters()
+        if parameter.grad is not None
+    }
+    leaves = jax.tree.leaves(adapter_layouts(checkpoint.family, model)), jax.tree.leaves(gradient)
+    found = {
+        name: tensor
+        for layout, leaf in zip(*leaves, strict=True)
+        for name, tensor in layout.tensors(np.asarray(leaf))
+    }
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        difference = np.linalg.norm(tensor - expected[name])
+        assert difference <= 1e-4 * np.linalg.norm(expected[name]), name

@@ -1,0 +1,196 @@
+"""Adapters through the commands: train, resume, evaluate, sample, export, go on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from rft_jax import cli
+from rft_jax.errors import InputError
+from rft_jax.export import export_model
+from rft_jax.metrics import read_metrics
+from rft_jax.models import split
+from rft_jax.run import open_model
+
+from .models.hugging_face.conftest import tensors_of, write
+
+CLAIMS = Path(__file__).parents[1] / "experiments" / "claims"
+EXPERIMENT = str(CLAIMS.parent / "jsonl.py")
+SETTINGS = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "eos_token_id": 1,
+}
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+GRADER = {  # which a random model's answers differ in
+    "type": "text_similarity", "name": "similarity", "evaluation_metric": "fuzzy_match",
+    "input": "{{ sample.output_text }}", "reference": "{{ item.reason }} or not",
+}  # fmt: skip
+LORA = {"rank": 3, "alpha": 6.0, "targets": ("q_proj", "v_proj", "down_proj")}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A random model with a byte-level tokenizer and a chat template."""
+    tensors = {name: 0.1 * tensor for name, tensor in tensors_of(SETTINGS).items()}
+    directory = write(tmp_path_factory.mktemp("source") / "base", SETTINGS, tensors)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<pad>", "<eos>", "<|user|>", "<|assistant|>"],
+        show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    lines = (CLAIMS / "supervised.jsonl").read_text().splitlines()
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {"pad_token": "<pad>", "eos_token": "<eos>", "chat_template": TEMPLATE}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return directory
+
+
+def train(workdir, source, **more):
+    grader = workdir.parent / "grader.json"
+    grader.write_text(json.dumps(GRADER))
+    settings = {
+        "grader": grader,
+        "models.policy.source": source,
+        "tensorboard": False,
+        "stages.sft.steps": 4,
+        "stages.sft.optimizer.warmup_steps": 1,
+        "stages.rft.steps": 2,
+        "stages.rft.optimizer.warmup_steps": 1,
+        "stages.rft.batch_size": 8,
+        "stages.rft.checkpoint_interval": 1,
+        "stages.rft.eval_interval": 0,
+        "stages.rft.rollout.prompt_tokens": 128,
+        "stages.rft.rollout.group_size": 2,
+        "stages.rft.rollout.completion_tokens": 40,
+        "stages.rft.policy_loss.kl_coefficient": 0.1,
+        **{f"models.policy.lora.{name}": value for name, value in LORA.items()},
+        **{name.replace("__", "."): value for name, value in more.items()},
+    }
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    return cli.main(["train", "--config", EXPERIMENT, "--workdir", str(workdir), *flags])
+
+
+@pytest.fixture(scope="module")
+def workdir(checkpoint, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    assert train(workdir, checkpoint) == 0
+    return workdir
+
+
+def load(path):
+    run, stage, step = open_model(Path(path))
+    return jax.device_get(run.load_params(stage, step))
+
+
+def test_adapters_are_trained_and_nothing_else(workdir, checkpoint):
+    before, sft, rft = (load(path) for path in (checkpoint, workdir / "sft", workdir / "rft"))
+    for params in (sft, rft):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(a, b.astype(a.dtype)),
+            split(params)[1],
+            before,
+        )
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), split(sft)[0], split(rft)[0])
+    assert min(jax.tree.leaves(moved)) > 0
+    assert all(layer["b"].any() for layer in split(sft)[0]["layers"].values())
+
+
+def test_a_checkpoint_has_the_adapters_only(workdir):
+    adapters = sum(leaf.size for leaf in jax.tree.leaves(split(load(workdir))[0]))
+    checkpoint = workdir / "rft" / "checkpoints" / "2"
+    stored = 0
+    for item in ("params", "rest"):
+        metadata = json.loads((checkpoint / item / "_METADATA").read_text())
+        for leaf in metadata["tree_metadata"].values():
+            stored += int(np.prod(leaf["value_metadata"].get("write_shape") or [1]))
+    moments, reference = 2 * adapters, adapters
+    assert adapters + moments + reference <= stored < adapters + moments + reference + 20
+
+
+def test_the_reference_is_the_policy_that_the_stage_started_from(workdir):
+    first, second = read_metrics(workdir / "rft" / "metrics.jsonl")
+    assert first["train_kl"] == 0 < second["train_kl"]
+    assert first["train_logprob_gap"] < 1e-5
+
+
+def test_a_run_goes_on_exactly(workdir, checkpoint, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    shutil.rmtree(again / "rft" / "checkpoints" / "2")
+    assert train(again, checkpoint) == 0
+    jax.tree.map(np.testing.assert_array_equal, load(again), load(workdir))
+
+
+def test_exports_are_the_adapter_and_the_merged_model(workdir, checkpoint, tmp_path, capsys):
+    for form, out in (("peft", tmp_path / "adapter"), ("hf", tmp_path / "merged")):
+        command = ["export", "--workdir", str(workdir), "--format", form, "--out", str(out)]
+        assert cli.main([*command, "--dtype", "float32"]) == 0
+        assert not list(tmp_path.glob("*.tmp"))
+    merged, base = (
+        load_file(directory / "model.safetensors")
+        for directory in (tmp_path / "merged", checkpoint)
+    )
+    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert merged.keys() == base.keys()
+    changed = 0
+    for name, weight in base.items():
+        frozen = np.asarray(jax.numpy.asarray(weight, "bfloat16"), np.float32)
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{module}.lora_A.weight" in factors:
+            a, b = (factors[f"{module}.lora_{factor}.weight"] for factor in "AB")
+            frozen = frozen + LORA["alpha"] / LORA["rank"] * b @ a
+            changed += 1
+        np.testing.assert_allclose(merged[name], frozen, rtol=1e-6, atol=1e-7)
+    assert changed == 2 * len(LORA["targets"])
+
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(checkpoint)
+    trained, adapter = load(workdir), load(tmp_path / "adapter")
+    jax.tree.map(np.testing.assert_array_equal, split(trained)[0], split(adapter)[0])
+
+    sample = ["sample", "--prompt", "broken ski", "--temperature", "0", "--max-tokens", "8"]
+    capsys.readouterr()
+    assert cli.main([*sample, "--workdir", str(workdir)]) == 0
+    assert cli.main([*sample, "--model", str(tmp_path / "adapter")]) == 0
+    ours, theirs = capsys.readouterr().out.splitlines()
+    assert ours == theirs
+
+
+def test_an_adapter_is_trained_on(workdir, tmp_path):
+    export_model(workdir, tmp_path / "adapter", "peft")
+    more = {"stages__sft__steps": 2, "stages__rft__steps": 2}
+    assert train(tmp_path / "run", tmp_path / "adapter", models__policy__lora__rank=5, **more) == 0
+    model = open_model(tmp_path / "run")
+    assert model.run.model_config(model.stage).lora.rank == LORA["rank"]
+    before, after = split(load(workdir))[0], split(load(tmp_path / "run"))[0]
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
+    assert 0 < max(jax.tree.leaves(moved)) < 0.2
+
+
+def test_what_cannot_be_is_said(workdir, checkpoint, tmp_path, capsys):
+    with pytest.raises(InputError, match="has no adapter; use --format hf"):
+        export_model(checkpoint, tmp_path / "out", "peft")
+    assert train(tmp_path / "a", "") == 2
+    assert "models.policy.source" in capsys.readouterr().err
+    init = {"stages__rft__init": f"{workdir}/rft"}
+    flags = dict.fromkeys(("models.policy.lora",), "None")
+    assert train(tmp_path / "b", checkpoint, **init, **flags) == 2
+    assert "rft export --format hf" in capsys.readouterr().err
