@@ -48,10 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load_config(path: str, overrides: dict[str, str]) -> Config:
     """The configuration of an experiment file, with settings replaced.
 
+    Args:
+        path: The file, or `FILE.py:VARIANT` for `get_config("VARIANT")`.
+
     Raises:
         InputError: if the file is no experiment or a setting does not exist.
     """
-    file = Path(path)
+    name, _, variant = path.partition(".py:")
+    file = Path(f"{name}.py" if variant else path)
     if not file.is_file():
         raise InputError(f"{path}: there is no such experiment file")
     spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
@@ -63,7 +67,7 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise InputError(f"{path}: an experiment file defines get_config(); this one does not")
-        config = module.get_config()
+        config = module.get_config(variant) if variant else module.get_config()
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
     except InputError:

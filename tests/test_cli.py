@@ -1,5 +1,6 @@
 """The command line: bad input gets one sentence and status 2, before anything is compiled."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from rft_jax import cli, train  # noqa: F401  imported before jax.jit is replaced
+from rft_jax.config import validate
 
 REPOSITORY = Path(__file__).parents[1]
 CLAIMS = REPOSITORY / "experiments" / "claims"
 EXPERIMENT = str(REPOSITORY / "experiments" / "jsonl.py")
+OPEN_MODELS = str(REPOSITORY / "experiments" / "open_models.py")
 
 
 @pytest.fixture
@@ -24,6 +27,16 @@ def test_an_experiment_that_fails_is_named_with_its_line(refuse, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     sentence = refuse(experiment="bad.py")
     assert "bad.py: failed at line 3 (NameError: name 'undefined' is not defined)" in sentence
+
+
+def test_every_variant_of_an_experiment_is_valid(refuse):
+    variants = ["jsonl", "rare_disease"], ["qwen3-0.6b", "qwen3-4b-lora", "gemma-3-1b"]
+    for job, model in itertools.product(*variants):
+        config = cli.load_config(f"{OPEN_MODELS}:{job}/{model}", {"stages.rft.steps": "7"})
+        validate(config)
+        assert config.name == job and config.stages[-1].steps == 7
+    sentence = refuse(experiment=f"{OPEN_MODELS}:jsonl/gpt")
+    assert "jsonl/gpt: expected one of rare_disease, jsonl, a slash, and one of qwen3" in sentence
 
 
 def files(workdir):

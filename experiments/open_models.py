@@ -1,0 +1,123 @@
+"""RFT of open models: rare disease, or JSON lines and a grader of your own, on one of four models.
+
+    rft train --config experiments/open_models.py:rare_disease/qwen3-0.6b --workdir runs/qwen3 \
+        --config.data.archive=all_phenopackets.zip
+    rft train --config experiments/open_models.py:jsonl/gemma-3-1b --workdir runs/gemma
+
+The archive is that of `rare_disease.py`; `jsonl` takes files of your own as `jsonl.py` does, and as
+it stands decides the claims. Gemma and Llama are gated: accept their licence and `hf auth login`.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rft_jax.config import (
+    Config,
+    DataConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PolicyLossConfig,
+    ReinforceStage,
+    RolloutConfig,
+    SupervisedStage,
+)
+from rft_jax.errors import InputError
+from rft_jax.tasks.rare_disease.data import RareDiseaseData
+from rft_jax.tasks.rare_disease.prompts import grader
+
+CLAIMS = Path(__file__).parent / "claims"
+
+
+class Setup(NamedTuple):
+    """A model on four TPU v5e chips (v5litepod-4, 16 GB each)."""
+
+    model: ModelConfig
+    mesh: MeshConfig
+
+
+MODELS = {
+    "qwen3-0.6b": Setup(ModelConfig(source="hf:Qwen/Qwen3-0.6B"), MeshConfig(fsdp=4)),
+    "qwen3-4b-lora": Setup(
+        ModelConfig(source="hf:Qwen/Qwen3-4B", lora=LoraConfig()), MeshConfig(fsdp=2, tensor=2)
+    ),
+    "gemma-3-1b": Setup(ModelConfig(source="hf:google/gemma-3-1b-it"), MeshConfig(fsdp=4)),
+    "llama-3.2-1b": Setup(
+        ModelConfig(source="hf:meta-llama/Llama-3.2-1B-Instruct"), MeshConfig(fsdp=4)
+    ),
+}
+
+
+def rare_disease(setup: Setup) -> Config:
+    """A general model knows genes and findings; the prompt tells it task and format."""
+    return Config(
+        name="rare_disease",
+        data=RareDiseaseData(instructions=True, patients_per_gene=1),
+        grader=grader(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(_reinforce("", prompt_tokens=768, output_bytes=2048),),
+    )
+
+
+def jsonl(setup: Setup) -> Config:
+    """Some steps on worked answers teach the format, which the claims do not tell."""
+    rate = 1e-5 if setup.model.lora is None else 1e-4
+    sft = SupervisedStage(
+        name="sft",
+        steps=40,
+        batch_size=16,
+        row_tokens=1024,
+        optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=4, schedule="cosine"),
+        micro_batches=4,
+        logit_chunk=64,
+    )
+    return Config(
+        name="jsonl",
+        data=DataConfig(
+            train=str(CLAIMS / "train.jsonl"),
+            valid=str(CLAIMS / "valid.jsonl"),
+            supervised=str(CLAIMS / "supervised.jsonl"),
+        ),
+        grader=str(CLAIMS / "grader.json"),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(sft, _reinforce("sft", prompt_tokens=512, output_bytes=1024)),
+    )
+
+
+def _reinforce(init: str, *, prompt_tokens: int, output_bytes: int) -> ReinforceStage:
+    return ReinforceStage(
+        name="rft",
+        init=init,
+        steps=100,
+        batch_size=16,
+        rollout=RolloutConfig(
+            group_size=8,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=512,
+            output_bytes=output_bytes,
+            reasoning_effort=256,
+        ),
+        policy_loss=PolicyLossConfig(micro_batches=4, logit_chunk=32),
+        optimizer=OptimizerConfig(warmup_steps=5),
+        eval_interval=20,
+    )
+
+
+JOBS = {"rare_disease": rare_disease, "jsonl": jsonl}
+
+
+def get_config(variant: str = "jsonl/qwen3-0.6b") -> Config:
+    """The experiment JOB/MODEL.
+
+    Raises:
+        InputError: there is no such job or model.
+    """
+    job, _, model = variant.partition("/")
+    if job not in JOBS or model not in MODELS:
+        raise InputError(
+            f"{variant}: expected one of {', '.join(JOBS)}, a slash, and one of {', '.join(MODELS)}"
+        )
+    return JOBS[job](MODELS[model])
