@@ -29,6 +29,8 @@ class DataConfig:
     train: str = ""  # RFT items: messages, and any other keys for the grader
     valid: str = ""  # RFT items, none of them in `train`
     supervised: str = ""  # items that end with an assistant message
+    answers: str = ""  # likewise: the right answers to `train`, for supervised fine-tuning
+    symbols: str = ""  # a text a line, such as a name, that a tokenizer trained here keeps whole
 
     def materialise(self, directory: Path) -> "DataConfig":
         """Returns the files to read, after writing them below `directory` if they are made."""
@@ -232,6 +234,7 @@ class SupervisedStage:
     name: str = "pretrain"
     model: str = "policy"
     init: str = ""  # an earlier stage, or WORKDIR/STAGE of another run; empty: random weights
+    data: Literal["supervised", "answers"] = "supervised"  # which file of the run's `data`
     steps: int = 1000
     batch_size: int = 16  # rows, each of several packed items
     row_tokens: int = 512  # at least the longest item

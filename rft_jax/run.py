@@ -255,7 +255,7 @@ def _open_run(config: Config, workdir: Path) -> Run:
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
-    tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows)
+    tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows, files.symbols)
     run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
     for stage in config.stages:
         if "/" in stage.init:
@@ -409,7 +409,7 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
 
     A path below the work directory is relative to it, so that the directory can be moved.
     """
-    paths = {name: getattr(files, name) for name in ("train", "valid", "supervised")}
+    paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
     paths |= {"tokenizer": config.tokenizer.path}
     if isinstance(config.grader, str):
         paths["grader"] = config.grader
@@ -467,7 +467,7 @@ class _Rows(NamedTuple):
 def _read(stage: Stage, files: DataConfig, grader: Grader | None) -> dict[str, _Rows]:
     """The stage's items by purpose, checked as far as possible without a tokenizer."""
     if isinstance(stage, SupervisedStage):
-        path = _needed(files.supervised, "supervised", stage)
+        path = _needed(getattr(files, stage.data), stage.data, stage)
         return {"supervised": _Rows(path, data.load_supervised_items(path))}
     rows = {"train": _read_prompts(_needed(files.train, "train", stage), grader)}
     if files.valid:
@@ -513,6 +513,7 @@ def _tokenizer(
     path: Path,
     temporary: Path,
     rows: dict[str, dict[str, _Rows]],
+    symbols: str = "",
 ) -> Tokenizer:
     """The source's, the one that is named, the run's own, or a new one in a temporary file."""
     if sources:
@@ -537,7 +538,8 @@ def _tokenizer(
         if text
     ]
     log(f"training a tokenizer on {len(texts):,} texts")
-    train_sentencepiece(texts, temporary, config.tokenizer.vocab_size)
+    whole = data.load_lines(symbols) if symbols else ()
+    train_sentencepiece(texts, temporary, config.tokenizer.vocab_size, whole)
     return SentencePieceTokenizer(temporary)
 
 

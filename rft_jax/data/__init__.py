@@ -10,6 +10,7 @@ from rft_jax.data.batching import Batch as Batch
 from rft_jax.data.batching import batch_at as batch_at
 from rft_jax.data.items import check_disjoint as check_disjoint
 from rft_jax.data.items import load_items as load_items
+from rft_jax.data.items import load_lines as load_lines
 from rft_jax.data.items import load_rows as load_rows
 from rft_jax.data.items import load_supervised_items as load_supervised_items
 from rft_jax.data.packing import Packed as Packed

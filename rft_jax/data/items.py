@@ -98,10 +98,29 @@ def _canonical(item: dict[str, Any]) -> str:
     return json.dumps(item, sort_keys=True)
 
 
+def load_lines(path: str | Path) -> list[str]:
+    """Reads a text a line.
+
+    Raises:
+        InputError: naming file, line and remedy.
+    """
+    lines = _read_lines(Path(path), "a text a line")
+    try:
+        return [line.decode().removesuffix("\r") for line in lines]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
+
+
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file; blank lines only at its end."""
+    lines = _read_lines(path, "JSON lines")
+    return [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+
+
+def _read_lines(path: Path, kind: str) -> list[bytes]:
+    """Bytes are split, not text: str.splitlines would also break at U+2028, which JSON allows."""
     if path.is_dir():
-        raise InputError(f"{path}: is a directory; give a file of JSON lines")
+        raise InputError(f"{path}: is a directory; give a file of {kind}")
     if not path.exists():
         raise InputError(f"{path}: there is no such file; correct the path")
     try:
@@ -110,10 +129,8 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
     content = content.removeprefix(b"\xef\xbb\xbf").rstrip()  # a byte order mark is harmless
     if not content:
-        raise InputError(f"{path}: is empty; give at least one JSON object, one a line")
-    # Bytes are split, not text: str.splitlines would also break at U+2028, which JSON allows.
-    lines = content.split(b"\n")
-    return [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+        raise InputError(f"{path}: is empty; give at least one line of {kind}")
+    return content.split(b"\n")
 
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:

@@ -191,9 +191,9 @@ class Block(nnx.Module):
         """Rotated queries [B, S, K, M, T, Q] and keys, and values, both [B, S, K, T, Q]."""
         c, dtype = self.config, x_BSTD.dtype
         h_BSTD = rms_norm(x_BSTD, self.attention_norm_D, c)
-        q = linear("BSTD,DKMQ->BSKMTQ", h_BSTD, self.q_DKMQ.get_value())
-        k = linear("BSTD,DKQ->BSKTQ", h_BSTD, self.k_DKQ.get_value())
-        v = linear("BSTD,DKQ->BSKTQ", h_BSTD, self.v_DKQ.get_value())
+        q = jnp.moveaxis(linear(h_BSTD, self.q_DKMQ.get_value()), 2, 4)
+        k = jnp.moveaxis(linear(h_BSTD, self.k_DKQ.get_value()), 2, 3)
+        v = jnp.moveaxis(linear(h_BSTD, self.v_DKQ.get_value()), 2, 3)
         if c.attention_bias:
             q = q + self.q_bias_KMQ[...].astype(dtype)[:, :, None]
             k = k + self.k_bias_KQ[...].astype(dtype)[:, None]
@@ -209,7 +209,7 @@ class Block(nnx.Module):
     def finish(self, x_BSTD: Array, out_BSKMTQ: Array) -> Array:
         """The block's output from its input and its attention."""
         c, dtype = self.config, x_BSTD.dtype
-        h_BSTD = linear("BSKMTQ,KMQD->BSTD", out_BSKMTQ, self.out_KMQD.get_value())
+        h_BSTD = linear(jnp.moveaxis(out_BSKMTQ, 4, 2), self.out_KMQD.get_value(), inputs=3)
         if c.output_bias:
             h_BSTD = h_BSTD + self.out_bias_D[...].astype(dtype)
         if c.post_norms:

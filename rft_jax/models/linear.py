@@ -1,10 +1,10 @@
 """What a linear layer multiplies by: a plain weight, or one with a low-rank change."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 
@@ -25,19 +25,25 @@ class Adapted:
     scale: float
 
 
-def linear(equation: str, x: Array, weight: Array | Adapted) -> Array:
-    """`jnp.einsum(equation, x, weight)` in the type of x.
+def linear(x_xD: Array, weight: Array | Adapted, inputs: int = 1) -> Array:
+    """The product over the last axes of x and the first of the weight, in the type of x.
 
     Args:
-        equation: Einsum's, with the axes of `x` and of `weight`; R is taken.
+        x_xD: [..., D].
+        weight: [D, ...].
+        inputs: How many axes D stands for.
     """
     if not isinstance(weight, Adapted):
-        return jnp.einsum(equation, x, weight.astype(x.dtype))
-    terms, out_axes = equation.split("->")
-    x_axes, weight_axes = terms.split(",")
-    inputs = "".join(axis for axis in weight_axes if axis not in out_axes)
-    outputs = "".join(axis for axis in weight_axes if axis in out_axes)
-    rest = "".join(axis for axis in x_axes if axis not in inputs)
-    low = jnp.einsum(f"{x_axes},{inputs}R->{rest}R", x, weight.a.astype(x.dtype))
-    change = jnp.einsum(f"{rest}R,R{outputs}->{out_axes}", low, weight.b.astype(x.dtype))
-    return jnp.einsum(equation, x, weight.weight.astype(x.dtype)) + weight.scale * change
+        return _product(x_xD, weight, inputs)
+    change = _product(_product(x_xD, weight.a, inputs), weight.b, 1)
+    return _product(x_xD, weight.weight, inputs) + weight.scale * change
+
+
+def _product(x_xD: Array, weight_DY: Array, inputs: int) -> Array:
+    """Both become matrices first: with several token axes the weight's gradient would contract over
+    all of them, for which XLA on a CPU transposes the activations, at the product's own cost.
+    """
+    D, Y = weight_DY.shape[:inputs], weight_DY.shape[inputs:]
+    tokens = x_xD.shape[: x_xD.ndim - inputs]
+    weight = weight_DY.astype(x_xD.dtype).reshape(math.prod(D), -1)
+    return (x_xD.reshape(-1, math.prod(D)) @ weight).reshape(*tokens, *Y)

@@ -17,9 +17,9 @@ def gated_mlp(
     activation: str,
 ) -> Array:
     """down(activation(gate h) * up h), [..., D] (GLU variants, https://arxiv.org/abs/2002.05202)."""
-    gate_xF = ACTIVATIONS[activation](linear("...D,DF->...F", h_xD, gate_DF))
-    up_xF = linear("...D,DF->...F", h_xD, up_DF)
-    return linear("...F,FD->...D", gate_xF * up_xF, down_FD)
+    gate_xF = ACTIVATIONS[activation](linear(h_xD, gate_DF))
+    up_xF = linear(h_xD, up_DF)
+    return linear(gate_xF * up_xF, down_FD)
 
 
 def expert_mlp(

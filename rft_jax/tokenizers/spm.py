@@ -37,7 +37,9 @@ MIN_VOCAB_SIZE = 256 + 4 + len(CONTROL_SYMBOLS) + len(_ASCII) + 32
 _MIN_CHARACTER_SHARE = 1 / 20_000
 
 
-def train_sentencepiece(texts: Iterable[str], path: str | Path, vocab_size: int) -> Path:
+def train_sentencepiece(
+    texts: Iterable[str], path: str | Path, vocab_size: int, symbols: Sequence[str] = ()
+) -> Path:
     """Trains a tokenizer and writes it to `path`; the same texts give the same file.
 
     Byte-pair encoding with byte fallback: on case reports with JSON answers it needs fewer tokens
@@ -50,6 +52,8 @@ def train_sentencepiece(texts: Iterable[str], path: str | Path, vocab_size: int)
         texts: the corpus, some megabytes at most: it is held in memory.
         path: the model file, in SentencePiece's format.
         vocab_size: V, an upper bound; a small corpus gives fewer pieces.
+        symbols: texts that become one token each wherever they occur, the longest first; they may
+            contain spaces.
 
     Returns:
         The path.
@@ -58,10 +62,11 @@ def train_sentencepiece(texts: Iterable[str], path: str | Path, vocab_size: int)
         InputError: if the corpus is empty or the vocabulary too small.
     """
     path = Path(path)
-    if vocab_size < MIN_VOCAB_SIZE:
+    symbols = [symbol.replace(" ", _SPACE) for symbol in dict.fromkeys(symbols) if symbol]
+    if vocab_size < (least := MIN_VOCAB_SIZE + len(symbols)):
         raise InputError(
-            f"tokenizer.vocab_size: {vocab_size} has no room for bytes, ASCII and markers; "
-            f"use at least {MIN_VOCAB_SIZE}"
+            f"tokenizer.vocab_size: {vocab_size} has no room for bytes, ASCII, markers and "
+            f"{len(symbols)} symbols; use at least {least}"
         )
     lines = _lines(list(texts), vocab_size)
     if not lines:
@@ -87,6 +92,7 @@ def train_sentencepiece(texts: Iterable[str], path: str | Path, vocab_size: int)
         bos_id=BOS_ID,
         eos_id=EOS_ID,
         control_symbols=list(CONTROL_SYMBOLS),
+        user_defined_symbols=symbols,
         minloglevel=2,
     )
     path.write_bytes(model.getvalue())
