@@ -245,7 +245,7 @@ def _open_run(config: Config, workdir: Path) -> Run:
     elif not is_first():
         raise InputError(
             f"{workdir}: is not the folder that the first host writes to; use a --workdir that all "
-            "hosts share, such as one on NFS or a mounted bucket"
+            "hosts share, such as one on NFS"
         )
     grader = _grader(config)
     files = config.data.materialise(data_directory(workdir))

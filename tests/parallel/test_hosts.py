@@ -30,6 +30,7 @@ def answers(tmp_path_factory):
     processes = []
     for host in range(2):
         settings = dict(zip(VARIABLES, (address, "2", str(host)), strict=True))
+        settings["JAX_PLATFORMS"] = "cpu"
         settings["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
         command = [sys.executable, str(PROGRAM), str(path)]
         processes.append(

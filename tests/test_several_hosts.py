@@ -1,0 +1,289 @@
+"""A run on several hosts, which are processes on one machine, is the run of one process.
+
+The devices are eight in all, however many processes share them.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rft_jax import cli
+from rft_jax.checkpoint import steps
+from rft_jax.config import apply_overrides
+from rft_jax.metrics import read_metrics
+from rft_jax.parallel.distributed import VARIABLES
+from rft_jax.run import open_model
+from rft_jax.train import train
+
+EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
+GRADER = {
+    "type": "string_check",
+    "name": "has_an_a",
+    "operation": "like",
+    "input": "{{ sample.output_text }}",
+    "reference": "a",
+}  # which an untrained model meets now and then
+SMALL = {
+    "models.policy.layers": "1",
+    "models.policy.width": "32",
+    "tensorboard": "False",
+    "stages.sft.steps": "3",
+    "stages.sft.optimizer.warmup_steps": "1",
+    "stages.rft.steps": "4",
+    "stages.rft.optimizer.warmup_steps": "1",
+    "stages.rft.batch_size": "8",
+    "stages.rft.checkpoint_interval": "1",
+    "stages.rft.eval_interval": "2",
+    "stages.rft.eval_samples": "1",
+    "stages.rft.samples_interval": "2",
+    "stages.rft.rollout.group_size": "2",
+    "stages.rft.rollout.completion_tokens": "40",
+}
+DEVICES, SECONDS = 8, 900
+
+pytestmark = pytest.mark.slow
+
+
+class Hosts:
+    """The same command on several hosts; a context manager that leaves no process behind.
+
+    Args:
+        commands: of `rft`, one for each host.
+        cache: compiled programs, for the next ones.
+    """
+
+    def __init__(self, commands, cache):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.processes = []
+        for host, command in enumerate(commands):
+            values = (address, str(len(commands)), str(host))
+            settings = dict(zip(VARIABLES, values, strict=True)) if len(commands) > 1 else {}
+            settings["JAX_PLATFORMS"] = "cpu"
+            settings["XLA_FLAGS"] = (
+                f"--xla_force_host_platform_device_count={DEVICES // len(commands)}"
+            )
+            settings["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "rft_jax.cli", *command],
+                    env=os.environ | settings,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+    def wait_for(self, text):
+        """Until the first host says so."""
+        assert any(text in line for line in self.processes[0].stderr)
+
+    def finish(self):
+        """Exit statuses, what was printed and what was said, by host."""
+        texts = [process.communicate(timeout=SECONDS) for process in self.processes]
+        return [p.returncode for p in self.processes], *zip(*texts, strict=True)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    grader = tmp_path_factory.mktemp("grader") / "grader.json"
+    grader.write_text(json.dumps(GRADER))
+    return SMALL | {"grader": str(grader)}
+
+
+@pytest.fixture(scope="module")
+def config(settings):
+    return apply_overrides(cli.load_config(EXPERIMENT, {}), settings)
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    """The run of one process."""
+    assert jax.device_count() == DEVICES
+    workdir = tmp_path_factory.mktemp("alone")
+    train(config, workdir)
+    return workdir
+
+
+def command(workdir, settings, **more):
+    more = settings | {name.replace("__", "."): value for name, value in more.items()}
+    flags = [f"--config.{name}={value}" for name, value in more.items()]
+    return ["train", "--config", EXPERIMENT, "--workdir", str(workdir), *flags]
+
+
+def train_on(hosts, workdir, settings, cache, **more):
+    """Trains to the end; returns what each host said."""
+    with Hosts([command(workdir, settings, **more)] * hosts, cache) as running:
+        statuses, _, said = running.finish()
+    assert statuses == [0] * hosts, said
+    return said
+
+
+def rows(workdir, stage):
+    return read_metrics(workdir / stage / "metrics.jsonl")
+
+
+def samples(workdir):
+    """Every sample written down, without its advantage."""
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "advantage"}
+        for path in sorted((workdir / "rft" / "samples").iterdir())
+        for line in path.read_text().splitlines()
+    ]
+
+
+def weights(workdir):
+    run, stage, step = open_model(workdir)
+    return run, jax.device_get(run.load_params(stage, step))
+
+
+def assert_same(workdir, other):
+    """Equal samples; metrics and weights as close as design and arithmetic allow."""
+    assert samples(workdir) == samples(other)
+    for stage in ("sft", "rft"):
+        for ours, theirs in zip(rows(workdir, stage), rows(other, stage), strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours.keys() - {"timing", "stage"}:
+                np.testing.assert_allclose(ours[name], theirs[name], 1e-4, 1e-5, err_msg=name)
+    (run, ours), (_, theirs) = weights(workdir), weights(other)
+    # A step of Adam moves a weight by its learning rate at most, in whichever direction.
+    bound = sum(stage.steps * stage.optimizer.learning_rate for stage in run.config.stages)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.abs(a - b).max() <= bound
+        assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b)
+
+
+def test_the_run_has_something_to_learn(alone):
+    rewards = {sample["reward"] for sample in samples(alone)}
+    assert rewards == {0, 1}
+    assert all(row["train_gradient_norm"] > 0 for row in rows(alone, "rft")[1:])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_several_hosts_give_the_run_of_one_process(hosts, alone, settings, cache, tmp_path):
+    said = train_on(hosts, tmp_path, settings, cache)
+    assert_same(tmp_path, alone)
+    assert "rft 4/4" in said[0]
+    for other in said[1:]:  # only the first host speaks
+        assert [line for line in other.splitlines() if "[Gloo]" not in line] == []
+
+
+def test_weights_and_tokens_are_shared_out_over_the_hosts(alone, settings, cache, tmp_path):
+    mesh = {"mesh__data": "2", "mesh__fsdp": "2", "mesh__tensor": "2"}
+    train_on(2, tmp_path, settings, cache, **mesh)
+    assert_same(tmp_path, alone)
+
+
+def test_one_hosts_rows_may_lie_on_all_hosts(settings, cache, tmp_path):
+    mesh = {"mesh__data": "1", "mesh__tensor": "8", "models__policy__heads": "8"}
+    more = mesh | {"models__policy__kv_heads": "8", "placement": "host"}
+    more |= {"tokenizer__vocab_size": "512"}  # a multiple of 8
+    two, one = tmp_path / "two", tmp_path / "one"
+    train_on(2, two, settings, cache, **more)
+    train_on(1, one, settings, cache, **more)
+    assert_same(two, one)
+
+
+def test_graders_on_the_hosts_give_the_rewards_of_the_device(alone, settings, cache, tmp_path):
+    train_on(2, tmp_path, settings, cache, placement="host", stages__rft__host_chunks="1")
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.parametrize(("host", "later"), [(1, 1), (0, 4)])
+def test_a_signal_to_one_host_saves_the_same_step_on_all(
+    host, later, alone, config, settings, cache, tmp_path
+):
+    """And other numbers of hosts go on from there."""
+    with Hosts([command(tmp_path, settings)] * 2, cache) as running:
+        running.wait_for("rft 0/4")  # compiling the first step takes longer than a signal
+        running.processes[host].send_signal(signal.SIGTERM)
+        statuses, _, said = running.finish()
+    assert statuses == [143, 143], said
+    assert all("ended by SIGTERM, all saved; start the same command" in text for text in said)
+    saved = steps(tmp_path / "rft" / "checkpoints")[-1]
+    assert 0 < saved == rows(tmp_path, "rft")[-1]["step"] < 4
+    if later == 1:
+        train(config, tmp_path)
+    else:
+        said = train_on(later, tmp_path, settings, cache)
+        assert f"going on from step {saved}" in said[0]
+    assert_same(tmp_path, alone)
+
+
+def test_what_is_wrong_on_one_host_ends_all(settings, cache, tmp_path):
+    commands = [command(tmp_path, settings) for _ in range(2)]
+    commands[1][2] = "missing.py"
+    with Hosts(commands, cache) as running:
+        statuses, _, said = running.finish()
+    assert statuses == [2, 2]
+    assert "rft train: host 1: missing.py: there is no such experiment file" in said[0]
+    assert "rft train: missing.py: there is no such experiment file" in said[1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_hosts_that_do_not_share_a_folder_are_told_so(settings, cache, tmp_path):
+    commands = [command(tmp_path / name, settings) for name in ("a", "b")]
+    with Hosts(commands, cache) as running:
+        statuses, _, said = running.finish()
+    assert statuses == [2, 2]
+    assert "use a --workdir that all hosts share" in said[0]
+    assert f"{tmp_path / 'b'}: is not the folder" in said[1]
+
+
+def test_hosts_end_when_one_is_killed(settings, cache, tmp_path):
+    with Hosts([command(tmp_path, settings, stages__rft__steps="1000")] * 2, cache) as running:
+        running.wait_for("rft 1/1000")
+        running.processes[1].kill()
+        statuses, _, said = running.finish()
+    assert statuses[1] == -signal.SIGKILL
+    assert statuses[0] not in (0, 143)
+    # Where the collectives do not notice, jax does, by the heartbeats.
+    assert "failed, or lost another host" in said[0] or "another task died" in said[0]
+
+
+def test_all_hosts_go_back_from_a_damaged_checkpoint(alone, settings, cache, tmp_path):
+    train_on(2, tmp_path, settings, cache)
+    newest = tmp_path / "rft" / "checkpoints" / "4"
+    file = next(path for path in sorted(newest.glob("params/**/*")) if path.is_file())
+    file.write_bytes(file.read_bytes()[:-1])
+    said = train_on(2, tmp_path, settings, cache)
+    assert "going back to the checkpoint before" in said[0]
+    assert "going on from step 3" in said[0]
+    assert_same(tmp_path, alone)
+
+
+def test_evaluation_on_several_hosts_prints_once_what_one_process_finds(alone, cache, capsys):
+    arguments = ["eval", "--model", f"{alone}/sft", "--model", f"{alone}/rft", "--samples", "2"]
+    assert cli.main(arguments) == 0
+    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with Hosts([arguments] * 2, cache) as running:
+        statuses, printed, said = running.finish()
+    assert statuses == [0, 0], said
+    found = [json.loads(line) for line in printed[0].splitlines() if "[Gloo]" not in line]
+    assert len(found) == len(expected) > 2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert [line for line in printed[1].splitlines() if "[Gloo]" not in line] == []
