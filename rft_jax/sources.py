@@ -27,7 +27,7 @@ from rft_jax.models.hugging_face import (
     open_checkpoint,
     read_config,
 )
-from rft_jax.parallel import Shardings
+from rft_jax.parallel import Shardings, together
 from rft_jax.tokenizers import HuggingFaceTokenizer
 
 FOLDER = "models"  # of a work directory
@@ -151,7 +151,8 @@ def base_source(model: ModelConfig) -> str:
 
 
 def _open(model: Model) -> Checkpoint:
-    return open_checkpoint(locate(model.config.source), model.config.name)
+    with together():  # every host has files of its own
+        return open_checkpoint(locate(model.config.source), model.config.name)
 
 
 def _with_source(config: Config) -> list[ModelConfig]:
