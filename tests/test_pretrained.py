@@ -11,42 +11,11 @@ from rft_jax import cli
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A random model with a byte-level tokenizer and a chat template."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    directory = tmp_path_factory.mktemp("checkpoint")
-    claims = Path(EXPERIMENT).parent / "claims" / "supervised.jsonl"
-    model = Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<eos>", "<|user|>", "<|assistant|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=special, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    model.train_from_iterator(claims.read_text().splitlines(), trainer)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=model, pad_token="<pad>", eos_token="<eos>", chat_template=TEMPLATE
-    )
-    torch.manual_seed(0)
-    config = transformers.Qwen2Config(
-        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    transformers.Qwen2ForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+def checkpoint(make_checkpoint, tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
