@@ -1,9 +1,9 @@
 """A stage's checkpoints: written asynchronously by Orbax, with checksums, the best ones kept.
 
 A checkpoint is a folder `checkpoints/STEP` with two items, so that others may read the weights
-alone: `params`, and `rest` with optimiser, counters and the reference policy. The weights under
-adapters are not in it: they are the source's. Its files' checksums lie in it before it gets its
-name; a checkpoint that does not agree with them is never loaded.
+alone: `params`, and `rest` with optimiser and counters. Frozen weights are left out: they are what
+the stage started from. The files' checksums lie in it before it gets its name; a checkpoint that
+does not agree with them is never loaded.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rft_jax.errors import InputError
-from rft_jax.learn.optimizer import BASE, TrainState
+from rft_jax.learn.optimizer import TrainState
 from rft_jax.metrics import log
 from rft_jax.models import Params
 from rft_jax.parallel import is_first, together
@@ -93,7 +93,7 @@ class Checkpoints:
             self._not_written(error)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state but for the weights under adapters.
+        """The state but for its frozen weights.
 
         Args:
             like: Shapes, types and shardings (`jax.ShapeDtypeStruct`).
@@ -181,8 +181,7 @@ def abstract(shape: Any, sharding: Any) -> Any:
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-    frozen = {name: tree for name, tree in state.frozen.items() if name != BASE}
-    return state._replace(params={}, frozen=frozen)._asdict()
+    return state._replace(params={}, frozen={})._asdict()
 
 
 def _metric(metrics: dict[str, float]) -> float:

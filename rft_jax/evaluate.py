@@ -32,7 +32,15 @@ from rft_jax.parallel import (
     together,
 )
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
-from rft_jax.run import OpenModel, PromptData, input_file, open_model, read_prompt_data, take
+from rft_jax.run import (
+    OpenModel,
+    PromptData,
+    input_file,
+    open_model,
+    read_prompt_data,
+    reopen_grader,
+    take,
+)
 from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
 
 TOP = (1, 5)  # top@k for graders that rank
@@ -202,11 +210,11 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
 def evaluate_models(
     paths: Sequence[Path], data_file: str | None, samples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Evaluates models on one file of items, each under its last reinforcement stage's settings.
+    """Evaluates models on one file of items, all by the grader of the first run that has one.
 
-    On several hosts all take part and yield the same.
-
-    A Hugging Face checkpoint is graded and sampled as the first run among the models is.
+    Each is sampled as in its run's last reinforcement stage; a model that has none, such as a
+    Hugging Face checkpoint, as in that of the grader's run. On several hosts all take part and
+    yield the same.
 
     Args:
         paths: As for `run.open_model`.
@@ -230,6 +238,7 @@ def evaluate_models(
                 f"{paths[0]}: has no reinforcement stage and so no grader; name a run that has one "
                 "too"
             )
+        grader = reopen_grader(with_grader.run)
         source = data_file or input_file(with_grader.run.workdir, "valid")
         if not source:
             raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
@@ -237,7 +246,7 @@ def evaluate_models(
     for path, model in zip(paths, models, strict=True):
         run, stage, step = model
         settings = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
-        run = dataclasses.replace(run, grader=run.grader or with_grader.run.grader)
+        run = dataclasses.replace(run, grader=grader)
         with together():
             items = read_prompt_data(run, settings, source)
         program = make_program(

@@ -39,6 +39,7 @@ from rft_jax.config import (
 )
 from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
+from rft_jax.files import write_atomically
 from rft_jax.graders import Grader, build_grader, load_grader
 from rft_jax.metrics import log
 from rft_jax.models import Model, Params, build_model, check_partition, split
@@ -67,6 +68,8 @@ TOKENIZER_FILE = "tokenizer.model"
 NO_RESULT = ("host", "tensorboard", "wandb_project")  # settings that change no result
 INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
+LOCK_FILE = ".lock"
+INIT_FILE = "init.json"  # the checkpoint of another run that a stage started from
 
 
 @dataclass(frozen=True)
@@ -171,11 +174,23 @@ class Run:
             InputError: if there is no such checkpoint, or it is damaged.
         """
         if "/" in stage.init:
-            other, source, step = open_model(Path(stage.init))
+            other, source, step = self._other_init(stage)
             return dataclasses.replace(other, mesh=self.mesh).load_params(source, step)
         if stage.init:
             return self.load_params(self.stage(stage.init))
         return self._load_source(stage) if stage.model in self.sources else None
+
+    def _other_init(self, stage: Stage) -> "OpenModel":
+        """The other run's model; of a stage that goes on the one with which it began."""
+        model, file = open_model(Path(stage.init)), self.directory(stage) / INIT_FILE
+        if model.step is not None:
+            return model
+        with together():
+            if is_first() and not file.exists():
+                newest = {"step": steps(model.run.checkpoints(model.stage))[-1]}
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, json.dumps(newest))
+        return model._replace(step=json.loads(file.read_text())["step"])
 
     def _load_source(self, stage: Stage) -> Params:
         return load_source(self.model(stage), self._places(stage), self.seed(stage))
@@ -195,12 +210,15 @@ class Run:
 def claim(workdir: Path) -> Iterator[None]:
     """Holds a work directory for this process; on several hosts the first one holds it for all.
 
+    A new one in which nothing was written for bad input is removed again.
+
     Raises:
         InputError: another process has it.
     """
+    new, path = not workdir.exists(), workdir / LOCK_FILE
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        lock = path.open("w")
     except OSError as error:
         raise InputError(
             f"{workdir}: cannot be written ({error.strerror}); use another --workdir"
@@ -209,12 +227,19 @@ def claim(workdir: Path) -> Iterator[None]:
         if is_first():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.stat()  # or it was removed, as below, before this process held it
             except OSError:
                 raise InputError(
                     f"{workdir}: another process is working in it; wait for it or use another "
                     "--workdir"
                 ) from None
-        yield
+        try:
+            yield
+        except InputError:
+            if new and is_first() and [file.name for file in workdir.iterdir()] == [LOCK_FILE]:
+                path.unlink()
+                workdir.rmdir()
+            raise
 
 
 def data_directory(workdir: Path) -> Path:
@@ -255,29 +280,32 @@ def _open_run(config: Config, workdir: Path) -> Run:
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
-    tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows, files.symbols)
-    run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
-    for stage in config.stages:
-        if "/" in stage.init:
-            _check_init(run, stage)
-    for stage in config.stages:
-        check_partition(run.model(stage), mesh, LEARNER_RULES)
-    encoded = {stage.name: _encode(stage, rows[stage.name], tokenizer) for stage in config.stages}
-    if temporary.exists():
-        os.replace(temporary, tokenizer_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(temporary.unlink, missing_ok=True)
+        tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows, files.symbols)
+        run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
+        for stage in config.stages:
+            if "/" in stage.init:
+                _check_init(run, stage)
+            check_partition(run.model(stage), mesh, LEARNER_RULES)
+        encoded = {
+            stage.name: _encode(stage, rows[stage.name], tokenizer) for stage in config.stages
+        }
+        if temporary.exists():
+            os.replace(temporary, tokenizer_path)
     if not stored.exists():
         if config.tokenizer.path and not sources:
             shutil.copyfile(config.tokenizer.path, tokenizer_path)
         if grader is not None and (isinstance(config.grader, dict) or "grader" in inputs):
-            _write_atomically(workdir / GRADER_FILE, _grader_text(config.grader))
-        _write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
-        _write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
+            write_atomically(workdir / GRADER_FILE, _grader_text(config.grader))
+        write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
+        write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     sources = {name: keep(source, workdir) for name, source in sources.items()}
     return dataclasses.replace(run, sources=sources, data=encoded)
 
 
 def reopen(workdir: Path) -> Run:
-    """Opens a finished or running work directory to evaluate its models; reads no training data.
+    """Opens a finished or running work directory for its models; without data and grader.
 
     Raises:
         InputError: if it is not a work directory.
@@ -292,11 +320,18 @@ def reopen(workdir: Path) -> Run:
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other hardware
         mesh = make_mesh(MeshConfig())
-    if (kept := workdir / GRADER_FILE).exists():
-        grader = _grader(dataclasses.replace(config, grader=str(kept)))
-    else:
-        grader = _grader(config)
-    return Run(config, workdir, mesh, grader, tokenizer, sources, {})
+    return Run(config, workdir, mesh, None, tokenizer, sources, {})
+
+
+def reopen_grader(run: Run) -> Grader | None:
+    """The grader of a run from `reopen`, as it was when the run began; None if it has none.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
+    if (kept := run.workdir / GRADER_FILE).exists():
+        return _grader(dataclasses.replace(run.config, grader=str(kept)))
+    return _grader(run.config)
 
 
 def input_file(workdir: Path, role: str) -> str | None:
@@ -541,12 +576,6 @@ def _tokenizer(
     whole = data.load_lines(symbols) if symbols else ()
     train_sentencepiece(texts, temporary, config.tokenizer.vocab_size, whole)
     return SentencePieceTokenizer(temporary)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def take(tree: Any, rows: np.ndarray) -> Any:

@@ -14,6 +14,7 @@ import jax
 
 from rft_jax.config import NOT_OF_SOURCE, Config, ModelConfig
 from rft_jax.errors import InputError
+from rft_jax.files import write_atomically
 from rft_jax.models import Model, Params, check_targets, split
 from rft_jax.models.hugging_face import (
     ADAPTER_CONFIG,
@@ -95,7 +96,7 @@ def keep(source: Source, workdir: Path) -> Source:
         copy_description(source.directory, kept)
         if source.adapter:
             shutil.copyfile(source.adapter / ADAPTER_CONFIG, kept / ADAPTER_CONFIG)
-        (kept / DATE_FILE).write_text(source.date.isoformat())
+        write_atomically(kept / DATE_FILE, source.date.isoformat())
     return dataclasses.replace(source, directory=kept)
 
 

@@ -4,9 +4,10 @@ The loop dispatches step k before it reads the metrics of step k - 1, so that th
 for the host. Only a checkpoint or an evaluation synchronises the two.
 """
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from rft_jax.metrics import (
     read_metrics,
     to_numbers,
 )
+from rft_jax.models import Params
 from rft_jax.parallel import (
     LateMaximum,
     batch_sharding,
@@ -79,13 +81,14 @@ def train(config: Config, workdir: Path) -> None:
     with together():
         if config.wandb_project and is_first():
             import_wandb()
-    with open_on_all(claim(workdir)), StopSignals() as stop:
+    with open_on_all(claim(workdir)):
         run = open_run(config, workdir)
-        for stage in config.stages:
-            if isinstance(stage, SupervisedStage):
-                _supervised(run, stage, stop)
-            else:
-                _reinforce(run, stage, stop)
+        with StopSignals() as stop:
+            for stage in config.stages:
+                if isinstance(stage, SupervisedStage):
+                    _supervised(run, stage, stop)
+                else:
+                    _reinforce(run, stage, stop)
 
 
 def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
@@ -110,7 +113,8 @@ def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
         del k
         return _named(output)
 
-    _drive(run, stage, stop, optimizer, places, step, batch_of, describe)
+    program = contextlib.nullcontext((step, None))
+    _drive(run, stage, stop, optimizer, places, program, batch_of, describe)
 
 
 def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
@@ -137,17 +141,21 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
                 log(f"warning: the samples of step {k} could not be written ({error})")
         return _named(output.metrics)
 
-    with open_on_all(run.grader.open_host()) as host:
-        evaluator = None
-        if items.valid is not None and stage.eval_interval:
-            noise = run.seed(stage, "valid")
-            evaluator = make_evaluator(program, host, items.valid, stage.eval_samples, noise)
-        if run.grader.needs_host:
-            step = make_host_step(program, host, Items(items.train.items, items.train.source))
-        else:
-            step = compile_step(program)
-        places = train_shardings(program)
-        _drive(run, stage, stop, optimizer, places, step, batch_of, describe, evaluator)
+    @contextlib.contextmanager
+    def open_program() -> Iterator[tuple[Callable, Callable | None]]:
+        with open_on_all(run.grader.open_host()) as host:
+            evaluator = None
+            if items.valid is not None and stage.eval_interval:
+                noise = run.seed(stage, "valid")
+                evaluator = make_evaluator(program, host, items.valid, stage.eval_samples, noise)
+            if run.grader.needs_host:
+                train_items = Items(items.train.items, items.train.source)
+                yield make_host_step(program, host, train_items), evaluator
+            else:
+                yield compile_step(program), evaluator
+
+    places = train_shardings(program)
+    _drive(run, stage, stop, optimizer, places, open_program(), batch_of, describe)
 
 
 def _drive(
@@ -156,20 +164,19 @@ def _drive(
     stop: StopSignals,
     optimizer: Any,
     places: TrainState,
-    step: Callable,
+    program: contextlib.AbstractContextManager[tuple[Callable, Callable | None]],
     batch_of: Callable[[int], Any],
     describe: Callable[[Any, int], dict[str, Any]],
-    evaluator: Callable | None = None,
 ) -> None:
     """The run loop of a stage.
 
     Args:
         stop: Asked after every step.
         places: The state's shardings.
-        step: Jitted (state, batch) -> (state, output), the state donated.
+        program: Entered when there is something left to do; gives the step, jitted (state, batch)
+            -> (state, output), the state donated; and all weights -> `Evaluation`, or None.
         batch_of: This host's rows of the k-th batch as NumPy arrays, k from 0.
         describe: (output, number of steps done) -> the metrics line.
-        evaluator: All weights -> `Evaluation`.
     """
     directory, model = run.directory(stage), run.model(stage)
     batch_place = batch_sharding(run.mesh)
@@ -180,7 +187,7 @@ def _drive(
         if done >= stage.steps or _stale(stage, rewards):
             return
         state = _start(run, stage, optimizer, places, checkpoints)
-        with _Record(run, stage, done) as record:
+        with program as (step, evaluator), _Record(run, stage, done) as record:
 
             def evaluate(params: Any) -> dict[str, Any]:
                 summary = to_numbers(summarise(evaluator(params)))
@@ -316,9 +323,15 @@ def _stale(stage: Stage, rewards: list[float]) -> bool:
 def _start(
     run: Run, stage: Stage, optimizer: Any, places: TrainState, checkpoints: Checkpoints
 ) -> TrainState:
-    """The state of the newest checkpoint, of an earlier stage's end, or a random one."""
+    """The state of the newest checkpoint, or that of the first step."""
     model, reference = run.model(stage), REFERENCE in places.frozen
     seed = run.seed(stage)
+
+    def initial() -> Params:
+        if (params := run.load_init(stage)) is not None:
+            return params
+        return jax.jit(model.init, out_shardings=places.params)(jax.random.key(seed))
+
     fresh = jax.jit(
         lambda params: init_state(params, optimizer, seed, reference=reference),
         out_shardings=places,
@@ -329,13 +342,10 @@ def _start(
             log(f"{stage.name}: going on from step {latest}")
         shape = jax.eval_shape(lambda: fresh(model.init(jax.random.key(0))))
         state = checkpoints.restore(latest, abstract(shape, places))
-        if BASE in places.frozen:
-            state.frozen[BASE] = run.load_base(stage)
-        return state
-    if (params := run.load_init(stage)) is not None:
-        return fresh(params)
-    init = jax.jit(model.init, out_shardings=places.params)
-    return fresh(init(jax.random.key(seed)))
+        if reference:
+            return state._replace(frozen=fresh(initial()).frozen)
+        return state._replace(frozen={BASE: run.load_base(stage)} if places.frozen else {})
+    return fresh(initial())
 
 
 def _optimizer(run: Run, stage: Stage) -> optax.GradientTransformation:

@@ -51,13 +51,13 @@ def refuse(tmp_path, capsys, monkeypatch):
     def run(*settings, experiment=EXPERIMENT):
         monkeypatch.setattr("jax.jit", no_compilation)
         workdir = tmp_path / "run"
-        before = files(workdir)
+        there, before = workdir.exists(), files(workdir)
         status = cli.main(["train", "--config", experiment, "--workdir", str(workdir), *settings])
         captured = capsys.readouterr()
         assert status == 2 and captured.out == ""
         *progress, sentence = captured.err.splitlines()
         assert sentence.startswith("rft train: ") and "Traceback" not in captured.err
-        assert not (workdir / "config.json").exists() or files(workdir) == before
+        assert files(workdir) == before and workdir.exists() == there
         return sentence
 
     return run

@@ -39,6 +39,7 @@ SMALL = {
     "stages.rft.samples_interval": "2",
     "stages.rft.rollout.group_size": "2",
     "stages.rft.rollout.completion_tokens": "40",
+    "stages.rft.policy_loss.kl_coefficient": "0.1",
 }
 
 
@@ -216,6 +217,34 @@ def test_a_run_that_was_asked_to_end_goes_on_where_it_was(config, whole, tmp_pat
 def test_a_work_directory_has_one_process(config, tmp_path):
     with claim(tmp_path), pytest.raises(InputError, match="another process is working in it"):
         train(config, tmp_path)
+
+
+def test_a_signal_before_there_is_anything_to_save_ends_at_once(config, tmp_path, monkeypatch):
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("rft_jax.train.open_run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path)
+
+
+def test_a_finished_run_acquires_nothing_for_its_graders(config, whole, monkeypatch):
+    monkeypatch.setattr("rft_jax.graders.Grader.open_host", None)
+    train(config, whole)
+
+
+def test_the_reference_policy_is_in_no_checkpoint(whole):
+    described = (whole / "rft" / "checkpoints" / "4" / "rest" / "_METADATA").read_text()
+    assert "opt_state" in described and "reference" not in described
+
+
+def test_a_stage_goes_on_from_the_checkpoint_with_which_it_began(config, whole, tmp_path):
+    other = Path(shutil.copytree(whole, tmp_path / "other"))
+    settings = {"stages.rft.init": f"{other}/sft", "tokenizer.path": f"{other}/tokenizer.model"}
+    run = open_run(apply_overrides(config, settings), tmp_path / "run")
+    before = run.load_init(run.stage("rft"))
+    shutil.copytree(other / "rft" / "checkpoints" / "4", other / "sft" / "checkpoints" / "99")
+    jax.tree.map(np.testing.assert_array_equal, before, run.load_init(run.stage("rft")))
 
 
 def test_a_file_that_changed_since_the_run_began_is_named(config, tmp_path):

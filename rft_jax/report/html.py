@@ -10,13 +10,13 @@ import datetime
 import hashlib
 import html
 import json
-import os
 import re
 import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rft_jax.files import write_atomically
 from rft_jax.metrics import log
 from rft_jax.report.charts import payload
 from rft_jax.report.history import RunHistory, read_run
@@ -57,10 +57,8 @@ def write_report(workdir: Path) -> Path:
         InputError: if it is no work directory.
     """
     path = workdir / REPORT_FILE
-    temporary = path.with_suffix(".tmp")
     # Replaced: halves of surrogate pairs, which JSON can hold and UTF-8 cannot.
-    temporary.write_bytes(render(read_run(workdir)).encode("utf-8", "replace"))
-    os.replace(temporary, path)
+    write_atomically(path, render(read_run(workdir)).encode("utf-8", "replace"))
     return path
 
 
