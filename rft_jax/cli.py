@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rft_jax.config import Config, HostOptions, apply_overrides
 from rft_jax.errors import InputError, Interrupted, RunFailed
@@ -119,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", help="items as JSON lines; default: the run's validation file")
     evaluate.add_argument("--samples", type=int, default=1, help="samples per item")
     evaluate.add_argument("--seed", type=_seed, default=0)
+    evaluate.add_argument(
+        "--html", type=Path, help="table and chart; default: evaluation.html in the run's directory"
+    )
     evaluate.set_defaults(run=_eval)
 
     sample = commands.add_parser("sample", help="answers to a prompt, one JSON object a sample")
@@ -207,11 +211,29 @@ def _eval(options: argparse.Namespace) -> None:
     from rft_jax.evaluate import evaluate_models
     from rft_jax.parallel import is_first, joined
 
-    paths = [options.workdir] if options.workdir else options.model
+    paths, lines = [options.workdir] if options.workdir else options.model, []
     with joined():
         for line in evaluate_models(paths, options.data, options.samples, options.seed):
             if is_first():
                 print(json.dumps(line), flush=True)
+            lines.append(line)
+        if is_first():
+            _show_evaluation(lines, paths, options.html)
+
+
+def _show_evaluation(lines: list[dict[str, Any]], paths: list[Path], html: Path | None) -> None:
+    from rft_jax.evaluate import evaluation_file
+    from rft_jax.report import compare, show_comparison, write_comparison
+
+    name, file = Path(lines[0]["data"]).name, html or evaluation_file(paths)
+    comparison = compare(lines)
+    show_comparison(name, comparison)
+    try:
+        write_comparison(file, "Evaluation", {name: comparison})
+    except OSError as error:
+        remedy = "name another file with --html"
+        raise InputError(f"{file}: cannot be written ({error.strerror}); {remedy}") from None
+    print(file, file=sys.stderr)
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -267,7 +267,22 @@ class ReinforceStage:
     host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts
 
 
-Stage = SupervisedStage | ReinforceStage
+@dataclass(frozen=True)
+class EvaluateStage:
+    """A comparison of models on one file, paired, in the run's `results.json` and report.
+
+    Graded by the run's grader, and sampled as the last reinforcement stage of each model's run is.
+    """
+
+    name: str = "evaluate"
+    # Stages of this run, WORKDIR/STAGE of others, Hugging Face checkpoints; empty: every stage.
+    models: tuple[str, ...] = ()
+    data: str = ""  # RFT items; empty: `data.valid`
+    samples: int = 1  # per item
+
+
+TrainingStage = SupervisedStage | ReinforceStage
+Stage = TrainingStage | EvaluateStage
 RESERVED = ("data", "models")  # what else has a folder in a work directory
 
 
@@ -288,6 +303,11 @@ class Config:
     tensorboard: bool = True  # event files beside the metrics
     wandb_project: str = ""  # of Weights & Biases; empty: off
     stages: tuple[Stage, ...] = field(default_factory=lambda: (SupervisedStage(), ReinforceStage()))
+
+    @property
+    def training_stages(self) -> tuple[TrainingStage, ...]:
+        """The stages that change weights."""
+        return tuple(stage for stage in self.stages if not isinstance(stage, EvaluateStage))
 
     def model(self, name: str) -> ModelConfig:
         """The model of that name."""
@@ -314,9 +334,12 @@ def validate(config: Config) -> None:
             _validate_lora(f"models.{model.name}", model)
         if not model.source:
             _validate_model(model)
-    earlier: dict[str, Stage] = {}
+    earlier: dict[str, TrainingStage] = {}
     for stage in config.stages:
         place = f"stages.{stage.name}"
+        if isinstance(stage, EvaluateStage):
+            _validate_evaluate(place, stage, earlier)
+            continue
         if stage.model not in [model.name for model in config.models]:
             raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
         here = stage.init and "/" not in stage.init
@@ -460,6 +483,22 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
     if stage.patience and not stage.eval_interval:
         raise InputError(f"{place}.patience: needs evaluations; set eval_interval as well")
     _divides(f"{place}.policy_loss", loss.micro_batches, stage.batch_size)
+
+
+def _validate_evaluate(
+    place: str, stage: EvaluateStage, earlier: Mapping[str, TrainingStage]
+) -> None:
+    _positive(place, stage, "samples")
+    for name in stage.models:
+        if "/" not in name and name not in earlier:
+            raise InputError(
+                f"{place}.models: {name!r} is not an earlier stage; name one, or give "
+                "WORKDIR/STAGE of another run"
+            )
+    if not any(isinstance(before, ReinforceStage) for before in earlier.values()):
+        raise InputError(
+            f"{place}: samples are drawn as in a reinforcement stage; put one before it"
+        )
 
 
 def _validate_loss(place: str, loss: PolicyLossConfig) -> None:

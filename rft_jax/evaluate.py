@@ -19,8 +19,9 @@ import optax
 
 from rft_jax.config import ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
-from rft_jax.graders import HostGrading, Items
+from rft_jax.graders import ANSWER, Grader, HostGrading, Items
 from rft_jax.host_step import make_host_sampler
+from rft_jax.intervals import Column, intervals, paired_differences
 from rft_jax.models import Params, merge
 from rft_jax.parallel import (
     batch_parts,
@@ -124,22 +125,15 @@ def make_batch(items: PromptData, rows: np.ndarray, draws: np.ndarray) -> Batch:
     return Batch(Prompts(*prompts), rows.astype(np.int32), draws.astype(np.int32), fields)
 
 
-def summarise(evaluation: Evaluation) -> dict[str, Any]:
+def summarise(evaluation: Evaluation, grader: Grader) -> dict[str, Any]:
     """Means over the valid samples of all items; for ranking graders top@k and the like."""
-    valid = evaluation.valid_MS
-    count = max(int(valid.sum()), 1)
-
-    def mean(values: np.ndarray) -> float:
-        return float(np.where(valid, values, 0).sum() / count)
-
-    scores = per_sample(evaluation)
-    means = {name: mean(values) for name, values in scores.items()}
+    found = columns(evaluation, grader)
     errors = {f"errors/{name}": float(flag.mean()) for name, flag in evaluation.errors.items()}
     return {
-        "items": len(valid),
-        "samples": valid.shape[1],
-        **means,
-        "valid_share": float(valid.mean()),
+        "items": len(evaluation.valid_MS),
+        "samples": evaluation.valid_MS.shape[1],
+        **{name: column.mean for name, column in found.items()},
+        "valid_share": float(evaluation.valid_MS.mean()),
         "truncated_share": float(evaluation.truncated_MS.mean()),
         "completion_tokens_mean": float(evaluation.completion_tokens_MS.mean()),
         "reasoning_tokens_mean": float(evaluation.reasoning_tokens_MS.mean()),
@@ -147,8 +141,9 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def per_sample(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """What is averaged over samples, [M, S] by its name in the metrics."""
+def columns(evaluation: Evaluation, grader: Grader) -> dict[str, Column]:
+    """What is averaged, by its name in the metrics: over valid samples, or over items."""
+    valid_MS = evaluation.valid_MS
     found = {"reward_mean": evaluation.reward_MS}
     found |= {f"scores/{name}": score for name, score in evaluation.scores.items()}
     ranks = [name for name in evaluation.details if name.endswith("/rank")]
@@ -162,41 +157,59 @@ def per_sample(evaluation: Evaluation) -> dict[str, np.ndarray]:
             "malformed_rate": evaluation.details[f"{node}/malformed"],
             "mean_list_length": evaluation.details[f"{node}/list_length"],
         }
+    by_sample = {
+        name: Column(np.where(valid_MS, values, 0).sum(axis=1), valid_MS.sum(axis=1))
+        for name, values in found.items()
+    }
+    by_item = {}
+    if grader.pass_threshold is not None:
+        by_item |= pass_at(evaluation.reward_MS >= grader.pass_threshold, valid_MS)
+    answers = [name for name in evaluation.details if name.endswith(ANSWER)]
+    if len(answers) == 1:
+        by_item |= majority(evaluation.details[answers[0]], evaluation.reward_MS, valid_MS)
+    return by_sample | by_item
+
+
+def pass_at(passed_MS: np.ndarray, valid_MS: np.ndarray) -> dict[str, Column]:
+    """`pass_at_k` for k = 1, 2, 4, ... and the number of samples.
+
+    The chance that of k samples at least one passes: 1 - C(n - c, k) / C(n, k) for an item with c
+    of n valid samples passed (https://arxiv.org/abs/2107.03374); items with fewer valid samples
+    have no weight.
+    """
+    samples = valid_MS.shape[1]
+    n_M, c_M = valid_MS.sum(axis=1), (passed_MS & valid_MS).sum(axis=1)
+    found = {}
+    for k in sorted({samples, *(2**power for power in range(samples.bit_length() - 1))}):
+        # C(n - c, k) / C(n, k) = product over i < k of (n - c - i) / (n - i)
+        factors = [np.clip(n_M - c_M - i, 0, None) / np.maximum(n_M - i, 1) for i in range(k)]
+        enough_M = n_M >= k
+        value_M = np.where(enough_M, 1 - np.prod(factors, axis=0), 0)
+        found[f"pass_at_{k}"] = Column(value_M, enough_M.astype(int))
     return found
 
 
-def paired_differences(
-    a: Evaluation, b: Evaluation, seed: int = 0, resamples: int = 10_000
-) -> dict[str, dict[str, float]]:
-    """How much more b has of everything than a, on the same items.
-
-    Items of which either model has no valid sample are left out.
+def majority(
+    answer_MS: np.ndarray, reward_MS: np.ndarray, valid_MS: np.ndarray
+) -> dict[str, Column]:
+    """`majority`: the reward of the answer that most of an item's valid samples give.
 
     Args:
-        seed: Of the bootstrap.
-        resamples: Of the items, with replacement.
-
-    Returns:
-        By metric that both have the mean difference over items, with its 95 % percentile interval
-        from `low` to `high`.
+        answer_MS: A number for each different answer, below 0 for none. Of answers that are
+            equally common the first counts; an item without any earns 0.
     """
-    kept = a.valid_MS.any(axis=1) & b.valid_MS.any(axis=1)
-    count = max(int(kept.sum()), 1)
-    draws = np.random.default_rng(seed).integers(0, count, (resamples, count))
-    theirs, ours, found = per_sample(a), per_sample(b), {}
-    for name in [name for name in ours if name in theirs]:
-        values = ours[name]
-        difference = _item_means(values, b.valid_MS) - _item_means(theirs[name], a.valid_MS)
-        difference = difference[kept] if kept.any() else np.zeros(1)
-        low, high = np.percentile(difference[draws].mean(axis=1), [2.5, 97.5])
-        found[name] = {
-            "difference": float(difference.mean()), "low": float(low), "high": float(high)
-        }  # fmt: skip
-    return found
-
-
-def _item_means(values_MS: np.ndarray, valid_MS: np.ndarray) -> np.ndarray:
-    return np.where(valid_MS, values_MS, 0).sum(axis=1) / np.maximum(valid_MS.sum(axis=1), 1)
+    votes_MS = np.where(
+        valid_MS & (answer_MS >= 0),
+        ((answer_MS[:, :, None] == answer_MS[:, None, :]) & valid_MS[:, None, :]).sum(axis=2),
+        0,
+    )
+    first_M = votes_MS.argmax(axis=1)[:, None]
+    reward_M = np.take_along_axis(reward_MS, first_M, axis=1)[:, 0]
+    return {
+        "majority": Column(
+            np.where(votes_MS.max(axis=1) > 0, reward_M, 0), valid_MS.any(axis=1).astype(int)
+        )
+    }
 
 
 def _batch_size(program: Program, samples: int, items: int) -> int:
@@ -223,7 +236,8 @@ def evaluate_models(
         seed: Of the samples' noise, the same for all.
 
     Yields:
-        For every model its summary; then for every pair `paired_differences`.
+        For every model its summary, with the 95 % interval of each mean under `intervals`; then
+        for every pair how much more `a`, the later one, has than `b` (`paired_differences`).
 
     Raises:
         InputError: if there is no such model, no grader or no file.
@@ -255,11 +269,23 @@ def evaluate_models(
         params = run.load_params(stage, step)
         with open_on_all(run.grader.open_host()) as host:
             evaluation = make_evaluator(program, host, items, samples, seed)(params)
-        evaluations.append(evaluation)
-        yield {"model": str(path), "data": source, **summarise(evaluation)}
-    for a, b in itertools.combinations(range(len(paths)), 2):
+        evaluations.append(columns(evaluation, grader))
+        yield {
+            "model": str(path),
+            "data": source,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            **summarise(evaluation, grader),
+            "intervals": intervals(evaluations[-1]),
+        }
+    for b, a in itertools.combinations(range(len(paths)), 2):
         for name, interval in paired_differences(evaluations[a], evaluations[b]).items():
             yield {"a": str(paths[a]), "b": str(paths[b]), "metric": name, **interval}
+
+
+def evaluation_file(paths: Sequence[Path]) -> Path:
+    """Where the comparison of these models is written: into the directory of the grader's run."""
+    models = [open_model(path) for path in paths]
+    return next(m for m in models if _reinforcement_stages(m)).run.workdir / "evaluation.html"
 
 
 def sample_model(
@@ -325,5 +351,5 @@ def sample_model(
 
 def _reinforcement_stages(model: OpenModel) -> list[ReinforceStage]:
     """Those of the run, the stage's own last."""
-    stages = [*model.run.config.stages, model.stage]
+    stages = [*model.run.config.training_stages, model.stage]
     return [stage for stage in stages if isinstance(stage, ReinforceStage)]

@@ -27,11 +27,13 @@ from rft_jax.config import (
     NOT_OF_SOURCE,
     Config,
     DataConfig,
+    EvaluateStage,
     MeshConfig,
     ModelConfig,
     ReinforceStage,
     Stage,
     SupervisedStage,
+    TrainingStage,
     differences,
     read_config,
     to_json,
@@ -40,7 +42,7 @@ from rft_jax.config import (
 from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
 from rft_jax.files import write_atomically
-from rft_jax.graders import Grader, build_grader, load_grader
+from rft_jax.graders import Grader, build_grader, load_grader, load_pass_threshold
 from rft_jax.metrics import log
 from rft_jax.models import Model, Params, build_model, check_partition, split
 from rft_jax.models.hugging_face import is_checkpoint
@@ -122,16 +124,16 @@ class Run:
         """The stage's own seed for a purpose, below 2**32."""
         return zlib.crc32(f"{self.config.seed}/{stage.name}/{purpose}".encode())
 
-    def stage(self, name: str) -> Stage:
-        """The stage of that name.
+    def stage(self, name: str) -> TrainingStage:
+        """The training stage of that name.
 
         Raises:
             InputError: if there is none.
         """
-        for stage in self.config.stages:
+        for stage in self.config.training_stages:
             if stage.name == name:
                 return stage
-        known = ", ".join(stage.name for stage in self.config.stages)
+        known = ", ".join(stage.name for stage in self.config.training_stages)
         raise InputError(f"{self.workdir}: there is no stage {name!r}; there are {known}")
 
     def checkpoints(self, stage: Stage) -> Path:
@@ -262,7 +264,7 @@ def open_run(config: Config, workdir: Path) -> Run:
 def _open_run(config: Config, workdir: Path) -> Run:
     validate(config)
     mesh = make_mesh(config.mesh)
-    for stage in config.stages:
+    for stage in config.training_stages:
         check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
     stored = workdir / "config.json"
     if stored.exists():
@@ -284,12 +286,13 @@ def _open_run(config: Config, workdir: Path) -> Run:
         stack.callback(temporary.unlink, missing_ok=True)
         tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows, files.symbols)
         run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
-        for stage in config.stages:
+        for stage in config.training_stages:
             if "/" in stage.init:
                 _check_init(run, stage)
             check_partition(run.model(stage), mesh, LEARNER_RULES)
         encoded = {
-            stage.name: _encode(stage, rows[stage.name], tokenizer) for stage in config.stages
+            stage.name: _encode(stage, rows[stage.name], config, tokenizer)
+            for stage in config.stages
         }
         if temporary.exists():
             os.replace(temporary, tokenizer_path)
@@ -363,7 +366,7 @@ def open_model(path: Path) -> OpenModel:
         return OpenModel(_open_checkpoint(str(path)), BASE, None)
     if (path / "config.json").exists():
         run = reopen(path)
-        return OpenModel(run, run.config.stages[-1], None)
+        return OpenModel(run, run.config.training_stages[-1], None)
     step = None
     if path.parent.name == "checkpoints":
         step, path = _step(path), path.parent.parent
@@ -446,6 +449,7 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
     """
     paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
     paths |= {"tokenizer": config.tokenizer.path}
+    paths |= {s.name: s.data for s in config.stages if isinstance(s, EvaluateStage)}
     if isinstance(config.grader, str):
         paths["grader"] = config.grader
     found = {}
@@ -482,7 +486,8 @@ def _grader(config: Config) -> Grader | None:
         return None
     if not config.grader:
         raise InputError("grader: reinforcement needs a grader; give --config.grader=FILE.json")
-    return build_grader(load_grader(config.grader), config.placement, config.host)
+    spec, threshold = load_grader(config.grader), load_pass_threshold(config.grader)
+    return build_grader(spec, config.placement, config.host, threshold)
 
 
 def _grader_text(grader: str | dict[str, Any]) -> str:
@@ -504,6 +509,8 @@ def _read(stage: Stage, files: DataConfig, grader: Grader | None) -> dict[str, _
     if isinstance(stage, SupervisedStage):
         path = _needed(getattr(files, stage.data), stage.data, stage)
         return {"supervised": _Rows(path, data.load_supervised_items(path))}
+    if isinstance(stage, EvaluateStage):
+        return {"valid": _read_prompts(_needed(stage.data or files.valid, "valid", stage), grader)}
     rows = {"train": _read_prompts(_needed(files.train, "train", stage), grader)}
     if files.valid:
         rows["valid"] = _read_prompts(files.valid, grader)
@@ -516,9 +523,14 @@ def _read_prompts(path: str, grader: Grader) -> _Rows:
     return _Rows(path, items, grader.encode_items(items, path))
 
 
-def _encode(stage: Stage, rows: dict[str, _Rows], tokenizer: Tokenizer) -> StageData:
-    if isinstance(stage, ReinforceStage):
-        encoded = {name: _encode_prompts(row, stage, tokenizer) for name, row in rows.items()}
+def _encode(
+    stage: Stage, rows: dict[str, _Rows], config: Config, tokenizer: Tokenizer
+) -> StageData:
+    if not isinstance(stage, SupervisedStage):
+        settings = stage
+        if isinstance(stage, EvaluateStage):
+            settings = [s for s in config.stages if isinstance(s, ReinforceStage)][-1]
+        encoded = {name: _encode_prompts(row, settings, tokenizer) for name, row in rows.items()}
         return StageData(**encoded)
     row = rows["supervised"]
     setting = f"stages.{stage.name}.row_tokens"

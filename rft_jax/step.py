@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import ReinforceStage
-from rft_jax.graders import Grade, Grader, Sample, Score
+from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score
 from rft_jax.learn.advantages import advantages
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
@@ -257,7 +257,11 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
         "truncated_share": 1 - completions.stopped_BG.mean(),
         **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
-        **{_detail_name(name): mean(value) for name, value in grade.details.items()},
+        **{
+            _detail_name(name): mean(value)
+            for name, value in grade.details.items()
+            if not name.endswith(ANSWER)
+        },
         **{f"errors/{name}": flag.mean() for name, flag in grade.errors.items()},
     }
 

@@ -17,11 +17,20 @@ import optax
 
 from rft_jax import data
 from rft_jax.checkpoint import METRIC, Checkpoints, abstract
-from rft_jax.config import Config, ReinforceStage, Stage, SupervisedStage, to_json
+from rft_jax.config import (
+    Config,
+    EvaluateStage,
+    ReinforceStage,
+    SupervisedStage,
+    TrainingStage,
+    to_json,
+)
 from rft_jax.errors import RunFailed
-from rft_jax.evaluate import make_batch, make_evaluator, summarise
+from rft_jax.evaluate import columns, evaluate_models, make_batch, make_evaluator, summarise
+from rft_jax.files import write_atomically
 from rft_jax.graders import Items
 from rft_jax.host_step import make_host_step
+from rft_jax.intervals import intervals
 from rft_jax.learn.optimizer import (
     BASE,
     REFERENCE,
@@ -58,10 +67,12 @@ from rft_jax.parallel import (
     together,
 )
 from rft_jax.progress import Progress
-from rft_jax.report import Reporter
+from rft_jax.report import Reporter, compare
 from rft_jax.run import Run, claim, open_run, take
 from rft_jax.signals import StopSignals, leave
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
+
+RESULTS_FILE = "results.json"
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -87,8 +98,10 @@ def train(config: Config, workdir: Path) -> None:
             for stage in config.stages:
                 if isinstance(stage, SupervisedStage):
                     _supervised(run, stage, stop)
-                else:
+                elif isinstance(stage, ReinforceStage):
                     _reinforce(run, stage, stop)
+                else:
+                    _evaluate(run, stage, stop)
 
 
 def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
@@ -158,9 +171,39 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
     _drive(run, stage, stop, optimizer, places, open_program(), batch_of, describe)
 
 
+def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
+    """Compares the stage's models in `results.json`, unless it has them already."""
+    file = run.workdir / RESULTS_FILE
+    results = json.loads(file.read_text()) if file.exists() else {}
+    evaluations = results.get("evaluations", {})
+    if stage.name in evaluations:
+        return
+    trained = run.config.training_stages
+    names = stage.models or tuple(earlier.name for earlier in trained)
+    paths = [Path(name) if "/" in name else run.workdir / name for name in names]
+    signum_of_all, lines = LateMaximum(run.mesh), []
+    for line in evaluate_models(paths, stage.data or None, stage.samples, run.seed(stage)):
+        if "model" in line and is_first():
+            log(f"{stage.name} {line['model']}  reward_mean {line['reward_mean']:.4f}")
+        lines.append(line)
+        if signum := signum_of_all(stop.signum):
+            leave(signum)
+    if not is_first():
+        return
+    rows = [row for s in trained for row in read_metrics(run.directory(s) / "metrics.jsonl")]
+    results |= {
+        "seed": run.config.seed,
+        "wall_s": round(sum(row["timing"]["seconds"] for row in rows), 1),
+        "peak_rss_bytes": peak_memory_bytes(),
+        "evaluations": evaluations | {stage.name: compare(lines, names)},
+    }
+    write_atomically(file, json.dumps(results, indent=2) + "\n")
+    Reporter(run.workdir).finish()
+
+
 def _drive(
     run: Run,
-    stage: Stage,
+    stage: TrainingStage,
     stop: StopSignals,
     optimizer: Any,
     places: TrainState,
@@ -190,10 +233,13 @@ def _drive(
         with program as (step, evaluator), _Record(run, stage, done) as record:
 
             def evaluate(params: Any) -> dict[str, Any]:
-                summary = to_numbers(summarise(evaluator(params)))
-                found = {f"valid_{name}": value for name, value in summary.items()}
-                rewards.append(found[METRIC])
-                return found
+                evaluation = evaluator(params)
+                summary = to_numbers(summarise(evaluation, run.grader))
+                rewards.append(summary["reward_mean"])
+                reward = {"reward_mean": columns(evaluation, run.grader)["reward_mean"]}
+                low, high = intervals(reward)["reward_mean"]
+                summary |= {"reward_mean_low": low, "reward_mean_high": high}
+                return {f"valid_{name}": value for name, value in summary.items()}
 
             if done == 0 and evaluator is not None:
                 record({"step": 0, **evaluate(weights(model, state))})
@@ -233,7 +279,7 @@ def _require_saved(checkpoints: Checkpoints, step: int, directory: Path) -> None
             )
 
 
-def _open_writers(run: Run, stage: Stage, done: int) -> list[Writer]:
+def _open_writers(run: Run, stage: TrainingStage, done: int) -> list[Writer]:
     directory = run.directory(stage)
     writers: list[Writer] = [MetricsFile(directory / "metrics.jsonl", done)]
     if run.config.tensorboard:
@@ -250,7 +296,7 @@ class _Record:
     Only the first host writes and speaks; the others look as well whether the run can go on.
     """
 
-    def __init__(self, run: Run, stage: Stage, done: int):
+    def __init__(self, run: Run, stage: TrainingStage, done: int):
         self._stage = stage
         self._first = is_first()
         with together():
@@ -314,14 +360,14 @@ def _validation_rewards(directory: Path, done: int) -> list[float]:
     return [row[METRIC] for row in rows if METRIC in row and row["step"] <= done]
 
 
-def _stale(stage: Stage, rewards: list[float]) -> bool:
+def _stale(stage: TrainingStage, rewards: list[float]) -> bool:
     """Whether the last `patience` validations were no better than those before."""
     patience = getattr(stage, "patience", 0)
     return 0 < patience < len(rewards) and max(rewards[-patience:]) <= max(rewards[:-patience])
 
 
 def _start(
-    run: Run, stage: Stage, optimizer: Any, places: TrainState, checkpoints: Checkpoints
+    run: Run, stage: TrainingStage, optimizer: Any, places: TrainState, checkpoints: Checkpoints
 ) -> TrainState:
     """The state of the newest checkpoint, or that of the first step."""
     model, reference = run.model(stage), REFERENCE in places.frozen
@@ -332,23 +378,22 @@ def _start(
             return params
         return jax.jit(model.init, out_shardings=places.params)(jax.random.key(seed))
 
-    fresh = jax.jit(
-        lambda params: init_state(params, optimizer, seed, reference=reference),
-        out_shardings=places,
-        donate_argnums=0,
-    )
+    def init(params: Params) -> TrainState:
+        return init_state(params, optimizer, seed, reference=reference)
+
     if (latest := checkpoints.latest()) is not None:
         if is_first():
             log(f"{stage.name}: going on from step {latest}")
-        shape = jax.eval_shape(lambda: fresh(model.init(jax.random.key(0))))
+        shape = jax.eval_shape(lambda: init(model.init(jax.random.key(0))))
         state = checkpoints.restore(latest, abstract(shape, places))
         if reference:
-            return state._replace(frozen=fresh(initial()).frozen)
+            frozen = jax.jit(lambda params: init(params).frozen, out_shardings=places.frozen)
+            return state._replace(frozen=frozen(initial()))
         return state._replace(frozen={BASE: run.load_base(stage)} if places.frozen else {})
-    return fresh(initial())
+    return jax.jit(init, out_shardings=places, donate_argnums=0)(initial())
 
 
-def _optimizer(run: Run, stage: Stage) -> optax.GradientTransformation:
+def _optimizer(run: Run, stage: TrainingStage) -> optax.GradientTransformation:
     updates = stage.policy_loss.gradient_steps if isinstance(stage, ReinforceStage) else 1
     lora = run.model_config(stage).lora is not None
     return make_optimizer(stage.optimizer, stage.steps, updates, lora=lora)
@@ -368,7 +413,7 @@ def _named(metrics: dict[str, jax.Array]) -> dict[str, Any]:
     return row | {"timing": timing}
 
 
-def _due(k: int, stage: Stage, interval: int) -> bool:
+def _due(k: int, stage: TrainingStage, interval: int) -> bool:
     return bool(interval) and (k % interval == 0 or k == stage.steps)
 
 

@@ -220,12 +220,17 @@ def test_a_work_directory_has_one_process(config, tmp_path):
 
 
 def test_a_signal_before_there_is_anything_to_save_ends_at_once(config, tmp_path, monkeypatch):
-    def interrupt(*_):
-        signal.raise_signal(signal.SIGINT)
+    handlers = []
 
-    monkeypatch.setattr("rft_jax.train.open_run", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    def look(*_):
+        handlers.extend(map(signal.getsignal, (signal.SIGTERM, signal.SIGINT)))
+        raise InputError
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr("rft_jax.train.open_run", look)
+    with pytest.raises(InputError):
         train(config, tmp_path)
+    assert handlers == before
 
 
 def test_a_finished_run_acquires_nothing_for_its_graders(config, whole, monkeypatch):

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from rft_jax.errors import InputError
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
-from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
+from rft_jax.graders.types import ANSWER, HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import case_fold, equal, fold_text, from_host, slice_bytes
 from rft_jax.strings.regex import RegexError, compile_capture, find_group, python_flags
 
@@ -105,7 +105,15 @@ class Choice:
         if self.ignore_case:
             chosen, reference = case_fold(chosen), case_fold(reference)
         right_N = equal(chosen, reference) & found_N
-        details = {f"{self.name}/no_choice": (~found_N).astype(jnp.float32)}
+        answer_N = jnp.full(found_N.shape, -1.0)
+        for number, label in reversed(list(enumerate(map(self._fold, self.choices)))):
+            text = from_host([label] * len(found_N), max(1, len(label.encode())))
+            same_N = equal(chosen, case_fold(text) if self.ignore_case else text) & found_N
+            answer_N = jnp.where(same_N, number, answer_N)
+        details = {
+            f"{self.name}/no_choice": (~found_N).astype(jnp.float32),
+            f"{self.name}{ANSWER}": answer_N,
+        }
         return Score(right_N.astype(jnp.float32), errors, details, {})
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
@@ -113,7 +121,9 @@ class Choice:
         texts, errors = render_on_host(view, (self.input,), items, n)
         match = re.search(self.pattern, *texts, python_flags(self.flags)) if texts else None
         right = match and self._fold(match[1]) == self._fold(self._reference(items, n))
-        return HostScore(float(bool(right)), errors, {f"{self.name}/no_choice": float(not match)})
+        answer = [*map(self._fold, self.choices)].index(self._fold(match[1])) if match else -1
+        details = {f"{self.name}/no_choice": float(not match), f"{self.name}{ANSWER}": answer}
+        return HostScore(float(bool(right)), errors, details)
 
 
 def _alone(label: str) -> str:

@@ -13,7 +13,7 @@ from rft_jax.graders.template import Template, TemplateError, parse_template
 if TYPE_CHECKING:
     from rft_jax.graders.types import GraderType
 
-# Part of OpenAI's format without a meaning in training.
+# Part of OpenAI's format without a meaning in training; see `registry.load_pass_threshold`.
 _IGNORED = ("pass_threshold",)
 
 

@@ -47,6 +47,7 @@ class Grader:
 
     spec: GraderType
     options: HostOptions
+    pass_threshold: float | None = None  # the reward from which a sample passes, if there is one
 
     @property
     def type_name(self) -> str:
@@ -121,9 +122,10 @@ def build_grader(
     spec: GraderType | HostGraderType,
     placement: str = "auto",
     options: HostOptions = DEFAULT_OPTIONS,
+    pass_threshold: float | None = None,
 ) -> Grader:
     """The grader of a specification, its nodes placed; see `placement.place`."""
-    return Grader(place(spec, placement), options)
+    return Grader(place(spec, placement), options, pass_threshold)
 
 
 def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Grade:

@@ -60,11 +60,39 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
     Raises:
         InputError: naming the file, the path inside the JSON and the remedy.
     """
+    if _is_function(grader):
+        return _import(*grader.split(":"))
+    return parse_grader(_read(grader), "")
+
+
+def load_pass_threshold(grader: str | Path | Mapping[str, Any]) -> float | None:
+    """The grader's `pass_threshold`: the reward from which a sample passes; None without one.
+
+    Args:
+        grader: as for `load_grader`.
+
+    Raises:
+        InputError: it is not a number.
+    """
+    if _is_function(grader):
+        return None
+    fields = _read(grader)
+    threshold = fields.values.get("pass_threshold")
+    if threshold is not None and type(threshold) not in (int, float):
+        raise fields.error("pass_threshold", f"must be a number, not {threshold!r}")
+    return threshold
+
+
+def _is_function(grader: str | Path | Mapping[str, Any]) -> bool:
+    named = isinstance(grader, str) and _IN_MODULE.fullmatch(grader)
+    return bool(named) and not Path(grader).exists()
+
+
+def _read(grader: str | Path | Mapping[str, Any]) -> Fields:
+    """The outermost object of a grader's JSON."""
     if isinstance(grader, Mapping):
-        return parse_grader(Fields(grader, "", "", parse_grader), "")
+        return Fields(grader, "", "", parse_grader)
     source = str(grader)
-    if _IN_MODULE.fullmatch(source) and not Path(grader).exists():
-        return _import(*source.split(":"))
     try:
         values = json.loads(Path(grader).read_text(encoding="utf-8"))
     except OSError as error:
@@ -79,7 +107,7 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
         raise InputError(f"{source}: not usable as JSON ({error}); correct it") from None
     if not isinstance(values, dict):
         raise InputError(f"{source}: must hold one JSON object with a grader; correct it")
-    return parse_grader(Fields(values, source, "", parse_grader), "")
+    return Fields(values, source, "", parse_grader)
 
 
 def _import(module: str, name: str) -> GraderType:

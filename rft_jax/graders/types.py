@@ -39,6 +39,10 @@ ERRORS = (
 # Those that are not the model's doing: the sample is not valid and takes no part in learning.
 NOT_THE_MODELS = ("other_error", "python_grader_server_error", "model_grader_server_error")
 
+# Ends the name of a detail that numbers the different answers, below 0 for none: what a majority
+# is counted of.
+ANSWER = "/answer"
+
 
 class Sample(NamedTuple):
     """N completions to grade.

@@ -3,9 +3,18 @@
 write_report(workdir)            # report.html
 Reporter(workdir).update()       # the same while the run goes on, at a bounded cost
 show_run(workdir)                # `rft show`
+write_comparison(path, name, {"unseen": compare(lines)})    # `rft eval`
 """
 
-from rft_jax.report.html import Reporter, write_report
-from rft_jax.report.terminal import show_run
+from rft_jax.report.comparison import compare
+from rft_jax.report.html import Reporter, write_comparison, write_report
+from rft_jax.report.terminal import show_comparison, show_run
 
-__all__ = ["Reporter", "show_run", "write_report"]
+__all__ = [
+    "Reporter",
+    "compare",
+    "show_comparison",
+    "show_run",
+    "write_comparison",
+    "write_report",
+]

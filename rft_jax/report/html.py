@@ -62,16 +62,32 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
+def write_comparison(path: Path, name: str, evaluations: dict[str, Any]) -> None:
+    """Writes a page with a comparison of models only.
+
+    Args:
+        name: Its title.
+        evaluations: By name, as in `results.json`.
+    """
+    page = {"name": name, "about": "", "stages": [], "evaluations": evaluations}
+    page |= {"sampling": [], "prompts": [], "groups": [], "config": None}
+    write_atomically(path, _render(page).encode("utf-8", "replace"))
+
+
 def render(history: RunHistory) -> str:
     """The page; the same history gives the same text."""
+    return _render(page_data(history))
+
+
+def _render(data: dict[str, Any]) -> str:
     style, script = _resource("page.css"), _resource("page.js")
     parts = {
-        "title": html.escape(f"{history.name} · rft_jax"),
+        "title": html.escape(f"{data['name']} · rft_jax"),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
-        "data": _embed(page_data(history)),
+        "data": _embed(data),
     }
     return re.sub(r"@@(\w+)@@", lambda match: parts[match[1]], _resource("page.html"))
 

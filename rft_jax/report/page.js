@@ -252,13 +252,14 @@
 
   // ---- comparison -----------------------------------------------------------------------------
   const RATES = ["top1", "top5", "top_max"];
-  const LOWER_IS_BETTER = ["malformed_rate"];
-  const NEITHER = ["parameters", "mean_list_length"];
+  const lowerIsBetter = (name) => ["malformed_rate", "truncated_share"].includes(name) || name.startsWith("errors/");
+  const neither = (name) => ["parameters", "mean_list_length"].includes(name) || name.endsWith("_tokens_mean");
+  const modelName = (name) => name.includes("/") ? name : words(name);  // a path, or a name
 
   function cell(name, value) {
     if (typeof value !== "number") return value === null || value === undefined ? "–" : String(value);
     if (name === "parameters") return value ? format(value) : "–";
-    if (NEITHER.includes(name)) return format(value);
+    if (neither(name)) return format(value);
     return Number.isInteger(value) && value > 1 ? value.toLocaleString("en") : value.toFixed(3);
   }
 
@@ -268,19 +269,24 @@
       const models = Object.entries(evaluation.models || {});
       if (!models.length) continue;
       place.hidden = false;
-      const columns = [...new Set(models.flatMap(([, row]) => Object.keys(row)))];
-      const best = Object.fromEntries(columns.filter((column) => !NEITHER.includes(column)).map((column) => {
+      const columns = [...new Set(models.flatMap(([, row]) => Object.keys(row)))].filter((column) => column !== "intervals");
+      const best = Object.fromEntries(columns.filter((column) => !neither(column)).map((column) => {
         const values = models.map(([, row]) => row[column]).filter((value) => typeof value === "number");
-        return [column, LOWER_IS_BETTER.includes(column) ? Math.min(...values) : Math.max(...values)];
+        return [column, lowerIsBetter(column) ? Math.min(...values) : Math.max(...values)];
       }));
       const table = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Table: ${words(name)}` }, element("table", {},
         element("thead", {}, element("tr", {}, ["model", ...columns].map((column) => element("th", { scope: "col" }, words(column))))),
-        element("tbody", {}, models.map(([model, row]) => element("tr", {}, element("th", { scope: "row" }, words(model)),
-          columns.map((column) => element("td", { class: models.length > 1 && row[column] === best[column] ? "best" : null }, cell(column, row[column]))))))));
+        element("tbody", {}, models.map(([model, row]) => element("tr", {}, element("th", { scope: "row" }, modelName(model)),
+          columns.map((column) => element("td", { class: models.length > 1 && row[column] === best[column] ? "best" : null }, cell(column, row[column]), interval(row, column))))))));
       const charts = [bars(models), differences(evaluation.paired || [])].filter(Boolean);
-      place.append(element("h3", {}, words(name), evaluation.cases ? element("span", { class: "soft" }, ` · ${evaluation.cases} cases`) : null),
+      place.append(element("h3", {}, words(name), evaluation.cases ? element("span", { class: "soft" }, ` · ${evaluation.cases} cases${evaluation.samples ? `, ${evaluation.samples} ${evaluation.samples === 1 ? "sample" : "samples"} each` : ""}`) : null),
         element("div", { class: "evaluation" }, element("div", { class: `pair ${charts.length > 1 ? "two" : ""}` }, charts), table));
     }
+  }
+
+  function interval(row, column) {
+    const [low, high] = (row.intervals || {})[column] || [];
+    return low === undefined ? null : element("span", { class: "interval" }, `${cell(column, low)} – ${cell(column, high)}`);
   }
 
   function bars(models) {
@@ -295,11 +301,19 @@
         bar.style.width = `${100 * Math.max(0, Math.min(1, row[rate] || 0))}%`;
         track.append(bar);
       });
-      return [element("div", {}, words(model)), track, element("div", { class: "number" }, cell(shown[0], row[shown[0]]))];
+      const [low, high] = (row.intervals || {})[shown[0]] || [];
+      if (low !== undefined) {
+        const whisker = element("div", { class: "whisker" });
+        whisker.style.left = `${100 * Math.max(0, low)}%`;
+        whisker.style.width = `${100 * (Math.min(1, high) - Math.max(0, low))}%`;
+        track.append(whisker);
+      }
+      return [element("div", {}, modelName(model)), track, element("div", { class: "number" }, cell(shown[0], row[shown[0]]))];
     });
     return element("div", { class: "panel" }, element("h4", {}, rates.length ? "Right answer among the first k" : "Mean reward"),
       element("ul", { class: "legend" }, shown.map((rate, k) => element("li", {}, element("span", { class: `swatch depth-${k}`, "aria-hidden": "true" }), words(rate))),
-        shown.length > 1 ? element("li", {}, `figure: ${words(shown[0])}`) : null),
+        shown.length > 1 ? element("li", {}, `figure: ${words(shown[0])}`) : null,
+        models.some(([, row]) => row.intervals) ? element("li", {}, `line: 95 % interval of ${words(shown[0])}`) : null),
       element("div", { class: "bars" }, rows));
   }
 
@@ -311,7 +325,7 @@
       element("p", { class: "legend" }, "Right of the dotted line the first one is better."), pairs.map((pair) => {
       const kind = pair.low > 0 ? "above" : pair.high < 0 ? "below" : "open";
       return element("div", { class: "difference" },
-        element("span", {}, `${words(pair.a)} − ${words(pair.b)}, ${words(pair.metric)}`),
+        element("span", {}, `${modelName(pair.a)} − ${modelName(pair.b)}, ${words(pair.metric)}`),
         element("span", {}, `${signed(pair.difference, 3)}  [${signed(pair.low, 3)}, ${signed(pair.high, 3)}]`),
         shape("svg", { "aria-hidden": "true" }, shape("line", { class: "axis", x1: "50%", x2: "50%", y1: 0, y2: 14 }),
           shape("g", { class: kind }, shape("line", { class: "interval", x1: x(pair.low), x2: x(pair.high), y1: 7, y2: 7 }),
@@ -480,11 +494,14 @@
   if (data.stages.length) {
     const reinforced = data.stages.findLastIndex((stage) => stage.kind === "ReinforceStage");
     showStage(reinforced >= 0 ? reinforced : data.stages.length - 1);
-  } else {
+  } else if (data.config) {
     byId("overview").append(element("p", { class: "empty" }, "No step is done yet."));
+  } else {
+    byId("overview").hidden = true;
   }
   comparison();
   browser();
+  byId("settings").hidden = !data.config;
   byId("settings").append(element("details", {}, element("summary", {}, "The whole configuration"),
     element("pre", { class: "settings" }, JSON.stringify(data.config, (key, value) => key === "class" ? undefined : value, 2))));
   document.querySelector("nav").append(element("ul", {}, [...document.querySelectorAll("main > section:not([hidden])")].map((section) =>

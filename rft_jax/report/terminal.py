@@ -18,11 +18,13 @@ from rich.text import Text
 
 from rft_jax.errors import InputError
 from rft_jax.report.charts import always_zero, arrange, facts, trend
+from rft_jax.report.comparison import INTERVALS, metrics_of
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
 
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 CURVE_WIDTH = 16
 TEXT_LINES = 12  # of a prompt, thought or answer
+WITH_INTERVALS = 3  # models side by side whose intervals fit beside their means
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # C0 and C1 controls but tab and newline, bidirectional overrides, halves of surrogate pairs.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -129,15 +131,25 @@ def _now(series: Series, steps: int) -> float | None:
     return float(recent[-1]) if len(recent) else None
 
 
+def show_comparison(name: str, evaluation: dict[str, Any], console: Console | None = None) -> None:
+    """Prints a comparison of models; `console` None: standard error."""
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    console.print(_comparison(name, evaluation))
+
+
 def _comparison(name: str, evaluation: dict[str, Any]) -> Group:
     models = evaluation.get("models", {})
-    columns = list(dict.fromkeys(column for row in models.values() for column in row))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    for column in columns:
-        table.add_column(visible(column.replace("_", " ")), justify="right")
-    for model, row in models.items():
-        table.add_row(visible(model), *(number(row.get(column)) for column in columns))
+    table.add_column("metric", overflow="fold")
+    for model in models:
+        table.add_column(visible(model), justify="right", overflow="fold")
+    with_intervals = len(models) <= WITH_INTERVALS
+    for metric in metrics_of(models):
+        table.add_row(
+            visible(metric), *(_cell(row, metric, with_intervals) for row in models.values())
+        )
     pairs = Table.grid(padding=(0, 2))
     for pair in evaluation.get("paired", []):
         pairs.add_row(
@@ -147,6 +159,14 @@ def _comparison(name: str, evaluation: dict[str, Any]) -> Group:
         )
     cases = f" ({evaluation['cases']} cases)" if "cases" in evaluation else ""
     return Group(_heading(name + cases), table, pairs, "")
+
+
+def _cell(row: dict[str, Any], metric: str, with_interval: bool) -> Text:
+    text = visible(number(row.get(metric)))
+    interval = row.get(INTERVALS, {}).get(metric)
+    if with_interval and interval:
+        text.append(f" [{', '.join(map(number, interval))}]", "dim")
+    return text
 
 
 def _samples(history: RunHistory, count: int) -> Group:
