@@ -180,7 +180,7 @@ def pass_at(passed_MS: np.ndarray, valid_MS: np.ndarray) -> dict[str, Column]:
     samples = valid_MS.shape[1]
     n_M, c_M = valid_MS.sum(axis=1), (passed_MS & valid_MS).sum(axis=1)
     found = {}
-    for k in sorted({samples, *(2**power for power in range(samples.bit_length() - 1))}):
+    for k in sorted({samples, *(2**power for power in range(samples.bit_length()))}):
         # C(n - c, k) / C(n, k) = product over i < k of (n - c - i) / (n - i)
         factors = [np.clip(n_M - c_M - i, 0, None) / np.maximum(n_M - i, 1) for i in range(k)]
         enough_M = n_M >= k

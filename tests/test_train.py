@@ -1,5 +1,6 @@
 """Training end to end on a smaller claims example: stages, resuming, evaluation, sampling."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from rft_jax import cli
-from rft_jax.config import apply_overrides
+from rft_jax.config import EvaluateStage, apply_overrides
 from rft_jax.metrics import MetricsFile, read_metrics
 from rft_jax.run import open_model
 from rft_jax.train import train
@@ -38,9 +39,16 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
+def compared(config):
+    """The same with a comparison at its end."""
+    stage = EvaluateStage(name="both", models=("sft", "rft"), samples=2)
+    return dataclasses.replace(config, stages=(*config.stages, stage))
+
+
+@pytest.fixture(scope="module")
+def finished(compared, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
-    train(config, workdir)
+    train(compared, workdir)
     return workdir
 
 
@@ -59,7 +67,11 @@ def test_every_step_has_a_line_and_evaluations_have_theirs(finished):
     assert [row["step"] for row in rows(finished, "sft")] == list(range(1, 13))
     lines = rows(finished, "rft")
     assert [row["step"] for row in lines] == [0, 1, 2, 3, 4]
-    assert [row["step"] for row in lines if "valid_reward_mean" in row] == [0, 2, 4]
+    validated = [row for row in lines if "valid_reward_mean" in row]
+    assert [row["step"] for row in validated] == [0, 2, 4]
+    for row in validated:
+        low, high = row["valid_reward_mean_low"], row["valid_reward_mean_high"]
+        assert low <= row["valid_reward_mean"] <= high
     losses = [row["train_loss"] for row in rows(finished, "sft")]
     assert losses[-1] < losses[0] - 0.5
 
@@ -70,6 +82,24 @@ def test_nothing_compiles_after_the_first_evaluated_step(finished):
         for row in read_metrics(finished / "rft" / "metrics.jsonl")
     }
     assert counts[0] < counts[1] == counts[2] == counts[4]
+
+
+def test_a_stage_compares_models_once(compared, finished, monkeypatch):
+    results = json.loads((finished / "results.json").read_text())
+    assert {"seed", "wall_s", "peak_rss_bytes"} <= results.keys()
+    both = results["evaluations"]["both"]
+    assert both["cases"] == 50 and both["samples"] == 2
+    assert list(both["models"]) == ["sft", "rft"]
+    for row in both["models"].values():
+        low, high = row["intervals"]["reward_mean"]
+        assert low <= row["reward_mean"] <= high and row["parameters"] > 1000
+    pair = next(pair for pair in both["paired"] if pair["metric"] == "reward_mean")
+    assert (pair["a"], pair["b"]) == ("rft", "sft")
+    difference = both["models"]["rft"]["reward_mean"] - both["models"]["sft"]["reward_mean"]
+    assert pair["difference"] == pytest.approx(difference)
+    assert "both" in (finished / "report.html").read_text()
+    monkeypatch.setattr("rft_jax.train.evaluate_models", None)
+    train(compared, finished)
 
 
 def test_samples_are_written_for_people(finished):
@@ -107,8 +137,12 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 
 def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert cli.main(["eval", "--workdir", str(finished), "--samples", "1"]) == 0
-    summary = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    summary = json.loads(shown.out)
     assert summary["items"] == 50 and 0 <= summary["reward_mean"] <= 1
+    assert summary["intervals"]["reward_mean"][0] <= summary["reward_mean"]
+    assert "valid.jsonl (50 cases)" in shown.err and "reward_mean" in shown.err
+    assert (finished / "evaluation.html").exists()
 
     monkeypatch.setattr("rft_jax.run._grader", None)  # which a sample does not need
     command = ["sample", "--model", f"{finished}/sft", "--prompt", "broken ski", "--n", "2"]

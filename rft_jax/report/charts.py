@@ -14,6 +14,7 @@ from rft_jax.report.history import Series, StageHistory
 BUCKETS = 400  # of a thinned curve; each keeps its lowest and highest point
 TREND_SHARE = 0.1  # of a stage's steps, the width of the trend's window
 NOISY = {"train": 20, "valid": 60, "": np.inf}  # points from which a curve has a trend
+ENDS = ("_low", "_high")  # of the interval of the metric whose name stands before
 LEFT_OUT = ("items", "samples")  # of an evaluation: constants
 
 
@@ -112,7 +113,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
     """The sections with the charts that a stage has metrics for, none of them always 0."""
-    present = sorted({split_name(name)[1] for name in stage.series} - {*LEFT_OUT, "tokens"})
+    present = {split_name(name)[1] for name in stage.series} - {*LEFT_OUT, "tokens"}
+    present = sorted(name for name in present if _interval_of(name) not in present)
     rest = [name for name in present if name not in always_zero(stage)]
     arranged = []
     for section in SECTIONS:
@@ -129,6 +131,11 @@ def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
         if charts:
             arranged.append((section, charts))
     return arranged
+
+
+def _interval_of(name: str) -> str:
+    """The metric of which this one is an end of the interval, if it is one."""
+    return name.removesuffix("_low").removesuffix("_high") if name.endswith(ENDS) else ""
 
 
 def always_zero(stage: StageHistory) -> list[str]:
@@ -248,6 +255,9 @@ def _curve(stage: StageHistory, name: str, split: str) -> dict[str, Any]:
     series = stage.series[full]
     curve = {"name": full, "split": split, "not_finite": int((~np.isfinite(series.value)).sum())}
     curve |= _points(thin(series))
+    ends = [_points(thin(stage.series[full + e])) for e in ENDS if full + e in stage.series]
+    if len(ends) == 2 and all(end["x"] == curve["x"] for end in ends):
+        curve["low"], curve["high"] = (end["y"] for end in ends)
     if len(series.value) > NOISY[split]:
         curve["trend"] = _points(thin(trend(series, stage.done)))
     return curve

@@ -58,8 +58,9 @@
 
   function frame(series) {
     const kept = [], all = [];
-    for (const { y } of series) {
+    for (const { y, low = [], high = [] } of series) {
       all.push(...y);
+      kept.push(...low, ...high);
       const sorted = [...y].sort((a, b) => a - b);
       const cut = y.length > MANY ? Math.ceil(y.length * 0.01) : 0;
       kept.push(...sorted.slice(cut, sorted.length - cut));
@@ -145,6 +146,7 @@
         group.append(shape("path", { class: one.trend ? "raw" : "line", d: path(one) }));
         if (one.trend) group.append(shape("path", { class: "line", d: path(one.trend) }));
         if (one.x.length === 1 || (one.split === "valid" && one.x.length <= MANY * 1.5)) {
+          if (one.low) group.append(...one.x.map((x, k) => shape("line", { class: "whisker", x1: px(x), x2: px(x), y1: py(one.low[k]), y2: py(one.high[k]) })));
           group.append(...one.x.map((x, k) => shape("circle", { class: "dot", cx: px(x), cy: py(one.y[k]), r: size === "hero" ? 4 : 3 })));
         }
         curves.append(group);
@@ -156,7 +158,8 @@
         const lines = [element("div", {}, `step ${step.toLocaleString("en")}`)];
         for (const one of series) {
           const k = nearest(one.x, step);
-          if (one.x[k] === step) lines.push(element("div", {}, `${one.label} ${format(one.y[k])}`));
+          const ends = one.low ? ` (${format(one.low[k])} – ${format(one.high[k])})` : "";
+          if (one.x[k] === step) lines.push(element("div", {}, `${one.label} ${format(one.y[k])}${ends}`));
           if (one.trend) {
             const t = nearest(one.trend.x, step);
             if (Math.abs(one.trend.x[t] - step) <= (last - first) * 0.01) lines.push(element("div", {}, `trend ${format(one.trend.y[t])}`));
@@ -219,7 +222,7 @@
       element("dd", {}, element("div", { class: "value" }, fact.value), element("div", { class: "note" }, fact.note))))));
     if (stage.sections.length) {
       overview.append(curveChart(stage.sections[0].charts[0], "hero"));
-      overview.append(element("p", { class: "note key" }, `Faint: every step${stage.thinned ? ", of which each short stretch keeps its lowest and highest" : ""}. Line: the mean over the steps around it. Points: validation.`));
+      overview.append(element("p", { class: "note key" }, `Faint: every step${stage.thinned ? ", of which each short stretch keeps its lowest and highest" : ""}. Line: the mean over the steps around it. Points: validation${stage.sections[0].charts[0].series.some((one) => one.low) ? ", with 95 % intervals" : ""}.`));
     }
     curves.replaceChildren(curves.firstElementChild);
     const grid = element("div", { class: "grid" });

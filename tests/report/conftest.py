@@ -76,6 +76,7 @@ def rows():
             }
         if k % 20 == 0:
             row |= {"valid_reward_mean": 0.2 + k / 250, "valid_items": 50, "valid_samples": 4}
+            row |= {"valid_reward_mean_low": 0.1 + k / 250, "valid_reward_mean_high": 0.7}
         lines.append(row)
     return lines
 
@@ -85,7 +86,8 @@ def results():
     """A comparison, in the format of results.json."""
     keys = ("parameters", "top1", "top5", "top_max", "mrr", "malformed_rate", "mean_list_length")
     models = {
-        "small_base": dict(zip(keys, (1_200_000, 0.1, 0.2, 0.3, 0.15, 0.05, 7.5), strict=True)),
+        "small_base": dict(zip(keys, (1_200_000, 0.1, 0.2, 0.3, 0.15, 0.05, 7.5), strict=True))
+        | {"intervals": {"top1": [0.06, 0.14]}},
         "small_rft": dict(zip(keys, (1_200_000, 0.2, 0.3, 0.4, 0.25, 0.01, 8.5), strict=True)),
     }
     pair = {"a": "small_rft", "b": "small_base", "metric": "top1"}

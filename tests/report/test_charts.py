@@ -74,6 +74,7 @@ def test_the_pages_curves_count_what_is_not_finite(make_run, rows):
     }
     assert curves["train_loss"]["not_finite"] == 1 and len(curves["train_loss"]["y"]) == 99
     assert curves["valid_reward_mean"]["x"] == [0, 20, 40, 60, 80, 100]
+    assert curves["valid_reward_mean"]["low"] == [0.1, 0.18, 0.26, 0.34, 0.42, 0.5]
     assert "trend" in curves["train_loss"] and "trend" not in curves["valid_reward_mean"]
 
 
