@@ -108,7 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rft", description="Reinforcement fine-tuning in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    train = commands.add_parser("train", help="run an experiment, or go on with it")
+    train = commands.add_parser(
+        "train", help="run an experiment, or go on with it", add_help=False,
+        usage="rft train --config FILE --workdir DIR [--config.SETTING=VALUE ...]",
+    )  # fmt: skip
+    train.add_argument("-h", "--help", action=_HelpWithSettings, nargs=0)
     train.add_argument("--config", required=True, help="experiment file with get_config()")
     train.add_argument("--workdir", required=True, type=Path)
     train.set_defaults(run=_train)
@@ -179,6 +183,17 @@ def _parser() -> argparse.ArgumentParser:
         bench.add_argument(f"--{name}", type=int, default=default)
     bench.set_defaults(run=_bench)
     return parser
+
+
+class _HelpWithSettings(argparse.Action):
+    """`--help` with every setting at its end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from rft_jax.settings import settings_text
+
+        parser.print_help()
+        print(f"\n{settings_text()}")
+        parser.exit()
 
 
 def _add_model(parser: argparse.ArgumentParser, action: str = "store") -> None:

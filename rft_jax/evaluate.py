@@ -128,7 +128,8 @@ def make_batch(items: PromptData, rows: np.ndarray, draws: np.ndarray) -> Batch:
 def summarise(evaluation: Evaluation, grader: Grader) -> dict[str, Any]:
     """Means over the valid samples of all items; for ranking graders top@k and the like."""
     found = columns(evaluation, grader)
-    errors = {f"errors/{name}": float(flag.mean()) for name, flag in evaluation.errors.items()}
+    errors = {f"errors/{name}_mean": float(f.mean()) for name, f in evaluation.errors.items()}
+    errors |= {f"errors/{name}_count": int(f.sum()) for name, f in evaluation.errors.items()}
     return {
         "items": len(evaluation.valid_MS),
         "samples": evaluation.valid_MS.shape[1],

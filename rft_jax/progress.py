@@ -71,7 +71,7 @@ class Progress:
         step = row["step"]
         if step > 0:
             if self._compiled:  # the first step's time is mostly compilation
-                self._seconds.append(row["timing"]["seconds"])
+                self._seconds.append(row["timing"]["full_iteration"])
             self._compiled = True
         due = step % self._every == 0 or step == self._steps or "valid_reward_mean" in row
         if self._live is None and due:
@@ -91,7 +91,7 @@ class Progress:
     def _line(self, row: dict[str, Any]) -> str:
         parts = [f"{self._stage} {row['step']}/{self._steps}"]
         parts += [f"{name} {row[name]:.4f}" for name in LINE if row.get(name) is not None]
-        parts.append(f"{row['timing']['seconds']:.2f} s")
+        parts.append(f"{row['timing']['full_iteration']:.2f} s")
         if left := self.seconds_left:
             parts.append(f"{duration(left)} left")
         return "  ".join(parts)

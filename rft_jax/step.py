@@ -262,13 +262,16 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
             for name, value in grade.details.items()
             if not name.endswith(ANSWER)
         },
-        **{f"errors/{name}": flag.mean() for name, flag in grade.errors.items()},
+        **{f"errors/{name}_mean": flag.mean() for name, flag in grade.errors.items()},
+        **{f"errors/{name}_count": flag.sum() for name, flag in grade.errors.items()},
     }
 
 
 def _detail_name(name: str) -> str:
     """Seconds are no result of the run: they join the row's `timing`."""
-    return f"timing/{name}" if name.endswith("/seconds") else f"details/{name}"
+    if name.endswith("/seconds"):
+        return f"timing/{name.removesuffix('/seconds')}/execution_latency_mean"
+    return f"details/{name}"
 
 
 def compile_step(

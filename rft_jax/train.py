@@ -193,7 +193,7 @@ def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
     rows = [row for s in trained for row in read_metrics(run.directory(s) / "metrics.jsonl")]
     results |= {
         "seed": run.config.seed,
-        "wall_s": round(sum(row["timing"]["seconds"] for row in rows), 1),
+        "wall_s": round(sum(row["timing"]["full_iteration"] for row in rows), 1),
         "peak_rss_bytes": peak_memory_bytes(),
         "evaluations": evaluations | {stage.name: compare(lines, names)},
     }
@@ -233,13 +233,15 @@ def _drive(
         with program as (step, evaluator), _Record(run, stage, done) as record:
 
             def evaluate(params: Any) -> dict[str, Any]:
+                start = time.perf_counter()
                 evaluation = evaluator(params)
                 summary = to_numbers(summarise(evaluation, run.grader))
                 rewards.append(summary["reward_mean"])
                 reward = {"reward_mean": columns(evaluation, run.grader)["reward_mean"]}
                 low, high = intervals(reward)["reward_mean"]
                 summary |= {"reward_mean_low": low, "reward_mean_high": high}
-                return {f"valid_{name}": value for name, value in summary.items()}
+                found = {f"valid_{name}": value for name, value in summary.items()}
+                return found | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
 
             if done == 0 and evaluator is not None:
                 record({"step": 0, **evaluate(weights(model, state))})
@@ -257,7 +259,10 @@ def _drive(
                     continue
                 row = {"step": k + 1, **describe(pending, k + 1)}
                 pending = None
-                record(row | (evaluate(weights(model, state)) if evaluates else {}))
+                if evaluates:
+                    found = evaluate(weights(model, state))
+                    row |= found | {"timing": row["timing"] | found["timing"]}
+                record(row)
                 checkpoints.save(k + 1, state, rewards[-1] if evaluates else None)
                 if signum:
                     _require_saved(checkpoints, k + 1, directory)
@@ -329,14 +334,15 @@ class _Record:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         timing = {
-            "seconds": round(seconds, 4),
+            "full_iteration": round(seconds, 4),
             "peak_memory_bytes": peak_memory_bytes(),
             "compilations": self._compiled.count,
             "compile_seconds": round(self._compiled.seconds, 2),
         }
-        if "train_tokens" in row:
-            timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / seconds, 1)
         timing |= row.pop("timing", {})
+        if "train_tokens" in row:
+            trained = seconds - timing.get("eval", 0.0)
+            timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / trained, 1)
         row = to_numbers({"stage": self._stage.name, **row, "timing": timing})
         self._writers.write(row)
         if self._first:

@@ -36,9 +36,13 @@ def test_a_file_is_a_sequence_of_whole_records(tmp_path):
 @pytest.mark.oracle
 def test_tensorboard_reads_the_scalars_and_forgets_what_a_killed_run_had_written(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    write(tmp_path, 0, [(k, {"train_reward_mean": k / 8, "timing/seconds": 1}) for k in range(9)])
+    write(
+        tmp_path,
+        0,
+        [(k, {"train_reward_mean": k / 8, "timing/full_iteration": 1}) for k in range(9)],
+    )
     write(tmp_path, 5, [(k, {"train_reward_mean": -1.0}) for k in (6, 1_000_000)])
     read = accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert sorted(read.Tags()["scalars"]) == ["timing/seconds", "train_reward_mean"]
+    assert sorted(read.Tags()["scalars"]) == ["timing/full_iteration", "train_reward_mean"]
     found = [(event.step, event.value) for event in read.Scalars("train_reward_mean")]
     assert found == [*((k, k / 8) for k in range(6)), (6, -1.0), (1_000_000, -1.0)]

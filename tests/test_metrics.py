@@ -25,9 +25,9 @@ ROW = {
     "train_reward_mean": np.float32(0.25),
     "train_loss": np.float32("nan"),
     "train_tokens": np.int32(7),
-    "timing": {"seconds": 1.5},
+    "timing": {"full_iteration": 1.5},
 }
-SCALARS = {"train_reward_mean": 0.25, "train_tokens": 7, "timing/seconds": 1.5}
+SCALARS = {"train_reward_mean": 0.25, "train_tokens": 7, "timing/full_iteration": 1.5}
 
 
 class Kept:

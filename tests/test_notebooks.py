@@ -39,6 +39,7 @@ def run(tmp_path):
     """
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("matplotlib")
     for name in ("rft_jax", "experiments"):  # `..` is the checkout, and all else is written here
         (tmp_path / name).symlink_to(REPOSITORY / name)
     folder = tmp_path / "colab"
@@ -58,8 +59,8 @@ def run(tmp_path):
         client = nbclient.NotebookClient(
             notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
-        # One device, and compiled as outside of the tests.
-        left_out = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "PYTHONPATH")
+        # One device, as outside of the tests.
+        left_out = ("XLA_FLAGS", "PYTHONPATH")
         client.execute(env={k: v for k, v in os.environ.items() if k not in left_out})
         return folder, notebook
 

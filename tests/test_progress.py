@@ -12,7 +12,7 @@ from rft_jax.progress import Progress
 
 
 def row(step, seconds=2.0, **metrics):
-    timing = {"seconds": seconds, "tokens_per_s": 640.0, "peak_memory_bytes": 3 * 10**9}
+    timing = {"full_iteration": seconds, "tokens_per_s": 640.0, "peak_memory_bytes": 3 * 10**9}
     return {"stage": "rft", "step": step, **metrics, "timing": timing}
 
 

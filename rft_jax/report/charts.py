@@ -12,9 +12,10 @@ import numpy as np
 from rft_jax.report.history import Series, StageHistory
 
 BUCKETS = 400  # of a thinned curve; each keeps its lowest and highest point
-TREND_SHARE = 0.1  # of a stage's steps, the width of the trend's window
+TREND_SHARE = 0.1  # of a curve's points, the width of the trend's window
 NOISY = {"train": 20, "valid": 60, "": np.inf}  # points from which a curve has a trend
 ENDS = ("_low", "_high")  # of the interval of the metric whose name stands before
+COUNT = "_count"  # of errors, whose shares are drawn
 LEFT_OUT = ("items", "samples")  # of an evaluation: constants
 
 
@@ -93,9 +94,12 @@ SECTIONS = (
     Section(
         "Time and memory",
         (
-            Chart("Seconds between lines", ("timing/seconds",), "evaluations included"),
+            Chart("Seconds of a step", ("timing/full_iteration",), "evaluations included"),
+            Chart("Seconds of an evaluation", ("timing/eval",)),
             Chart("Tokens a second", ("timing/tokens_per_s",)),
             Chart("Peak memory", ("timing/peak_memory_bytes",), "bytes"),
+            Chart("Programs compiled", ("timing/compilations",)),
+            Chart("Seconds of compilation", ("timing/compile_seconds",), "so far"),
         ),
         prefix="timing/",
     ),
@@ -114,7 +118,9 @@ def split_name(name: str) -> tuple[str, str]:
 def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
     """The sections with the charts that a stage has metrics for, none of them always 0."""
     present = {split_name(name)[1] for name in stage.series} - {*LEFT_OUT, "tokens"}
-    present = sorted(name for name in present if _interval_of(name) not in present)
+    present = sorted(
+        name for name in present if _interval_of(name) not in present and not name.endswith(COUNT)
+    )
     rest = [name for name in present if name not in always_zero(stage)]
     arranged = []
     for section in SECTIONS:
@@ -147,11 +153,11 @@ def always_zero(stage: StageHistory) -> list[str]:
     return sorted(base for base, is_zero in zero.items() if is_zero)
 
 
-def trend(series: Series, steps: int) -> Series:
-    """The mean over the surrounding `TREND_SHARE` of `steps`, at least 9 points; NaN left out."""
-    width = max(int(TREND_SHARE * steps), 9)
+def trend(series: Series) -> Series:
+    """The mean over the surrounding `TREND_SHARE` of the points, at least 9; NaN left out."""
     finite = np.isfinite(series.value)
     step, value = series.step[finite], series.value[finite]
+    width = max(int(TREND_SHARE * len(value)), 9)
     total = np.concatenate([[0.0], np.cumsum(value)])
     index = np.arange(len(value))
     first = np.maximum(index - width // 2, 0)
@@ -180,7 +186,7 @@ def thin(series: Series, buckets: int = BUCKETS) -> Series:
 
 def facts(stage: StageHistory) -> list[Fact]:
     """The figures that come first, for people who have ten seconds."""
-    seconds = float(stage.values("timing/seconds").sum())
+    seconds = float(stage.values("timing/full_iteration").sum())
     found = [Fact("Steps", f"{stage.done:,}", f"of {stage.steps:,}, in {duration(seconds)}")]
     for label, name in (("Validation reward", "valid_reward_mean"), ("Top@1", "valid_top1")):
         if len(value := stage.values(name)):
@@ -197,7 +203,7 @@ def facts(stage: StageHistory) -> list[Fact]:
         else [("Loss", "train_loss"), ("Token accuracy", "train_mean_token_accuracy")]
     ):
         if len(stage.values(name)):
-            recent = trend(stage.series[name], stage.done).value[-1]
+            recent = trend(stage.series[name]).value[-1]
             found.append(Fact(label, f"{recent:.3f}", "mean of the last steps"))
     return found
 
@@ -259,7 +265,7 @@ def _curve(stage: StageHistory, name: str, split: str) -> dict[str, Any]:
     if len(ends) == 2 and all(end["x"] == curve["x"] for end in ends):
         curve["low"], curve["high"] = (end["y"] for end in ends)
     if len(series.value) > NOISY[split]:
-        curve["trend"] = _points(thin(trend(series, stage.done)))
+        curve["trend"] = _points(thin(trend(series)))
     return curve
 
 

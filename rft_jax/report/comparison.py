@@ -7,6 +7,7 @@
              "difference": a - b, "low": ..., "high": ...}]}
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,17 +20,19 @@ def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> di
 
     Args:
         lines: A line a model, then a line a pair and metric.
-        names: What to call the models, in their order; by default as the lines do.
+        names: What to call the models, in their order; by default their paths without the folders
+            that all of them share.
     """
     lines = list(lines)
     models = [line for line in lines if "model" in line]
-    names = names or [line["model"] for line in models]
+    names = names or _short([line["model"] for line in models])
     called = {line["model"]: name for line, name in zip(models, names, strict=True)}
-    # An error that no model made is no news.
+    # An error that no model made is no news, and its share says more than its count.
     quiet = {
         name
         for name in models[0]
-        if name.startswith("errors/") and not any(line.get(name) for line in models)
+        if name.startswith("errors/")
+        and (name.endswith("_count") or not any(line.get(name) for line in models))
     }
     return {
         "cases": models[0]["items"],
@@ -48,6 +51,12 @@ def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> di
             if "model" not in line
         ],
     }
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    parts = [path.split("/") for path in paths]
+    shared = len(os.path.commonprefix([part[:-1] for part in parts]))
+    return ["/".join(part[shared:]) for part in parts]
 
 
 def metrics_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:

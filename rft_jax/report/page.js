@@ -275,12 +275,13 @@
       const columns = [...new Set(models.flatMap(([, row]) => Object.keys(row)))].filter((column) => column !== "intervals");
       const best = Object.fromEntries(columns.filter((column) => !neither(column)).map((column) => {
         const values = models.map(([, row]) => row[column]).filter((value) => typeof value === "number");
-        return [column, lowerIsBetter(column) ? Math.min(...values) : Math.max(...values)];
+        const [least, most] = [Math.min(...values), Math.max(...values)];
+        return [column, least === most ? null : lowerIsBetter(column) ? least : most];
       }));
       const table = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Table: ${words(name)}` }, element("table", {},
         element("thead", {}, element("tr", {}, ["model", ...columns].map((column) => element("th", { scope: "col" }, words(column))))),
         element("tbody", {}, models.map(([model, row]) => element("tr", {}, element("th", { scope: "row" }, modelName(model)),
-          columns.map((column) => element("td", { class: models.length > 1 && row[column] === best[column] ? "best" : null }, cell(column, row[column]), interval(row, column))))))));
+          columns.map((column) => element("td", { class: typeof row[column] === "number" && row[column] === best[column] ? "best" : null }, cell(column, row[column]), interval(row, column))))))));
       const charts = [bars(models), differences(evaluation.paired || [])].filter(Boolean);
       place.append(element("h3", {}, words(name), evaluation.cases ? element("span", { class: "soft" }, ` · ${evaluation.cases} cases${evaluation.samples ? `, ${evaluation.samples} ${evaluation.samples === 1 ? "sample" : "samples"} each` : ""}`) : null),
         element("div", { class: "evaluation" }, element("div", { class: `pair ${charts.length > 1 ? "two" : ""}` }, charts), table));
@@ -329,7 +330,7 @@
       const kind = pair.low > 0 ? "above" : pair.high < 0 ? "below" : "open";
       return element("div", { class: "difference" },
         element("span", {}, `${modelName(pair.a)} − ${modelName(pair.b)}, ${words(pair.metric)}`),
-        element("span", {}, `${signed(pair.difference, 3)}  [${signed(pair.low, 3)}, ${signed(pair.high, 3)}]`),
+        element("span", { class: "number" }, `${signed(pair.difference, 3)}  [${signed(pair.low, 3)}, ${signed(pair.high, 3)}]`),
         shape("svg", { "aria-hidden": "true" }, shape("line", { class: "axis", x1: "50%", x2: "50%", y1: 0, y2: 14 }),
           shape("g", { class: kind }, shape("line", { class: "interval", x1: x(pair.low), x2: x(pair.high), y1: 7, y2: 7 }),
             shape("circle", { cx: x(pair.difference), cy: 7, r: 4 }))));
@@ -507,7 +508,10 @@
   byId("settings").hidden = !data.config;
   byId("settings").append(element("details", {}, element("summary", {}, "The whole configuration"),
     element("pre", { class: "settings" }, JSON.stringify(data.config, (key, value) => key === "class" ? undefined : value, 2))));
-  document.querySelector("nav").append(element("ul", {}, [...document.querySelectorAll("main > section:not([hidden])")].map((section) =>
+  const sections = [...document.querySelectorAll("main > section:not([hidden])")];
+  sections[0].classList.add("first");
+  document.querySelector("nav").hidden = sections.length < 2;
+  document.querySelector("nav").append(element("ul", {}, sections.map((section) =>
     element("li", {}, element("a", { href: `#${section.id}` }, section.id[0].toUpperCase() + section.id.slice(1))))));
   document.documentElement.dataset.ready = Math.round(performance.now());
 })();

@@ -110,7 +110,7 @@ def _stage(stage: StageHistory) -> Group:
             table.add_row(
                 visible(name),
                 Text(sparkline(train.value) if train else "", "blue"),
-                number(_now(train, stage.done)) if train else "",
+                number(_now(train)) if train else "",
                 Text(sparkline(valid), "yellow"),
                 number(float(valid[-1])) if len(valid) else "",
                 f"{valid[-1] - valid[0]:+.3g}" if len(valid) > 1 else "",
@@ -126,8 +126,8 @@ def _heading(text: str) -> Rule:
     return Rule(visible(text), align="left")
 
 
-def _now(series: Series, steps: int) -> float | None:
-    recent = trend(series, steps).value
+def _now(series: Series) -> float | None:
+    recent = trend(series).value
     return float(recent[-1]) if len(recent) else None
 
 

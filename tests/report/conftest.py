@@ -39,7 +39,7 @@ def make_run(tmp_path):
         config = {"name": name, "seed": 3, "stages": stages}
         (tmp_path / "config.json").write_text(json.dumps(config))
         supervised = [
-            {"stage": "sft", "step": k, "train_loss": 3.0 / k, "timing": {"seconds": 0.5}}
+            {"stage": "sft", "step": k, "train_loss": 3.0 / k, "timing": {"full_iteration": 0.5}}
             for k in range(1, 41)
         ]
         for stage, lines in (("sft", supervised), ("rft", rows)):
@@ -65,12 +65,16 @@ def rows():
     """Metrics of a reinforcement stage, validated every 20 steps, one loss not finite."""
     lines = []
     for k in range(101):
-        row = {"stage": "rft", "step": k, "timing": {"seconds": 2.0, "tokens_per_s": 100.0 + k}}
+        row = {
+            "stage": "rft",
+            "step": k,
+            "timing": {"full_iteration": 2.0, "tokens_per_s": 100.0 + k},
+        }
         if k:
             row |= {
                 "train_reward_mean": k / 250,
                 "train_scores/exact": k / 250,
-                "train_errors/other_error": 0.0,
+                "train_errors/other_error_mean": 0.0,
                 "train_loss": None if k == 7 else 0.1,
                 "train_surprise": k % 3 + 1,
             }

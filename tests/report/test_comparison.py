@@ -13,7 +13,8 @@ from rft_jax.report import compare, show_comparison, write_comparison
 def line(model, reward, **more):
     return {
         "model": model, "data": "valid.jsonl", "items": 9, "samples": 2, "parameters": 7,
-        "reward_mean": reward, "errors/other_error": 0.0, "errors/sample_parse_error": reward,
+        "reward_mean": reward, "errors/other_error_mean": 0.0,
+        "errors/sample_parse_error_mean": reward, "errors/sample_parse_error_count": 3,
         "intervals": {"reward_mean": [reward - 0.1, reward + 0.1]}, **more,
     }  # fmt: skip
 
@@ -31,11 +32,12 @@ def test_a_comparison_has_the_shape_of_results_json(lines):
     assert found["models"]["rft"] == {
         "parameters": 7,
         "reward_mean": 0.25,
-        "errors/sample_parse_error": 0.25,
+        "errors/sample_parse_error_mean": 0.25,
         "intervals": {"reward_mean": [0.15, 0.35]},
     }
     assert found["paired"] == [lines[-1] | {"a": "rft", "b": "sft"}]
-    assert list(compare(lines)["models"]) == ["runs/x/sft", "runs/x/rft"]
+    assert list(compare(lines)["models"]) == ["sft", "rft"]
+    assert list(compare(lines[:1])["models"]) == ["sft"]
 
 
 def test_the_table_has_models_side_by_side_with_intervals(lines):
@@ -53,4 +55,4 @@ def test_the_page_holds_the_comparison_alone(lines, tmp_path):
     (data,) = re.findall('id="data">(.*?)</script>', path.read_text())
     data = json.loads(data)
     assert data["stages"] == [] and data["config"] is None
-    assert list(data["evaluations"]["valid"]["models"]) == ["runs/x/sft", "runs/x/rft"]
+    assert list(data["evaluations"]["valid"]["models"]) == ["sft", "rft"]

@@ -247,7 +247,7 @@ def test_a_run_without_steps_says_so(make_run, open_page):
 def test_a_long_run_gives_a_small_report(length, make_run, rows, sample, open_page):
     names = [f"train_details/grader/{k}" for k in range(40)]
     long = [
-        {"step": k, "timing": {"seconds": 1.0}, "train_reward_mean": k % 97 / 97}
+        {"step": k, "timing": {"full_iteration": 1.0}, "train_reward_mean": k % 97 / 97}
         | {name: (k * (i + 7)) % 1009 / 1009 for i, name in enumerate(names)}
         for k in range(10_001)
     ]

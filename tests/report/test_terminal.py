@@ -24,7 +24,7 @@ def test_it_shows_stages_metrics_comparison_and_samples(make_run, rows, sample, 
         "of 40, in 20 s",
         "reward_mean",
         "+0.4",
-        "Always 0: errors/other_error",
+        "Always 0: errors/other_error_mean",
     ):
         assert expected in text
     assert "genes_unseen (200 cases)" in text and "small_rft - small_base, top1" in text

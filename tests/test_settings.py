@@ -1,0 +1,40 @@
+"""`rft train --help` names every setting with its default and its comment."""
+
+import dataclasses
+
+import pytest
+
+from rft_jax import cli, config
+from rft_jax.settings import settings_text
+
+
+def flags():
+    text = settings_text()
+    lines = [line.strip() for line in text.splitlines() if "--config." in line]
+    return dict(line.split()[0].removeprefix("--config.").split("=", 1) for line in lines)
+
+
+def test_every_setting_can_be_set_as_it_is_shown():
+    found, whole = flags(), config.Config(stages=tuple(kind() for kind in STAGES))
+    for name, default in found.items():
+        if name.startswith(("models.NAME", "stages.NAME")):
+            continue
+        assert config.apply_overrides(whole, {name: default.strip("'")}) == whole
+    for kind, place in ((config.ModelConfig, "models"), *((kind, "stages") for kind in STAGES)):
+        for field in dataclasses.fields(kind):
+            if not dataclasses.is_dataclass(getattr(kind(), field.name)):
+                assert f"{place}.NAME.{field.name}" in found
+    assert found["stages.NAME.optimizer.clip_norm"] == "1.0"
+
+
+STAGES = (config.SupervisedStage, config.ReinforceStage, config.EvaluateStage)
+
+
+def test_the_comments_behind_and_above_a_setting_are_shown(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0 and text.startswith("usage: rft train --config FILE")
+    assert "--config.seed=0" in text
+    assert "--config.data.valid='' RFT items, none of them in `train`" in text
+    assert "--config.grader='' A JSON file in OpenAI's format, or its content" in text
