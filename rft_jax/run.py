@@ -67,7 +67,8 @@ from rft_jax.tokenizers import (
 # The only stage of a checkpoint that is no run's.
 BASE = SupervisedStage(name="base", init="")
 TOKENIZER_FILE = "tokenizer.model"
-NO_RESULT = ("host", "tensorboard", "wandb_project")  # settings that change no result
+# Settings that change no result; the mesh changes no more than rounding.
+NO_RESULT = ("host", "tensorboard", "wandb_project", "mesh")
 INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
 LOCK_FILE = ".lock"

@@ -294,6 +294,17 @@ def test_a_moved_work_directory_goes_on(config, whole, tmp_path, monkeypatch):
     assert cli.main(["eval", "--workdir", "moved"]) == 0
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_over_another_mesh(config, whole, tmp_path, capsys):
+    workdir = Path(shutil.copytree(whole, tmp_path / "run"))
+    for step in (3, 4):
+        shutil.rmtree(workdir / "rft" / "checkpoints" / str(step))
+    train(apply_overrides(config, {"mesh.fsdp": "2", "mesh.tensor": "2"}), workdir)
+    assert "rft: going on from step 2" in capsys.readouterr().err
+    ours, theirs = contents(workdir)[2], contents(whole)[2]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), ours, theirs)
+
+
 def test_training_ends_early_without_progress(config, tmp_path):
     more = {"stages.rft.steps": "40", "stages.rft.patience": "1", "stages.rft.eval_interval": "1"}
     more |= {"stages.rft.optimizer.learning_rate": "1e-12"}  # nothing can get better
