@@ -450,7 +450,8 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
     """
     paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
     paths |= {"tokenizer": config.tokenizer.path}
-    paths |= {s.name: s.data for s in config.stages if isinstance(s, EvaluateStage)}
+    evaluations = [s for s in config.stages if isinstance(s, EvaluateStage)]
+    paths |= {f"stages.{stage.name}": stage.data for stage in evaluations}
     if isinstance(config.grader, str):
         paths["grader"] = config.grader
     found = {}
