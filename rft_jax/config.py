@@ -196,6 +196,10 @@ class RolloutConfig:
     effort_medium: int = 96
     effort_high: int = 192
     truncated: Literal["score", "mask", "zero"] = "score"  # what a sample without a stop earns
+    # Sample with weights, or with keys and values, in eight bits: less memory and traffic, and
+    # another policy than the learner's, which `policy_loss.importance` must correct.
+    int8_weights: bool = False
+    int8_cache: bool = False
 
     @property
     def thinking_tokens(self) -> int:
@@ -477,6 +481,11 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
     if rollout.output_bytes < 4:
         raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")
     _validate_loss(f"{place}.policy_loss", loss)
+    if (rollout.int8_weights or rollout.int8_cache) and loss.importance == "none":
+        raise InputError(
+            f"{where}: with int8_weights or int8_cache it samples from another policy than is "
+            f"trained; set {place}.policy_loss.importance=tis"
+        )
     _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
     if stage.eval_interval < 0 or stage.patience < 0:
         raise InputError(f"{place}: eval_interval and patience must be 0 (never) or more")

@@ -23,7 +23,7 @@ from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score
 from rft_jax.learn.advantages import advantages
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
-from rft_jax.models import Model, Params, base, merge
+from rft_jax.models import Model, Params, base, merge, quantise_weights, quantised_axes
 from rft_jax.parallel import (
     ROLLOUT_RULES,
     batch_sharding,
@@ -133,10 +133,12 @@ def step_keys(program: Program, state: TrainState, batch: Batch) -> Array:
 def rollout_params(program: Program, params: Params) -> Params:
     """The rollout's copy of the weights, made once before the token loop.
 
-    Adapters are merged into it, and it is cast and gathered.
+    Adapters are merged into it, and it is cast or quantised, and gathered.
     """
-    copy = merge(params, program.model.dtype)
-    return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, base(program.model.axes)))
+    copy, axes = merge(params, program.model.dtype), base(program.model.axes)
+    if program.stage.rollout.int8_weights:
+        copy, axes = quantise_weights(copy), quantised_axes(axes)
+    return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, axes))
 
 
 def complete(program: Program, params: Params, batch: Batch, keys_BG: Array) -> Completed:

@@ -8,6 +8,7 @@ import pytest
 from rft_jax.config import (
     Config,
     DataConfig,
+    LoraConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -58,6 +59,7 @@ def setting(config, path):
         ("mesh.data", "-1", -1),
         ("models.large.remat", "false", False),
         ("models.policy.rope_theta", "1e6", 1e6),
+        ("models.policy.lora.rank", "8", 8),
         ("models.policy.rope_theta", "500000", 500000.0),
         ("models.large.compute_dtype", "bfloat16", "bfloat16"),
         ("stages.rft.steps", "200", 200),
@@ -253,6 +255,18 @@ REFUSED = {
     "stages.rft.policy_loss.dual_clip: must be above 1": learned(dual_clip=1.0),
     "stages.rft.policy_loss.dual_clip: must be above 1, and is for loss=ppo": learned(
         dual_clip=3.0, loss="gspo"
+    ),
+    "stages.rft.rollout: with int8_weights or int8_cache it samples from another": sampled(
+        int8_cache=True
+    ),
+    "models.policy.lora: adapters change a model that is there already": Config(
+        models=(ModelConfig(lora=LoraConfig()),)
+    ),
+    "models.policy.lora.rank: must be at least 1": Config(
+        models=(ModelConfig(source="x", lora=LoraConfig(rank=0)),)
+    ),
+    "models.policy.lora.targets: name at least one weight": Config(
+        models=(ModelConfig(source="x", lora=LoraConfig(targets=())),)
     ),
     "stages.rft.policy_loss: tis_cap must be above 0": learned(tis_cap=0.0),
     "stages.rft.policy_loss: tis_cap must be above 0 and icepop_low below": learned(

@@ -142,6 +142,16 @@ def test_sampler_and_learner_agree_on_log_probabilities(reference_run):
         assert output.metrics["logprob_gap"] < 1e-5
 
 
+def test_a_rollout_in_eight_bits_is_corrected(tokenizer, grader, items):
+    plain = make(tokenizer, grader).stage
+    rollout = dataclasses.replace(plain.rollout, int8_weights=True, int8_cache=True)
+    loss = dataclasses.replace(plain.policy_loss, importance="tis")
+    program = make(tokenizer, grader, (2, 2, 2), rollout=rollout, policy_loss=loss)
+    _, (output,) = run(program, items, steps=1)
+    assert 1e-4 < output.metrics["logprob_gap"] < 0.1
+    assert 0 < output.metrics["gradient_norm"] < np.inf
+
+
 def test_graded_text_is_the_answer_s_decoding(reference_run, tokenizer):
     samples = reference_run[1][0].samples
     rollout, text, _ = samples.completed

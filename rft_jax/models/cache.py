@@ -6,39 +6,60 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rft_jax.models.int8 import Int8, quantise
+
 
 class Prefix(NamedTuple):
     """What the samples of a group share: their prompt's keys and values in every layer."""
 
-    k_LBKPQ: Array
-    v_LBKPQ: Array
+    k_LBKPQ: Array | Int8
+    v_LBKPQ: Array | Int8
     mask_BP: Array  # False at padding
+
+    def in_int8(self) -> "Prefix":
+        """The same in eight bits; so is then the cache that is made for it."""
+        k, v = quantise(self.k_LBKPQ, (-1,)), quantise(self.v_LBKPQ, (-1,))
+        return self._replace(k_LBKPQ=k, v_LBKPQ=v)
 
 
 class Cache(NamedTuple):
     """Keys and values of the completions; a loop carry that is updated in place."""
 
-    k_LBGKTQ: Array
-    v_LBGKTQ: Array
+    k_LBGKTQ: Array | Int8
+    v_LBGKTQ: Array | Int8
     length: Array  # int32, tokens written so far
 
     def write(self, layer: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Cache":
         """Stores one token's keys and values of one layer; `length` stays."""
         start = (layer, 0, 0, 0, self.length, 0)
-        k = jax.lax.dynamic_update_slice(self.k_LBGKTQ, k_BGKQ[None, :, :, :, None], start)
-        v = jax.lax.dynamic_update_slice(self.v_LBGKTQ, v_BGKQ[None, :, :, :, None], start)
+
+        def store(all_LBGKTQ: Array | Int8, one_BGKQ: Array) -> Array | Int8:
+            one_1BGK1Q = one_BGKQ[None, :, :, :, None]
+            if isinstance(all_LBGKTQ, Int8):
+                one_1BGK1Q = quantise(one_1BGK1Q, (-1,))
+            return jax.tree.map(
+                lambda whole, part: jax.lax.dynamic_update_slice(whole, part, start[: part.ndim]),
+                all_LBGKTQ,
+                one_1BGK1Q,
+            )
+
+        k, v = store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ)
         return self._replace(k_LBGKTQ=k, v_LBGKTQ=v)
 
-    def layer(self, index: Array) -> tuple[Array, Array]:
+    def layer(self, index: Array) -> tuple[Array | Int8, Array | Int8]:
         """Keys and values of one layer, each [B, G, K, T, Q]."""
-        return (
-            jax.lax.dynamic_index_in_dim(self.k_LBGKTQ, index, keepdims=False),
-            jax.lax.dynamic_index_in_dim(self.v_LBGKTQ, index, keepdims=False),
+        return jax.tree.map(
+            lambda whole: jax.lax.dynamic_index_in_dim(whole, index, keepdims=False),
+            (self.k_LBGKTQ, self.v_LBGKTQ),
         )
 
 
 def init_cache(prefix: Prefix, group: int, tokens: int) -> Cache:
     """An empty cache for `group` completions of up to `tokens` tokens per prompt."""
-    layers, prompts, heads, _, head_dim = prefix.k_LBKPQ.shape
-    zeros = jnp.zeros((layers, prompts, group, heads, tokens, head_dim), prefix.k_LBKPQ.dtype)
-    return Cache(zeros, zeros, jnp.zeros((), jnp.int32))
+
+    def zeros(leaf_LBKPx: Array) -> Array:
+        layers, prompts, heads, _, *rest = leaf_LBKPx.shape
+        return jnp.zeros((layers, prompts, group, heads, tokens, *rest), leaf_LBKPx.dtype)
+
+    k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
+    return Cache(k, v, jnp.zeros((), jnp.int32))

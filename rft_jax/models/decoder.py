@@ -19,7 +19,8 @@ from jax import Array
 from rft_jax.config import ModelConfig, RopeScaling
 from rft_jax.models.attention import Partial, merge, partial_attention, soft_cap
 from rft_jax.models.cache import Cache, Prefix
-from rft_jax.models.linear import linear
+from rft_jax.models.int8 import Int8, dequantise
+from rft_jax.models.linear import embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
 
@@ -81,7 +82,7 @@ class Decoder(nnx.Module):
             and values, each [L, B, S, K, T, Q].
         """
         c = self.config
-        x_BSTD = self.embed_VD[...][tokens_BST].astype(dtype)
+        x_BSTD = embed(self.embed_VD.get_value(), tokens_BST, dtype)
         if c.scale_embeddings:
             x_BSTD = x_BSTD * jnp.asarray(c.width**0.5, dtype)
         kinds, kind_L = layer_kinds(c)
@@ -106,7 +107,7 @@ class Decoder(nnx.Module):
                 mask = _within(window, visible_BSTU, positions_BST, positions_BST)
             else:
                 cache = cache.write(index, k[..., 0, :], v[..., 0, :])
-                own_kv = cache.layer(index)
+                own_kv = _dequantise(cache.layer(index), dtype)
                 places_U = jnp.arange(own_kv[0].shape[3])
                 mask = (places_U <= cache.length)[None, None, None]
                 mask = _within(window, mask, cache.length[None], places_U)
@@ -115,7 +116,8 @@ class Decoder(nnx.Module):
             if prefix is not None:
                 places_P = jnp.arange(prefix.mask_BP.shape[1])
                 mask = _within(window, prefix.mask_BP[:, None, None], positions_BST, places_P)
-                out = merge(partial, _prefix_partial(q, *prefix_kv, mask, c))
+                shared_kv = _dequantise(prefix_kv, dtype)
+                out = merge(partial, _prefix_partial(q, *shared_kv, mask, c))
             out_BSKMTQ = out.reshape(q.shape).astype(dtype)
             return (block.finish(x_BSTD, out_BSKMTQ), cache), None if cache else (k, v)
 
@@ -132,10 +134,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden_xD: Array) -> Array:
         """float32 logits [..., V] of hidden states [..., D]."""
         head_VD = self.embed_VD if self.config.tie_embeddings else self.head_VD
-        weight_VD = head_VD[...].astype(hidden_xD.dtype)
-        logits_xV = jnp.einsum(
-            "...D,VD->...V", hidden_xD, weight_VD, preferred_element_type=jnp.float32
-        )
+        logits_xV = unembed(hidden_xD, head_VD.get_value())
         return soft_cap(logits_xV, self.config.logit_softcap)
 
 
@@ -221,7 +220,7 @@ class Block(nnx.Module):
         return x_BSTD + h_BSTD
 
     def _mlp(self, h_BSTD: Array) -> Array:
-        c, dtype = self.config, h_BSTD.dtype
+        c = self.config
         if not c.experts:
             weights = (self.gate_DF, self.up_DF, self.down_FD)
             weights = (weight.get_value() for weight in weights)
@@ -229,7 +228,7 @@ class Block(nnx.Module):
         weights = (self.router_DE, self.gate_EDF, self.up_EDF, self.down_EFD)
         return expert_mlp(
             h_BSTD,
-            *(weight[...].astype(dtype) for weight in weights),
+            *(weight.get_value() for weight in weights),
             c.activation,
             chosen=c.experts_per_token,
             normalize=c.normalize_experts,
@@ -242,6 +241,10 @@ def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
     scale_D = weight_D[...].astype(jnp.float32) + (1 if config.norms_around_one else 0)
     return (x * scale_D).astype(x_xD.dtype)
+
+
+def _dequantise(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:
+    return dequantise(kv[0], dtype), dequantise(kv[1], dtype)
 
 
 def _own_partial(q_BSKMTQ, k_BSKUQ, v_BSKUQ, mask_BSTU, config: ModelConfig) -> Partial:

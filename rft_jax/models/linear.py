@@ -1,11 +1,14 @@
-"""What a linear layer multiplies by: a plain weight, or one with a low-rank change."""
+"""What a linear layer multiplies by: a plain weight, one with a low-rank change, or in 8 bits."""
 
 import functools
 import math
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+
+from rft_jax.models.int8 import Int8
 
 
 @functools.partial(
@@ -25,7 +28,10 @@ class Adapted:
     scale: float
 
 
-def linear(x_xD: Array, weight: Array | Adapted, inputs: int = 1) -> Array:
+Weight = Array | Adapted | Int8
+
+
+def linear(x_xD: Array, weight: Weight, inputs: int = 1) -> Array:
     """The product over the last axes of x and the first of the weight, in the type of x.
 
     Args:
@@ -33,17 +39,52 @@ def linear(x_xD: Array, weight: Array | Adapted, inputs: int = 1) -> Array:
         weight: [D, ...].
         inputs: How many axes D stands for.
     """
-    if not isinstance(weight, Adapted):
-        return _product(x_xD, weight, inputs)
-    change = _product(_product(x_xD, weight.a, inputs), weight.b, 1)
-    return _product(x_xD, weight.weight, inputs) + weight.scale * change
+    if isinstance(weight, Int8):
+        product = _product(x_xD, weight.values, inputs, jnp.float32)
+        return (product * weight.scale).astype(x_xD.dtype)
+    if isinstance(weight, Adapted):
+        change = _product(_product(x_xD, weight.a, inputs), weight.b, 1)
+        return _product(x_xD, weight.weight, inputs) + weight.scale * change
+    return _product(x_xD, weight, inputs)
 
 
-def _product(x_xD: Array, weight_DY: Array, inputs: int) -> Array:
+def _product(x_xD: Array, weight_DY: Array, inputs: int, dtype: jnp.dtype | None = None) -> Array:
     """Both become matrices first: with several token axes the weight's gradient would contract over
     all of them, for which XLA on a CPU transposes the activations, at the product's own cost.
     """
     D, Y = weight_DY.shape[:inputs], weight_DY.shape[inputs:]
     tokens = x_xD.shape[: x_xD.ndim - inputs]
     weight = weight_DY.astype(x_xD.dtype).reshape(math.prod(D), -1)
-    return (x_xD.reshape(-1, math.prod(D)) @ weight).reshape(*tokens, *Y)
+    product = jnp.matmul(x_xD.reshape(-1, math.prod(D)), weight, preferred_element_type=dtype)
+    return product.reshape(*tokens, *Y)
+
+
+def grouped_linear(x_XI: Array, weight_EIO: Array | Int8, size_E: Array) -> Array:
+    """Groups of rows, each times a matrix of its own, [X, O].
+
+    Args:
+        x_XI: Rows, sorted by group.
+        weight_EIO: A matrix for each group.
+        size_E: int32, the groups' numbers of rows.
+    """
+    if not isinstance(weight_EIO, Int8):
+        return jax.lax.ragged_dot(x_XI, weight_EIO.astype(x_XI.dtype), size_E)
+    out_XO = grouped_linear(x_XI, weight_EIO.values, size_E)
+    groups = jnp.arange(len(size_E))
+    group_X = jnp.repeat(groups, size_E, total_repeat_length=len(x_XI))
+    return (out_XO * weight_EIO.scale[group_X]).astype(x_XI.dtype)
+
+
+def embed(table_VD: Array | Int8, tokens: Array, dtype: jnp.dtype) -> Array:
+    """Rows of an embedding, [..., D]."""
+    if isinstance(table_VD, Int8):
+        return (table_VD.values[tokens] * table_VD.scale[tokens][..., None]).astype(dtype)
+    return table_VD[tokens].astype(dtype)
+
+
+def unembed(hidden_xD: Array, table_VD: Array | Int8) -> Array:
+    """Products with all rows of an embedding, float32 [..., V]."""
+    if isinstance(table_VD, Int8):
+        return unembed(hidden_xD, table_VD.values) * table_VD.scale
+    table_VD = table_VD.astype(hidden_xD.dtype)
+    return jnp.einsum("...D,VD->...V", hidden_xD, table_VD, preferred_element_type=jnp.float32)

@@ -79,6 +79,7 @@ def rollout(
     """
     group, T = keys_BG.shape[1], config.completion_tokens
     last_BD, prefix = model.prefill(params, prompts.tokens_BP, prompts.length_B)
+    prefix = prefix.in_int8() if config.int8_cache else prefix
     stops = jnp.asarray(stop_ids, jnp.int32)
 
     def unfinished(loop: _Loop) -> Array:
