@@ -45,6 +45,7 @@ from rft_jax.run import (
 from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
 
 TOP = (1, 5)  # top@k for graders that rank
+EXACT = {"int8_weights": False, "int8_cache": False}
 
 
 class Evaluation(NamedTuple):
@@ -67,12 +68,16 @@ def make_evaluator(
     """Compiles on first use; the same function then serves every checkpoint. Collective.
 
     Args:
-        program: Of a reinforcement stage; its rollout settings hold here too.
+        program: Of a reinforcement stage; its rollout settings hold here too, but nothing is in
+            eight bits.
         host: Open, for the grader's nodes that run there.
         items: What is to be answered.
         samples: Samples per item, S.
         seed: Of the samples' noise.
     """
+    stage = program.stage
+    stage = dataclasses.replace(stage, rollout=dataclasses.replace(stage.rollout, **EXACT))
+    program = dataclasses.replace(program, stage=stage)
     if program.grader.needs_host:
         sampler = make_host_sampler(program, host, Items(items.items, items.source))
     else:
@@ -323,7 +328,7 @@ def sample_model(
     config = stages[-1].rollout if stages else RolloutConfig()
     length = max_tokens or config.completion_tokens
     config = dataclasses.replace(
-        config, completion_tokens=length, temperature=temperature, top_k=0, top_p=1.0
+        config, completion_tokens=length, temperature=temperature, top_k=0, top_p=1.0, **EXACT
     )
     mask = logit_mask(tokenizer, min(config.thinking_tokens, max(length - 2, 0)))
     tokens = tokenizer.encode_prompt([{"role": "user", "content": prompt}])

@@ -59,7 +59,6 @@ def setting(config, path):
         ("mesh.data", "-1", -1),
         ("models.large.remat", "false", False),
         ("models.policy.rope_theta", "1e6", 1e6),
-        ("models.policy.lora.rank", "8", 8),
         ("models.policy.rope_theta", "500000", 500000.0),
         ("models.large.compute_dtype", "bfloat16", "bfloat16"),
         ("stages.rft.steps", "200", 200),
@@ -78,6 +77,13 @@ def test_an_override_replaces_one_setting(path, text, value):
     lines = differences(to_json(CONFIG), to_json(changed))
     assert len(lines) <= 1 or path == "grader"
     assert all(line.startswith(path) for line in lines)
+
+
+def test_settings_that_are_off_are_set_one_by_one():
+    changed = apply_overrides(CONFIG, {"models.policy.lora.rank": "8"})
+    assert setting(changed, "models.policy.lora") == LoraConfig(rank=8)
+    off = apply_overrides(changed, {"models.policy.lora": "none"})
+    assert off == CONFIG
 
 
 def test_overrides_add_up():
