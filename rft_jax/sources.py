@@ -30,9 +30,11 @@ from rft_jax.models.hugging_face import (
 )
 from rft_jax.parallel import Shardings, together
 from rft_jax.tokenizers import HuggingFaceTokenizer
+from rft_jax.tokenizers.hugging_face import TOKENIZER_FILE
 
 FOLDER = "models"  # of a work directory
 DATE_FILE = "date.txt"
+PROBE = [{"role": "user", "content": "What is it?"}]
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,14 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
             found[model.name] = _kept(kept, model)
         else:
             opened = open_checkpoint(locate(model.source), model.name)
-            config = _resolve(model, opened.config)
-            now = datetime.datetime.now()
-            source = Source(opened.directory, opened.adapter, now, config, opened.vocab_size)
-            found[model.name] = source
-    _check_tokenizers(found)
+            found[model.name] = Source(
+                opened.directory,
+                opened.adapter,
+                datetime.datetime.now(),
+                _resolve(model, opened.config),
+                opened.vocab_size,
+            )
+    _check_tokenizers(found, config.tokenizer.thinking)
     return found
 
 
@@ -184,13 +189,23 @@ def _resolve(model: ModelConfig, described: ModelConfig) -> ModelConfig:
     return resolved
 
 
-def _check_tokenizers(sources: dict[str, Source]) -> None:
-    files = {name: source.directory / "tokenizer.json" for name, source in sources.items()}
-    texts = {name: path.read_bytes() if path.is_file() else b"" for name, path in files.items()}
-    first = next(iter(texts), None)
-    for name, text in texts.items():
-        if text != texts[first]:
+def _check_tokenizers(sources: dict[str, Source], thinking: bool | None) -> None:
+    """A run encodes its data once, for all of its models."""
+    if len(sources) < 2:
+        return
+    first, *others = sources
+    expected = _encoding(sources[first], thinking)
+    for name in others:
+        if _encoding(sources[name], thinking) != expected:
             raise InputError(
-                f"models.{name}.source: its tokenizer is not that of models.{first}; use one run "
-                "for each"
+                f"models.{name}.source: its tokenizer, chat template or stop tokens are not those "
+                f"of models.{first}; use one run for each"
             )
+
+
+def _encoding(source: Source, thinking: bool | None) -> tuple:
+    """What a run takes from a tokenizer."""
+    file = source.directory / TOKENIZER_FILE
+    tokenizer = source.tokenizer(thinking)
+    marks = tokenizer.pad_id, tokenizer.stop_ids, tokenizer.end_of_think_id, tokenizer.forbidden_ids
+    return file.read_bytes(), marks, tokenizer.encode_prompt(PROBE)

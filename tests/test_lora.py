@@ -9,7 +9,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rft_jax import cli
 from rft_jax.errors import InputError
@@ -18,25 +17,10 @@ from rft_jax.metrics import read_metrics
 from rft_jax.models import split
 from rft_jax.run import open_model
 
-from .models.hugging_face.conftest import tensors_of, write
+from .small_checkpoint import write_small
 
 CLAIMS = Path(__file__).parents[1] / "experiments" / "claims"
 EXPERIMENT = str(CLAIMS.parent / "jsonl.py")
-SETTINGS = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "vocab_size": 320,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "eos_token_id": 1,
-}
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 GRADER = {  # which a random model's answers differ in
     "type": "text_similarity", "name": "similarity", "evaluation_metric": "fuzzy_match",
     "input": "{{ sample.output_text }}", "reference": "{{ item.reason }} or not",
@@ -62,22 +46,7 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A random model with a byte-level tokenizer and a chat template."""
-    tensors = {name: 0.1 * tensor for name, tensor in tensors_of(SETTINGS).items()}
-    directory = write(tmp_path_factory.mktemp("source") / "base", SETTINGS, tensors)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<pad>", "<eos>", "<|user|>", "<|assistant|>"],
-        show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    lines = (CLAIMS / "supervised.jsonl").read_text().splitlines()
-    tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    config = {"pad_token": "<pad>", "eos_token": "<eos>", "chat_template": TEMPLATE}
-    (directory / "tokenizer_config.json").write_text(json.dumps(config))
-    return directory
+    return write_small(tmp_path_factory.mktemp("source") / "base")
 
 
 @pytest.fixture(scope="module")

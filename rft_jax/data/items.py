@@ -188,6 +188,9 @@ def _check_messages(item: dict[str, Any], place: str) -> list[dict[str, Any]]:
         raise InputError(f"{place}: messages: expected an array of messages, got {got}; add one")
     for index, message in enumerate(messages):
         _check_message(message, f"{place}: messages[{index}]")
+    tools = item.get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise InputError(f"{place}: tools: expected an array of functions, got {_kind(tools)}")
     return messages
 
 

@@ -54,7 +54,7 @@ def pack_supervised(
     for number, item in enumerate(items, start=1):
         *context, answer = item["messages"]
         with at_line(source, number):
-            prompt = tokenizer.encode_prompt(context)
+            prompt = tokenizer.encode_prompt(context, item.get("tools"))
             completion = tokenizer.encode_completion(
                 message_text(answer), answer.get("reasoning_content")
             )

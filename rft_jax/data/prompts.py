@@ -53,7 +53,7 @@ def encode_prompts(
     sequences = []
     for number, item in enumerate(items, start=1):
         with at_line(source, number):
-            sequences.append(tokenizer.encode_prompt(item["messages"]))
+            sequences.append(tokenizer.encode_prompt(item["messages"], item.get("tools")))
     length_M = np.fromiter(map(len, sequences), np.int32, len(sequences))
     too_long = np.flatnonzero(length_M > max_tokens)
     if too_long.size:

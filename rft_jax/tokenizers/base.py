@@ -40,8 +40,14 @@ class Tokenizer(Protocol):
         """The text of token ids; special (control) tokens have none."""
         ...
 
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+    def encode_prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """Token ids of a conversation, ending where the assistant's completion begins.
+
+        Args:
+            messages: the conversation.
+            tools: functions that the model may call, as JSON schemas.
 
         Raises:
             InputError: if the format has no place for the messages.

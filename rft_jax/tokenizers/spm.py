@@ -8,8 +8,9 @@ SentencePiece never produces them from text, so that a message cannot forge them
 import collections
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -166,11 +167,21 @@ class SentencePieceTokenizer:
         """The text of token ids; control tokens have none."""
         return self._model.decode(list(map(int, ids)))
 
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+    def encode_prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """Token ids of a conversation up to the marker after which the assistant's turn begins.
 
         Earlier turns of the assistant go without their thoughts, as in Qwen 3's template.
+
+        Raises:
+            InputError: there are tools.
         """
+        if tools:
+            raise InputError(
+                "tools: this chat format has no place for functions; remove the key, or use a "
+                "model with a chat template that has"
+            )
         ids = [self.bos_id]
         for message in messages:
             text = message_text(message)

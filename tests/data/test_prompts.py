@@ -1,12 +1,16 @@
 """Items as padded token arrays."""
 
+import json
+
 import numpy as np
 import pytest
 
-from rft_jax.data import encode_prompts
+from rft_jax.data import encode_prompts, load_items
 from rft_jax.errors import InputError
-from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
+from rft_jax.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
+
+from ..small_checkpoint import write_small
 
 TEXTS = ["Seizure; Ataxia", "Short stature", "Größe  of\nthe head", ""]
 
@@ -48,3 +52,24 @@ def test_a_prompt_exactly_at_the_limit_fits_and_one_token_more_is_refused(tokeni
         f"train.jsonl, line 2: the prompt has {lengths[1]} tokens, the limit is {lengths[1] - 1}; "
         f"shorten it or set --config.stages.rft.prompt_tokens={lengths[2]} (the longest)"
     )
+
+
+def test_tools_are_part_of_the_prompt(tmp_path):
+    names = "{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}"
+    template = names + "{{ messages[0].content }}<eos>"
+    directory = write_small(tmp_path / "source", template)
+    tokenizer = HuggingFaceTokenizer(directory)
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    prompts = encode_prompts([item("x") | {"tools": tools}, item("x")], tokenizer, 32, "a.jsonl")
+    with_tools, without = unpad(*prompts, tokenizer.pad_id)
+    assert (tokenizer.decode(with_tools), tokenizer.decode(without)) == ("look_up;x", "x")
+
+
+def test_tools_need_a_template_that_has_a_place_for_them(tokenizer, tmp_path):
+    row = item("x") | {"tools": [{"type": "function"}]}
+    with pytest.raises(InputError, match="a.jsonl, line 2: tools: this chat format has no place"):
+        encode_prompts([item("x"), row], tokenizer, 64, "a.jsonl")
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(item("x") | {"tools": ["f"]}))
+    with pytest.raises(InputError, match="a.jsonl, line 1: tools: expected an array of functions"):
+        load_items(path)

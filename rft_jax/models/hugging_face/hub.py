@@ -7,6 +7,7 @@ from rft_jax.errors import InputError
 PREFIX = "hf:"
 # Weights, configuration and tokenizer; not the same weights in other formats.
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
+OTHER_FILES = ("*/*", "consolidated*")  # copies of the weights for other programs
 
 
 def locate(name: str) -> Path:
@@ -34,7 +35,12 @@ def locate(name: str) -> Path:
     except ImportError as error:
         raise InputError(f"{name}: `pip install huggingface_hub` to download models") from error
     try:
-        path = snapshot_download(repository, revision=revision or None, allow_patterns=FILES)
+        path = snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=FILES,
+            ignore_patterns=OTHER_FILES,
+        )
     except HFValidationError as error:
         raise InputError(f"{name}: expected hf:Owner/Name, e.g. hf:Qwen/Qwen3-0.6B") from error
     except GatedRepoError as error:
