@@ -21,7 +21,7 @@ from rft_jax.errors import InputError, Interrupted, RunFailed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs one command."""
-    arguments, overrides = _split_overrides(sys.argv[1:] if argv is None else list(argv))
+    arguments, overrides = split_overrides(sys.argv[1:] if argv is None else list(argv))
     parser = _parser()
     options = parser.parse_args(arguments)
     if overrides and "config" not in options:
@@ -91,7 +91,7 @@ def _seed(text: str) -> int:
     return seed
 
 
-def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """Takes `--config.a.b=value` (or `--config.a.b value`) out of the command line."""
     rest, overrides = [], {}
     words = iter(argv)

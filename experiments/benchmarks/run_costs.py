@@ -19,6 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from rft_jax import cli, train
 from rft_jax.checkpoint import Checkpoints
@@ -38,8 +39,9 @@ class Meter:
     """Wall and processor seconds of the loop's thread by part, and how often it was entered."""
 
     def __init__(self):
-        self.wall, self.cpu, self.calls = (defaultdict(float) for _ in range(3))
-        self.states: list = []  # one of each stage
+        self.wall, self.cpu = defaultdict(float), defaultdict(float)
+        self.calls: dict[tuple[str, str], int] = defaultdict(int)
+        self.state = None  # the first that was saved
         self._depth = 0
 
     def watch(self, owner: object, name: str, part: str) -> None:
@@ -50,8 +52,8 @@ class Meter:
         def timed(*arguments, **named):
             if self._depth:
                 return plain(*arguments, **named)
-            if name == "save" and len(self.states) < 2:
-                self.states.append(jax.device_get(arguments[2]))
+            if name == "save" and self.state is None:
+                self.state = jax.tree.map(jnp.copy, arguments[2])
             self._depth += 1
             wall, cpu = time.perf_counter(), time.thread_time()
             try:
@@ -79,7 +81,7 @@ def cpu_of_a_save(state: object) -> float:
 
 def main() -> None:
     """Runs the benchmark."""
-    arguments, overrides = cli._split_overrides(sys.argv[1:])
+    arguments, overrides = cli.split_overrides(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default=str(Path(__file__).parents[1] / "jsonl.py"))
     config = cli.load_config(parser.parse_args(arguments).config, overrides)
@@ -92,8 +94,7 @@ def main() -> None:
         train.train(config, Path(directory) / "run")
     wall = time.perf_counter() - wall - compiled.seconds
     cpu = time.process_time() - cpu - compiled.seconds
-    calls = dict(meter.calls)
-    save_s = cpu_of_a_save(meter.states[-1])
+    save_s = cpu_of_a_save(meter.state)
     found = {
         part: {
             "loop_s": round(meter.wall[part], 4),
@@ -103,7 +104,7 @@ def main() -> None:
         }
         for part in PARTS
     }
-    saves = calls["checkpoints", "save"]
+    saves = meter.calls["checkpoints", "save"]
     found["checkpoints"] |= {
         "saves": saves,
         "cpu_of_a_save_s": round(save_s, 4),

@@ -61,5 +61,5 @@ def _short(paths: Sequence[str]) -> list[str]:
 
 def metrics_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The metrics of a comparison, in the order in which the models have them."""
-    return [name for name in dict.fromkeys(n for row in models.values() for n in row)
-            if name != INTERVALS]  # fmt: skip
+    names = dict.fromkeys(name for row in models.values() for name in row)
+    return [name for name in names if name != INTERVALS]
