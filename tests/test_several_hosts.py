@@ -23,6 +23,9 @@ from rft_jax.parallel.distributed import VARIABLES
 from rft_jax.run import open_model
 from rft_jax.train import train
 
+from . import test_lora
+from .test_lora import checkpoint  # noqa: F401, a fixture
+
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 GRADER = {
     "type": "string_check",
@@ -160,6 +163,10 @@ def weights(workdir):
     return run, jax.device_get(run.load_params(stage, step))
 
 
+def assert_close(ours, theirs):
+    assert ours == (theirs if isinstance(theirs, str) else pytest.approx(theirs, abs=1e-6))
+
+
 def assert_same(workdir, other):
     """Equal samples; metrics and weights as close as design and arithmetic allow."""
     assert samples(workdir) == samples(other)
@@ -205,6 +212,17 @@ def test_one_hosts_rows_may_lie_on_all_hosts(settings, cache, tmp_path):
     train_on(2, two, settings, cache, **more)
     train_on(1, one, settings, cache, **more)
     assert_same(two, one)
+
+
+def test_every_host_reads_its_part_of_a_source(checkpoint, cache, tmp_path):  # noqa: F811
+    """And trains adapters over it."""
+    grader = tmp_path / "grader.json"
+    grader.write_text(json.dumps(test_lora.GRADER))
+    settings = test_lora.RUN | {"grader": grader, "models.policy.source": checkpoint}
+    mesh = {"mesh__data": "2", "mesh__fsdp": "2", "mesh__tensor": "2"}
+    train_on(2, tmp_path / "two", settings, cache, **mesh)
+    train_on(1, tmp_path / "one", settings, cache)
+    assert_same(tmp_path / "two", tmp_path / "one")
 
 
 def test_graders_on_the_hosts_give_the_rewards_of_the_device(alone, settings, cache, tmp_path):
@@ -283,7 +301,6 @@ def test_evaluation_on_several_hosts_prints_once_what_one_process_finds(alone, c
         statuses, printed, said = running.finish()
     assert statuses == [0, 0], said
     found = [json.loads(line) for line in printed[0].splitlines() if "[Gloo]" not in line]
-    assert len(found) == len(expected) > 2
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert len(found) > 2
+    jax.tree.map(assert_close, found, expected)
     assert [line for line in printed[1].splitlines() if "[Gloo]" not in line] == []
