@@ -138,7 +138,9 @@ class ModelConfig:
     experts: int = 0  # mixture of experts instead of one MLP; 0: off
     experts_per_token: int = 0
     normalize_experts: bool = True  # the chosen experts' weights sum to 1
-    remat: bool = True  # recompute a layer's activations in the backward pass
+    # What the backward pass recomputes of a layer: all; all but the products with weights, whose
+    # results are kept; nothing.
+    remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
     # Train adapters only, over the weights of the source, which stay as they are; None: train all.
     # A source that is an adapter itself (PEFT's format) is trained on, whatever is set here.
@@ -228,7 +230,10 @@ class PolicyLossConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # http://joschu.net/blog/kl-approx.html
     gradient_steps: int = 1  # per rollout batch
     micro_batches: int = 1  # the update's prompts in so many parts; changes memory, not results
-    logit_chunk: int = 64  # completion positions whose logits exist at once
+    # Completions side by side in rows of completion_tokens, so many rows of each device at once;
+    # 0: a row each, padded. For lengths that differ; with full rows it only costs.
+    pack_rows: int = 0
+    logit_chunk: int = 16  # positions of every completion whose logits exist at once
 
 
 @dataclass(frozen=True)
@@ -492,6 +497,11 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
     if stage.patience and not stage.eval_interval:
         raise InputError(f"{place}.patience: needs evaluations; set eval_interval as well")
     _divides(f"{place}.policy_loss", loss.micro_batches, stage.batch_size)
+    if loss.pack_rows < 0 or (loss.pack_rows and loss.micro_batches > 1):
+        raise InputError(
+            f"{place}.policy_loss.pack_rows: must be 0 (off), or at least 1 with micro_batches=1; "
+            "packed rows are the parts of the update themselves"
+        )
 
 
 def _validate_evaluate(

@@ -26,6 +26,7 @@ from rft_jax.learn.policy import policy_update
 from rft_jax.models import Model, Params, base, merge, quantise_weights, quantised_axes
 from rft_jax.parallel import (
     ROLLOUT_RULES,
+    batch_parts,
     batch_sharding,
     constrain,
     replicated,
@@ -233,6 +234,7 @@ def learn(
         program.mask,
         temperature=stage.rollout.temperature,
         config=stage.policy_loss,
+        data_shards=batch_parts(program.mesh),
     )
     metrics |= describe(completed.rollout, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + len(batch.prompt_id_B))

@@ -57,7 +57,7 @@ def setting(config, path):
         ("grader", "grader.json", "grader.json"),
         ("grader", "{'type': 'rank'}", {"type": "rank"}),
         ("mesh.data", "-1", -1),
-        ("models.large.remat", "false", False),
+        ("models.large.tie_embeddings", "false", False),
         ("models.policy.rope_theta", "1e6", 1e6),
         ("models.policy.rope_theta", "500000", 500000.0),
         ("models.large.compute_dtype", "bfloat16", "bfloat16"),
@@ -103,7 +103,7 @@ def test_overrides_add_up():
         ("seed", "many", "--config.seed: 'many' is not a value of type int"),
         ("seed", "1.5", "--config.seed: '1.5' is not a value of type int"),
         ("seed", "true", "--config.seed: 'true' is not a value of type int"),
-        ("models.policy.remat", "1", "'1' is not a value of type bool"),
+        ("models.policy.tie_embeddings", "1", "'1' is not a value of type bool"),
         ("models.policy.rope_theta", "big", "'big' is not a value of type float"),
         ("models.policy.compute_dtype", "int8", "'int8' is not one of auto, float32, bfloat16"),
         ("stages.rft.policy_loss.dual_clip", "x", "'x' is not a value of type float | None"),
@@ -292,12 +292,13 @@ REFUSED = {
     "stages.rft.optimizer.max_skipped: must be at least 1": reinforce(
         optimizer=OptimizerConfig(max_skipped=0)
     ),
+    "stages.rft.policy_loss.pack_rows: must be 0 (off)": learned(pack_rows=2, micro_batches=2),
     "stages.rft.policy_loss.loss: 'grpo' is not one of ppo, gspo, cispo": learned(loss="grpo"),
     "stages.rft.rollout.truncated: 'drop' is not one of": sampled(truncated="drop"),
     "stages.rft.rollout.temperature: inf is not": sampled(temperature=float("inf")),
     "stages.rft.steps: 10.0 is not a value of type int": reinforce(steps=10.0),
     "seed: '0' is not a value of type int": Config(seed="0"),
-    "models.policy.remat: 1 is not a value of type bool": modelled(remat=1),
+    "models.policy.remat: True is not one of full, dots, none": modelled(remat=True),
 }
 
 

@@ -50,7 +50,30 @@ def completion_logprobs(
         prefix,
     )
     hidden_BGTD = jnp.concatenate([first_BG1D, hidden_BGTD], axis=2)
-    states_BGT = logit_masks.replay(mask, tokens_BGT)
+    return token_logprobs(
+        model,
+        params,
+        hidden_BGTD,
+        tokens_BGT,
+        logit_masks.replay(mask, tokens_BGT),
+        mask,
+        temperature=temperature,
+        logit_chunk=logit_chunk,
+    )
+
+
+def token_logprobs(
+    model: Model,
+    params: Params,
+    hidden_BGTD: Array,
+    tokens_BGT: Array,
+    states_BGT: MaskState,
+    mask: LogitMask,
+    *,
+    temperature: float,
+    logit_chunk: int,
+) -> tuple[Array, Array]:
+    """Log-probabilities of tokens given the hidden states that predict them, and the entropy."""
 
     def logprobs(inputs: tuple[Array, Array, MaskState]) -> tuple[Array, Array]:
         hidden_BGCD, tokens_BGC, states_BGC = inputs

@@ -19,6 +19,7 @@ from rft_jax.learn.losses import (
     denominator,
 )
 from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState, apply_gradient
+from rft_jax.learn.packed import pack_batch, packed_gradient
 from rft_jax.models import Model, Params
 from rft_jax.rollout import LogitMask, Prompts, Rollout
 
@@ -54,6 +55,7 @@ def policy_update(
     *,
     temperature: float,
     config: PolicyLossConfig,
+    data_shards: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`config.gradient_steps` optimiser steps on one batch of completions.
 
@@ -66,6 +68,7 @@ def policy_update(
         valid_BG: bool; other samples take no part.
         mask: The sampler's logit masks.
         temperature: The sampler's.
+        data_shards: Into how many parts the mesh splits the batch; each is packed by itself.
 
     Returns:
         The state and scalar metrics: those of the last gradient step, and the gap of the first.
@@ -73,21 +76,20 @@ def policy_update(
     mask_BGT = completions.policy_mask_BGT & valid_BG[..., None]
     whole = denominator(mask_BGT, config.aggregation)
     base, reference = state.frozen.get(BASE), state.frozen.get(REFERENCE)
+    score = {"temperature": temperature, "logit_chunk": config.logit_chunk}
+
+    def adapted(params: Params) -> Params:
+        return model.adapt(params, base)
 
     def logprobs(params: Params, part: _Example) -> tuple[Array, Array]:
+        tokens_BGT, length_BG = part.completions.tokens_BGT, part.completions.length_BG
         return completion_logprobs(
-            model,
-            model.adapt(params, base),
-            part.prompts,
-            part.completions.tokens_BGT,
-            part.completions.length_BG,
-            mask,
-            temperature=temperature,
-            logit_chunk=config.logit_chunk,
+            model, adapted(params), part.prompts, tokens_BGT, length_BG, mask, **score
         )
 
-    def loss(params: Params, part: _Example) -> tuple[Array, _Tokens]:
-        new_BGT, entropy_BGT = logprobs(params, part)
+    def objective(
+        new_BGT: Array, entropy_BGT: Array, reference_BGT: Array | None, part: _Example
+    ) -> tuple[Array, _Tokens]:
         old_BGT = jax.lax.stop_gradient(new_BGT) if part.old_BGT is None else part.old_BGT
         policy = POLICY_LOSSES[config.loss](
             new_BGT, old_BGT, part.advantage_BG, part.mask_BGT, config
@@ -96,19 +98,47 @@ def policy_update(
             old_BGT, part.completions.logprobs_BGT, part.mask_BGT, config
         )
         loss_BGT, kl_BGT = policy.loss * weight_BGT, jnp.zeros_like(new_BGT)
-        if reference is not None:
-            reference_BGT, _ = logprobs(reference, part)
+        if reference_BGT is not None:
             kl_BGT = KL_ESTIMATORS[config.kl_estimator](new_BGT, reference_BGT, part.mask_BGT)
             loss_BGT = loss_BGT + config.kl_coefficient * kl_BGT
         value = aggregate(loss_BGT, part.mask_BGT, config.aggregation, whole)
         return value, _Tokens(new_BGT, entropy_BGT, policy, kl_BGT)
 
-    example = _Example(prompts, completions, advantage_BG, mask_BGT, None)
-    metrics: dict[str, Array] = {}
-    for index in range(config.gradient_steps):
-        value, tokens, gradient = accumulate_gradient(
-            loss, state.params, example, config.micro_batches
+    def loss(params: Params, part: _Example) -> tuple[Array, _Tokens]:
+        reference_BGT = None if reference is None else logprobs(reference, part)[0]
+        return objective(*logprobs(params, part), reference_BGT, part)
+
+    def gradient_of(params: Params, example: _Example) -> tuple[Array, _Tokens, Params]:
+        if not config.pack_rows:
+            return accumulate_gradient(loss, params, example, config.micro_batches)
+
+        def of_part(new_BGT, entropy_BGT, reference_BGT, within_BG):
+            part = example._replace(mask_BGT=mask_BGT & within_BG[..., None])
+            return objective(new_BGT, entropy_BGT, reference_BGT, part)
+
+        return packed_gradient(
+            model,
+            adapted,
+            params,
+            reference,
+            prompts,
+            packed,
+            completions.tokens_BGT,
+            mask,
+            of_part,
+            **score,
         )
+
+    example = _Example(prompts, completions, advantage_BG, mask_BGT, None)
+    length_BG = jnp.where(mask_BGT.any(axis=-1), completions.length_BG, 0)
+    slots = completions.tokens_BGT.size
+    if config.pack_rows:
+        width = completions.tokens_BGT.shape[-1]
+        packed = pack_batch(prompts.length_B, length_BG, width, config.pack_rows, data_shards)
+        slots = packed.slots
+    metrics: dict[str, Array] = {"padding_share": 1 - length_BG.sum() / jnp.maximum(slots, 1)}
+    for index in range(config.gradient_steps):
+        value, tokens, gradient = gradient_of(state.params, example)
         if index == 0:
             example = example._replace(old_BGT=tokens.logprobs)
             gap_BGT = jnp.abs(tokens.logprobs - completions.logprobs_BGT)

@@ -14,7 +14,25 @@ class Prefix(NamedTuple):
 
     k_LBKPQ: Array | Int8
     v_LBKPQ: Array | Int8
-    mask_BP: Array  # False at padding
+    mask_BXP: Array  # False at padding; X is 1, or the tokens of a row where that depends on them
+    place_P: Array  # int32, positions of the keys
+
+    def of_rows(self, prompt_RZ: Array, prompt_RT: Array) -> "Prefix":
+        """The prefix of R packed rows, each with the keys of up to Z prompts.
+
+        Args:
+            prompt_RZ: int32, the prompts of each row, all different; -1 for none.
+            prompt_RT: int32, each token's prompt; -1 sees no key.
+        """
+
+        def gather(x_LBKPQ):
+            x_LRZKPQ = x_LBKPQ[:, jnp.maximum(prompt_RZ, 0)]
+            return _join(jnp.moveaxis(x_LRZKPQ, 2, 3), 3)
+
+        own_RTZ = (prompt_RT[:, :, None] == prompt_RZ[:, None]) & (prompt_RT >= 0)[:, :, None]
+        mask_RTZP = own_RTZ[..., None] & self.mask_BXP[jnp.maximum(prompt_RZ, 0), 0][:, None]
+        place_P = jnp.tile(self.place_P, prompt_RZ.shape[1])
+        return Prefix(gather(self.k_LBKPQ), gather(self.v_LBKPQ), _join(mask_RTZP, 2), place_P)
 
     def in_int8(self) -> "Prefix":
         """The same in eight bits; so is then the cache that is made for it."""
@@ -52,6 +70,11 @@ class Cache(NamedTuple):
             lambda whole: jax.lax.dynamic_index_in_dim(whole, index, keepdims=False),
             (self.k_LBGKTQ, self.v_LBGKTQ),
         )
+
+
+def _join(x: Array, axis: int) -> Array:
+    """The array with `axis` and the next one as one."""
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def init_cache(prefix: Prefix, group: int, tokens: int) -> Cache:

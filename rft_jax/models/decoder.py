@@ -24,6 +24,11 @@ from rft_jax.models.linear import embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
 
+_KEPT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
 
 class LayerKind(NamedTuple):
     """In what layers differ besides their weights."""
@@ -114,15 +119,14 @@ class Decoder(nnx.Module):
             partial = _own_partial(q, *own_kv, mask, c)
             out = partial.out_RKMTQ
             if prefix is not None:
-                places_P = jnp.arange(prefix.mask_BP.shape[1])
-                mask = _within(window, prefix.mask_BP[:, None, None], positions_BST, places_P)
+                mask = _within(window, prefix.mask_BXP[:, None], positions_BST, prefix.place_P)
                 shared_kv = _dequantise(prefix_kv, dtype)
                 out = merge(partial, _prefix_partial(q, *shared_kv, mask, c))
             out_BSKMTQ = out.reshape(q.shape).astype(dtype)
             return (block.finish(x_BSTD, out_BSKMTQ), cache), None if cache else (k, v)
 
-        if c.remat and cache is None:
-            layer = jax.checkpoint(layer, prevent_cse=False)
+        if c.remat != "none" and cache is None:
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
         prefix_kv = None if prefix is None else (prefix.k_LBKPQ, prefix.v_LBKPQ)
         inputs = weights, jnp.arange(c.layers), jnp.asarray(kind_L), prefix_kv
         (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)

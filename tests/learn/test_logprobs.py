@@ -1,6 +1,7 @@
 """Log-probabilities of completions: the plain forward's, without its logits at the prompt."""
 
 import functools
+import re
 
 import jax
 import jax.extend.core
@@ -163,6 +164,15 @@ def test_logits_exist_only_at_completion_positions_a_chunk_at_a_time(
     shapes = [shape for shape in arrays_of(program.jaxpr) if V in shape and shape != (V, D)]
     assert (B, G, logit_chunk, V) in shapes
     assert max(int(np.prod(shape)) for shape in shapes) == B * G * logit_chunk * V
+
+
+def test_no_array_of_the_compiled_program_has_all_logits(model, params, batch):
+    compiled = evaluate.lower(model, params, batch, 3).compile()
+    shapes = re.findall(r"\b[a-z]+[0-9]*\[([0-9,]+)\]", compiled.as_text())
+    shapes = {tuple(map(int, shape.split(","))) for shape in shapes}
+    sizes = [int(np.prod(shape)) for shape in shapes if any(x % V == 0 for x in shape)]
+    assert B * G * 3 * V in sizes
+    assert max(sizes) < B * G * T * V
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8])

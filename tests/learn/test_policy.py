@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rft_jax.config import ModelConfig, PolicyLossConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
@@ -81,10 +82,17 @@ def batch(sampled):
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def update(model, state, batch, config):
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def update(model, state, batch, config, shards=1):
     return policy_update(
-        model, OPTIMIZER, state, *batch, MASK, temperature=TEMPERATURE, config=config
+        model,
+        OPTIMIZER,
+        state,
+        *batch,
+        MASK,
+        temperature=TEMPERATURE,
+        config=config,
+        data_shards=shards,
     )
 
 
@@ -227,6 +235,38 @@ def test_micro_batches_and_logit_chunks_change_nothing(model, state, batch):
         np.testing.assert_allclose(part_metrics[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows, shards", [(1, 1), (5, 2)])
+def test_packed_rows_change_nothing(model, state, batch, rows, shards):
+    """With prompts of several lengths, a reference policy, an invalid sample and group."""
+    config = dataclasses.replace(CONFIGS["gspo, icepop, k2"], gradient_steps=2, logit_chunk=3)
+    whole, metrics = update(model, state, batch, config)
+    packed, packed_metrics = update(
+        model, state, batch, dataclasses.replace(config, pack_rows=rows), shards
+    )
+    assert distance(whole, packed) <= 1e-5 * distance(state, whole)
+    assert metrics.keys() == packed_metrics.keys()
+    for name, value in metrics.items():
+        if name != "padding_share":
+            np.testing.assert_allclose(packed_metrics[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_packed_on_two_devices_are_those_of_one(model, state, batch):
+    """Each packs its own prompts, so that no prompt's keys have to be where its rows are not."""
+    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], pack_rows=2)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    spread = jax.device_put(
+        (state, batch),
+        (NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))),
+    )
+    one, _ = update(model, state, batch, config, 2)
+    two, _ = update(model, *spread, config, 2)
+    assert distance(one, jax.device_get(two)) <= 1e-5 * distance(state, one)
+    text = update.lower(model, *spread, config, 2).compile().as_text()
+    assert "all-reduce" in text
+    keys = f"f32[{model.config.layers},{B},{model.config.kv_heads},{P},{model.config.head_dim}]"
+    assert keys not in text  # of all prompts, on one device
+
+
 def test_forced_tokens_padding_and_invalid_samples_take_no_part(model, state, batch):
     """Whatever stands there, NaN included, changes neither weights nor metrics."""
     completions = batch.completions
@@ -259,7 +299,7 @@ def test_without_a_token_to_learn_from_the_weights_stay(model, state, batch, wha
     config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], gradient_steps=2)
     new, metrics = update(model, state, empty, config)
     jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
-    assert all(value == 0 for value in metrics.values())
+    assert all(value == 0 for name, value in metrics.items() if name != "padding_share")
 
 
 def test_sampler_and_learner_agree_on_the_log_probabilities(model, state, sampled):
