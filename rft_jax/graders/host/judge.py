@@ -201,7 +201,8 @@ def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
 def _read(answer: Mapping[str, Any], read: Callable[[Any], float | None]) -> float:
     """The score that a chat completion comes to.
 
-    A server without structured output may answer with the bare verdict.
+    A server without structured output may answer with the bare verdict, as JSON or as plain text:
+    a label can look like a number.
 
     Raises:
         ServiceError: it is no chat completion.
@@ -217,13 +218,13 @@ def _read(answer: Mapping[str, Any], read: Callable[[Any], float | None]) -> flo
     if refusal or reason == "content_filter":
         shown = str(refusal or reason)[:_SHOWN]
         raise NoVerdict("model_grader_refusal_error", f"the judge refuses: {shown}")
+    verdicts = [content.strip()] if isinstance(content, str) else []
     try:
-        verdict = json.loads(content)
+        value = json.loads(content)
+        verdicts = [value.get("result")] if isinstance(value, dict) else [value, *verdicts]
     except (TypeError, ValueError, RecursionError):
-        verdict = content.strip() if isinstance(content, str) else None
-    if isinstance(verdict, dict):
-        verdict = verdict.get("result")
-    score = read(verdict)
+        pass
+    score = next((score for score in map(read, verdicts) if score is not None), None)
     if score is None:
         shown = f"{str(content)[:_SHOWN]!r} (finish_reason {reason})"
         raise NoVerdict("model_grader_parse_error", f"the judge's answer has no verdict: {shown}")

@@ -164,6 +164,13 @@ def test_a_label_passes_or_not(serve, monkeypatch, content, score):
     assert found.errors == (set() if score is not None else {"model_grader_parse_error"})
 
 
+@pytest.mark.parametrize("label", ["1", "true", "null", "1.50", '{"a"'])
+def test_a_bare_label_can_look_like_json(serve, monkeypatch, label):
+    monkeypatch.setenv("OPENAI_BASE_URL", serve(lambda number, body: completion(label)).url)
+    found = grade(LABEL | {"labels": [label, "x"], "passing_labels": [label]}, ["x"])[0]
+    assert (found.score, found.errors) == (1, set())
+
+
 @pytest.mark.parametrize(
     "reply",
     [completion(None, refusal="I will not"), completion("", finish_reason="content_filter")],
