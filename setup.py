@@ -26,6 +26,7 @@ setup(
     package_data={
         "rft_jax.strings": ["*.npz", "*.txt", "*.json"],
         "rft_jax.report": ["*.html", "*.css", "*.js"],
+        "rft_jax.tasks.rare_disease": ["subset.json"],
     },
     entry_points={"console_scripts": ["rft = rft_jax.cli:main"]},
     install_requires=[

@@ -108,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rft", description="Reinforcement fine-tuning in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
 
+    quickstart = commands.add_parser(
+        "quickstart", help="the embedded demonstration, in minutes on a laptop's CPU"
+    )
+    quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+    quickstart.add_argument("--seed", type=_seed, default=0)
+    quickstart.set_defaults(run=_quickstart, config=None)
+
     train = commands.add_parser(
         "train", help="run an experiment, or go on with it", add_help=False,
         usage="rft train --config FILE --workdir DIR [--config.SETTING=VALUE ...]",
@@ -210,6 +217,15 @@ def _add_sandbox(parser: argparse.ArgumentParser) -> None:
         "--no-sandbox", dest="sandbox", action="store_false",
         help="run Python graders without isolation, where the kernel offers none",
     )  # fmt: skip
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    from rft_jax.quickstart import get_config
+    from rft_jax.report import show_run
+    from rft_jax.train import train
+
+    train(apply_overrides(get_config(options.seed), options.overrides), options.workdir)
+    show_run(options.workdir)
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -286,7 +286,8 @@ class EvaluateStage:
     name: str = "evaluate"
     # Stages of this run, WORKDIR/STAGE of others, Hugging Face checkpoints; empty: every stage.
     models: tuple[str, ...] = ()
-    data: str = ""  # RFT items; empty: `data.valid`
+    # RFT items: a file, or NAME for the NAME.jsonl that the run's task makes; empty: `data.valid`.
+    data: str = ""
     samples: int = 1  # per item
 
 

@@ -279,7 +279,7 @@ def _open_run(config: Config, workdir: Path) -> Run:
     files = config.data.materialise(data_directory(workdir))
     inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)
-    rows = {stage.name: _read(stage, files, grader) for stage in config.stages}
+    rows = {stage.name: _read(stage, files, workdir, grader) for stage in config.stages}
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
@@ -451,7 +451,7 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
     paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
     paths |= {"tokenizer": config.tokenizer.path}
     evaluations = [s for s in config.stages if isinstance(s, EvaluateStage)]
-    paths |= {f"stages.{stage.name}": stage.data for stage in evaluations}
+    paths |= {f"stages.{stage.name}": _evaluated(stage, files, workdir) for stage in evaluations}
     if isinstance(config.grader, str):
         paths["grader"] = config.grader
     found = {}
@@ -506,18 +506,27 @@ class _Rows(NamedTuple):
     item_fields: Any = None
 
 
-def _read(stage: Stage, files: DataConfig, grader: Grader | None) -> dict[str, _Rows]:
+def _read(
+    stage: Stage, files: DataConfig, workdir: Path, grader: Grader | None
+) -> dict[str, _Rows]:
     """The stage's items by purpose, checked as far as possible without a tokenizer."""
     if isinstance(stage, SupervisedStage):
         path = _needed(getattr(files, stage.data), stage.data, stage)
         return {"supervised": _Rows(path, data.load_supervised_items(path))}
     if isinstance(stage, EvaluateStage):
-        return {"valid": _read_prompts(_needed(stage.data or files.valid, "valid", stage), grader)}
+        path = _evaluated(stage, files, workdir)
+        return {"valid": _read_prompts(_needed(path, "valid", stage), grader)}
     rows = {"train": _read_prompts(_needed(files.train, "train", stage), grader)}
     if files.valid:
         rows["valid"] = _read_prompts(files.valid, grader)
         data.check_disjoint(rows["train"].items, rows["valid"].items, (files.train, files.valid))
     return rows
+
+
+def _evaluated(stage: EvaluateStage, files: DataConfig, workdir: Path) -> str:
+    """The file that a comparison is made on; a task's files go by their names."""
+    made = data_directory(workdir) / f"{stage.data}.jsonl"
+    return str(made) if made.is_file() else stage.data or files.valid
 
 
 def _read_prompts(path: str, grader: Grader) -> _Rows:

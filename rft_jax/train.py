@@ -68,7 +68,7 @@ from rft_jax.parallel import (
 )
 from rft_jax.progress import Progress
 from rft_jax.report import Reporter, compare
-from rft_jax.run import Run, claim, open_run, take
+from rft_jax.run import Run, claim, input_file, open_run, take
 from rft_jax.signals import StopSignals, leave
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
 
@@ -182,7 +182,8 @@ def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
     names = stage.models or tuple(earlier.name for earlier in trained)
     paths = [Path(name) if "/" in name else run.workdir / name for name in names]
     signum_of_all, lines = LateMaximum(run.mesh), []
-    for line in evaluate_models(paths, stage.data or None, stage.samples, run.seed(stage)):
+    items = input_file(run.workdir, f"stages.{stage.name}")
+    for line in evaluate_models(paths, items, stage.samples, run.seed(stage)):
         if "model" in line and is_first():
             log(f"{stage.name} {line['model']}  reward_mean {line['reward_mean']:.4f}")
         lines.append(line)

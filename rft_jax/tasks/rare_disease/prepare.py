@@ -28,6 +28,7 @@ import numpy as np
 
 from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import hpo, phenopackets, prompts, ranking, simulate, splits
+from rft_jax.tasks.rare_disease.worked_answers import Habits, WorkedAnswer, work_answer
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ def _simulated_rows(
 ) -> tuple[list[str], dict[str, float]]:
     """Supervised rows in random order, and how good the worked answers' lists are."""
     simulator = simulate.build_simulator(ontology, annotations)
+    habits = Habits(noise=options.noise)
     lines: list[str] = []
     ranks: list[int] = []
     for done, gene in enumerate(evidence.genes):
@@ -191,28 +193,23 @@ def _simulated_rows(
             simulator, gene, options.patients_per_gene, options.prompt, options.seed
         )
         rng = simulate.generator(options.seed, gene, "answers")
-        worked = simulate.work_answers(ontology, evidence, patients, options.noise, rng)
-        for patient, answer in zip(patients, worked, strict=True):
+        for patient in patients:
+            answer = work_answer(ontology, evidence, patient, habits, rng)
             lines.append(_line(_supervised_row(ontology, patient, answer, options.prompt)))
             ranks.append(answer.genes.index(gene) + 1 if gene in answer.genes else 0)
         if done % 500 == 499:
             _log(f"simulated {len(lines)} patients of {done + 1}/{len(evidence.genes)} genes")
     random.Random(f"pretrain {options.seed}").shuffle(lines)
-    return lines, _hit_rates(np.array(ranks))
+    return lines, ranking.hit_rates(np.array(ranks))
 
 
 def _supervised_row(
     ontology: hpo.Ontology,
     patient: simulate.Patient,
-    answer: simulate.WorkedAnswer,
+    answer: WorkedAnswer,
     options: prompts.PromptOptions,
 ) -> dict[str, Any]:
-    assistant = {
-        "role": "assistant",
-        "content": prompts.answer(answer.explanation, answer.genes),
-        "reasoning_content": answer.thought,
-    }
-    return {"messages": [*simulate.messages(ontology, patient, options), assistant]}
+    return {"messages": [*simulate.messages(ontology, patient, options), answer.message()]}
 
 
 def _annotation_rates(
@@ -225,15 +222,7 @@ def _annotation_rates(
     present = [ontology.indices(i for i, _ in case.present) for case in cases]
     absent = [ontology.indices(i for i, _ in case.absent) for case in cases]
     score = ranking.scores(evidence, present, None if options.present_only else absent)
-    return _hit_rates(ranking.ranks(evidence, score, [case.gene for case in cases]))
-
-
-def _hit_rates(ranks: np.ndarray) -> dict[str, float]:
-    """Share of ranks within the first 1, 5, 10 and 20; rank 0 is a miss."""
-    return {
-        f"top{k}": round(float(((ranks > 0) & (ranks <= k)).mean()), 4) if len(ranks) else 0.0
-        for k in (1, 5, 10, 20)
-    }
+    return ranking.hit_rates(ranking.ranks(evidence, score, [case.gene for case in cases]))
 
 
 def read_pmids(path: str | Path) -> frozenset[str]:

@@ -125,3 +125,11 @@ def ranks(evidence: Evidence, score: np.ndarray, genes: Sequence[str]) -> np.nda
     found = np.array([column.get(gene, -1) for gene in genes])
     own = score[np.arange(len(genes)), np.maximum(found, 0)]
     return np.where(found < 0, 0, (score >= own[:, None]).sum(axis=1))
+
+
+def hit_rates(ranks: np.ndarray) -> dict[str, float]:
+    """Share of ranks within the first 1, 5, 10 and 20; rank 0 is a miss."""
+    return {
+        f"top{k}": round(float(((ranks > 0) & (ranks <= k)).mean()), 4) if len(ranks) else 0.0
+        for k in (1, 5, 10, 20)
+    }

@@ -1,9 +1,6 @@
-"""Patients simulated from the annotations, and a worked answer for each.
+"""Patients simulated from the annotations.
 
-`simulate` draws the patients of one gene; `work_answer` writes the thought and the ranked list that
-a base model learns from. The list is ranked by the annotations with Gumbel noise added to the
-scores, so that a model learns what belongs to which gene, and the format, while the weighing of
-findings is left for reinforcement to teach. A gene's patients depend on (seed, gene) alone.
+`simulate` draws the patients of one gene; they depend on (seed, gene) alone.
 
 Recipe (found to carry over to real cases): diseases weigh min(number of findings, 10), half that
 for Orphanet's; findings are drawn by frequency without replacement; 30 % move to an ancestor
@@ -19,7 +16,6 @@ import numpy as np
 
 from rft_jax.tasks.rare_disease import prompts
 from rft_jax.tasks.rare_disease.hpo import Annotations, Ontology
-from rft_jax.tasks.rare_disease.ranking import Evidence, scores
 
 MOVED_UP, MOVED_DOWN, FROM_ELSEWHERE = 0.30, 0.05, 0.15
 STEP_UP_ENDS = 0.5
@@ -36,10 +32,6 @@ SEX_UNKNOWN, AGE_UNKNOWN = 0.05, 0.17
 AGE_MEDIAN, AGE_SPREAD, YEARS_SINCE_ONSET = 12.0, 1.2, 8.0
 MAX_AGE = 90.0
 
-# In the worked answers a finding points to a gene from so many nats on: e times as common as in all
-# diseases taken together.
-POINTS_FROM = 1.0
-
 MALE_ONLY, FEMALE_ONLY = "HP:0010461", "HP:0010460"  # abnormality of the male/female genitalia
 
 
@@ -52,15 +44,6 @@ class Patient:
     age_years: float | None
     present: tuple[int, ...]
     absent: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class WorkedAnswer:
-    """A thought, an explanation and a ranked list of symbols."""
-
-    thought: str
-    explanation: str
-    genes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -114,6 +97,7 @@ def simulate(
     patients: int,
     options: prompts.PromptOptions,
     seed: int = 0,
+    purpose: str = "patients",
 ) -> list[Patient]:
     """Draws patients of one gene.
 
@@ -121,9 +105,9 @@ def simulate(
         gene: a symbol of `simulator.annotations.genes`.
         patients: how many.
         options: caps on the number of findings; without absent findings if `present_only`.
-        seed: with the gene, fixes the patients.
+        seed, purpose: with the gene, fix the patients.
     """
-    rng = generator(seed, gene, "patients")
+    rng = generator(seed, gene, purpose)
     annotations = simulator.annotations
     of_gene = annotations.gene_diseases[annotations.genes.index(gene)]
     weights = [
@@ -266,64 +250,4 @@ def messages(
         [ontology.labels[t] for t in patient.present],
         [ontology.labels[t] for t in patient.absent],
         options,
-    )
-
-
-def work_answers(
-    ontology: Ontology,
-    evidence: Evidence,
-    patients: Sequence[Patient],
-    noise: float,
-    rng: np.random.Generator,
-) -> list[WorkedAnswer]:
-    """Writes a worked answer for each patient.
-
-    The list holds 5 to 9 genes in the order of score + noise * Gumbel, which for noise = 1 draws
-    from the posterior without replacement (https://arxiv.org/abs/1903.06059) and for 0 is the best
-    ranking by the annotations.
-
-    Args:
-        evidence: of the candidate genes.
-        noise: temperature of the noise, in nats.
-        rng: consumed.
-    """
-    score = scores(evidence, [p.present for p in patients], [p.absent for p in patients])
-    noisy = score + noise * rng.gumbel(size=score.shape).astype(np.float32)
-    return [
-        _work_answer(ontology, evidence, patient, row, rng)
-        for patient, row in zip(patients, noisy, strict=True)
-    ]
-
-
-def _work_answer(
-    ontology: Ontology,
-    evidence: Evidence,
-    patient: Patient,
-    score: np.ndarray,
-    rng: np.random.Generator,
-) -> WorkedAnswer:
-    """Thought: 2 to 4 informative findings with genes that they point to. Then the list."""
-    length = min(int(rng.integers(5, 10)), len(score))
-    best = np.argpartition(-score, length - 1)[:length]
-    best = best[np.argsort(-score[best])]
-    present = np.array(patient.present)
-    informative = -np.log(evidence.background[present]) + rng.gumbel(size=len(present))
-    lines = []
-    for term in present[np.argsort(-informative)][: int(rng.integers(2, 5))]:
-        points_to = evidence.present[term]
-        # Genes that the finding speaks for; half their total keeps the thought close to the list.
-        key = np.where(points_to >= POINTS_FROM, points_to + 0.5 * score, -np.inf)
-        top = np.argpartition(-key, min(1, len(key) - 1))[:2]
-        named = [evidence.genes[g] for g in top[np.argsort(-key[top])] if np.isfinite(key[g])]
-        if named:
-            lines.append(f"{ontology.labels[term]}: {', '.join(named)}.")
-    first = evidence.genes[best[0]]
-    speaks_for = evidence.present[present, best[0]]
-    fitting = [t for t, nats in zip(present, speaks_for, strict=True) if nats >= POINTS_FROM]
-    fitting = sorted(fitting, key=lambda t: -evidence.present[t, best[0]])
-    findings = " and ".join(ontology.labels[t] for t in fitting[: int(rng.integers(1, 3))])
-    return WorkedAnswer(
-        thought=" ".join(lines),
-        explanation=f"{first} fits {findings}." if findings else f"No finding points to {first}.",
-        genes=tuple(evidence.genes[g] for g in best),
     )

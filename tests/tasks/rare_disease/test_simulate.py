@@ -1,8 +1,5 @@
 """Simulated patients are consistent, reproducible, and answered in the right format."""
 
-import json
-
-import numpy as np
 import pytest
 
 from rft_jax.tasks.rare_disease import prompts, ranking, simulate
@@ -74,74 +71,3 @@ def test_prompts_look_like_real_ones(simulator, ontology):
         assert present == "present: " + "; ".join(ontology.labels[t] for t in patient.present)
         assert len(absent) == bool(patient.absent)
         assert patient.gene not in message["content"]
-
-
-def work(simulator, evidence, patients, noise):
-    rng = np.random.default_rng(0)
-    return simulate.work_answers(simulator.ontology, evidence, patients, noise, rng)
-
-
-def test_without_noise_the_list_is_the_annotations_ranking(simulator, evidence):
-    patients = patients_of(simulator)
-    present, absent = [p.present for p in patients], [p.absent for p in patients]
-    score = ranking.scores(evidence, present, absent)
-    for answer, row in zip(work(simulator, evidence, patients, 0.0), score, strict=True):
-        column = [evidence.genes.index(gene) for gene in answer.genes]
-        assert sorted(row[column].tolist(), reverse=True) == row[column].tolist()
-        assert row[column[0]] == row.max()
-
-
-def test_noise_spoils_the_ranking_by_degrees(simulator, evidence):
-    patients = [p for gene in evidence.genes for p in patients_of(simulator, gene)]
-    right = []
-    for noise in (0.0, 2.0, 100.0):
-        answers = work(simulator, evidence, patients, noise)
-        right.append(
-            np.mean([p.gene == a.genes[0] for p, a in zip(patients, answers, strict=True)])
-        )
-    assert right[0] > right[1] > right[2]
-    assert right[2] == pytest.approx(1 / 3, abs=0.06)
-
-
-def test_noise_of_one_draws_from_the_posterior(simulator, evidence):
-    (patient,) = patients_of(simulator, count=1)
-    answers = work(simulator, evidence, [patient] * 20_000, 1.0)
-    score = ranking.scores(evidence, [patient.present], [patient.absent])[0].astype(np.float64)
-    posterior = np.exp(score) / np.exp(score).sum()
-    first = np.array([[a.genes[0] == gene for gene in evidence.genes] for a in answers]).mean(
-        axis=0
-    )
-    np.testing.assert_allclose(first, posterior, atol=0.015)
-
-
-def test_the_thought_names_findings_of_the_patient_and_genes_that_they_speak_for(
-    simulator, evidence
-):
-    ontology = simulator.ontology
-    patients = patients_of(simulator)
-    answers = work(simulator, evidence, patients, 2.0)
-    index = {label: i for i, label in enumerate(ontology.labels)}
-    assert any(answer.thought for answer in answers)
-    for patient, answer in zip(patients, answers, strict=True):
-        assert len(set(answer.genes)) == len(answer.genes) <= prompts.MAX_GENES
-        parsed = json.loads(prompts.answer(answer.explanation, answer.genes))
-        assert list(parsed) == ["explanation", "genes"]
-        first, _, fitting = answer.explanation.rstrip(".").partition(" fits ")
-        if fitting:
-            assert first == answer.genes[0]
-            for label in fitting.split(" and "):
-                assert index[label] in patient.present
-                assert (
-                    evidence.present[index[label], evidence.genes.index(first)]
-                    >= simulate.POINTS_FROM
-                )
-        else:
-            assert answer.explanation == f"No finding points to {answer.genes[0]}."
-        for sentence in filter(None, answer.thought.rstrip(".").split(". ")):
-            label, genes = sentence.split(": ")
-            assert index[label] in patient.present
-            for gene in genes.split(", "):
-                assert (
-                    evidence.present[index[label], evidence.genes.index(gene)]
-                    >= simulate.POINTS_FROM
-                )

@@ -1,0 +1,51 @@
+"""Simulated cases as a run's data: reproducible, split by gene, in the formats of a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rft_jax import data
+from rft_jax.tasks.rare_disease.simulated import SimulatedData
+
+SMALL = SimulatedData(patients_per_gene=2, train_genes=20, train_cases=2, valid_cases=1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return SMALL.materialise(tmp_path_factory.mktemp("data"))
+
+
+def genes(path):
+    return {item["gene"] for item in data.load_items(path)}
+
+
+def test_no_gene_is_tuned_on_and_held_out(files):
+    assert not genes(files.train) & genes(files.valid)
+    assert genes(Path(files.train).with_name("seen.jsonl")) == genes(files.train)
+    assert len(genes(files.train)) == 20 and len(genes(files.valid)) == 220
+
+
+def test_no_patient_is_in_two_files(files):
+    prompts = [
+        item["messages"][0]["content"]
+        for path in (files.train, files.valid, Path(files.train).with_name("seen.jsonl"))
+        for item in data.load_items(path)
+    ]
+    pretrained = {i["messages"][0]["content"] for i in data.load_supervised_items(files.supervised)}
+    assert not pretrained & set(prompts)
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_the_right_answers_are_those_of_the_training_cases(files):
+    items, answers = data.load_items(files.train), data.load_supervised_items(files.answers)
+    for item, answer in zip(items, answers, strict=True):
+        *prompt, last = answer["messages"]
+        assert prompt == item["messages"]
+        assert json.loads(last["content"])["genes"] == [item["gene"]]
+
+
+def test_the_same_settings_give_the_same_files(files, tmp_path):
+    again = SMALL.materialise(tmp_path)
+    for path in Path(files.train).parent.iterdir():
+        assert path.read_bytes() == (Path(again.train).parent / path.name).read_bytes()
