@@ -43,9 +43,13 @@ VOWELS = b"aeiou"
 class VowelShare:
     """A grader outside the registry: the share of vowels among the answer's bytes."""
 
-    def grade(self, sample: Sample, item_fields: Any, found_on_host: Any) -> Grade:
-        """Rewards [N]; needs nothing of the items nor of the host."""
-        del item_fields, found_on_host
+    judge_params: dict[str, Any] = {}
+
+    def grade(
+        self, sample: Sample, item_fields: Any, found_on_host: Any, judge_params: Any
+    ) -> Grade:
+        """Rewards [N]; needs nothing of the items, the host or a judge."""
+        del item_fields, found_on_host, judge_params
         text = sample.output_text
         vowels_N = jnp.isin(text.bytes, jnp.frombuffer(VOWELS, jnp.uint8)).sum(axis=-1)
         reward_N = vowels_N / jnp.maximum(text.length, 1)

@@ -37,6 +37,7 @@ from rft_jax.run import (
     OpenModel,
     PromptData,
     input_file,
+    open_judges,
     open_model,
     read_prompt_data,
     reopen_grader,
@@ -262,12 +263,15 @@ def evaluate_models(
         source = data_file or input_file(with_grader.run.workdir, "valid")
         if not source:
             raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
+    judged = functools.cache(lambda mesh: open_judges(grader, mesh))
     evaluations = []
     for path, model in zip(paths, models, strict=True):
         run, stage, step = model
         settings = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
-        run = dataclasses.replace(run, grader=grader)
         with together():
+            opened = judged(run.mesh)
+            opened.check_tokenizer(run.tokenizer)
+            run = dataclasses.replace(run, grader=opened)
             items = read_prompt_data(run, settings, source)
         program = make_program(
             run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from rft_jax import data
-from rft_jax.config import HostOptions
+from rft_jax.config import HostOptions, MeshConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import (
     ERRORS,
@@ -21,6 +22,8 @@ from rft_jax.graders import (
     load_grader,
 )
 from rft_jax.graders.probe import probe, warnings
+from rft_jax.parallel import make_mesh
+from rft_jax.run import open_judges
 
 
 def explain_grader(path: Path, placement: str) -> Iterator[dict[str, str]]:
@@ -52,7 +55,7 @@ def grade_files(
     Raises:
         InputError: naming file, line and field of what cannot be used.
     """
-    grader = build_grader(load_grader(grader_file), placement, options)
+    grader = _open(build_grader(load_grader(grader_file), placement, options))
     items = Items(data.load_rows(items_file), str(items_file))
     samples, rows = _read_samples(samples_file, len(items.rows), items_file)
     began = time.perf_counter()
@@ -78,6 +81,11 @@ def grade_files(
             },
             "model_grader_token_usage_per_model": {},
         }
+
+
+def _open(grader: Grader) -> Grader:
+    """With its judges on one device."""
+    return open_judges(grader, make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 def _read_samples(path: Path, count: int, items_file: Path) -> tuple[list[HostSample], list[int]]:
@@ -123,7 +131,7 @@ def validate_files(
     Raises:
         InputError: naming file, line and field of what cannot be used.
     """
-    grader: Grader = build_grader(load_grader(grader_file), options=options)
+    grader = _open(build_grader(load_grader(grader_file), options=options))
     items = Items(data.load_items(data_file), str(data_file))
     probes = probe(grader, items)
     summary = {

@@ -5,6 +5,7 @@ all are graded, so that the step stays on-policy. Rewards, advantages and update
 `step.learn`. On several hosts each grades its share of every part, and all learn the result.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ from rft_jax.parallel import (
 from rft_jax.step import (
     Batch,
     Completed,
+    JudgeParams,
     Program,
     Samples,
     StepOutput,
@@ -87,20 +89,25 @@ def make_host_step(
         return rollout_params(program, weights(program.model, state)), parts
 
     def update(
-        state: TrainState, batch: Batch, parts: list[Completed], found: Mapping[str, Score]
+        judge_params: JudgeParams,
+        state: TrainState,
+        batch: Batch,
+        parts: list[Completed],
+        found: Mapping[str, Score],
     ) -> tuple[TrainState, StepOutput]:
         completed = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        return learn(program, state, batch, completed, found)
+        return learn(program, state, batch, completed, found, judge_params)
 
     start = jax.jit(
         start, in_shardings=(state_place, batch_place), out_shardings=(None, batch_place)
     )
     update = jax.jit(
         update,
-        in_shardings=(state_place, batch_place, batch_place, batch_place),
+        in_shardings=(None, state_place, batch_place, batch_place, batch_place),
         out_shardings=(state_place, StepOutput(replicated(program.mesh), batch_place)),
-        donate_argnums=0,
+        donate_argnums=1,
     )
+    update = functools.partial(update, program.grader.judge_params)
     sample = _compile_complete(program)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutput]:
@@ -124,11 +131,14 @@ def make_host_sampler(
     copy = jax.jit(lambda params: rollout_params(program, params))
     sample = _compile_complete(program)
 
-    def grade(completed: Completed, batch: Batch, found: Mapping[str, Score]) -> Samples:
-        grade = grade_completed(program, completed, batch.item_fields, found)
+    def grade(
+        judge_params: JudgeParams, completed: Completed, batch: Batch, found: Mapping[str, Score]
+    ) -> Samples:
+        grade = grade_completed(program, completed, batch.item_fields, found, judge_params)
         return Samples(completed, grade, jnp.zeros_like(grade.reward))
 
-    grade = jax.jit(grade, in_shardings=place, out_shardings=place)
+    grade = jax.jit(grade, in_shardings=(None, place, place, place), out_shardings=place)
+    grade = functools.partial(grade, program.grader.judge_params)
 
     def sampler(params: Params, batch: Batch, keys_BG: Array) -> Samples:
         completed, texts = sample(copy(params), batch, keys_BG)

@@ -56,6 +56,7 @@ from rft_jax.parallel import (
     shardings,
     together,
 )
+from rft_jax.rollout import FrozenJudge
 from rft_jax.sources import Source, find_sources, keep, kept_sources, load_base, load_source
 from rft_jax.tokenizers import (
     SentencePieceTokenizer,
@@ -275,7 +276,8 @@ def _open_run(config: Config, workdir: Path) -> Run:
             f"{workdir}: is not the folder that the first host writes to; use a --workdir that all "
             "hosts share, such as one on NFS"
         )
-    grader = _grader(config)
+    if (grader := _grader(config)) is not None:
+        grader = open_judges(grader, mesh)
     files = config.data.materialise(data_directory(workdir))
     inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)
@@ -286,6 +288,8 @@ def _open_run(config: Config, workdir: Path) -> Run:
     with contextlib.ExitStack() as stack:
         stack.callback(temporary.unlink, missing_ok=True)
         tokenizer = _tokenizer(config, sources, tokenizer_path, temporary, rows, files.symbols)
+        if grader is not None:
+            grader.check_tokenizer(tokenizer)
         run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
         for stage in config.training_stages:
             if "/" in stage.init:
@@ -383,6 +387,22 @@ def _open_checkpoint(source: str) -> Run:
     sources = find_sources(config, None)
     tokenizer = sources[BASE.model].tokenizer(config.tokenizer.thinking)
     return Run(config, Path(source), make_mesh(MeshConfig()), None, tokenizer, sources, {})
+
+
+def open_judges(grader: Grader, mesh: Mesh) -> Grader:
+    """The grader with its judges on the device open, for steps on that mesh.
+
+    Raises:
+        InputError: if there is no such model, or it cannot judge.
+    """
+
+    def open_judge(path: str) -> FrozenJudge:
+        run, stage, step = open_model(Path(path))
+        run, model = dataclasses.replace(run, mesh=mesh), run.model(stage)
+        check_partition(model, mesh, LEARNER_RULES)
+        return FrozenJudge(model, run.tokenizer, mesh, lambda: run.load_params(stage, step))
+
+    return grader.open_judges(open_judge)
 
 
 def _step(folder: Path) -> int:

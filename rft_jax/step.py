@@ -8,6 +8,7 @@ device works on step k, the host handles the metrics of step k - 1. `host_step` 
 functions in two for graders that run on the host.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import ReinforceStage
-from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score
+from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
 from rft_jax.learn.advantages import advantages
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
@@ -35,6 +36,8 @@ from rft_jax.parallel import (
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
 from rft_jax.strings import ByteString, drop_leading
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
+
+JudgeParams = Mapping[str, Params]  # weights of the judges on the device, by model
 
 
 class Batch(NamedTuple):
@@ -113,14 +116,18 @@ def logit_mask(tokenizer: Tokenizer, thinking_tokens: int) -> LogitMask:
     return LogitMask(tokenizer.forbidden_ids, tokenizer.end_of_think_id, thinking_tokens)
 
 
-def make_step(program: Program) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
+def make_step(
+    program: Program,
+) -> Callable[[JudgeParams, TrainState, Batch], tuple[TrainState, StepOutput]]:
     """The step as a pure function of arrays; see `compile_step` for the jitted one."""
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutput]:
+    def step(
+        judge_params: JudgeParams, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, StepOutput]:
         keys_BG = step_keys(program, state, batch)
         params = rollout_params(program, weights(program.model, state))
         completed = complete(program, params, batch, keys_BG)
-        return learn(program, state, batch, completed)
+        return learn(program, state, batch, completed, judge_params=judge_params)
 
     return step
 
@@ -176,12 +183,14 @@ def grade_completed(
     completed: Completed,
     item_fields: Any,
     found_on_host: Mapping[str, Score] | None = None,
+    judge_params: JudgeParams | None = None,
 ) -> Grade:
     """Grades [B, G]; truncated samples are treated as configured.
 
     Args:
         item_fields: As in `Batch`.
         found_on_host: [B, G] by name, for a grader with nodes on the host.
+        judge_params: For a grader with judges on the device.
     """
     completions = completed.rollout
     B, G = completions.length_BG.shape
@@ -191,15 +200,25 @@ def grade_completed(
         truncated=~completions.stopped_BG,
         overflow=completed.overflow_BG,
         completion_tokens=completions.length_BG,
+        answer=_answer(completions),
     )
     fields = jax.tree.map(lambda field: jnp.repeat(field, G, axis=0), item_fields)
-    grade = program.grader.grade(_flat(sample), fields, _flat(found_on_host or {}))
+    found = _flat(found_on_host or {})
+    grade = program.grader.grade(_flat(sample), fields, found, judge_params)
     grade = _grouped(grade, B)
     if program.stage.rollout.truncated == "mask":
         return grade._replace(valid=grade.valid & completions.stopped_BG)
     if program.stage.rollout.truncated == "zero":
         return grade._replace(reward=jnp.where(completions.stopped_BG, grade.reward, 0))
     return grade
+
+
+def _answer(completions: Rollout) -> Tokens:
+    """The tokens of the answers, [B, G, T]."""
+    start_BG, T = completions.answer_start_BG, completions.tokens_BGT.shape[-1]
+    index_BGT = start_BG[..., None] + jnp.arange(T)
+    ids_BGT = jnp.take_along_axis(completions.tokens_BGT, index_BGT, axis=-1, mode="clip")
+    return Tokens(ids_BGT, completions.answer_end_BG - start_BG)
 
 
 def _flat(tree: Any) -> Any:
@@ -218,10 +237,11 @@ def learn(
     batch: Batch,
     completed: Completed,
     found_on_host: Mapping[str, Score] | None = None,
+    judge_params: JudgeParams | None = None,
 ) -> tuple[TrainState, StepOutput]:
     """Grades completions and strengthens what scored well."""
     stage = program.stage
-    grade = grade_completed(program, completed, batch.item_fields, found_on_host)
+    grade = grade_completed(program, completed, batch.item_fields, found_on_host, judge_params)
     advantage_BG = advantages(grade.reward, grade.valid, stage.policy_loss.baseline)
     state, metrics = policy_update(
         program.model,
@@ -283,24 +303,26 @@ def compile_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
     """The jitted step over the program's mesh; the state is donated."""
     state, batch = train_shardings(program), batch_sharding(program.mesh)
-    return jax.jit(
+    step = jax.jit(
         make_step(program),
-        in_shardings=(state, batch),
+        in_shardings=(None, state, batch),
         out_shardings=(state, StepOutput(replicated(program.mesh), batch)),
-        donate_argnums=0,
+        donate_argnums=1,
     )
+    return functools.partial(step, program.grader.judge_params)
 
 
 def compile_sampler(program: Program) -> Callable[[Params, Batch, Array], Samples]:
     """A jitted function (params, batch, keys_BG) -> graded samples, for evaluation."""
     batch = batch_sharding(program.mesh)
 
-    def sample(params: Params, inputs: Batch, keys_BG: Array) -> Samples:
+    def sample(judge_params: JudgeParams, params: Params, inputs: Batch, keys_BG: Array) -> Samples:
         completed = complete(program, rollout_params(program, params), inputs, keys_BG)
-        grade = grade_completed(program, completed, inputs.item_fields)
+        grade = grade_completed(program, completed, inputs.item_fields, None, judge_params)
         return Samples(completed, grade, jnp.zeros_like(grade.reward))
 
-    return jax.jit(sample, in_shardings=(None, batch, batch), out_shardings=batch)
+    sample = jax.jit(sample, in_shardings=(None, None, batch, batch), out_shardings=batch)
+    return functools.partial(sample, program.grader.judge_params)
 
 
 def train_shardings(program: Program) -> TrainState:

@@ -23,9 +23,15 @@ from rft_jax.host_step import make_host_sampler, make_host_step
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import batch_sharding, make_mesh
-from rft_jax.rollout import completion_keys
+from rft_jax.rollout import FrozenJudge, completion_keys
 from rft_jax.run import PromptData
-from rft_jax.step import compile_sampler, compile_step, make_program, needs_reference
+from rft_jax.step import (
+    compile_sampler,
+    compile_step,
+    grade_completed,
+    make_program,
+    needs_reference,
+)
 from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
 
@@ -212,9 +218,53 @@ def test_a_mesh_gives_the_same_gradient(mesh, tokenizer, grader, items):
 
 def test_the_compiled_step_never_calls_the_host(tokenizer, grader, items):
     program = make(tokenizer, grader, (2, 2, 2))
-    lowered = compile_step(program).lower(start(program), batch_of(program, items, 0))
+    lowered = compile_step(program).func.lower({}, start(program), batch_of(program, items, 0))
     text = lowered.compile().as_text()
     assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", text)
+
+
+JUDGE = {
+    "type": "multi",
+    "graders": {
+        "letters": GRADER["graders"]["first"],
+        "judge": {
+            "type": "score_model",
+            "model": "device:judge",
+            "input": [{"role": "user", "content": "{{item.second}}: {{sample.output_text}}"}],
+            "scale": [0, 5],
+        },
+    },
+    "calculate_output": "0.5 * letters + 0.5 * judge",
+}
+
+
+def judged(tokenizer, items, mesh):
+    """The step's program with a judge of its own weights, and the items for it."""
+    policy = make(tokenizer, None, mesh)
+    judge = FrozenJudge(policy.model, tokenizer, policy.mesh, lambda: start(policy, seed=3).params)
+    grader = build_grader(load_grader(JUDGE)).open_judges(lambda path: judge)
+    fields = grader.encode_items(items.items, items.source)
+    program = dataclasses.replace(policy, grader=grader)
+    return program, dataclasses.replace(items, item_fields=fields)
+
+
+def test_a_judge_runs_inside_of_the_compiled_step(tokenizer, items):
+    program, data = judged(tokenizer, items, (2, 2, 2))
+    step, state, batch = compile_step(program), start(program), batch_of(program, data, 0)
+    compiled = step.func.lower(*step.args, state, batch).compile()
+    assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", compiled.as_text())
+    with jax.transfer_guard("disallow"):
+        _, output = step(state, batch)
+    grade = jax.device_get(output.samples.grade)
+    assert grade.valid.all() and np.ptp(grade.scores["judge"]) > 0
+    assert (np.asarray(grade.details["judge/verdict_probability"]) > 0).all()
+    # The same answers, read once more outside of the step.
+    one, _ = judged(tokenizer, items, (1, 1, 1))
+    again = jax.jit(grade_completed, static_argnums=0)(
+        one, *jax.device_get((output.samples.completed, batch.item_fields)), None,
+        one.grader.judge_params,
+    )  # fmt: skip
+    np.testing.assert_allclose(again.reward, grade.reward, atol=1e-5)
 
 
 def test_the_state_is_donated_and_the_step_compiles_once(tokenizer, grader, items):
@@ -225,7 +275,7 @@ def test_the_state_is_donated_and_the_step_compiles_once(tokenizer, grader, item
             old, batch = state, batch_of(program, items, k)
             state, _ = step(state, batch)
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
-    assert step._cache_size() == 1
+    assert step.func._cache_size() == 1
 
 
 def test_a_run_is_a_function_of_its_seed(tokenizer, grader, items, reference_run):

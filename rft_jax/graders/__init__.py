@@ -10,6 +10,7 @@ a new one is a file with such a dataclass (`types.GraderType`) and a line in tha
 makes a grader of a jnp function; `placement` says what runs on the host, as those in `host` do.
 """
 
+from rft_jax.graders.device_judge import Judge as Judge
 from rft_jax.graders.function import device_grader as device_grader
 from rft_jax.graders.grader import Grader as Grader
 from rft_jax.graders.grader import build_grader as build_grader
@@ -28,3 +29,4 @@ from rft_jax.graders.types import HostSample as HostSample
 from rft_jax.graders.types import Items as Items
 from rft_jax.graders.types import Sample as Sample
 from rft_jax.graders.types import Score as Score
+from rft_jax.graders.types import Tokens as Tokens

@@ -9,8 +9,8 @@ A grader with nodes that run on the host is used in two steps:
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 
 from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
+from rft_jax.graders.device_judge import Judge, judge_nodes, open_judges
 from rft_jax.graders.placement import HostGrading, nodes_on_host, place, type_name
 from rft_jax.graders.types import (
     ERRORS,
@@ -31,11 +32,14 @@ from rft_jax.graders.types import (
     Sample,
     SampleView,
     Score,
+    Tokens,
 )
 from rft_jax.strings import from_host
+from rft_jax.tokenizers import Tokenizer, same_tokens
 
 DEFAULT_OPTIONS = HostOptions()
 _TEXT_STEP = 256  # widths of texts graded from the host: those of like length compile once
+_TOKEN_STEP = 64
 _BATCH = 256  # of them at once
 _MESSAGES = 3  # of what went wrong on the host, shown at most
 _LOG = logging.getLogger(__name__)
@@ -63,6 +67,39 @@ class Grader:
         """A context manager: the nodes that run on the host, with what they need, open."""
         return HostGrading(nodes_on_host(self.spec), self.options)
 
+    def open_judges(self, open_judge: Callable[[str], Judge]) -> "Grader":
+        """The grader with its judges on the device open, one for all nodes with the same model.
+
+        Args:
+            open_judge: from a model, as the JSON has it after `device:`.
+
+        Raises:
+            InputError: a judge cannot be used; naming the node.
+        """
+        spec = open_judges(self.spec, functools.cache(open_judge))
+        grader = replace(self, spec=spec)
+        if judges := judge_nodes(spec):
+            grader.check_tokenizer(judges[0].judge.tokenizer)
+        return grader
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Looks whether the open judges can read a model's tokens.
+
+        Raises:
+            InputError: naming the node.
+        """
+        for node in judge_nodes(self.spec):
+            if not same_tokens(node.judge.tokenizer, tokenizer):
+                raise InputError(
+                    f"{node.name}: the judge {node.model} has another tokenizer than the model "
+                    "whose answers it reads; train one of them with the other's tokenizer.path"
+                )
+
+    @property
+    def judge_params(self) -> dict[str, Any]:
+        """By model, the weights of the open judges."""
+        return {node.model: node.judge.params for node in judge_nodes(self.spec)}
+
     def encode_items(self, items: Sequence[Mapping[str, Any]], source: str) -> Any:
         """Renders on the host what the grader needs of the items, once per data set.
 
@@ -80,7 +117,11 @@ class Grader:
         return self.spec.encode(Items(items, source))
 
     def grade(
-        self, sample: Sample, item_fields: Any, found_on_host: Mapping[str, Score] | None = None
+        self,
+        sample: Sample,
+        item_fields: Any,
+        found_on_host: Mapping[str, Score] | None = None,
+        judge_params: Mapping[str, Any] | None = None,
     ) -> Grade:
         """Grades N completions; pure jnp.
 
@@ -88,13 +129,15 @@ class Grader:
             sample: N completions.
             item_fields: from `encode_items`, the rows of the N completions' items.
             found_on_host: from `HostGrading.grade`, if a node runs there.
+            judge_params: `self.judge_params`, if a node is a judge on the device; passed here so
+                that a jitted function can have them as an argument.
 
         Returns:
             Grade. Completions without an answer earn 0 and are a `sample_parse_error`; a
             `truncated_observation_error` is any that was cut at the token limit, and changes
             nothing else.
         """
-        view = SampleView(sample, found_on_host)
+        view = SampleView(sample, found_on_host, judge_params)
         score = self.spec.score(view, item_fields)
         finite_N = jnp.isfinite(score.score)
         invalid_N = jnp.asarray(sample.overflow) | ~finite_N
@@ -179,6 +222,7 @@ def grade_samples(
         truncated=np.array([sample.truncated for sample in samples], bool),
         overflow=np.array([sample.overflow for sample in samples], bool),
         completion_tokens=np.array([sample.completion_tokens for sample in samples], np.int32),
+        answer=_encode_answers(grader, samples),
     )
     found = {}
     if grader.needs_host:
@@ -187,10 +231,22 @@ def grade_samples(
         for message in list(dict.fromkeys(messages))[:_MESSAGES]:
             _LOG.warning("%s", message)
     parts = [
-        jax.device_get(_grade(grader, *_rows((sample, fields, found), first)))
+        jax.device_get(_grade(grader, grader.judge_params, *_rows((sample, fields, found), first)))
         for first in range(0, max(1, len(samples)), _BATCH)
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(samples)], *parts)
+
+
+def _encode_answers(grader: Grader, samples: Sequence[HostSample]) -> Tokens | None:
+    """The texts as tokens, if a judge on the device is to read them."""
+    judges = judge_nodes(grader.spec)
+    if not judges:
+        return None
+    rows = [judges[0].judge.tokenizer.encode(sample.output_text) for sample in samples]
+    length_N = np.array([len(row) for row in rows], np.int32)
+    ids_NT = np.zeros((len(rows), _TOKEN_STEP * (length_N.max(initial=0) // _TOKEN_STEP + 1)))
+    ids_NT[np.arange(ids_NT.shape[1]) < length_N[:, None]] = [id for row in rows for id in row]
+    return Tokens(ids_NT.astype(np.int32), length_N)
 
 
 def _rows(tree: Any, first: int) -> Any:
@@ -203,5 +259,11 @@ def _rows(tree: Any, first: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _grade(grader: Grader, sample: Sample, item_fields: Any, found: Mapping[str, Score]) -> Grade:
-    return grader.grade(sample, item_fields, found)
+def _grade(
+    grader: Grader,
+    judge_params: Mapping[str, Any],
+    sample: Sample,
+    item_fields: Any,
+    found: Mapping[str, Score],
+) -> Grade:
+    return grader.grade(sample, item_fields, found, judge_params)

@@ -16,6 +16,7 @@ import numpy as np
 
 from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
+from rft_jax.graders.device_judge import DeviceJudge
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.types import (
     ERRORS,
@@ -86,11 +87,13 @@ def place(grader: GraderType | HostGraderType, placement: str) -> GraderType:
         placement: "auto", "device" or "host"; "device" refuses what cannot run there.
 
     Raises:
-        InputError: naming the node that cannot run on the device.
+        InputError: naming the node that cannot run there.
     """
     if isinstance(grader, Multi):
         parts = tuple(place(part, placement) for part in grader.graders)
         return dataclasses.replace(grader, graders=parts)
+    if isinstance(grader, DeviceJudge) and placement == "host":
+        raise InputError(f"{grader.name}: its judge is on the device; use placement auto")
     only_host = isinstance(grader, HostGraderType)
     if only_host and placement == "device":
         raise InputError(
@@ -105,6 +108,8 @@ def explain(grader: GraderType) -> Iterator[dict[str, str]]:
         yield _line(grader, "device", "formulas of scores always do")
         for part in grader.graders:
             yield from explain(part)
+    elif isinstance(grader, DeviceJudge):
+        yield _line(grader, "device judge", f"the frozen model {grader.model}")
     elif not isinstance(grader, OnHost):
         yield _line(grader, "device", "a jnp function")
     elif isinstance(grader.grader, HostGraderType):

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from rft_jax.graders.device_judge import DeviceJudge
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import (
@@ -141,6 +142,10 @@ def _inner(fields: Fields, name: str) -> GraderType | None:
             "grader.type", "a multi cannot stand in a regex; put the regex into the multi"
         )
     grader = fields.parse_grader(fields.inside("grader", values), f"{name}/captured")
+    if isinstance(grader, DeviceJudge):
+        raise fields.error(
+            "grader.type", "a judge on the device reads whole answers; use it without regex"
+        )
     if isinstance(grader, HostGraderType):
         raise fields.error(
             "grader.type", "runs on the host only; capture in that grader's own code instead"

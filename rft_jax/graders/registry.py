@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rft_jax.errors import InputError
+from rft_jax.graders import device_judge
 from rft_jax.graders.choice import Choice
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.format import Format
@@ -44,6 +45,11 @@ TYPES: dict[str, type[GraderType]] = {
     "score_model": ScoreModel,
     "label_model": LabelModel,
     "multi": Multi,
+}
+# In their place if the JSON names a judge on the device.
+DEVICE_JUDGES: dict[str, type[GraderType]] = {
+    "score_model": device_judge.ScoreModel,
+    "label_model": device_judge.LabelModel,
 }
 
 
@@ -134,4 +140,5 @@ def parse_grader(fields: Fields, name: str) -> GraderType:
     """
     kind = fields.choice("type", tuple(TYPES))
     own_name = fields.string("name") if "name" in fields.values else kind
-    return TYPES[kind].parse(name or own_name, fields)
+    types = TYPES | (DEVICE_JUDGES if device_judge.is_on_device(fields) else {})
+    return types[kind].parse(name or own_name, fields)

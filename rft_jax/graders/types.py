@@ -44,6 +44,18 @@ NOT_THE_MODELS = ("other_error", "python_grader_server_error", "model_grader_ser
 ANSWER = "/answer"
 
 
+class Tokens(NamedTuple):
+    """Token sequences.
+
+    Attributes:
+        ids: int32[N, T]; what is at and beyond the length has no meaning.
+        length: int32[N].
+    """
+
+    ids: jax.Array
+    length: jax.Array
+
+
 class Sample(NamedTuple):
     """N completions to grade.
 
@@ -53,6 +65,8 @@ class Sample(NamedTuple):
         truncated: bool[N], the completion was cut at the token limit.
         overflow: bool[N], the text did not fit in L bytes and was cut.
         completion_tokens: int32[N].
+        answer: the tokens of `output_text`, for judges on the device; None if only the text is
+            there.
     """
 
     output_text: ByteString
@@ -60,6 +74,7 @@ class Sample(NamedTuple):
     truncated: jax.Array
     overflow: jax.Array
     completion_tokens: jax.Array
+    answer: Tokens | None = None
 
 
 class Grade(NamedTuple):
@@ -105,11 +120,18 @@ class SampleView:
     Attributes:
         sample: the N completions.
         on_host: by name, what the nodes that run on the host have found.
+        judge_params: by model, the weights of judges on the device.
     """
 
-    def __init__(self, sample: Sample, on_host: Mapping[str, Score] | None = None):
+    def __init__(
+        self,
+        sample: Sample,
+        on_host: Mapping[str, Score] | None = None,
+        judge_params: Mapping[str, Any] | None = None,
+    ):
         self.sample = sample
         self.on_host = on_host or {}
+        self.judge_params = judge_params or {}
 
     @functools.cached_property
     def scan(self) -> JsonScan:

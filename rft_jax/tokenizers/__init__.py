@@ -10,7 +10,9 @@ bytes.
 """
 
 from rft_jax.tokenizers.base import Tokenizer as Tokenizer
+from rft_jax.tokenizers.base import control_ids as control_ids
 from rft_jax.tokenizers.base import message_text as message_text
+from rft_jax.tokenizers.base import same_tokens as same_tokens
 from rft_jax.tokenizers.detokenize import DetokenizeTable as DetokenizeTable
 from rft_jax.tokenizers.detokenize import detokenize as detokenize
 from rft_jax.tokenizers.hugging_face import HuggingFaceTokenizer as HuggingFaceTokenizer

@@ -7,6 +7,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from rft_jax.tokenizers.detokenize import DetokenizeTable
 
 Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as in OpenAI's chat format
@@ -54,6 +56,21 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def encode_prompt_around(self, messages: Sequence[Message], gap: str) -> list[list[int]]:
+        """As `encode_prompt`, of a conversation with places for tokens that come later.
+
+        Args:
+            messages: the conversation.
+            gap: a text that stands for such tokens wherever it occurs.
+
+        Returns:
+            Token ids of the runs before, between and after these places, each encoded by itself.
+
+        Raises:
+            InputError: as `encode_prompt`.
+        """
+        ...
+
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
         """Token ids of thought, end-of-think marker, answer and stop token."""
         ...
@@ -61,6 +78,28 @@ class Tokenizer(Protocol):
     def piece_table(self) -> DetokenizeTable:
         """The arrays with which `detokenize` computes `decode` on the device."""
         ...
+
+
+def control_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that a text of somebody else's must not have: markers, stops, ids without a text."""
+    silent = np.flatnonzero(np.asarray(tokenizer.piece_table().length_V) == 0)
+    marker = () if tokenizer.end_of_think_id is None else (tokenizer.end_of_think_id,)
+    return tuple(sorted({*silent.tolist(), *tokenizer.stop_ids, *tokenizer.forbidden_ids, *marker}))
+
+
+def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
+    """Whether ids mean the same to both: the same text, but for ids without one at the end."""
+    tables = a.piece_table(), b.piece_table()
+    used = [1 + np.flatnonzero(table.length_V).max(initial=-1) for table in tables]
+    cut = [
+        table._replace(
+            offset_V=table.offset_V[:count],
+            length_V=table.length_V[:count],
+            kind_V=table.kind_V[:count],
+        )
+        for table, count in zip(tables, used, strict=True)
+    ]
+    return all(map(np.array_equal, *cut))
 
 
 def message_text(message: Message) -> str:

@@ -135,6 +135,10 @@ class HuggingFaceTokenizer:
         """
         return self._parse(self._chat().render(messages, tools))
 
+    def encode_prompt_around(self, messages: Sequence[Message], gap: str) -> list[list[int]]:
+        """As `encode_prompt`, in runs; see `Tokenizer.encode_prompt_around`."""
+        return [self._parse(text) for text in self._chat().render(messages).split(gap)]
+
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
         """Token ids of thought, end-of-think marker, answer and stop token, as in the template.
 

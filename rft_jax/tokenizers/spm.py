@@ -8,7 +8,7 @@ SentencePiece never produces them from text, so that a message cannot forge them
 import collections
 import io
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,15 +182,27 @@ class SentencePieceTokenizer:
                 "tools: this chat format has no place for functions; remove the key, or use a "
                 "model with a chat template that has"
             )
-        ids = [self.bos_id]
+        (ids,) = self._encode_turns(messages, lambda text: [text])
+        return ids
+
+    def encode_prompt_around(self, messages: Sequence[Message], gap: str) -> list[list[int]]:
+        """As `encode_prompt`, in runs; see `Tokenizer.encode_prompt_around`."""
+        return self._encode_turns(messages, lambda text: text.split(gap))
+
+    def _encode_turns(
+        self, messages: Sequence[Message], cut: Callable[[str], list[str]]
+    ) -> list[list[int]]:
+        """Token ids up to where the assistant's turn begins, in runs: a message is cut into texts,
+        between which one run ends and the next begins."""
+        runs = [[self.bos_id]]
         for message in messages:
-            text = message_text(message)
-            ids.append(self._role_ids[message["role"]])
-            if message["role"] == "assistant":
-                ids += self.encode_completion(text, None)
-            else:
-                ids += self.encode(text)
-        return [*ids, self._role_ids["assistant"]]
+            answers = message["role"] == "assistant"
+            first, *rest = map(self.encode, cut(message_text(message)))
+            runs[-1] += [self._role_ids[message["role"]], *[self.end_of_think_id] * answers, *first]
+            runs += rest
+            runs[-1] += self.stop_ids if answers else ()
+        runs[-1].append(self._role_ids["assistant"])
+        return runs
 
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
         """Token ids of the thought (if any), the end-of-think marker, the answer and the stop."""

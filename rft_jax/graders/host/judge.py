@@ -26,13 +26,12 @@ from rft_jax.graders.host.service import (
 )
 from rft_jax.graders.template import Template, render_on_host
 from rft_jax.graders.types import HostSample, HostScore, HostView, Items
+from rft_jax.graders.verdicts import Message, fill_in, parse_messages, templates_of
 
 KEY_PREFIX = "RFT_JUDGE_"  # of the variables that a grader's JSON may name
 FIELDS = ("model", "input", "sampling_params", "base_url", "api_key_env")
 TIMEOUT_S = 600.0
 _OPENAI = "https://api.openai.com/v1"
-_ROLES = ("system", "developer", "user", "assistant")
-_TEXT_PARTS = ("input_text", "output_text", "text")
 # OpenAI's names, a misspelt one among them, and those that servers know them by.
 _SAMPLING = {
     "seed": "seed",
@@ -43,8 +42,6 @@ _SAMPLING = {
     "reasoning_effort": "reasoning_effort",
 }
 _SHOWN = 300  # characters of an answer that a message shows
-
-Message = tuple[str, tuple[Template, ...]]  # role, and the parts of the content
 
 
 class NoVerdict(Exception):
@@ -96,7 +93,7 @@ class Judge:
                     "cannot send other secrets away; rename the variable",
                 )
         return cls(
-            fields.string("model"), _messages(fields), _sampling(fields), base_url, api_key_env
+            fields.string("model"), parse_messages(fields), _sampling(fields), base_url, api_key_env
         )
 
     def check(self, items: Items) -> None:
@@ -150,7 +147,7 @@ class Judge:
         )
 
     def _templates(self) -> list[Template]:
-        return [template for _, parts in self.messages for template in parts]
+        return templates_of(self.messages)
 
     def _server(self, name: str) -> tuple[str, dict[str, str]]:
         """The address to post to, and the headers that let one in."""
@@ -170,18 +167,13 @@ class Judge:
         return base_url.rstrip("/") + "/chat/completions", headers
 
     def _request(self, texts: tuple[str, ...], result: Mapping[str, Any]) -> bytes:
-        rest = iter(texts)
-        messages = [
-            {"role": role, "content": "\n".join(next(rest) for _ in parts)}
-            for role, parts in self.messages
-        ]
         step = _object(description={"type": "string"}, conclusion={"type": "string"})
         schema = _object(steps={"type": "array", "items": step}, result=result)
         format = {"name": "verdict", "strict": True, "schema": schema}
         return json.dumps(
             {
                 "model": self.model,
-                "messages": messages,
+                "messages": fill_in(self.messages, texts),
                 **dict(self.sampling),
                 "response_format": {"type": "json_schema", "json_schema": format},
             }
@@ -233,40 +225,6 @@ def _read(answer: Mapping[str, Any], read: Callable[[Any], float | None]) -> flo
 
 def _count(value: Any) -> float:
     return finite_number(value) or 0.0
-
-
-def _messages(fields: Fields) -> tuple[Message, ...]:
-    messages = fields.values.get("input")
-    if not isinstance(messages, list) or not messages:
-        raise fields.error(
-            "input", 'must be a list of messages such as {"role": "user", "content": "..."}'
-        )
-    return tuple(_message(fields, f"input[{i}]", message) for i, message in enumerate(messages))
-
-
-def _message(fields: Fields, path: str, message: Any) -> Message:
-    if not isinstance(message, dict):
-        raise fields.error(path, 'must be an object with "role" and "content"; correct it')
-    inside = fields.inside(path, message)
-    role = inside.choice("role", _ROLES)
-    content = message.get("content")
-    if isinstance(content, dict):
-        return role, (_text_part(inside, "content", content),)
-    if isinstance(content, list) and content:
-        parts = (_text_part(inside, f"content[{i}]", part) for i, part in enumerate(content))
-        return role, tuple(parts)
-    return role, (inside.template("content"),)
-
-
-def _text_part(fields: Fields, path: str, part: Any) -> Template:
-    if isinstance(part, str):
-        part = {"type": "input_text", "text": part}
-    if not isinstance(part, dict):
-        raise fields.error(path, "must be a text or an object with one; correct it")
-    inside = fields.inside(path, part)
-    if part.get("type") not in _TEXT_PARTS:
-        raise inside.error("type", "only text can be judged; use input_text")
-    return inside.template("text")
 
 
 def _sampling(fields: Fields) -> tuple[tuple[str, Any], ...]:

@@ -4,7 +4,7 @@
      "passing_labels": ["polite"],
      "input": [{"role": "user", "content": "Polite or rude? {{ sample.output_text }}"}]}
 
-See `judge` for where the model is.
+See `judge` for where the model is, and `device_judge` for one on the device.
 """
 
 from contextlib import AbstractContextManager
@@ -16,6 +16,7 @@ from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.judge import FIELDS, Judge
 from rft_jax.graders.host.service import ServiceSession
 from rft_jax.graders.types import Items
+from rft_jax.graders.verdicts import parse_labels
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,7 @@ class LabelModel:
     def parse(cls, name: str, fields: Fields) -> "LabelModel":
         """See `HostGraderType.parse`."""
         fields.only(*FIELDS, "labels", "passing_labels")
-        labels, passing = _texts(fields, "labels"), _texts(fields, "passing_labels")
-        for label in passing:
-            if label not in labels:
-                raise fields.error("passing_labels", f"{label!r} is none of the labels; add it")
+        labels, passing = parse_labels(fields)
         return cls(name, Judge.parse(fields), labels, passing)
 
     def check(self, items: Items) -> None:
@@ -48,10 +46,3 @@ class LabelModel:
 
     def _read(self, verdict: Any) -> float | None:
         return float(verdict in self.passing_labels) if verdict in self.labels else None
-
-
-def _texts(fields: Fields, key: str) -> tuple[str, ...]:
-    texts = fields.values.get(key)
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-        raise fields.error(key, 'must be a list of strings with at least one, such as ["good"]')
-    return tuple(texts)

@@ -3,7 +3,8 @@
     {"type": "score_model", "model": "gpt-4.1-mini", "range": [0, 1],
      "input": [{"role": "user", "content": "Rate from 0 to 1: {{ sample.output_text }}"}]}
 
-The number is clipped to `range`. See `judge` for where the model is.
+The number is clipped to `range`. See `judge` for where the model is, and `device_judge` for one on
+the device.
 """
 
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from rft_jax.graders.host.judge import FIELDS, Judge
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.service import ServiceSession
 from rft_jax.graders.types import Items
+from rft_jax.graders.verdicts import parse_range
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,8 @@ class ScoreModel:
     def parse(cls, name: str, fields: Fields) -> "ScoreModel":
         """See `HostGraderType.parse`."""
         fields.only(*FIELDS, "range")
-        bounds = fields.numbers("range", (0.0, 1.0))
-        if len(bounds) != 2 or bounds[0] >= bounds[1]:
-            raise fields.error("range", "must be the lowest and the highest score, such as [0, 1]")
-        return cls(name, Judge.parse(fields), *bounds)
+        low, high = parse_range(fields)
+        return cls(name, Judge.parse(fields), low, high)
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""

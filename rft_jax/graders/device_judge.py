@@ -1,0 +1,281 @@
+"""`score_model` and `label_model` with a judge on the device: a frozen model that reads tokens.
+
+    {"type": "score_model", "model": "device:runs/judge/sft", "scale": [1, 5], "range": [0, 1],
+     "input": [{"role": "user", "content": "From 1 to 5, how polite is {{ sample.output_text }}?"}]}
+
+    {"type": "label_model", "model": "device:runs/judge/sft", "labels": ["polite", "rude"],
+     "passing_labels": ["polite"],
+     "input": [{"role": "user", "content": "Polite or rude? {{ sample.output_text }}"}]}
+
+After `device:` stands a model as `rft eval --model` takes it, of the policy's tokenizer. Its
+weights do not change, and the answer's own tokens are spliced into its prompt, without a way
+through text (line breaks between the thought's end and the answer are among them). So `input` can
+have `{{ sample.output_text }}` and variables of the item and no others. Tokens that mark turns,
+thoughts and ends are left out of the answer: it cannot close its message and speak as somebody
+else. What it says in words, such as "give this a 5", the judge does read; but it can only choose a
+verdict.
+
+Nothing is generated. The judge's distribution over its next token, after an empty thought if its
+format has thoughts, is restricted to the verdicts: the labels, or the whole numbers of `scale`.
+The score is the mean verdict: of `label_model` the probability of the passing labels, of
+`score_model` the expected number, with `scale` mapped linearly to `range`. So a judge that is
+unsure gives a score in between. The verdicts must differ at the first token in which not all are
+the same. The detail `<name>/verdict_probability` is what the judge gives to all verdicts together;
+far from 1 it does not understand what it is asked.
+
+The prompts' width is that of the longest item plus that of the completions.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rft_jax.errors import InputError
+from rft_jax.graders.fields import Fields
+from rft_jax.graders.multi import Multi
+from rft_jax.graders.splice import Runs, make_runs, splice, without
+from rft_jax.graders.template import render_on_host
+from rft_jax.graders.types import (
+    GraderType,
+    HostSample,
+    HostScore,
+    HostView,
+    Items,
+    SampleView,
+    Score,
+    Tokens,
+)
+from rft_jax.graders.verdicts import (
+    Message,
+    fill_in,
+    parse_labels,
+    parse_messages,
+    parse_range,
+    templates_of,
+)
+from rft_jax.tokenizers import Tokenizer, control_ids
+
+PREFIX = "device:"
+
+
+class Judge(Protocol):
+    """A frozen model on the device.
+
+    Attributes:
+        tokenizer: of the model.
+        params: its weights in their place, a tree of arrays.
+    """
+
+    tokenizer: Tokenizer
+    params: Any
+
+    def next_logprobs(self, params: Any, prompts: Tokens, ids_K: Sequence[int]) -> jax.Array:
+        """float32[N, K]: the log-probability of each of K tokens after each of N prompts."""
+
+
+@dataclass(frozen=True)
+class DeviceJudge:
+    """What the two types have in common.
+
+    Attributes:
+        name: of the node.
+        model: after `device:`.
+        messages: the prompt.
+        verdicts: what the judge may say, at least two.
+        values: the score of each.
+        judge: None until `open_judges`.
+    """
+
+    name: str
+    model: str
+    messages: tuple[Message, ...]
+    verdicts: tuple[str, ...]
+    values: tuple[float, ...]
+    judge: Judge | None = None
+
+    def opened(self, judge: Judge) -> Self:
+        """With its judge.
+
+        Raises:
+            InputError: its next token does not tell the verdicts apart.
+        """
+        node = replace(self, judge=judge)
+        _, tokens = node._verdict_tokens()
+        said: dict[int, str] = {}
+        for token, verdict in zip(tokens, self.verdicts, strict=True):
+            if (other := said.setdefault(token, verdict)) != verdict:
+                raise InputError(
+                    f"{self.name}: the verdicts {other!r} and {verdict!r} begin with the same "
+                    f"token of {self.model}; choose others"
+                )
+        return node
+
+    def encode(self, items: Items) -> Runs:
+        """See `GraderType.encode`."""
+        opening, _ = self._verdict_tokens()
+        prompts = [self._encode_prompt(items, n) for n in range(len(items.rows))]
+        return make_runs([[*before, [*last, *opening]] for *before, last in prompts])
+
+    def score(self, view: SampleView, encoded: Runs) -> Score:
+        """See `GraderType.score`."""
+        judge = self._open_judge()
+        if view.sample.answer is None:
+            raise InputError(f"{self.name}: reads tokens; give `Sample.answer` besides the text")
+        _, tokens = self._verdict_tokens()
+        answer = without(view.sample.answer, control_ids(judge.tokenizer))
+        prompts = splice(encoded, answer)
+        logprob_NK = judge.next_logprobs(view.judge_params[self.model], prompts, tokens)
+        share_NK = jax.nn.softmax(logprob_NK)
+        score_N = (share_NK * np.asarray(self.values, np.float32)).sum(axis=-1)
+        total_N = jnp.exp(jax.nn.logsumexp(logprob_NK, axis=-1))
+        return Score(
+            jnp.clip(score_N, min(self.values), max(self.values)),
+            {},
+            {f"{self.name}/verdict_probability": total_N},
+            {},
+        )
+
+    def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
+        """There is no library to hold it against.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{self.name}: its judge is on the device; use placement auto")
+
+    def _open_judge(self) -> Judge:
+        if self.judge is None:
+            raise InputError(
+                f"{self.name}: the judge {self.model} is not open; open it with "
+                "rft_jax.run.open_judges"
+            )
+        return self.judge
+
+    def _encode_prompt(self, items: Items, n: int) -> list[list[int]]:
+        """The runs of item n's prompt."""
+        templates = templates_of(self.messages)
+        places = sum(len(template.sample_variables) for template in templates)
+        for k in itertools.count():
+            gap = f"\ue000{k}\ue001"  # for private use, and not in the item either
+            texts = render_on_host(HostView(HostSample(gap)), templates, items, n).texts
+            if sum(text.count(gap) for text in texts) == places:
+                break
+        runs = self._open_judge().tokenizer.encode_prompt_around(fill_in(self.messages, texts), gap)
+        if len(runs) != places + 1:
+            raise InputError(
+                f"{self.name}.input: the chat template of {self.model} leaves a message out; use "
+                "other roles"
+            )
+        return runs
+
+    def _verdict_tokens(self) -> tuple[list[int], tuple[int, ...]]:
+        """What all verdicts begin with as completions, and the next token of each."""
+        tokenizer = self._open_judge().tokenizer
+        completions = [tokenizer.encode_completion(verdict, None) for verdict in self.verdicts]
+        columns = list(zip(*completions, strict=False))
+        first = next((n for n, column in enumerate(columns) if len(set(column)) > 1), 0)
+        return completions[0][:first], columns[first]
+
+
+@dataclass(frozen=True)
+class ScoreModel(DeviceJudge):
+    """A validated `score_model` with a judge on the device."""
+
+    @classmethod
+    def parse(cls, name: str, fields: Fields) -> Self:
+        """See `GraderType.parse`."""
+        fields.only("model", "input", "range", "scale")
+        low, high = parse_range(fields)
+        first, last = _scale(fields)
+        values = np.linspace(low, high, last - first + 1)
+        return cls(
+            name=name,
+            model=_model(fields),
+            messages=_messages(fields),
+            verdicts=tuple(str(number) for number in range(first, last + 1)),
+            values=tuple(values.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class LabelModel(DeviceJudge):
+    """A validated `label_model` with a judge on the device."""
+
+    @classmethod
+    def parse(cls, name: str, fields: Fields) -> Self:
+        """See `GraderType.parse`."""
+        fields.only("model", "input", "labels", "passing_labels")
+        labels, passing = parse_labels(fields)
+        if len(set(labels)) < max(2, len(labels)):
+            raise fields.error("labels", "must be two or more, each once; correct them")
+        return cls(
+            name=name,
+            model=_model(fields),
+            messages=_messages(fields),
+            verdicts=labels,
+            values=tuple(float(label in passing) for label in labels),
+        )
+
+
+def is_on_device(fields: Fields) -> bool:
+    """Whether a grader's JSON names a judge on the device."""
+    return str(fields.values.get("model", "")).startswith(PREFIX)
+
+
+def judge_nodes(spec: GraderType) -> tuple[DeviceJudge, ...]:
+    """The nodes of a grader that are judges on the device."""
+    parts = spec.graders if isinstance(spec, Multi) else (spec,)
+    return tuple(part for part in parts if isinstance(part, DeviceJudge))
+
+
+def open_judges(spec: GraderType, open_judge: Callable[[str], Judge]) -> GraderType:
+    """The grader with its judges open.
+
+    Args:
+        open_judge: from what stands after `device:`.
+
+    Raises:
+        InputError: as `DeviceJudge.opened`, and as `open_judge`.
+    """
+    if isinstance(spec, Multi):
+        return replace(spec, graders=tuple(open_judges(part, open_judge) for part in spec.graders))
+    return spec.opened(open_judge(spec.model)) if isinstance(spec, DeviceJudge) else spec
+
+
+def _model(fields: Fields) -> str:
+    model = fields.string("model").removeprefix(PREFIX)
+    if not model:
+        raise fields.error("model", "names no model; write device:WORKDIR/STAGE")
+    return model
+
+
+def _messages(fields: Fields) -> tuple[Message, ...]:
+    messages = parse_messages(fields)
+    variables = [v for template in templates_of(messages) for v in template.sample_variables]
+    for variable in variables:
+        if variable.namespace != "output_text":
+            raise fields.error(
+                "input",
+                f"{{{{{variable.text}}}}} cannot be shown to a judge on the device, which reads "
+                "the answer's tokens; use {{sample.output_text}}",
+            )
+    if not variables:
+        raise fields.error("input", "does not show the answer; add {{sample.output_text}}")
+    return messages
+
+
+def _scale(fields: Fields) -> tuple[int, int]:
+    bounds = fields.numbers("scale", (0.0,))
+    first, last = bounds if len(bounds) == 2 else (0, 0)
+    if not 0 <= first < last <= 100 or not (first.is_integer() and last.is_integer()):
+        raise fields.error(
+            "scale",
+            "must be the lowest and the highest whole number that the judge is asked for, from 0 "
+            "to 100, such as [1, 5]",
+        )
+    return int(first), int(last)

@@ -1,0 +1,65 @@
+"""A frozen model that judges inside of the jitted step: `graders.device_judge` asks it."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from rft_jax.graders import Tokens
+from rft_jax.models import Model, Params, base, merge
+from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
+from rft_jax.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenJudge:
+    """A model with its tokenizer; implements `graders.Judge`.
+
+    Attributes:
+        mesh: of the step that it judges in.
+        load: gives the weights, called when they are first wanted.
+        tokens_at_once: of prompts, on each device; bounds the memory.
+    """
+
+    model: Model
+    tokenizer: Tokenizer
+    mesh: Mesh
+    load: Callable[[], Params]
+    tokens_at_once: int = 8192
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """The weights, adapters merged, cast and placed as the rollout's copy of the policy is."""
+        places = shardings(self.mesh, ROLLOUT_RULES, base(self.model.axes))
+        copy = jax.jit(lambda params: merge(params, self.model.dtype), out_shardings=places)
+        return copy(self.load())
+
+    def next_logprobs(self, params: Params, prompts: Tokens, ids_K: Sequence[int]) -> Array:
+        """float32[N, K]: the log-probability of each of K tokens after each of N prompts.
+
+        One prefill, of as many prompts at a time as the bound allows.
+        """
+
+        def judge(part: Tokens) -> Array:
+            hidden_nD, _ = self.model.prefill(params, *part)
+            logits_nV = self.model.logits(params, hidden_nD)
+            chosen_nK = logits_nV[:, np.asarray(ids_K)]
+            return chosen_nK - jax.nn.logsumexp(logits_nV, axis=-1, keepdims=True)
+
+        count, width = prompts.ids.shape
+        devices = batch_parts(self.mesh)
+        parts = -(-count // (devices * max(1, self.tokens_at_once // width)))
+        padding = -count % (devices * parts)
+        padded = Tokens(
+            jnp.pad(prompts.ids, ((0, padding), (0, 0))),
+            jnp.pad(prompts.length, (0, padding), constant_values=1),
+        )
+        # A part takes every parts-th row, so that each device keeps its own rows.
+        cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), padded)
+        logprob_cnK = jax.lax.map(judge, cut)
+        return logprob_cnK.swapaxes(0, 1).reshape(-1, len(ids_K))[:count]
