@@ -43,7 +43,7 @@ from rft_jax.run import (
     reopen_grader,
     take,
 )
-from rft_jax.step import Batch, Program, compile_sampler, logit_mask, make_program
+from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, make_program
 
 TOP = (1, 5)  # top@k for graders that rank
 EXACT = {"int8_weights": False, "int8_cache": False}
@@ -82,7 +82,12 @@ def make_evaluator(
     if program.grader.needs_host:
         sampler = make_host_sampler(program, host, Items(items.items, items.source))
     else:
-        sampler = compile_sampler(program)
+        on_device = compile_sampler(program)
+
+        def sampler(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
+            del count  # grading those that fill the batch up costs nothing
+            return on_device(params, batch, keys_BG)
+
     size = len(items.items)
     width = _batch_size(program, samples, size)
     place = batch_sharding(program.mesh)
@@ -99,8 +104,8 @@ def make_evaluator(
             rows = np.minimum(np.arange(first, first + width), size - 1)
             batch = make_batch(items, rows[here], np.zeros_like(here))
             batch = from_local(batch, place, width)
-            output = sampler(params, batch, keys_of(batch))
             real = min(width, size - first)
+            output = sampler(params, batch, keys_of(batch), real)
             parts.append(
                 jax.tree.map(
                     lambda leaf, real=real: leaf[:real],

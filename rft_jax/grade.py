@@ -1,7 +1,7 @@
 """Graders on files: `rft grade` grades answers, `rft validate` checks grader and data together."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from rft_jax.graders import (
     grade_samples,
     load_grader,
 )
+from rft_jax.graders.placement import judge_models
 from rft_jax.graders.probe import probe, warnings
 from rft_jax.parallel import make_mesh
 from rft_jax.run import open_judges
+
+_TOKEN_COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 def explain_grader(path: Path, placement: str) -> Iterator[dict[str, str]]:
@@ -62,10 +65,13 @@ def grade_files(
     grade = grade_samples(grader, samples, items, rows)
     seconds = (time.perf_counter() - began) / len(samples)
 
+    models = judge_models(grader.spec)
+
     def number(value: np.float32) -> float:
         return round(float(value), 7)
 
     for n in range(len(samples)):
+        usage = _token_usage(models, grade.details, n)
         scores = {name: number(score[n]) for name, score in grade.scores.items()}
         yield {
             "reward": number(grade.reward[n]),
@@ -76,11 +82,30 @@ def grade_files(
                 "errors": {name: bool(grade.errors[name][n]) for name in ERRORS},
                 "execution_time": round(seconds, 6),
                 "scores": {name: number(detail[n]) for name, detail in grade.details.items()},
-                "token_usage": None,
-                "sampled_model_name": None,
+                "token_usage": sum(u["total_tokens"] for u in usage.values()) if usage else None,
+                "sampled_model_name": next(iter(usage)) if len(usage) == 1 else None,
             },
-            "model_grader_token_usage_per_model": {},
+            "model_grader_token_usage_per_model": usage,
         }
+
+
+def _token_usage(
+    models: Mapping[str, str], details: Mapping[str, np.ndarray], n: int
+) -> dict[str, dict[str, int]]:
+    """What judges at a server spent on sample n, by model.
+
+    Args:
+        models: of the nodes that are such judges.
+        details: of a Grade.
+    """
+    usage: dict[str, dict[str, int]] = {}
+    for node, model in models.items():
+        spent = usage.setdefault(model, dict.fromkeys((*_TOKEN_COUNTS, "total_tokens"), 0))
+        for count in _TOKEN_COUNTS:
+            tokens = int(details[f"{node}/{count}"][n])
+            spent[count] += tokens
+            spent["total_tokens"] += tokens
+    return usage
 
 
 def _open(grader: Grader) -> Grader:

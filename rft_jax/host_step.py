@@ -125,8 +125,13 @@ def make_host_step(
 
 def make_host_sampler(
     program: Program, host: HostGrading, items: Items
-) -> Callable[[Params, Batch, Array], Samples]:
-    """As `step.compile_sampler`, for a grader that needs the host."""
+) -> Callable[[Params, Batch, Array, int], Samples]:
+    """As `step.compile_sampler`, for a grader that needs the host.
+
+    Returns:
+        A function (params, batch, keys_BG, count) -> samples; the host is asked about the first
+        `count` prompts of the batch only, so that grades of those that fill it up mean nothing.
+    """
     place = batch_sharding(program.mesh)
     copy = jax.jit(lambda params: rollout_params(program, params))
     sample = _compile_complete(program)
@@ -140,9 +145,11 @@ def make_host_sampler(
     grade = jax.jit(grade, in_shardings=(None, place, place, place), out_shardings=place)
     grade = functools.partial(grade, program.grader.judge_params)
 
-    def sampler(params: Params, batch: Batch, keys_BG: Array) -> Samples:
+    def sampler(params: Params, batch: Batch, keys_BG: Array, count: int) -> Samples:
         completed, texts = sample(copy(params), batch, keys_BG)
-        found, _ = _grade_in_turn(host, items, [texts])
+        found, _ = _grade_in_turn(host, items, [texts], count)
+        filling = len(keys_BG) - count
+        found = jax.tree.map(lambda x: np.pad(x, ((0, filling), (0, 0)), "edge"), found)
         return grade(completed, batch, _spread(found, place))
 
     return sampler
@@ -167,9 +174,12 @@ def _compile_complete(
 
 
 def _grade_in_turn(
-    host: HostGrading, items: Items, parts: Sequence[_Texts]
+    host: HostGrading, items: Items, parts: Sequence[_Texts], count: int | None = None
 ) -> tuple[dict[str, Score], float]:
     """Grades each part as soon as it is sampled; collective.
+
+    Args:
+        count: Of each part's prompts, those to be graded; None for all.
 
     Returns:
         What the nodes found, arrays [B, G], and the seconds from the end of sampling to that of
@@ -179,7 +189,8 @@ def _grade_in_turn(
     with ThreadPoolExecutor(1) as thread:
         pending = []
         for part in parts:
-            samples, rows = _share(jax.device_get(part))  # waits until the part is sampled
+            whole = jax.device_get(part)  # waits until the part is sampled
+            samples, rows = _share(jax.tree.map(lambda leaf: leaf[:count], whole))
             if samples:
                 pending.append(thread.submit(host.grade, samples, items, rows))
         sampled = time.perf_counter()

@@ -42,7 +42,7 @@ from rft_jax.config import (
 from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
 from rft_jax.files import write_atomically
-from rft_jax.graders import Grader, build_grader, load_grader, load_pass_threshold
+from rft_jax.graders import Grader, build_grader, grader_file, load_grader, load_pass_threshold
 from rft_jax.metrics import log
 from rft_jax.models import Model, Params, build_model, check_partition, split
 from rft_jax.models.hugging_face import is_checkpoint
@@ -304,7 +304,9 @@ def _open_run(config: Config, workdir: Path) -> Run:
     if not stored.exists():
         if config.tokenizer.path and not sources:
             shutil.copyfile(config.tokenizer.path, tokenizer_path)
-        if grader is not None and (isinstance(config.grader, dict) or "grader" in inputs):
+        if grader is not None and (
+            isinstance(config.grader, dict) or Path(config.grader).is_file()
+        ):
             write_atomically(workdir / GRADER_FILE, _grader_text(config.grader))
         write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
@@ -472,8 +474,8 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
     paths |= {"tokenizer": config.tokenizer.path}
     evaluations = [s for s in config.stages if isinstance(s, EvaluateStage)]
     paths |= {f"stages.{stage.name}": _evaluated(stage, files, workdir) for stage in evaluations}
-    if isinstance(config.grader, str):
-        paths["grader"] = config.grader
+    if config.grader:
+        paths["grader"] = grader_file(config.grader)
     found = {}
     for role, path in paths.items():
         if path and Path(path).is_file():

@@ -6,6 +6,8 @@ import pytest
 
 from rft_jax.cli import main
 
+from .small_checkpoint import write_small
+
 GRADER = {
     "type": "multi",
     "name": "claim",
@@ -111,3 +113,22 @@ def test_validate_checks_every_row_and_probes(files, capsys):
     write(files / "bad.jsonl", [*ITEMS, {"messages": ITEMS[0]["messages"], "decision": "pay"}])
     assert main([*arguments, str(files / "bad.jsonl")]) == 2
     assert "bad.jsonl, line 4: graders.reason.reference needs" in capsys.readouterr().err
+
+
+def test_a_judge_on_the_device_grades(files, capsys, tmp_path_factory):
+    model = write_small(tmp_path_factory.mktemp("judge"))
+    grader = {
+        "type": "label_model",
+        "model": f"device:{model}",
+        "input": [{"role": "user", "content": "{{item.reason}}: {{sample.output_text}}"}],
+        "labels": ["yes", "no"],
+        "passing_labels": ["yes"],
+    }
+    (files / "grader.json").write_text(json.dumps(grader))
+    assert grade(files, [{"output_text": text} for text in ("deny", "pay", "")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(0 < line["reward"] < 1 for line in lines)
+    assert lines[0]["reward"] != lines[1]["reward"]
+    (files / "grader.json").write_text(json.dumps(grader | {"model": "device:nowhere"}))
+    assert grade(files, [{"output_text": "deny"}] * 3) == 2
+    assert "nowhere: not a work directory" in capsys.readouterr().err

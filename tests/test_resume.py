@@ -42,6 +42,14 @@ SMALL = {
     "stages.rft.policy_loss.kl_coefficient": "0.1",
 }
 
+MODULE = """
+from rft_jax.graders import device_grader
+
+@device_grader(answer="{{ sample.output_text }}")
+def short(answer):
+    return answer.length < 9
+"""
+
 
 def settings(**more):
     return SMALL | {name.replace("__", "."): value for name, value in more.items()}
@@ -260,6 +268,16 @@ def test_a_file_that_changed_since_the_run_began_is_named(config, tmp_path):
     data.write_text(data.read_text().replace("days", "weeks"))
     with pytest.raises(InputError, match=r"train\.jsonl: has changed since the run"):
         train(config, tmp_path / "run")
+
+
+def test_a_grader_s_module_that_changed_since_the_run_began_is_named(config, tmp_path, monkeypatch):
+    (module := tmp_path / "grader_of_this_test.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = apply_overrides(config, {"grader": "grader_of_this_test:short"})
+    open_run(config, tmp_path / "run")
+    module.write_text(MODULE.replace("9", "8"))
+    with pytest.raises(InputError, match=r"grader_of_this_test\.py: has changed since the run"):
+        open_run(config, tmp_path / "run")
 
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, whole, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The RFT step: one program, on any mesh, without the host."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -254,16 +255,15 @@ def test_a_judge_runs_inside_of_the_compiled_step(tokenizer, items):
     compiled = step.func.lower(*step.args, state, batch).compile()
     assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", compiled.as_text())
     with jax.transfer_guard("disallow"):
-        _, output = step(state, batch)
+        _, output = compiled(*step.args, state, batch)
     grade = jax.device_get(output.samples.grade)
     assert grade.valid.all() and np.ptp(grade.scores["judge"]) > 0
     assert (np.asarray(grade.details["judge/verdict_probability"]) > 0).all()
-    # The same answers, read once more outside of the step.
+    # The same answers, read once more outside of the step and the mesh.
     one, _ = judged(tokenizer, items, (1, 1, 1))
-    again = jax.jit(grade_completed, static_argnums=0)(
-        one, *jax.device_get((output.samples.completed, batch.item_fields)), None,
-        one.grader.judge_params,
-    )  # fmt: skip
+    completed, fields = jax.device_get((output.samples.completed, batch.item_fields))
+    regrade = jax.jit(functools.partial(grade_completed, one))
+    again = regrade(completed, fields, None, one.grader.judge_params)
     np.testing.assert_allclose(again.reward, grade.reward, atol=1e-5)
 
 
@@ -375,6 +375,17 @@ def test_grading_on_the_host_changes_nothing(
     assert_moved_alike(jax.device_get(state), reference_run[0], tokenizer, host_grader)
 
 
+class Noted:
+    """Notes of which items' samples the host was asked."""
+
+    def __init__(self, host):
+        self.host, self.rows = host, []
+
+    def grade(self, samples, items, rows):
+        self.rows += list(rows)
+        return self.host.grade(samples, items, rows)
+
+
 def test_evaluation_with_a_grader_on_the_host_is_the_same(tokenizer, grader, host_grader, items):
     rows = np.arange(4)
     program = make(tokenizer, grader)
@@ -385,11 +396,13 @@ def test_evaluation_with_a_grader_on_the_host_is_the_same(tokenizer, grader, hos
     params = start(program).params
     expected = jax.device_get(compile_sampler(program)(params, batch, keys))
     with host_grader.open_host() as host:
+        noted = Noted(host)
         sampler = make_host_sampler(
-            make(tokenizer, host_grader), host, Items(items.items, items.source)
+            make(tokenizer, host_grader), noted, Items(items.items, items.source)
         )
-        ours = jax.device_get(sampler(params, batch, keys))
-    np.testing.assert_array_equal(ours.grade.reward, expected.grade.reward)
+        ours = jax.device_get(sampler(params, batch, keys, 3))
+    assert noted.rows == [0, 0, 1, 1, 2, 2]  # of the fourth, which fills the batch up, nothing
+    np.testing.assert_array_equal(ours.grade.reward[:3], expected.grade.reward[:3])
     np.testing.assert_array_equal(ours.completed.text.bytes, expected.completed.text.bytes)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from rft_jax import cli
 from rft_jax.config import EvaluateStage, apply_overrides
+from rft_jax.errors import InputError
 from rft_jax.metrics import MetricsFile, read_metrics
 from rft_jax.run import open_model
 from rft_jax.train import train
@@ -174,3 +175,23 @@ def test_a_stage_can_start_from_another_run(config, finished, tmp_path):
     }
     train(apply_overrides(config, settings), tmp_path)
     assert rows(tmp_path, "rft")[0] == rows(finished, "rft")[0]  # the same weights, evaluated
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_a_judge_on_the_device(config, finished, tmp_path):
+    judge = {
+        "type": "score_model",
+        "model": f"device:{finished}/sft/checkpoints/12",
+        "input": [{"role": "user", "content": "{{item.decision}}: {{sample.output_text}}"}],
+        "scale": [1, 5],
+    }
+    rft = dataclasses.replace(config.stages[-1], steps=2, init="")
+    tokenizer = dataclasses.replace(config.tokenizer, path=str(finished / "tokenizer.model"))
+    config = dataclasses.replace(config, grader=judge, stages=(rft,), tokenizer=tokenizer)
+    train(config, tmp_path / "run")
+    lines = rows(tmp_path / "run", "rft")
+    assert all(0 < line["reward_mean"] < 1 for line in lines if "reward_mean" in line)
+    assert 0 < lines[-1]["details/score_model/verdict_probability"] <= 1
+    other = dataclasses.replace(config, tokenizer=dataclasses.replace(tokenizer, path=""))
+    with pytest.raises(InputError, match="score_model: the judge .* has another tokenizer"):
+        train(other, tmp_path / "other")

@@ -4,15 +4,19 @@
 
 For each type, N completions of about L bytes: the time to grade them on the device, jitted, and on
 the host one after the other, which has to fetch and decode the text first. With `--step-s`, the
-seconds of an RFT step of the first N, the device's share of it as well. One JSON object a line.
+seconds of an RFT step of the first N, the device's share of it as well. One JSON object a line on
+stdout, and all of them in a file, by default experiments/benchmarks/results/DATE_graders.json.
 """
 
 import argparse
+import datetime
 import json
+import os
 import random
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,8 +26,10 @@ from rft_jax.graders import HostSample, Items, Sample, build_grader, load_grader
 from rft_jax.graders.types import HostView
 from rft_jax.strings import ByteString, from_host
 
+RESULTS = Path(__file__).parent / "results"
 REPEATS = 5
-MOST_ON_HOST = 256  # samples timed on the host; more of them take as long each
+ENOUGH_S = 1.0  # no more repeats when the earlier ones took so long
+MOST_ON_HOST = 64  # samples timed on the host; more of them take as long each
 WORDS = "the patient has seizure ataxia of 12 3.5 and with early onset SCN1A gene".split()
 
 TEXT, LIST = "{{sample.output_text}}", "{{sample.output_json.genes}}"
@@ -61,7 +67,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[64, 512, 4096])
     parser.add_argument("--bytes", type=int, nargs="+", default=[256, 2048])
     parser.add_argument("--step-s", type=float, help="seconds of a step of the first --samples")
+    parser.add_argument("--out", type=Path, help="the file of results")
     options = parser.parse_args()
+    lines = []
     for name, spec in GRADERS.items():
         for length in options.bytes:
             for count in options.samples:
@@ -70,6 +78,16 @@ def main() -> None:
                     step_s = options.step_s * count / options.samples[0]
                     line["share_of_step"] = round(line["device_s"] / step_s, 5)
                 print(json.dumps(line), flush=True)
+                lines.append(line)
+    machine = {
+        "device": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)),
+        "jax": jax.__version__,
+        "step_s": options.step_s,
+    }
+    out = options.out or RESULTS / f"{datetime.date.today()}_graders.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({**machine, "results": lines}, indent=1) + "\n")
 
 
 def time_grader(name: str, spec: dict[str, Any], count: int, length: int) -> dict[str, Any]:
@@ -99,7 +117,6 @@ def time_grader(name: str, spec: dict[str, Any], count: int, length: int) -> dic
         "device_s": round(device_s, 6),
         "device_us_per_completion": round(1e6 * device_s / count, 2),
         "host_us_per_completion": round(1e6 * host_s / some, 2),
-        "device": jax.devices()[0].device_kind,
     }
 
 
@@ -125,8 +142,8 @@ def _on_host(spec: Any, text: ByteString, items: Items, count: int) -> None:
 
 def _median(call: Callable[[], Any]) -> float:
     call()
-    seconds = []
-    for _ in range(REPEATS):
+    seconds: list[float] = []
+    while len(seconds) < REPEATS and sum(seconds) < ENOUGH_S:
         began = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - began)

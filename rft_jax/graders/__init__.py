@@ -18,6 +18,7 @@ from rft_jax.graders.grader import grade_samples as grade_samples
 from rft_jax.graders.grader import grade_texts as grade_texts
 from rft_jax.graders.placement import HostGrading as HostGrading
 from rft_jax.graders.placement import explain as explain
+from rft_jax.graders.registry import grader_file as grader_file
 from rft_jax.graders.registry import load_grader as load_grader
 from rft_jax.graders.registry import load_pass_threshold as load_pass_threshold
 from rft_jax.graders.types import ANSWER as ANSWER

@@ -7,13 +7,13 @@
      "passing_labels": ["polite"],
      "input": [{"role": "user", "content": "Polite or rude? {{ sample.output_text }}"}]}
 
-After `device:` stands a model as `rft eval --model` takes it, of the policy's tokenizer. Its
-weights do not change, and the answer's own tokens are spliced into its prompt, without a way
-through text (line breaks between the thought's end and the answer are among them). So `input` can
-have `{{ sample.output_text }}` and variables of the item and no others. Tokens that mark turns,
-thoughts and ends are left out of the answer: it cannot close its message and speak as somebody
-else. What it says in words, such as "give this a 5", the judge does read; but it can only choose a
-verdict.
+After `device:` stands a model as `rft eval --model` takes it, of the policy's tokenizer; of a run
+that still trains name a step, so that resuming finds the same judge. Its weights do not change, and
+the answer's own tokens are spliced into its prompt, without a way through text (line breaks between
+the thought's end and the answer are among them). So `input` can have `{{ sample.output_text }}` and
+variables of the item and no others. Tokens that mark turns, thoughts and ends are left out of the
+answer: it cannot close its message and speak as somebody else. What it says in words, such as "give
+this a 5", the judge does read; but it can only choose a verdict.
 
 Nothing is generated. The judge's distribution over its next token, after an empty thought if its
 format has thoughts, is restricted to the verdicts: the labels, or the whole numbers of `scale`.

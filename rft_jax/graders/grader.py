@@ -7,6 +7,7 @@ A grader with nodes that run on the host is used in two steps:
         grade = grader.grade(sample, item_fields, found)
 """
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -192,7 +193,11 @@ def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[st
 
 
 def grade_samples(
-    grader: Grader, samples: Sequence[HostSample], items: Items, rows: Sequence[int]
+    grader: Grader,
+    samples: Sequence[HostSample],
+    items: Items,
+    rows: Sequence[int],
+    host: HostGrading | None = None,
 ) -> Grade:
     """Grades completions that are on the host, by the same functions.
 
@@ -201,6 +206,7 @@ def grade_samples(
         samples: N completions.
         items: M items.
         rows: int[N], the item of each completion.
+        host: from `open_host`, to grade more than once; by default opened for this call.
 
     Returns:
         Grade of NumPy arrays.
@@ -226,8 +232,8 @@ def grade_samples(
     )
     found = {}
     if grader.needs_host:
-        with grader.open_host() as host:
-            found, messages = host.grade(samples, items, rows)
+        with contextlib.nullcontext(host) if host else grader.open_host() as session:
+            found, messages = session.grade(samples, items, rows)
         for message in list(dict.fromkeys(messages))[:_MESSAGES]:
             _LOG.warning("%s", message)
     parts = [

@@ -193,6 +193,12 @@ def _collect(scores: Sequence[HostScore | None]) -> Score:
     )
 
 
+def judge_models(grader: GraderType) -> dict[str, str]:
+    """Of the nodes that ask a model at a server, by name, the model."""
+    asked = {node.name: getattr(node.grader, "judge", None) for node in nodes_on_host(grader)}
+    return {name: judge.model for name, judge in asked.items() if judge is not None}
+
+
 def nodes_on_host(grader: GraderType) -> tuple[OnHost, ...]:
     """The nodes of a placed grader that run on the host."""
     parts = grader.graders if isinstance(grader, Multi) else (grader,)

@@ -63,14 +63,16 @@ def probe(grader: Grader, items: Items) -> list[Probe]:
     """
     slots = list(_slots(grader.spec))
     probes = []
-    for name, answers in _answers(slots, items):
-        grade = grade_samples(grader, [HostSample(a) for a in answers], items, range(len(answers)))
-        reward = grade.reward
-        failed = np.zeros(len(answers), bool)
-        for error in FAILURES:
-            failed |= grade.errors[error]
-        values = reward.mean(), reward.max(), reward.min(), failed.mean()
-        probes.append(Probe(name, *map(float, values)))
+    with grader.open_host() as host:
+        for name, answers in _answers(slots, items):
+            samples = [HostSample(answer) for answer in answers]
+            grade = grade_samples(grader, samples, items, range(len(samples)), host)
+            reward = grade.reward
+            failed = np.zeros(len(answers), bool)
+            for error in FAILURES:
+                failed |= grade.errors[error]
+            values = reward.mean(), reward.max(), reward.min(), failed.mean()
+            probes.append(Probe(name, *map(float, values)))
     return probes
 
 

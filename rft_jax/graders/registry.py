@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,19 @@ def load_pass_threshold(grader: str | Path | Mapping[str, Any]) -> float | None:
     if threshold is not None and type(threshold) not in (int, float):
         raise fields.error("pass_threshold", f"must be a number, not {threshold!r}")
     return threshold
+
+
+def grader_file(grader: str | Path | Mapping[str, Any]) -> str | None:
+    """The file that a grader is read from: its JSON, or the module of a function; None without one.
+
+    Args:
+        grader: as for `load_grader`, which has read it.
+    """
+    if isinstance(grader, Mapping):
+        return None
+    if _is_function(grader):
+        return getattr(sys.modules.get(grader.split(":")[0]), "__file__", None)
+    return str(grader)
 
 
 def _is_function(grader: str | Path | Mapping[str, Any]) -> bool:

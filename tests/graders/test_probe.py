@@ -111,7 +111,9 @@ def test_where_the_right_answer_cannot_be_written_the_range_is_the_measure():
     assert any("'the prompt' earns 1.000, while the right answer earns 1.000" in s for s in found)
 
 
-def test_a_grader_that_fails_is_named():
+def test_a_grader_that_fails_is_named_and_opened_once():
+    opened = []
+
     class Failing:
         name = "failing"
         parse = classmethod(lambda cls, name, fields: cls())
@@ -120,6 +122,7 @@ def test_a_grader_that_fails_is_named():
             pass
 
         def open(self, options):
+            opened.append(self)
             return contextlib.nullcontext(self)
 
         def grade_batch(self, samples, items, rows):
@@ -127,6 +130,7 @@ def test_a_grader_that_fails_is_named():
 
     _, found = warnings_of(Failing())
     assert "the grader itself failed on 100% of the items" in found[0]
+    assert len(opened) == 1
 
 
 def test_a_marker_stands_before_the_right_number():

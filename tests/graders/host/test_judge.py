@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rft_jax.cli import main
 from rft_jax.config import HostOptions
 from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items
@@ -252,3 +253,26 @@ def test_without_a_server_the_remedy_is_named(serve, monkeypatch, environment, c
     with pytest.raises(InputError, match=f"^{sentence}"):
         with parse(SCORE | change).open(HostOptions()):
             pass
+
+
+def test_grade_tells_what_judges_spent(serve, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OPENAI_BASE_URL", serve(lambda number, body: verdict("good")).url)
+    spec = {
+        "type": "multi",
+        "graders": {"a": LABEL, "b": LABEL, "c": LABEL | {"model": "other"}},
+        "calculate_output": "(a + b + c) / 3",
+    }
+    files = {"grader": spec, "items": {"answer": "x"}, "samples": {"output_text": "y"}}
+    arguments = ["grade"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+        arguments += [f"--{name}", str(tmp_path / name)]
+    assert main(arguments) == 0
+    line = json.loads(capsys.readouterr().out)
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    assert line["model_grader_token_usage_per_model"] == {
+        "m": {count: 2 * tokens for count, tokens in usage.items()},
+        "other": usage,
+    }
+    assert line["metadata"]["token_usage"] == 30
+    assert line["metadata"]["sampled_model_name"] is None and line["reward"] == 1
