@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.compilation_cache import use_compilation_cache
 from rft_jax.config import MeshConfig, ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import ERRORS, Grade, Sample
@@ -80,6 +81,7 @@ def bench(
             f"{WARM_UP + 1}"
         )
     run, source, at = open_model(path)
+    use_compilation_cache(run.config.compilation_cache)
     config = dataclasses.replace(run.model_config(source), compute_dtype="float32")
     model = build_model(config, run.model(source).vocab_size)
     rollout = RolloutConfig(

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,13 @@ from rft_jax.errors import InputError, Interrupted, RunFailed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs one command."""
+    began = time.perf_counter()
     arguments, overrides = split_overrides(sys.argv[1:] if argv is None else list(argv))
     parser = _parser()
     options = parser.parse_args(arguments)
     if overrides and "config" not in options:
         parser.error(f"{options.command} takes no --config.* settings")
-    options.overrides = overrides
+    options.overrides, options.began = overrides, began
     sys.path.insert(0, os.getcwd())  # for modules that an experiment or a grader names
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs
     try:
@@ -235,7 +237,7 @@ def _train(options: argparse.Namespace) -> None:
     with joined():
         with together():
             config = load_config(options.config, options.overrides)
-        train(config, options.workdir)
+        train(config, options.workdir, options.began)
 
 
 def _eval(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rft_jax.compilation_cache import use_compilation_cache
 from rft_jax.config import ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import ANSWER, Grader, HostGrading, Items
@@ -258,6 +259,7 @@ def evaluate_models(
         raise InputError("--samples must be at least 1")
     with together():
         models = [open_model(path) for path in paths]
+        use_compilation_cache(models[0].run.config.compilation_cache)
         with_grader = next((model for model in models if _reinforcement_stages(model)), None)
         if with_grader is None:
             raise InputError(
@@ -332,6 +334,7 @@ def sample_model(
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         raise InputError("--prompt is not UTF-8; correct its encoding")
     run, stage, step = open_model(path)
+    use_compilation_cache(run.config.compilation_cache)
     model, tokenizer = run.model(stage), run.tokenizer
     stages = _reinforcement_stages(OpenModel(run, stage, step))
     config = stages[-1].rollout if stages else RolloutConfig()

@@ -69,7 +69,7 @@ from rft_jax.tokenizers import (
 BASE = SupervisedStage(name="base", init="")
 TOKENIZER_FILE = "tokenizer.model"
 # Settings that change no result; the mesh changes no more than rounding.
-NO_RESULT = ("host", "tensorboard", "wandb_project", "mesh")
+NO_RESULT = ("host", "tensorboard", "wandb_project", "compilation_cache", "mesh")
 INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
 LOCK_FILE = ".lock"

@@ -17,6 +17,7 @@ import optax
 
 from rft_jax import data
 from rft_jax.checkpoint import METRIC, Checkpoints, abstract
+from rft_jax.compilation_cache import use_compilation_cache
 from rft_jax.config import (
     Config,
     EvaluateStage,
@@ -75,7 +76,7 @@ from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program,
 RESULTS_FILE = "results.json"
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: Path, began: float | None = None) -> None:
     """Runs every stage to its end; a stage that is done already is passed over.
 
     On several hosts all of them call it, inside of `parallel.joined`.
@@ -83,28 +84,33 @@ def train(config: Config, workdir: Path) -> None:
     Args:
         config: The experiment.
         workdir: New, or of the same configuration: then the run continues.
+        began: `time.perf_counter()` at the start of the command; default: now.
 
     Raises:
         InputError: before anything is compiled, for input that cannot work.
         RunFailed: The run cannot go on.
         Interrupted: By a signal, with everything saved.
     """
+    start = iter([time.perf_counter() if began is None else began])
     with together():
         if config.wandb_project and is_first():
             import_wandb()
     with open_on_all(claim(workdir)):
         run = open_run(config, workdir)
+        use_compilation_cache(config.compilation_cache)
         with StopSignals() as stop:
             for stage in config.stages:
                 if isinstance(stage, SupervisedStage):
-                    _supervised(run, stage, stop)
+                    _supervised(run, stage, stop, start)
                 elif isinstance(stage, ReinforceStage):
-                    _reinforce(run, stage, stop)
+                    _reinforce(run, stage, stop, start)
                 else:
                     _evaluate(run, stage, stop)
 
 
-def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
+def _supervised(
+    run: Run, stage: SupervisedStage, stop: StopSignals, start: Iterator[float]
+) -> None:
     items = run.data[stage.name].supervised
     model, optimizer = run.model(stage), _optimizer(run, stage)
     places = state_shardings(run.mesh, model, optimizer)
@@ -127,10 +133,10 @@ def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals) -> None:
         return _named(output)
 
     program = contextlib.nullcontext((step, None))
-    _drive(run, stage, stop, optimizer, places, program, batch_of, describe)
+    _drive(run, stage, stop, start, optimizer, places, program, batch_of, describe)
 
 
-def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
+def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, start: Iterator[float]) -> None:
     items = run.data[stage.name]
     model, optimizer = run.model(stage), _optimizer(run, stage)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
@@ -168,7 +174,7 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals) -> None:
                 yield compile_step(program), evaluator
 
     places = train_shardings(program)
-    _drive(run, stage, stop, optimizer, places, open_program(), batch_of, describe)
+    _drive(run, stage, stop, start, optimizer, places, open_program(), batch_of, describe)
 
 
 def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
@@ -206,6 +212,7 @@ def _drive(
     run: Run,
     stage: TrainingStage,
     stop: StopSignals,
+    start: Iterator[float],
     optimizer: Any,
     places: TrainState,
     program: contextlib.AbstractContextManager[tuple[Callable, Callable | None]],
@@ -216,6 +223,7 @@ def _drive(
 
     Args:
         stop: Asked after every step.
+        start: Holds when the command began, until its first step has ended.
         places: The state's shardings.
         program: Entered when there is something left to do; gives the step, jitted (state, batch)
             -> (state, output), the state donated; and all weights -> `Evaluation`, or None.
@@ -231,7 +239,7 @@ def _drive(
         if done >= stage.steps or _stale(stage, rewards):
             return
         state = _start(run, stage, optimizer, places, checkpoints)
-        with program as (step, evaluator), _Record(run, stage, done) as record:
+        with program as (step, evaluator), _Record(run, stage, done, start) as record:
 
             def evaluate(params: Any) -> dict[str, Any]:
                 start = time.perf_counter()
@@ -302,8 +310,9 @@ class _Record:
     Only the first host writes and speaks; the others look as well whether the run can go on.
     """
 
-    def __init__(self, run: Run, stage: TrainingStage, done: int):
+    def __init__(self, run: Run, stage: TrainingStage, done: int, start: Iterator[float]):
         self._stage = stage
+        self._start = start
         self._first = is_first()
         with together():
             self._writers = Writers(_open_writers(run, stage, done) if self._first else [])
@@ -338,9 +347,14 @@ class _Record:
             "full_iteration": round(seconds, 4),
             "peak_memory_bytes": peak_memory_bytes(),
             "compilations": self._compiled.count,
+            "compilations_cached": self._compiled.cached,
             "compile_seconds": round(self._compiled.seconds, 2),
         }
         timing |= row.pop("timing", {})
+        if row["step"]:
+            evaluating = timing.get("eval", 0.0)
+            for began in self._start:
+                timing["first_step_seconds"] = round(now - began - evaluating, 4)
         if "train_tokens" in row:
             trained = seconds - timing.get("eval", 0.0)
             timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / trained, 1)

@@ -98,7 +98,7 @@ SECTIONS = (
             Chart("Seconds of an evaluation", ("timing/eval",)),
             Chart("Tokens a second", ("timing/tokens_per_s",)),
             Chart("Peak memory", ("timing/peak_memory_bytes",), "bytes"),
-            Chart("Programs compiled", ("timing/compilations",)),
+            Chart("Programs compiled", ("timing/compilations", "timing/compilations_cached")),
             Chart("Seconds of compilation", ("timing/compile_seconds",), "so far"),
         ),
         prefix="timing/",

@@ -1,0 +1,30 @@
+"""Compiled programs are kept on disk, so that the same command starts faster the next time."""
+
+import os
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+
+def use_compilation_cache(directory: str | None) -> None:
+    """Lets jax read programs that took a second or more to compile from a folder, and add to it.
+
+    What is read is the executable that was written, so that results stay the same bit for bit.
+
+    Args:
+        directory: The folder, made if needed; empty: none. None: the one that jax has been given
+            already, as by JAX_COMPILATION_CACHE_DIR, else `default_directory()`.
+    """
+    given = jax.config.jax_compilation_cache_dir
+    if directory is None:
+        directory = given or str(default_directory())
+    if directory != (given or ""):
+        jax.config.update("jax_compilation_cache_dir", directory or None)
+        reset_cache()  # jax looks for the setting only once, when it first compiles
+
+
+def default_directory() -> Path:
+    """The user's own folder, by the XDG base directory specification."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "rft_jax" / "compilations"
