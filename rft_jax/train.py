@@ -91,7 +91,7 @@ def train(config: Config, workdir: Path, began: float | None = None) -> None:
         RunFailed: The run cannot go on.
         Interrupted: By a signal, with everything saved.
     """
-    start = iter([time.perf_counter() if began is None else began])
+    began = time.perf_counter() if began is None else began
     with together():
         if config.wandb_project and is_first():
             import_wandb()
@@ -101,16 +101,15 @@ def train(config: Config, workdir: Path, began: float | None = None) -> None:
         with StopSignals() as stop:
             for stage in config.stages:
                 if isinstance(stage, SupervisedStage):
-                    _supervised(run, stage, stop, start)
+                    _supervised(run, stage, stop, began)
                 elif isinstance(stage, ReinforceStage):
-                    _reinforce(run, stage, stop, start)
+                    _reinforce(run, stage, stop, began)
                 else:
                     _evaluate(run, stage, stop)
+                began = time.perf_counter()
 
 
-def _supervised(
-    run: Run, stage: SupervisedStage, stop: StopSignals, start: Iterator[float]
-) -> None:
+def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals, began: float) -> None:
     items = run.data[stage.name].supervised
     model, optimizer = run.model(stage), _optimizer(run, stage)
     places = state_shardings(run.mesh, model, optimizer)
@@ -133,10 +132,10 @@ def _supervised(
         return _named(output)
 
     program = contextlib.nullcontext((step, None))
-    _drive(run, stage, stop, start, optimizer, places, program, batch_of, describe)
+    _drive(run, stage, stop, began, optimizer, places, program, batch_of, describe)
 
 
-def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, start: Iterator[float]) -> None:
+def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, began: float) -> None:
     items = run.data[stage.name]
     model, optimizer = run.model(stage), _optimizer(run, stage)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
@@ -174,7 +173,7 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, start: Iterat
                 yield compile_step(program), evaluator
 
     places = train_shardings(program)
-    _drive(run, stage, stop, start, optimizer, places, open_program(), batch_of, describe)
+    _drive(run, stage, stop, began, optimizer, places, open_program(), batch_of, describe)
 
 
 def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
@@ -212,7 +211,7 @@ def _drive(
     run: Run,
     stage: TrainingStage,
     stop: StopSignals,
-    start: Iterator[float],
+    began: float,
     optimizer: Any,
     places: TrainState,
     program: contextlib.AbstractContextManager[tuple[Callable, Callable | None]],
@@ -223,7 +222,7 @@ def _drive(
 
     Args:
         stop: Asked after every step.
-        start: Holds when the command began, until its first step has ended.
+        began: When the command did, or the stage before was left.
         places: The state's shardings.
         program: Entered when there is something left to do; gives the step, jitted (state, batch)
             -> (state, output), the state donated; and all weights -> `Evaluation`, or None.
@@ -239,7 +238,7 @@ def _drive(
         if done >= stage.steps or _stale(stage, rewards):
             return
         state = _start(run, stage, optimizer, places, checkpoints)
-        with program as (step, evaluator), _Record(run, stage, done, start) as record:
+        with program as (step, evaluator), _Record(run, stage, done, began) as record:
 
             def evaluate(params: Any) -> dict[str, Any]:
                 start = time.perf_counter()
@@ -310,9 +309,9 @@ class _Record:
     Only the first host writes and speaks; the others look as well whether the run can go on.
     """
 
-    def __init__(self, run: Run, stage: TrainingStage, done: int, start: Iterator[float]):
+    def __init__(self, run: Run, stage: TrainingStage, done: int, began: float):
         self._stage = stage
-        self._start = start
+        self._began, self._first_step = began, done + 1
         self._first = is_first()
         with together():
             self._writers = Writers(_open_writers(run, stage, done) if self._first else [])
@@ -351,10 +350,9 @@ class _Record:
             "compile_seconds": round(self._compiled.seconds, 2),
         }
         timing |= row.pop("timing", {})
-        if row["step"]:
+        if row["step"] == self._first_step:
             evaluating = timing.get("eval", 0.0)
-            for began in self._start:
-                timing["first_step_seconds"] = round(now - began - evaluating, 4)
+            timing["first_step_seconds"] = round(now - self._began - evaluating, 4)
         if "train_tokens" in row:
             trained = seconds - timing.get("eval", 0.0)
             timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / trained, 1)
