@@ -294,6 +294,11 @@ def _open_run(config: Config, workdir: Path) -> Run:
         for stage in config.training_stages:
             if "/" in stage.init:
                 _check_init(run, stage)
+            if stage.optimizer.name == "muon" and run.model_config(stage).lora is not None:
+                raise InputError(
+                    f"stages.{stage.name}.optimizer.name: muon is for whole weights, but this "
+                    "model trains adapters; set it to adamw"
+                )
             check_partition(run.model(stage), mesh, LEARNER_RULES)
         encoded = {
             stage.name: _encode(stage, rows[stage.name], config, tokenizer)

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import OptimizerConfig
-from rft_jax.models import Model, Params, split
+from rft_jax.models import Model, Params, over_matrices, split
 from rft_jax.parallel import LEARNER_RULES, Shardings, replicated, shardings
 
 BASE = "base"  # the weights that adapters change; never in a checkpoint
@@ -41,7 +42,7 @@ def weights(model: Model, state: TrainState) -> Params:
 def make_optimizer(
     config: OptimizerConfig, steps: int, updates: int = 1, *, lora: bool = False
 ) -> optax.GradientTransformation:
-    """Global-norm clip, then AdamW under the configured schedule.
+    """Global-norm clip, then AdamW or Muon under the configured schedule.
 
     Args:
         steps: Of the stage, over which the schedule goes.
@@ -56,10 +57,31 @@ def make_optimizer(
         )
     else:
         schedule = optax.warmup_constant_schedule(first, peak, warmup)
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay),
+    decay = config.weight_decay
+    if config.name == "muon":
+        optimizer = optax.contrib.muon(
+            schedule,
+            eps=config.eps,
+            weight_decay=decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=decay,
+            muon_weight_dimension_numbers=_layers_matrices,
+            consistent_rms=0.2,
+        )
+    else:
+        optimizer = optax.adamw(schedule, config.b1, config.b2, config.eps, weight_decay=decay)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _layers_matrices(params: Params) -> dict[str, Any]:
+    """For Muon: over which axes the layers' matrices are summed; None for all other weights."""
+    layers = over_matrices(
+        {"layers": params["layers"]},
+        lambda _, inputs, outputs: optax.contrib.MuonDimensionNumbers(inputs, outputs),
+        lambda _: None,
     )
+    return {**dict.fromkeys(params), **layers}
 
 
 def init_state(

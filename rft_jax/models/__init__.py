@@ -3,6 +3,7 @@
 from rft_jax.models.cache import Cache, Prefix, init_cache
 from rft_jax.models.int8 import quantise_weights, quantised_axes
 from rft_jax.models.lora import base, check_targets, merge, split
+from rft_jax.models.matrices import over_matrices
 from rft_jax.models.model import Model, Params, build_model, compute_dtype, count_parameters
 from rft_jax.models.partition import check_partition
 
@@ -19,6 +20,7 @@ __all__ = [
     "count_parameters",
     "init_cache",
     "merge",
+    "over_matrices",
     "quantise_weights",
     "quantised_axes",
     "split",

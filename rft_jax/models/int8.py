@@ -14,22 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rft_jax.models.matrices import over_matrices
+
 LIMIT = 127
-# By name the axes over which a weight is summed; the others are its output channels.
-INPUTS = {
-    "embed_VD": "D",
-    "head_VD": "D",
-    "q_DKMQ": "D",
-    "k_DKQ": "D",
-    "v_DKQ": "D",
-    "out_KMQD": "KMQ",
-    "gate_DF": "D",
-    "up_DF": "D",
-    "down_FD": "F",
-    "gate_EDF": "D",
-    "up_EDF": "D",
-    "down_EFD": "F",
-}
 
 
 @functools.partial(
@@ -60,28 +47,14 @@ def dequantise(x: Array | Int8, dtype: jnp.dtype) -> Array:
 
 def quantise_weights(params: Any) -> Any:
     """The tree with an `Int8` for each weight matrix."""
-    return _over_matrices(params, quantise)
+    return over_matrices(params, lambda weight, inputs, _: quantise(weight, inputs))
 
 
 def quantised_axes(axes: Any) -> Any:
     """As `quantise_weights`, the tree of logical axis names."""
-    return _over_matrices(
+    return over_matrices(
         axes,
-        lambda names, inputs: Int8(
+        lambda names, inputs, _: Int8(
             names, tuple(name for at, name in enumerate(names) if at not in inputs)
         ),
     )
-
-
-def _over_matrices(tree: Any, function: Any) -> Any:
-    """Applies a function of a weight and the places of its input axes."""
-
-    def change(name: str, leaf: Any, stacked: int) -> Any:
-        if isinstance(leaf, dict):
-            return {key: change(key, value, 1) for key, value in leaf.items()}
-        if name not in INPUTS:
-            return leaf
-        letters = name.rpartition("_")[2]
-        return function(leaf, tuple(letters.index(axis) + stacked for axis in INPUTS[name]))
-
-    return {key: change(key, value, 0) for key, value in tree.items()}

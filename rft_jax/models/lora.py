@@ -5,7 +5,7 @@ weight's place. The trainable weights of such a model are its adapters, and the 
 `split` takes the tree apart and `adapt` puts it together. Without adapters all is trainable.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +15,19 @@ from jax import Array
 from rft_jax.config import LoraConfig, ModelConfig
 from rft_jax.errors import InputError
 from rft_jax.models.linear import Adapted
+from rft_jax.models.matrices import INPUTS
 
 Tree = Any  # nested dict of arrays, or of what belongs to each
 
 
-class Target(NamedTuple):
-    """A weight that can have an adapter."""
-
-    name: str
-    inputs: int  # leading axes that it contracts, behind that of the layers
-
-
 TARGETS = {
-    "q_proj": Target("q_DKMQ", 1),
-    "k_proj": Target("k_DKQ", 1),
-    "v_proj": Target("v_DKQ", 1),
-    "o_proj": Target("out_KMQD", 3),
-    "gate_proj": Target("gate_DF", 1),
-    "up_proj": Target("up_DF", 1),
-    "down_proj": Target("down_FD", 1),
+    "q_proj": "q_DKMQ",
+    "k_proj": "k_DKQ",
+    "v_proj": "v_DKQ",
+    "o_proj": "out_KMQD",
+    "gate_proj": "gate_DF",
+    "up_proj": "up_DF",
+    "down_proj": "down_FD",
 }
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # with a mixture of experts
 
@@ -61,7 +55,8 @@ def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:
     adapters = {}
     keys = jax.random.split(key, len(lora.targets))
     for target, target_key in zip(lora.targets, keys, strict=True):
-        name, inputs = TARGETS[target]
+        name = TARGETS[target]
+        inputs = len(INPUTS[name])
         layers, *axes = base["layers"][name].shape
         bound = np.prod(axes[:inputs]) ** -0.5
         shape_a = layers, *axes[:inputs], lora.rank
@@ -76,7 +71,8 @@ def adapter_axes(base: Tree, lora: LoraConfig) -> Tree:
     """The adapters' logical axis names, from those of the weights."""
     adapters = {}
     for target in lora.targets:
-        name, inputs = TARGETS[target]
+        name = TARGETS[target]
+        inputs = len(INPUTS[name])
         layers, *axes = base["layers"][name]
         adapters[name] = {
             "a": (layers, *axes[:inputs], "rank"),

@@ -10,8 +10,9 @@ import pytest
 from rft_jax.config import MeshConfig, ModelConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
 from rft_jax.models import base, build_model, quantise_weights, quantised_axes
-from rft_jax.models.int8 import INPUTS, Int8, dequantise, quantise
+from rft_jax.models.int8 import Int8, dequantise, quantise
 from rft_jax.models.linear import embed, grouped_linear, linear, unembed
+from rft_jax.models.matrices import INPUTS
 from rft_jax.parallel import ROLLOUT_RULES, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 

@@ -124,7 +124,7 @@ def _targets(settings: Settings, family: Family, base: ModelConfig) -> tuple[str
         return module == text or module.endswith(f".{text}")
 
     targets, used = [], set()
-    for target, (name, _) in TARGETS.items():
+    for target, name in TARGETS.items():
         modules = [_module(family, name).format(L=layer) for layer in range(base.layers)]
         found = [[text for text in texts if means(text, module)] for module in modules]
         used.update(text for some in found for text in some)
