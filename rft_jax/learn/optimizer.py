@@ -121,17 +121,17 @@ def state_shardings(
     shape = jax.eval_shape(
         lambda: init_state(model.init(jax.random.key(0)), optimizer, 0, reference=reference)
     )
-    moments: Any = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        shape.opt_state,
-        trainable,
-        transform_non_params=lambda _: whole,
-    )
+    by_path = dict(jax.tree.leaves_with_path(trainable))
+
+    def moment(path: tuple, _: Any) -> Any:
+        """Below whichever state of the optimiser, a weight's moment has the weight's path."""
+        ends = (path[at:] for at in range(len(path)))
+        return next((by_path[end] for end in ends if end in by_path), whole)
+
     return TrainState(
         params=trainable,
         frozen={name: base if name == BASE else trainable for name in shape.frozen},
-        opt_state=moments,
+        opt_state=jax.tree.map_with_path(moment, shape.opt_state),
         step=whole,
         cursor=whole,
         seed=whole,

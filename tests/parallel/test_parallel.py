@@ -117,6 +117,25 @@ def test_the_moments_lie_as_their_weights_do(mesh, model):
     assert local < total / 3  # most weights are split over fsdp x tensor = 4
 
 
+def test_muons_moments_lie_as_their_weights_do(mesh, model):
+    optimizer = make_optimizer(OptimizerConfig(name="muon"), 10)
+    places = state_shardings(mesh, model, optimizer).opt_state
+    weights = shardings(mesh, LEARNER_RULES, model.axes)
+    moments = {
+        field: {
+            jax.tree_util.keystr(path): place for path, place in jax.tree.leaves_with_path(tree)
+        }
+        for part in jax.tree.leaves(places, is_leaf=lambda node: hasattr(node, "mu"))
+        if hasattr(part, "mu")
+        for field, tree in (("adam", part.mu) if hasattr(part, "nu") else ("muon", part.mu),)
+    }
+    assert "['embed_VD']" in moments["adam"] and "['layers']['q_DKMQ']" in moments["muon"]
+    found = moments["adam"] | moments["muon"]
+    for path, place in jax.tree.leaves_with_path(weights):
+        assert found.pop(jax.tree_util.keystr(path)) == place
+    assert not found
+
+
 def test_a_batch_is_split_over_data_and_fsdp(mesh):
     batch = jax.device_put(np.arange(8.0), batch_sharding(mesh))
     assert {shard.data.shape for shard in batch.addressable_shards} == {(2,)}
