@@ -295,6 +295,7 @@ class EvaluateStage:
     # RFT items: a file, or NAME for the NAME.jsonl that the run's task makes; empty: `data.valid`.
     data: str = ""
     samples: int = 1  # per item
+    cases: int = 24  # the report shows what the models answered to the first so many items
 
 
 TrainingStage = SupervisedStage | ReinforceStage

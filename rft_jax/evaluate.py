@@ -37,6 +37,7 @@ from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
 from rft_jax.run import (
     OpenModel,
     PromptData,
+    Run,
     input_file,
     open_judges,
     open_model,
@@ -44,7 +45,9 @@ from rft_jax.run import (
     reopen_grader,
     take,
 )
+from rft_jax.sample_rows import sample_row
 from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, make_program
+from rft_jax.strings import ByteString
 
 TOP = (1, 5)  # top@k for graders that rank
 EXACT = {"int8_weights": False, "int8_cache": False}
@@ -62,6 +65,7 @@ class Evaluation(NamedTuple):
     reasoning_tokens_MS: np.ndarray
     truncated_MS: np.ndarray
     tokens_MST: np.ndarray  # of the completions
+    text: ByteString  # of the answers, [M, S, L]
 
 
 def make_evaluator(
@@ -121,6 +125,7 @@ def make_evaluator(
                             output.completed.rollout.thinking_tokens_BG,
                             ~output.completed.rollout.stopped_BG,
                             output.completed.rollout.tokens_BGT,
+                            output.completed.text,
                         ),
                         program.mesh,
                     ),
@@ -234,7 +239,7 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
 
 
 def evaluate_models(
-    paths: Sequence[Path], data_file: str | None, samples: int, seed: int
+    paths: Sequence[Path], data_file: str | None, samples: int, seed: int, cases: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Evaluates models on one file of items, all by the grader of the first run that has one.
 
@@ -247,6 +252,7 @@ def evaluate_models(
         data_file: JSON lines; None: the first run's own validation file.
         samples: Per item.
         seed: Of the samples' noise, the same for all.
+        cases: Items, from the first, whose samples come with the summary, under `cases`.
 
     Yields:
         For every model its summary, with the 95 % interval of each mean under `intervals`; then
@@ -293,10 +299,30 @@ def evaluate_models(
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             **summarise(evaluation, grader),
             "intervals": intervals(evaluations[-1]),
+            **({"cases": _cases(run, items, evaluation, cases)} if cases else {}),
         }
     for b, a in itertools.combinations(range(len(paths)), 2):
         for name, interval in paired_differences(evaluations[a], evaluations[b]).items():
             yield {"a": str(paths[a]), "b": str(paths[b]), "metric": name, **interval}
+
+
+def _cases(run: Run, items: PromptData, found: Evaluation, count: int) -> list[dict[str, Any]]:
+    """The samples of the first `count` items."""
+    rows = []
+    for m, s in np.ndindex(found.reward_MS[:count].shape):
+        row = sample_row(
+            run.tokenizer,
+            found.tokens_MST[m, s],
+            found.text.bytes[m, s, : found.text.length[m, s]].tobytes(),
+            thinking_tokens=found.reasoning_tokens_MS[m, s],
+            stopped=not found.truncated_MS[m, s],
+            reward=found.reward_MS[m, s],
+            valid=found.valid_MS[m, s],
+            scores={name: score[m, s] for name, score in found.scores.items()},
+            errors={name: made[m, s] for name, made in found.errors.items()},
+        )
+        rows.append(row | {"prompt": items.items[m]["messages"]})
+    return rows
 
 
 def evaluation_file(paths: Sequence[Path]) -> Path:

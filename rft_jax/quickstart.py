@@ -46,8 +46,8 @@ def get_config(seed: int = 0) -> Config:
         tokenizer=TokenizerConfig(vocab_size=1100),
         models=(SMALL, LARGER),
         stages=(
-            _pretrain("small", learning_rate=5e-3),
-            _pretrain("larger", learning_rate=3e-3),
+            _pretrain("small", learning_rate=2e-2),
+            _pretrain("larger", learning_rate=1e-2),
             _right_answers("small"),
             _right_answers("larger"),
             ReinforceStage(
@@ -58,7 +58,7 @@ def get_config(seed: int = 0) -> Config:
                 batch_size=16,
                 rollout=ROLLOUT,
                 optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
-                eval_interval=50,
+                eval_interval=25,
                 checkpoint_interval=50,
             ),
             EvaluateStage(name="genes_unseen", models=MODELS),
@@ -71,10 +71,11 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     return SupervisedStage(
         name=f"{model}_base",
         model=model,
-        steps=1400,
+        steps=600,
         batch_size=16,
         row_tokens=128,
         optimizer=OptimizerConfig(
+            name="muon",
             learning_rate=learning_rate,
             warmup_steps=30,
             schedule="cosine",

@@ -5,9 +5,10 @@ for the host. Only a checkpoint or an evaluation synchronises the two.
 """
 
 import contextlib
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,9 @@ from rft_jax.parallel import (
     together,
 )
 from rft_jax.progress import Progress
-from rft_jax.report import Reporter, compare
+from rft_jax.report import CASES_FILE, Reporter, compare
 from rft_jax.run import Run, claim, input_file, open_run, take
+from rft_jax.sample_rows import sample_row
 from rft_jax.signals import StopSignals, leave
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
 
@@ -186,20 +188,30 @@ def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
     trained = run.config.training_stages
     names = stage.models or tuple(earlier.name for earlier in trained)
     paths = [Path(name) if "/" in name else run.workdir / name for name in names]
-    signum_of_all, lines = LateMaximum(run.mesh), []
+    signum_of_all, lines, cases = LateMaximum(run.mesh), [], []
     items = input_file(run.workdir, f"stages.{stage.name}")
-    for line in evaluate_models(paths, items, stage.samples, run.seed(stage)):
-        if "model" in line and is_first():
-            log(f"{stage.name} {line['model']}  reward_mean {line['reward_mean']:.4f}")
+    start = time.perf_counter()
+    for line in evaluate_models(paths, items, stage.samples, run.seed(stage), stage.cases):
+        if "model" in line:
+            model = names[len(cases)]
+            cases.append([{"model": model, **case} for case in line.pop("cases", [])])
+            if is_first():
+                log(f"{stage.name} {model}  reward_mean {line['reward_mean']:.4f}")
         lines.append(line)
         if signum := signum_of_all(stop.signum):
             leave(signum)
     if not is_first():
         return
-    rows = [row for s in trained for row in read_metrics(run.directory(s) / "metrics.jsonl")]
+    run.directory(stage).mkdir(exist_ok=True)
+    by_case = itertools.chain.from_iterable(zip(*cases, strict=True))
+    write_atomically(run.directory(stage) / CASES_FILE, _json_lines(by_case))
+    seconds = time.perf_counter() - start
+    if not evaluations:
+        rows = [row for s in trained for row in read_metrics(run.directory(s) / "metrics.jsonl")]
+        results["wall_s"] = sum(row["timing"]["full_iteration"] for row in rows)
     results |= {
         "seed": run.config.seed,
-        "wall_s": round(sum(row["timing"]["full_iteration"] for row in rows), 1),
+        "wall_s": round(results["wall_s"] + seconds, 1),
         "peak_rss_bytes": peak_memory_bytes(),
         "evaluations": evaluations | {stage.name: compare(lines, names)},
     }
@@ -442,28 +454,27 @@ def _write_samples(
     """The step's samples as JSON lines in `samples/`, for people to read."""
     items = run.data[stage.name].train.items
     (rollout, answers, _), grade = samples.completed, samples.grade
-    lines = []
+    rows = []
     for b, g in np.ndindex(rollout.length_BG.shape):
-        tokens = rollout.tokens_BGT[b, g].tolist()
-        text = answers.bytes[b, g, : answers.length[b, g]]
-        line = {
-            "step": k,
-            "prompt": items[prompt_id_B[b]]["messages"],
-            "thought": run.tokenizer.decode(tokens[: rollout.thinking_tokens_BG[b, g]]),
-            "answer": text.tobytes().decode(errors="replace"),
-            "stop_reason": "stop" if rollout.stopped_BG[b, g] else "length",
-            "reward": grade.reward[b, g],
-            "valid": bool(grade.valid[b, g]),
-            "scores": {name: score[b, g] for name, score in grade.scores.items()},
-            "errors": [name for name, flag in grade.errors.items() if flag[b, g]],
-            "advantage": samples.advantage_BG[b, g],
-        }
-        messages = line.pop("prompt")
-        line = to_numbers({key: v for key, v in line.items() if key != "errors"}) | {
-            "errors": line["errors"],
-            "prompt": messages,
-        }
-        lines.append(json.dumps(line, ensure_ascii=False))
+        row = sample_row(
+            run.tokenizer,
+            rollout.tokens_BGT[b, g],
+            answers.bytes[b, g, : answers.length[b, g]].tobytes(),
+            thinking_tokens=rollout.thinking_tokens_BG[b, g],
+            stopped=rollout.stopped_BG[b, g],
+            reward=grade.reward[b, g],
+            valid=grade.valid[b, g],
+            scores={name: score[b, g] for name, score in grade.scores.items()},
+            errors={name: flag[b, g] for name, flag in grade.errors.items()},
+        )
+        row |= {"step": k, "advantage": to_numbers(samples.advantage_BG[b, g])}
+        row |= {"prompt": items[prompt_id_B[b]]["messages"]}
+        rows.append(row)
     directory = run.directory(stage) / "samples"
     directory.mkdir(exist_ok=True)
-    (directory / f"step_{k:06d}.jsonl").write_text("\n".join(lines) + "\n", errors="replace")
+    (directory / f"step_{k:06d}.jsonl").write_bytes(_json_lines(rows))
+
+
+def _json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode("utf-8", "replace")

@@ -48,9 +48,8 @@ def test_the_majority_is_that_of_the_valid_answers():
 def evaluation(rewards, answers):
     valid = np.ones_like(rewards, bool)
     zero = np.zeros_like(rewards)
-    return Evaluation(
-        rewards, valid, {}, {"letter/answer": answers}, {}, zero, zero, ~valid, zero[..., None]
-    )
+    details, tokens, text = {"letter/answer": answers}, zero[..., None], None
+    return Evaluation(rewards, valid, {}, details, {}, zero, zero, ~valid, tokens, text)
 
 
 def test_a_grader_defines_what_passes_and_what_an_answer_is():

@@ -99,6 +99,14 @@ def test_a_stage_compares_models_once(compared, finished, monkeypatch):
     difference = both["models"]["rft"]["reward_mean"] - both["models"]["sft"]["reward_mean"]
     assert pair["difference"] == pytest.approx(difference)
     assert "both" in (finished / "report.html").read_text()
+    lines = (finished / "both" / "cases.jsonl").read_text().splitlines()
+    cases = [json.loads(line) for line in lines]
+    assert len(cases) == 24 * 2 * 2
+    assert [case["model"] for case in cases[:4]] == ["sft", "rft"] * 2
+    assert len({json.dumps(case["prompt"]) for case in cases[:4]}) == 1
+    first = cases[0]
+    assert first["prompt"][-1]["role"] == "user" and 0 <= first["reward"] <= 1
+    assert {"thought", "answer", "scores", "errors", "stop_reason"} <= first.keys()
     monkeypatch.setattr("rft_jax.train.evaluate_models", None)
     train(compared, finished)
 
@@ -190,8 +198,8 @@ def test_a_run_learns_from_a_judge_on_the_device(config, finished, tmp_path):
     config = dataclasses.replace(config, grader=judge, stages=(rft,), tokenizer=tokenizer)
     train(config, tmp_path / "run")
     lines = rows(tmp_path / "run", "rft")
-    assert all(0 < line["reward_mean"] < 1 for line in lines if "reward_mean" in line)
-    assert 0 < lines[-1]["details/score_model/verdict_probability"] <= 1
+    assert all(0 < line["train_reward_mean"] < 1 for line in lines[1:])
+    assert 0 < lines[-1]["train_details/score_model/verdict_probability"] <= 1
     other = dataclasses.replace(config, tokenizer=dataclasses.replace(tokenizer, path=""))
     with pytest.raises(InputError, match="score_model: the judge .* has another tokenizer"):
         train(other, tmp_path / "other")

@@ -7,10 +7,12 @@ write_comparison(path, name, {"unseen": compare(lines)})    # `rft eval`
 """
 
 from rft_jax.report.comparison import compare
+from rft_jax.report.history import CASES_FILE
 from rft_jax.report.html import Reporter, write_comparison, write_report
 from rft_jax.report.terminal import show_comparison, show_run
 
 __all__ = [
+    "CASES_FILE",
     "Reporter",
     "compare",
     "show_comparison",

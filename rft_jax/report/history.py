@@ -16,6 +16,9 @@ import numpy as np
 from rft_jax.errors import InputError
 from rft_jax.metrics import read_metrics
 
+# In an evaluation's folder: some items' samples, those of all models to an item together.
+CASES_FILE = "cases.jsonl"
+
 # Samples: dumps (files of a step) evenly spaced over the stage, and of each dump as many whole
 # groups (the samples of a prompt) as fit its share of the bounds, evenly spaced too. Nothing
 # depends on rewards or on chance: what is shown is as good and as bad as what was sampled.
@@ -33,9 +36,9 @@ class Series(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Samples of one prompt in one step."""
+    """Samples of one prompt, in one step or of one evaluation's models (each has its `model`)."""
 
-    step: int
+    step: int | None
     prompt: list[dict[str, str]]  # messages: role, content
     samples: list[dict[str, Any]]  # as in the file, without `step` and `prompt`
 
@@ -72,6 +75,7 @@ class RunHistory:
     name: str
     config: dict[str, Any]
     stages: list[StageHistory]  # those with metrics, in the configuration's order
+    cases: dict[str, list[Group]]  # of the evaluation stages that are done
     results: dict[str, Any]  # results.json; empty if there is none
     written: float  # when the newest metrics line was, seconds since the epoch; 0: never
 
@@ -114,10 +118,16 @@ def read_run(
                 dumps=len(dumps),
             )
         )
+    cases = {name: workdir / name / CASES_FILE for name in planned}
     return RunHistory(
         name=config["name"],
         config=config,
         stages=stages,
+        cases={
+            name: [_cut(group) for group in _read_dump(path)]
+            for name, path in cases.items()
+            if path.exists()
+        },
         results=_read_results(workdir / "results.json"),
         written=max((path.stat().st_mtime for path in files.values()), default=0.0),
     )
@@ -169,7 +179,9 @@ def _read_dump(path: Path) -> list[Group]:
                 break  # being written
     return [
         Group(step, prompt, list(samples))
-        for (step, prompt), samples in groupby(rows, key=lambda row: (row["step"], row["prompt"]))
+        for (step, prompt), samples in groupby(
+            rows, key=lambda row: (row.get("step"), row["prompt"])
+        )
     ]
 
 

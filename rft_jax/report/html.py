@@ -96,19 +96,21 @@ def page_data(history: RunHistory) -> dict[str, Any]:
     """All that the page shows, as a JSON value."""
     prompts: dict[str, int] = {}  # as JSON, to their place
     groups = []
-    for stage in history.stages:
-        for group in stage.groups:
+    of_stages = {stage.name: stage.groups for stage in history.stages} | history.cases
+    for name, found in of_stages.items():
+        for group in found:
             prompt = json.dumps(group.prompt)
             place = prompts.setdefault(prompt, len(prompts))
             groups.append(
-                {"stage": stage.name, "step": group.step, "prompt": place, "samples": group.samples}
+                {"stage": name, "step": group.step, "prompt": place, "samples": group.samples}
             )
     return {
         "name": history.name,
         "about": _about(history),
         "stages": [payload(stage) for stage in history.stages],
         "evaluations": history.results.get("evaluations", {}),
-        "sampling": [_sampling(stage) for stage in history.stages if stage.dumps],
+        "sampling": [_sampling(stage) for stage in history.stages if stage.dumps]
+        + [f"{name}: the first {len(of)} cases." for name, of in history.cases.items() if of],
         "prompts": [json.loads(prompt) for prompt in prompts],
         "groups": groups,
         "config": history.config,

@@ -341,10 +341,11 @@
   const PAGE = 8;  // groups shown at once
   const LONG = 700;  // characters of a text shown at first
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const when = (group) => group.step ?? Number.MAX_SAFE_INTEGER;  // an evaluation comes last
   const rewards = (group) => group.samples.map((sample) => sample.reward ?? 0);
   const ORDERS = {
-    newest: ["newest first", (a, b) => b.step - a.step],
-    oldest: ["oldest first", (a, b) => a.step - b.step],
+    newest: ["newest first", (a, b) => when(b) - when(a)],
+    oldest: ["oldest first", (a, b) => when(a) - when(b)],
     best: ["highest mean reward", (a, b) => mean(rewards(b)) - mean(rewards(a))],
     worst: ["lowest mean reward", (a, b) => mean(rewards(a)) - mean(rewards(b))],
     spread: ["most spread", (a, b) => spread(b) - spread(a)],
@@ -382,10 +383,11 @@
       sample.stop_reason === "length" ? element("li", { class: "error" }, "cut at the limit") : null,
       ...scores.map(([name, score]) => element("li", {}, `${name} ${score === null ? "–" : score.toFixed(2)}`)),
     ].filter(Boolean);
-    return element("article", { class: "sample", "aria-label": `Reward ${format(sample.reward)}` },
+    const learnt = element("span", { class: advantage > 0.005 ? "up" : advantage < -0.005 ? "down" : "soft" }, `${advantage > 0.005 ? "▲ " : advantage < -0.005 ? "▼ " : ""}${signed(advantage)} advantage`);
+    return element("article", { class: "sample", "aria-label": `${sample.model ? `${modelName(sample.model)}, reward` : "Reward"} ${format(sample.reward)}` },
       element("div", { class: "meter" }, meter),
       element("div", { class: "head" }, element("span", { class: "reward" }, sample.reward === null ? "–" : sample.reward.toFixed(2)), element("span", { class: "soft" }, "reward"),
-        element("span", { class: advantage > 0.005 ? "up" : advantage < -0.005 ? "down" : "soft" }, `${advantage > 0.005 ? "▲ " : advantage < -0.005 ? "▼ " : ""}${signed(advantage)} advantage`)),
+        sample.model ? element("b", {}, modelName(sample.model)) : learnt),
       element("div", { class: "body" },
         chips.length ? element("ul", { class: "chips" }, chips) : null,
         sample.thought ? element("div", {}, element("p", { class: "role" }, "thought"), longText(sample.thought, "thought")) : null,
@@ -394,12 +396,14 @@
 
   function groupBlock({ group, samples }) {
     const hidden = group.samples.length - samples.length;
+    const evaluated = group.step === null;
+    const order = evaluated ? () => 0 : (a, b) => (b.reward ?? 0) - (a.reward ?? 0);
     return element("div", { class: "group" },
-      element("p", { class: "where" }, element("b", {}, `Step ${group.step.toLocaleString("en")}`), ` · ${group.stage} · mean reward ${mean(rewards(group)).toFixed(2)}`,
-        spread(group) === 0 && group.samples.length > 1 ? " · all rewards equal, so nothing is learnt here" : null,
+      element("p", { class: "where" }, element("b", {}, evaluated ? "Evaluation" : `Step ${group.step.toLocaleString("en")}`), ` · ${group.stage} · mean reward ${mean(rewards(group)).toFixed(2)}`,
+        !evaluated && spread(group) === 0 && group.samples.length > 1 ? " · all rewards equal, so nothing is learnt here" : null,
         hidden ? ` · ${samples.length} of ${group.samples.length} answers match` : ` · ${samples.length} answers`),
       data.prompts[group.prompt].map((message) => element("div", { class: "message" }, element("p", { class: "role" }, message.role), longText(message.content, ""))),
-      element("div", { class: "answers" }, [...samples].sort((a, b) => (b.reward ?? 0) - (a.reward ?? 0)).map(sampleCard)));
+      element("div", { class: "answers" }, [...samples].sort(order).map(sampleCard)));
   }
 
   function browser() {
@@ -410,7 +414,7 @@
     const low = Math.min(0, ...[...new Set(everyReward)]), high = Math.max(1, ...[...new Set(everyReward)]);
     const select = (name, options) => element("select", { name }, Object.entries(options).map(([value, text]) => element("option", { value }, text)));
     const stages = [...new Set(data.groups.map((group) => group.stage))];
-    const steps = [...new Set(data.groups.map((group) => group.step))].sort((a, b) => a - b);
+    const steps = [...new Set(data.groups.map((group) => group.step))].filter((step) => step !== null).sort((a, b) => a - b);
     const errors = [...new Set(data.groups.flatMap((group) => group.samples.flatMap((sample) => sample.errors || [])))].sort();
     const fields = {
       stage: select("stage", { "": "all", ...Object.fromEntries(stages.map((stage) => [stage, stage])) }),

@@ -31,11 +31,16 @@ def _sample(reward=0.5, **changes):
 def make_run(tmp_path):
     """Writes a work directory with two stages; `samples` by step, `rows` of the second stage."""
 
-    def make(rows=(), samples=None, results=None, name="a run"):
+    def make(rows=(), samples=None, results=None, cases=None, name="a run"):
         stages = [
             {"class": "rft_jax.config:SupervisedStage", "name": "sft", "steps": 40},
             {"class": "rft_jax.config:ReinforceStage", "name": "rft", "steps": 100},
         ]
+        if cases is not None:
+            stages.append({"class": "rft_jax.config:EvaluateStage", "name": "unseen"})
+            (tmp_path / "unseen").mkdir()
+            text = "".join(json.dumps(case) + "\n" for case in cases)
+            (tmp_path / "unseen" / "cases.jsonl").write_text(text)
         config = {"name": name, "seed": 3, "stages": stages}
         (tmp_path / "config.json").write_text(json.dumps(config))
         supervised = [
@@ -83,6 +88,19 @@ def rows():
             row |= {"valid_reward_mean_low": 0.1 + k / 250, "valid_reward_mean_high": 0.7}
         lines.append(row)
     return lines
+
+
+@pytest.fixture
+def cases(sample):
+    """Two models' answers to two items, as an evaluation stage writes them."""
+    lines = [
+        {**sample(reward), "model": model, "prompt": [{"role": "user", "content": question}]}
+        for question in ("first", "second")
+        for model, reward in (("base", 0.0), ("tuned", 1.0))
+    ]
+    return [
+        {name: line[name] for name in line if name not in ("step", "advantage")} for line in lines
+    ]
 
 
 @pytest.fixture

@@ -131,6 +131,14 @@ def test_samples_of_a_prompt_share_it(make_run, rows, sample):
     assert data["sampling"] == ["rft: all 6 samples that the run wrote down."]
 
 
+def test_the_models_answers_to_a_case_stand_together(make_run, rows, cases):
+    data = html.page_data(read_run(make_run(rows, cases=cases)))
+    assert [(group["stage"], group["step"]) for group in data["groups"]] == [("unseen", None)] * 2
+    for group in data["groups"]:
+        assert [sample["model"] for sample in group["samples"]] == ["base", "tuned"]
+    assert data["sampling"] == ["unseen: the first 2 cases."]
+
+
 def test_the_same_run_gives_the_same_report(make_run, rows, sample):
     path = write_report(make_run(rows, {10: [sample()]}))
     first = path.read_bytes()
@@ -233,6 +241,16 @@ def test_a_browser_filters_samples_by_the_address(make_run, rows, sample, open_p
         "#samples?text=nothing": (0, 0),
     }.items():
         assert count(open_page(path, query)) == expected, query
+
+
+@pytest.mark.slow
+def test_a_browser_shows_models_side_by_side(make_run, rows, sample, cases, open_page):
+    path = write_report(make_run(rows, {10: [sample()]}, cases=cases))
+    text = open_page(path)
+    assert count(text) == (5, 3) and "Evaluation</b>" in text and "Step 10</b>" in text
+    assert text.index("Evaluation</b>") < text.index("Step 10</b>")  # the newest
+    assert re.findall('aria-label="(base|tuned), reward', text) == ["base", "tuned"] * 2
+    assert count(open_page(path, "#samples?step=10")) == (1, 1)
 
 
 @pytest.mark.slow
