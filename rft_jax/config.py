@@ -294,6 +294,9 @@ class EvaluateStage:
     models: tuple[str, ...] = ()
     # RFT items: a file, or NAME for the NAME.jsonl that the run's task makes; empty: `data.valid`.
     data: str = ""
+    # Answers from elsewhere to compare with: to items in valid.jsonl, NAME is valid.NAME.jsonl with
+    # a line {"output_text": ...} for each of them, in their order.
+    baselines: tuple[str, ...] = ()
     samples: int = 1  # per item
     cases: int = 24  # the report shows what the models answered to the first so many items
 

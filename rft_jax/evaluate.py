@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rft_jax import data
 from rft_jax.compilation_cache import use_compilation_cache
 from rft_jax.config import ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
-from rft_jax.graders import ANSWER, Grader, HostGrading, Items
+from rft_jax.graders import ANSWER, Grader, HostGrading, HostSample, Items, grade_samples
 from rft_jax.host_step import make_host_sampler
 from rft_jax.intervals import Column, intervals, paired_differences
 from rft_jax.models import Params, merge
@@ -47,9 +48,10 @@ from rft_jax.run import (
 )
 from rft_jax.sample_rows import sample_row
 from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, make_program
-from rft_jax.strings import ByteString
+from rft_jax.strings import ByteString, from_host
 
 TOP = (1, 5)  # top@k for graders that rank
+OF_TOKENS = ("truncated_share", "completion_tokens_mean", "reasoning_tokens_mean")
 EXACT = {"int8_weights": False, "int8_cache": False}
 
 
@@ -239,7 +241,12 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
 
 
 def evaluate_models(
-    paths: Sequence[Path], data_file: str | None, samples: int, seed: int, cases: int = 0
+    paths: Sequence[Path],
+    data_file: str | None,
+    samples: int,
+    seed: int,
+    cases: int = 0,
+    answers: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Evaluates models on one file of items, all by the grader of the first run that has one.
 
@@ -253,6 +260,8 @@ def evaluate_models(
         samples: Per item.
         seed: Of the samples' noise, the same for all.
         cases: Items, from the first, whose samples come with the summary, under `cases`.
+        answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
+            reads them; they follow the models.
 
     Yields:
         For every model its summary, with the 95 % interval of each mean under `intervals`; then
@@ -277,7 +286,7 @@ def evaluate_models(
         if not source:
             raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
     judged = functools.cache(lambda mesh: open_judges(grader, mesh))
-    evaluations = []
+    evaluations: dict[str, dict[str, Column]] = {}
     for path, model in zip(paths, models, strict=True):
         run, stage, step = model
         settings = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
@@ -292,18 +301,43 @@ def evaluate_models(
         params = run.load_params(stage, step)
         with open_on_all(run.grader.open_host()) as host:
             evaluation = make_evaluator(program, host, items, samples, seed)(params)
-        evaluations.append(columns(evaluation, grader))
+        evaluations[str(path)] = columns(evaluation, grader)
         yield {
             "model": str(path),
             "data": source,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             **summarise(evaluation, grader),
-            "intervals": intervals(evaluations[-1]),
+            "intervals": intervals(evaluations[str(path)]),
             **({"cases": _cases(run, items, evaluation, cases)} if cases else {}),
         }
-    for b, a in itertools.combinations(range(len(paths)), 2):
+    for name, file in (answers or {}).items():
+        evaluation = _grade_answers(opened, items, data.load_answers(file, len(items.items)))
+        evaluations[name] = columns(evaluation, grader)
+        summary = summarise(evaluation, grader)
+        yield {
+            "model": name,
+            "data": source,
+            **{key: value for key, value in summary.items() if key not in OF_TOKENS},
+            "intervals": intervals(evaluations[name]),
+            **({"cases": _cases(run, items, evaluation, cases)} if cases else {}),
+        }
+    for b, a in itertools.combinations(evaluations, 2):
         for name, interval in paired_differences(evaluations[a], evaluations[b]).items():
-            yield {"a": str(paths[a]), "b": str(paths[b]), "metric": name, **interval}
+            yield {"a": a, "b": b, "metric": name, **interval}
+
+
+def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) -> Evaluation:
+    """Answers that no model here has sampled, one an item."""
+    samples = [HostSample(answer) for answer in answers]
+    rows = range(len(samples))
+    grade = grade_samples(grader, samples, Items(items.items, items.source), rows)
+    no_M1 = np.zeros((len(samples), 1), np.int32)
+    text = from_host(answers, max(1, *(len(a.encode(errors="replace")) for a in answers)))
+    by_sample = jax.tree.map(lambda leaf: np.asarray(leaf)[:, None], (grade, text))
+    (reward, valid, scores, errors, details), text = by_sample
+    return Evaluation(
+        reward, valid, scores, details, errors, no_M1, no_M1, no_M1 > 0, no_M1[..., None], text
+    )
 
 
 def _cases(run: Run, items: PromptData, found: Evaluation, count: int) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 Two base models learn a subset of the Human Phenotype Ontology from simulated patients with worked
 answers, whose writers differ: most weigh only a few findings, and common ones at that. Both are
 then tuned on the right answers to a few hundred cases, the small one also by reinforcement against
-the rank grader on the same cases. All are compared on patients whose genes had no case in tuning.
+the rank grader on the same cases. All are compared on patients whose genes had no case in tuning,
+and with a ranking by the evidence itself, the ceiling.
 """
 
 import dataclasses
@@ -48,21 +49,20 @@ def get_config(seed: int = 0) -> Config:
         stages=(
             _pretrain("small", learning_rate=2e-2),
             _pretrain("larger", learning_rate=1e-2),
-            _right_answers("small"),
-            _right_answers("larger"),
+            _right_answers("small", learning_rate=1e-3),
+            _right_answers("larger", learning_rate=3e-4),
             ReinforceStage(
                 name="small_rft",
                 model="small",
                 init="small_base",
-                steps=150,
+                steps=100,
                 batch_size=16,
                 rollout=ROLLOUT,
                 optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
                 eval_interval=25,
-                checkpoint_interval=50,
             ),
-            EvaluateStage(name="genes_unseen", models=MODELS),
-            EvaluateStage(name="genes_seen", models=MODELS, data="seen"),
+            EvaluateStage(name="genes_unseen", models=MODELS, baselines=("ceiling",)),
+            EvaluateStage(name="genes_seen", models=MODELS, data="seen", baselines=("ceiling",)),
         ),
     )
 
@@ -71,7 +71,7 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     return SupervisedStage(
         name=f"{model}_base",
         model=model,
-        steps=600,
+        steps=700,
         batch_size=16,
         row_tokens=128,
         optimizer=OptimizerConfig(
@@ -85,7 +85,7 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     )
 
 
-def _right_answers(model: str) -> SupervisedStage:
+def _right_answers(model: str, learning_rate: float) -> SupervisedStage:
     return SupervisedStage(
         name=f"{model}_sft",
         model=model,
@@ -94,5 +94,5 @@ def _right_answers(model: str) -> SupervisedStage:
         steps=60,
         batch_size=16,
         row_tokens=128,
-        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5, schedule="cosine"),
+        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=5, schedule="cosine"),
     )

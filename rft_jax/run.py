@@ -478,7 +478,10 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
     paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
     paths |= {"tokenizer": config.tokenizer.path}
     evaluations = [s for s in config.stages if isinstance(s, EvaluateStage)]
-    paths |= {f"stages.{stage.name}": _evaluated(stage, files, workdir) for stage in evaluations}
+    for stage in evaluations:
+        paths[f"stages.{stage.name}"] = path = _evaluated(stage, files, workdir)
+        for name, answers in baseline_files(stage, path).items():
+            paths[f"stages.{stage.name}.{name}"] = answers
     if config.grader:
         paths["grader"] = grader_file(config.grader)
     found = {}
@@ -541,8 +544,11 @@ def _read(
         path = _needed(getattr(files, stage.data), stage.data, stage)
         return {"supervised": _Rows(path, data.load_supervised_items(path))}
     if isinstance(stage, EvaluateStage):
-        path = _evaluated(stage, files, workdir)
-        return {"valid": _read_prompts(_needed(path, "valid", stage), grader)}
+        path = _needed(_evaluated(stage, files, workdir), "valid", stage)
+        rows = _read_prompts(path, grader)
+        for answers in baseline_files(stage, path).values():
+            data.load_answers(answers, len(rows.items))
+        return {"valid": rows}
     rows = {"train": _read_prompts(_needed(files.train, "train", stage), grader)}
     if files.valid:
         rows["valid"] = _read_prompts(files.valid, grader)
@@ -554,6 +560,11 @@ def _evaluated(stage: EvaluateStage, files: DataConfig, workdir: Path) -> str:
     """The file that a comparison is made on; a task's files go by their names."""
     made = data_directory(workdir) / f"{stage.data}.jsonl"
     return str(made) if made.is_file() else stage.data or files.valid
+
+
+def baseline_files(stage: EvaluateStage, items: str) -> dict[str, str]:
+    """By name the files of answers that a comparison on a file of items includes."""
+    return {name: str(Path(items).with_suffix(f".{name}.jsonl")) for name in stage.baselines}
 
 
 def _read_prompts(path: str, grader: Grader) -> _Rows:

@@ -70,7 +70,7 @@ from rft_jax.parallel import (
 )
 from rft_jax.progress import Progress
 from rft_jax.report import CASES_FILE, Reporter, compare
-from rft_jax.run import Run, claim, input_file, open_run, take
+from rft_jax.run import Run, baseline_files, claim, input_file, open_run, take
 from rft_jax.sample_rows import sample_row
 from rft_jax.signals import StopSignals, leave
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
@@ -186,12 +186,15 @@ def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
     if stage.name in evaluations:
         return
     trained = run.config.training_stages
-    names = stage.models or tuple(earlier.name for earlier in trained)
-    paths = [Path(name) if "/" in name else run.workdir / name for name in names]
+    models = stage.models or tuple(earlier.name for earlier in trained)
+    names = models + stage.baselines
+    paths = [Path(name) if "/" in name else run.workdir / name for name in models]
     signum_of_all, lines, cases = LateMaximum(run.mesh), [], []
     items = input_file(run.workdir, f"stages.{stage.name}")
     start = time.perf_counter()
-    for line in evaluate_models(paths, items, stage.samples, run.seed(stage), stage.cases):
+    answers = baseline_files(stage, items)
+    seed = run.seed(stage)
+    for line in evaluate_models(paths, items, stage.samples, seed, stage.cases, answers):
         if "model" in line:
             model = names[len(cases)]
             cases.append([{"model": model, **case} for case in line.pop("cases", [])])

@@ -29,10 +29,12 @@ def test_it_runs_to_its_end(tmp_path, capsys):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["evaluations"]) == {"genes_unseen", "genes_seen"}
     for comparison in results["evaluations"].values():
-        assert set(comparison["models"]) == set(MODELS)
-        parameters = {n: row["parameters"] for n, row in comparison["models"].items()}
+        models = comparison["models"]
+        assert list(models) == [*MODELS, "ceiling"]
+        assert models["ceiling"]["top1"] > 0.5 and models["ceiling"]["malformed_rate"] == 0
+        parameters = {name: models[name]["parameters"] for name in MODELS}
         assert parameters["larger_base"] > 3 * parameters["small_base"]
         top1 = [pair for pair in comparison["paired"] if pair["metric"] == "top1"]
-        assert len(top1) == 10
+        assert len(top1) == 15
     assert "genes_unseen" in capsys.readouterr().out
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000

@@ -45,6 +45,23 @@ def load_rows(path: str | Path) -> list[dict[str, Any]]:
     return _read_rows(Path(path))
 
 
+def load_answers(path: str | Path, items: int) -> list[str]:
+    """Reads the `output_text` of answers, one for each item of a file, in their order.
+
+    Raises:
+        InputError: naming file, line, field and remedy.
+    """
+    rows = _read_rows(Path(path))
+    if len(rows) != items:
+        raise InputError(f"{path}: has {len(rows)} answers to {items} items; give one for each")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("output_text"), str):
+            raise InputError(
+                f"{path}, line {number}: output_text: must be a string; add the answer"
+            )
+    return [row["output_text"] for row in rows]
+
+
 def load_supervised_items(path: str | Path) -> list[dict[str, Any]]:
     """Reads supervised items: the last message is the assistant's, with the thought, if any, under
     `reasoning_content`.

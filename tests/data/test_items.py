@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.data import check_disjoint, load_items, load_supervised_items
+from rft_jax.data import check_disjoint, load_answers, load_items, load_supervised_items
 from rft_jax.errors import InputError
 
 USER = {"role": "user", "content": "Which gene?"}
@@ -189,3 +189,13 @@ def test_a_row_in_both_files_is_named_with_both_lines():
         lambda: check_disjoint([{"a": 1}, GOOD, GOOD], [other, reordered], names),
         "valid.jsonl, line 2: the same row is in train.jsonl, line 2;",
     )
+
+
+def test_answers_are_one_for_each_item(path):
+    path.write_text('{"output_text": "yes"}\n{"output_text": ""}\n')
+    assert load_answers(path, 2) == ["yes", ""]
+    with pytest.raises(InputError, match=r"has 2 answers to 3 items; give one for each"):
+        load_answers(path, 3)
+    path.write_text('{"output_text": "yes"}\n{"answer": "no"}\n')
+    with pytest.raises(InputError, match=r"line 2: output_text: must be a string"):
+        load_answers(path, 2)

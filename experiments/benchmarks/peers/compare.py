@@ -1,7 +1,6 @@
 """`rft bench` beside TRL and Tunix, in alternation, with the floor of the step.
 
-    python experiments/benchmarks/peers/compare.py \
-        --trl /opt/peers/trl/bin/python --tunix /opt/peers/tunix/bin/python
+    python experiments/benchmarks/peers/compare.py --trl trl/bin/python --tunix tunix/bin/python
 
 The peers need an environment each; the top of their scripts says of what. Everything runs on the
 same machine, one after the other; what is compared are the medians over the rounds. A run that

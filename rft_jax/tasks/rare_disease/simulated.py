@@ -6,15 +6,17 @@ answers.jsonl    the same with the right answer, for supervised fine-tuning
 valid.jsonl      patients of genes that no training case has
 seen.jsonl       other patients of the training genes
 symbols.txt      findings, genes and the answer's fixed parts, a token each
-ceiling.json     how well the simulator's own evidence ranks the patients of the last two
+*.ceiling.jsonl  answers to the last two by the evidence from which the patients were drawn
 """
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rft_jax.config import DataConfig
 from rft_jax.files import write_atomically
@@ -37,6 +39,8 @@ class SimulatedData(DataConfig):
         patients_per_gene: in pre-training.
         train_genes: genes with cases to fine-tune on; the others are for validation.
         train_cases, valid_cases, seen_cases: of each gene.
+        examples: how many of the cases of the training genes to tune on, drawn at random; the fewer
+            are among the more. None: all.
         max_present, max_absent: findings of a patient.
         data_seed: fixes everything that is drawn.
     """
@@ -46,6 +50,7 @@ class SimulatedData(DataConfig):
     train_cases: int = 6
     valid_cases: int = 6
     seen_cases: int = 4
+    examples: int | None = None
     max_present: int = 7
     max_absent: int = 3
     habits: Habits = Habits(
@@ -82,7 +87,7 @@ class SimulatedData(DataConfig):
         def cases(purpose: str, of: Sequence[str], count: int) -> list[Patient]:
             return self._patients(simulator, purpose, of, count)
 
-        train = cases("train", known, self.train_cases)
+        train = cases("train", known, self.train_cases)[: self.examples]
         held_out = {
             "valid": cases("valid", unseen, self.valid_cases),
             "seen": cases("seen", known, self.seen_cases),
@@ -98,8 +103,8 @@ class SimulatedData(DataConfig):
             for name, patients in {"train": train, **held_out}.items()
         }
         files = {f"{name}.jsonl": _lines(of) for name, of in rows.items()}
-        ceiling = {name: _ceiling(evidence, patients) for name, patients in held_out.items()}
-        files["ceiling.json"] = json.dumps(ceiling, indent=2) + "\n"
+        for name, patients in held_out.items():
+            files[f"{name}.ceiling.jsonl"] = _lines(_best_answers(evidence, patients))
         files["symbols.txt"] = _symbols(ontology, annotations)
         return files
 
@@ -140,10 +145,12 @@ def _symbols(ontology: Ontology, annotations: Annotations) -> str:
     return "\n".join((*ontology.labels[1:], *annotations.genes, *FIXED)) + "\n"
 
 
-def _ceiling(evidence: Evidence, patients: Sequence[Patient]) -> dict[str, float]:
-    """Ranking by the evidence of all present findings, from which the patients were drawn."""
-    score = ranking.scores(evidence, [p.present for p in patients])
-    return ranking.hit_rates(ranking.ranks(evidence, score, [p.gene for p in patients]))
+def _best_answers(evidence: Evidence, patients: Sequence[Patient]) -> Iterator[dict[str, str]]:
+    """Ranking by the evidence of all present findings: what a model that knew it all would do."""
+    for score in ranking.scores(evidence, [patient.present for patient in patients]):
+        best = np.argsort(-score, kind="stable")[: prompts.MAX_GENES]
+        genes = [evidence.genes[gene] for gene in best]
+        yield {"output_text": prompts.answer(f"{genes[0]} fits all findings best.", genes)}
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Simulated cases as a run's data: reproducible, split by gene, in the formats of a run."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -49,3 +50,22 @@ def test_the_same_settings_give_the_same_files(files, tmp_path):
     again = SMALL.materialise(tmp_path)
     for path in Path(files.train).parent.iterdir():
         assert path.read_bytes() == (Path(again.train).parent / path.name).read_bytes()
+
+
+def test_fewer_examples_are_among_the_more(files, tmp_path):
+    fewer = dataclasses.replace(SMALL, examples=7).materialise(tmp_path)
+    for few, all_of_them in ((fewer.train, files.train), (fewer.answers, files.answers)):
+        lines = Path(all_of_them).read_text().splitlines()
+        assert Path(few).read_text().splitlines() == lines[:7] and len(lines) == 40
+    assert Path(fewer.valid).read_bytes() == Path(files.valid).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["valid", "seen"])
+def test_the_ceiling_answers_every_case_well(files, name):
+    path = Path(files.train).with_name(f"{name}.jsonl")
+    items = data.load_items(path)
+    answers = data.load_answers(path.with_suffix(".ceiling.jsonl"), len(items))
+    genes = [json.loads(answer)["genes"] for answer in answers]
+    assert all(len(set(of)) == len(of) == 20 for of in genes)
+    first = [of[0] == item["gene"] for of, item in zip(genes, items, strict=True)]
+    assert sum(first) / len(first) > 0.5
