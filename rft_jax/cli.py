@@ -178,6 +178,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_sandbox(validate)
     validate.set_defaults(run=_validate)
 
+    plan = commands.add_parser(
+        "plan", help="what a step takes of a TPU slice: bytes, seconds, collectives; without a TPU",
+        usage="rft plan --config FILE --topology v5e:4x4 [--search] [--config.SETTING=VALUE ...]",
+    )  # fmt: skip
+    plan.add_argument("--config", required=True, help="experiment file with get_config()")
+    plan.add_argument(
+        "--topology", required=True, action="append",
+        help="GENERATION:SHAPE, such as v5e:4x4 or v5p:2x2x2; with --search several, or a "
+        "generation alone for all of its slices",
+    )  # fmt: skip
+    plan.add_argument("--search", action="store_true", help="try all meshes and micro-batches")
+    plan.add_argument(
+        "--compile", type=int, default=2, metavar="N", help="of --search; default: the 2 best"
+    )
+    plan.add_argument("--estimate", action="store_true", help="closed form, compile nothing")
+    plan.set_defaults(run=_plan)
+
     show = commands.add_parser("show", help="a run's metrics and samples, on a terminal")
     show.add_argument("--workdir", required=True, type=Path)
     show.add_argument("--samples", type=int, default=3, help="samples of the newest step")
@@ -311,6 +328,34 @@ def _validate(options: argparse.Namespace) -> None:
     for sentence in warnings:
         print(f"rft validate: warning: {sentence}", file=sys.stderr)
     print(json.dumps({**summary, "warnings": warnings}, ensure_ascii=False))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported; a TPU that is here stays free
+    from rft_jax import plan
+
+    config = load_config(options.config, options.overrides)
+    names = options.topology
+    if not options.search:
+        if len(names) > 1:
+            raise InputError("--topology: several are for --search; name one")
+        compute = plan.estimate_plan if options.estimate else plan.compile_plan
+        found = compute(config, plan.parse_topology(names[0]))
+        plan.show_plan(found)
+        print(json.dumps(found.to_json()))
+        return
+    slices = [
+        topology
+        for name in names
+        for topology in (
+            plan.topologies(plan.CHIPS[name]) if name in plan.CHIPS else [plan.parse_topology(name)]
+        )
+    ]
+    ranking = plan.search(config, slices, 0 if options.estimate else options.compile)
+    plan.show_ranking("By time, estimated", ranking.by_time[:10])
+    plan.show_ranking("By chips x time, estimated", ranking.by_chip_seconds[:10])
+    for found in ranking.by_time:
+        print(json.dumps(found.to_json()))
 
 
 def _show(options: argparse.Namespace) -> None:

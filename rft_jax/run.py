@@ -49,6 +49,7 @@ from rft_jax.models.hugging_face import is_checkpoint
 from rft_jax.parallel import (
     LEARNER_RULES,
     Shardings,
+    batch_sharding,
     check_batch,
     first_alone,
     is_first,
@@ -116,7 +117,7 @@ class Run:
         """The stage's decoder."""
         source = self.sources.get(stage.model)
         vocab_size = source.vocab_size if source else self.tokenizer.vocab_size
-        return build_model(self.model_config(stage), vocab_size)
+        return build_model(self.model_config(stage), vocab_size, batch_sharding(self.mesh))
 
     def directory(self, stage: Stage) -> Path:
         """The stage's folder."""

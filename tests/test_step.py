@@ -100,9 +100,9 @@ def make(tokenizer, grader, mesh=(1, 1, 1), optimizer=None, **settings):
     config = ModelConfig(
         layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, compute_dtype="float32"
     )
-    model = build_model(config, tokenizer.vocab_size)
-    optimizer = optimizer or optax.adamw(LEARNING_RATE, weight_decay=0.0)
     mesh = make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
+    model = build_model(config, tokenizer.vocab_size, batch_sharding(mesh))
+    optimizer = optimizer or optax.adamw(LEARNING_RATE, weight_decay=0.0)
     return make_program(model, optimizer, grader, tokenizer, stage, mesh)
 
 

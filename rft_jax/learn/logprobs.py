@@ -74,6 +74,7 @@ def token_logprobs(
     logit_chunk: int,
 ) -> tuple[Array, Array]:
     """Log-probabilities of tokens given the hidden states that predict them, and the entropy."""
+    params = model.gather_head(params)
 
     def logprobs(inputs: tuple[Array, Array, MaskState]) -> tuple[Array, Array]:
         hidden_BGCD, tokens_BGC, states_BGC = inputs

@@ -42,9 +42,11 @@ def make_supervised_step(
         hidden_BCD = jnp.take_along_axis(hidden_BTD, at_BC[..., None], axis=1)
         target_BC = jnp.take_along_axis(part.tokens_BT, at_BC + 1, axis=1)
 
+        gathered = model.gather_head(params)
+
         def score(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             hidden_B1CD, target_B1C = inputs
-            logits_B1CV = model.logits(params, hidden_B1CD)
+            logits_B1CV = model.logits(gathered, hidden_B1CD)
             loss_B1C = optax.softmax_cross_entropy_with_integer_labels(logits_B1CV, target_B1C)
             logit_B1C1 = jnp.take_along_axis(logits_B1CV, target_B1C[..., None], axis=-1)
             return loss_B1C, logit_B1C1[..., 0] >= logits_B1CV.max(axis=-1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig, RopeScaling
 from rft_jax.models.attention import Partial, merge, partial_attention, soft_cap
@@ -23,6 +24,7 @@ from rft_jax.models.int8 import Int8, dequantise
 from rft_jax.models.linear import embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
+from rft_jax.parallel import batch_parts, constrain
 
 _KEPT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -69,6 +71,7 @@ class Decoder(nnx.Module):
         prefix: Prefix | None = None,
         cache: Cache | None = None,
         dtype: jnp.dtype,
+        rows: NamedSharding | None = None,
     ) -> tuple[Array, tuple[Array, Array] | Cache]:
         """Runs the blocks.
 
@@ -81,6 +84,9 @@ class Decoder(nnx.Module):
             prefix: The prompts' keys and values, seen by every token of the prompt's rows.
             cache: When decoding (T = 1), the rows' own keys and values so far.
             dtype: Of the activations and of the weights as they are multiplied.
+            rows: How the leading axis of activations lies on a mesh. Without it XLA may leave the
+                weights where they are and split activations along D instead, whose partial sums
+                then cross the interconnect in every layer.
 
         Returns:
             hidden_BSTD after the final norm, and the new cache, or without a cache the rows' keys
@@ -103,6 +109,7 @@ class Decoder(nnx.Module):
 
         def layer(carry, inputs):
             x_BSTD, cache = carry
+            x_BSTD = _constrain_rows(x_BSTD, rows)
             weights, index, kind, prefix_kv = inputs
             block = nnx.merge(graph, weights)
             window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
@@ -130,7 +137,7 @@ class Decoder(nnx.Module):
         prefix_kv = None if prefix is None else (prefix.k_LBKPQ, prefix.v_LBKPQ)
         inputs = weights, jnp.arange(c.layers), jnp.asarray(kind_L), prefix_kv
         (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)
-        hidden_BSTD = rms_norm(x_BSTD, self.final_norm_D, c)
+        hidden_BSTD = rms_norm(_constrain_rows(x_BSTD, rows), self.final_norm_D, c)
         if cache is not None:
             return hidden_BSTD, cache._replace(length=cache.length + 1)
         return hidden_BSTD, kv
@@ -245,6 +252,13 @@ def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
     scale_D = weight_D[...].astype(jnp.float32) + (1 if config.norms_around_one else 0)
     return (x * scale_D).astype(x_xD.dtype)
+
+
+def _constrain_rows(x_BSTD: Array, rows: NamedSharding | None) -> Array:
+    """Keeps rows where they are, if the mesh divides them."""
+    if rows is None or x_BSTD.shape[0] % batch_parts(rows.mesh):
+        return x_BSTD
+    return constrain(x_BSTD, rows)
 
 
 def _dequantise(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import lora
 from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.decoder import Decoder
+from rft_jax.parallel import ROLLOUT_RULES, constrain, shardings
 
 Params = Any  # nested dict of arrays, and of `lora.Adapted` where a weight has an adapter
 
@@ -28,6 +30,7 @@ class Model:
     vocab_size: int
     graph: nnx.GraphDef
     dtype: jnp.dtype  # of activations
+    rows: NamedSharding | None = None  # of the activations' leading axis
 
     def init(self, key: Array) -> Params:
         """Random float32 weights; with adapters, the others have the type of the frozen ones."""
@@ -74,6 +77,7 @@ class Model:
             positions_BP[:, None],
             mask_BP.astype(jnp.int32)[:, None],
             dtype=self.dtype,
+            rows=self.rows,
         )
         last_B11 = (length_B - 1)[:, None, None]
         last_BD = jnp.take_along_axis(hidden_BSPD[:, 0], last_B11, axis=1)[:, 0]
@@ -84,7 +88,11 @@ class Model:
     ) -> Array:
         """hidden_BTD of whole, possibly packed rows."""
         hidden_BSTD, _ = nnx.merge(self.graph, params)(
-            tokens_BT[:, None], positions_BT[:, None], segments_BT[:, None], dtype=self.dtype
+            tokens_BT[:, None],
+            positions_BT[:, None],
+            segments_BT[:, None],
+            dtype=self.dtype,
+            rows=self.rows,
         )
         return hidden_BSTD[:, 0]
 
@@ -98,7 +106,7 @@ class Model:
     ) -> Array:
         """hidden_BSTD of completions that follow their prompts; see `Decoder.__call__`."""
         return nnx.merge(self.graph, params)(
-            tokens_BST, positions_BST, segments_BST, prefix=prefix, dtype=self.dtype
+            tokens_BST, positions_BST, segments_BST, prefix=prefix, dtype=self.dtype, rows=self.rows
         )[0]
 
     def decode(
@@ -107,19 +115,40 @@ class Model:
         """hidden_BGD of one new token per sample, and the cache with it."""
         positions = positions_BG[..., None]
         hidden_BG1D, cache = nnx.merge(self.graph, params)(
-            tokens_BG[..., None], positions, None, prefix=prefix, cache=cache, dtype=self.dtype
+            tokens_BG[..., None],
+            positions,
+            None,
+            prefix=prefix,
+            cache=cache,
+            dtype=self.dtype,
+            rows=self.rows,
         )
         return hidden_BG1D[:, :, 0], cache
+
+    def gather_head(self, params: Params) -> Params:
+        """The weights with those of `logits` whole along D, for a loop over it.
+
+        They are gathered, and their gradient is scattered, once and not in every trip.
+        """
+        if self.rows is None:
+            return params
+        name = "embed_VD" if self.config.tie_embeddings else "head_VD"
+        places = shardings(self.rows.mesh, ROLLOUT_RULES, ("vocab", "embed"))
+        return {**params, name: constrain(params[name], places)}
 
     def logits(self, params: Params, hidden_xD: Array) -> Array:
         """float32 logits [..., V]."""
         return nnx.merge(self.graph, params).logits(hidden_xD)
 
 
-def build_model(config: ModelConfig, vocab_size: int) -> Model:
-    """The model of a configuration, without weights."""
+def build_model(config: ModelConfig, vocab_size: int, rows: NamedSharding | None = None) -> Model:
+    """The model of a configuration, without weights.
+
+    Args:
+        rows: From `parallel.batch_sharding`, for a model that is trained on more than one device.
+    """
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
-    return Model(config, vocab_size, graph, compute_dtype(config))
+    return Model(config, vocab_size, graph, compute_dtype(config), rows)
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:

@@ -24,19 +24,28 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         InputError: if the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
+    shape = mesh_shape(config, len(devices))
+    if devices[0].platform == "tpu":  # follow the interconnect
+        return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
+    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES)
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """The sizes of the axes over so many devices.
+
+    Raises:
+        InputError: as `make_mesh`.
+    """
     sizes = [getattr(config, axis) for axis in MESH_AXES]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise InputError(f"mesh: sizes must be above 0, one of them may be -1; got {sizes}")
     fixed = int(np.prod([size for size in sizes if size > 0]))
-    if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
+    if devices % fixed or (-1 not in sizes and fixed != devices):
         raise InputError(
             f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} does not fit "
-            f"{len(devices)} devices; set --config.mesh.data, .fsdp and .tensor so that it does"
+            f"{devices} devices; set --config.mesh.data, .fsdp and .tensor so that it does"
         )
-    shape = [len(devices) // fixed if size == -1 else size for size in sizes]
-    if devices[0].platform == "tpu":  # follow the interconnect
-        return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
-    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES)
+    return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
 def batch_parts(mesh: Mesh) -> int:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from rft_jax.checkpoint import abstract
 from rft_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from rft_jax.errors import InputError
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
@@ -18,6 +19,7 @@ from rft_jax.parallel import (
     replicated,
     shardings,
 )
+from rft_jax.plan.hlo import Cost, Program
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +142,23 @@ def test_a_batch_is_split_over_data_and_fsdp(mesh):
     batch = jax.device_put(np.arange(8.0), batch_sharding(mesh))
     assert {shard.data.shape for shard in batch.addressable_shards} == {(2,)}
     assert jax.device_put(np.arange(8.0), replicated(mesh)).sharding.is_fully_replicated
+
+
+def test_weights_are_gathered_and_activations_stay_with_their_rows():
+    """Left to itself, XLA splits activations along the width and sums them over the network."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=8), jax.devices()[:8])
+    config = ModelConfig(layers=2, width=64, heads=4, kv_heads=2, head_dim=16, mlp_width=128)
+
+    def summed(rows):
+        model = build_model(config, 32, rows)
+        places = shardings(mesh, LEARNER_RULES, model.axes)
+        params = abstract(jax.eval_shape(lambda: model.init(jax.random.key(0))), places)
+        tokens = jax.ShapeDtypeStruct((8, 16), np.int32, sharding=batch_sharding(mesh))
+        compiled = jax.jit(model.hidden).lower(params, tokens, tokens, tokens).compile()
+        cost = Cost()
+        for loop in Program(compiled.as_text()).loops():
+            if loop.path:  # the loop over layers
+                cost.add(loop.cost, loop.trips)
+        return cost.sent_bytes.get("all-reduce", 0)
+
+    assert summed(batch_sharding(mesh)) == 0 < summed(None)

@@ -1,0 +1,225 @@
+"""Temporary bytes and seconds of a step in closed form, to prune with before anything is compiled.
+
+Bytes are counted as XLA for TPUs was seen to lay a step out: what is known from shapes, and the
+working set of the layer, or the chunk of logits, that is at work. Seconds are the arithmetic,
+the traffic and the collectives that no compiler can avoid, on the roofline. A half of the step is
+named as in `ahead`.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+
+from rft_jax.models import Model, base
+from rft_jax.parallel import batch_parts
+from rft_jax.plan.chips import Chip
+from rft_jax.plan.hlo import Cost
+from rft_jax.plan.memory import Kept
+from rft_jax.plan.roofline import seconds
+from rft_jax.step import Program
+
+# Arrays of the size of attention's scores, of the MLP's hidden layer and of a chunk of logits that
+# are alive together in the backward pass of a layer, or of the vocabulary.
+SCORES, HIDDEN, LOGITS = 2, 6, 4
+
+
+class Estimate(NamedTuple):
+    """As `Plan` has them."""
+
+    rollout_bytes: float
+    update_bytes: float
+    activation_bytes: float
+    rollout_seconds: float
+    update_seconds: float
+    rollout_cost: Cost
+    update_cost: Cost
+
+
+class Sizes(NamedTuple):
+    """Counts on one device, from the program and the mesh.
+
+    Attributes:
+        matrix: Weights of a layer's products, those of one expert's share of tokens.
+        layer: All weights of a layer.
+        head: Weights of the vocabulary's projection.
+        prompts, completions: Tokens of a step.
+        rows: Prompts of a micro-batch.
+    """
+
+    matrix: float
+    layer: float
+    head: float
+    prompts: float
+    completions: float
+    rows: float
+
+
+def estimate(program: Program, kept: Kept, chip: Chip) -> Estimate:
+    """The closed form of a step."""
+    sizes = count(program)
+    activations = activation_bytes(program, sizes)
+    rollout, update = rollout_cost(program, sizes, kept), update_cost(program, sizes)
+    prefill, decode, tokens = rollout
+    total = Cost()
+    total.add(prefill)
+    total.add(decode, tokens)
+    spent = [seconds(chip, c.flops, c.hbm_bytes, c.sent) for c in (prefill, decode, update)]
+    return Estimate(
+        rollout_bytes=rollout_bytes(program, sizes, kept),
+        update_bytes=update_bytes(program, sizes, kept, activations),
+        activation_bytes=activations,
+        rollout_seconds=spent[0] + tokens * spent[1],
+        update_seconds=spent[2],
+        rollout_cost=total,
+        update_cost=update,
+    )
+
+
+def count(program: Program) -> Sizes:
+    """Counts what a device has to do."""
+    c, stage, mesh = program.model.config, program.stage, program.mesh
+    tensor, parts = mesh.shape["tensor"], batch_parts(mesh)
+    attention = c.width * c.head_dim * 2 * (c.heads + c.kv_heads)
+    mlp = 3 * c.width * c.mlp_width
+    matrix = attention + mlp * max(1, c.experts_per_token) + c.width * c.experts
+    per_device = stage.batch_size / parts
+    return Sizes(
+        matrix=matrix / tensor,
+        layer=_layer_weights(program.model) / tensor,
+        head=program.model.vocab_size * c.width / tensor,
+        prompts=per_device * stage.rollout.prompt_tokens,
+        completions=per_device * stage.rollout.group_size * stage.rollout.completion_tokens,
+        rows=max(1.0, per_device / stage.policy_loss.micro_batches),
+    )
+
+
+@functools.cache
+def _layer_weights(model: Model) -> float:
+    shapes = jax.eval_shape(lambda: base(model.init(jax.random.key(0))))
+    sizes = (math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["layers"]))
+    return sum(sizes) / model.config.layers
+
+
+def activation_bytes(program: Program, sizes: Sizes) -> float:
+    """What layers keep for the backward pass of a micro-batch."""
+    c, stage = program.model.config, program.stage
+    item = program.model.dtype.itemsize
+    tensor = program.mesh.shape["tensor"]
+    P, T = stage.rollout.prompt_tokens, stage.rollout.completion_tokens
+    tokens = sizes.rows * (P + stage.rollout.group_size * T)
+    kept = c.width
+    if c.remat != "full":
+        heads = c.head_dim * (c.heads + 2 * c.kv_heads)
+        kept += (heads + 2 * c.mlp_width * max(1, c.experts_per_token)) / tensor + 2 * c.width
+    prompt_kv = 2 * 2 * sizes.rows * P * c.kv_heads * c.head_dim / tensor  # and its gradient
+    scores = 0.0
+    if c.remat == "none":
+        scores = 4 * _score_elements(program, sizes)
+    return c.layers * (item * (tokens * kept + prompt_kv) + scores)
+
+
+def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float) -> float:
+    """Temporary bytes of the update: gradient, the weights as they are multiplied, activations and
+    the larger working set, of a layer or of a chunk of logits."""
+    c, stage = program.model.config, program.stage
+    item = program.model.dtype.itemsize
+    tensor, loss = program.mesh.shape["tensor"], stage.policy_loss
+    rows = sizes.rows * stage.rollout.group_size
+    gradients = kept.gradient * (2 if loss.micro_batches > 1 or loss.pack_rows else 1)
+    cast = kept.weights * item / 4 if c.lora is None else 0.0
+    gathered = item * 2 * sizes.layer
+    hidden = rows * stage.rollout.completion_tokens * max(1, c.experts_per_token) * c.mlp_width
+    layer = 4 * SCORES * _score_elements(program, sizes) + item * HIDDEN * hidden / tensor
+    chunk = min(loss.logit_chunk, stage.rollout.completion_tokens)
+    logits = 4 * LOGITS * rows * chunk * program.model.vocab_size / tensor
+    return gradients + cast + activations + max(gathered + layer, item * sizes.head + logits)
+
+
+def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
+    """Temporary bytes of the rollout: its weights and cache, and the prefill's working set."""
+    stage, item = program.stage, program.model.dtype.itemsize
+    tensor = program.mesh.shape["tensor"]
+    parts = batch_parts(program.mesh)
+    prompts = stage.batch_size / parts
+    P, G = stage.rollout.prompt_tokens, stage.rollout.group_size
+    scores = 4 * prompts * program.model.config.heads / tensor * P * P
+    logits = 4 * prompts * G * program.model.vocab_size
+    hidden = item * prompts * P * program.model.config.mlp_width / tensor
+    return kept.rollout_weights + kept.cache + max(scores + 2 * hidden, 2 * logits)
+
+
+def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost, int]:
+    """Cost of prefill, of one decoded token, and the number of tokens."""
+    c, stage, mesh = program.model.config, program.stage, program.mesh
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    item, T = program.model.dtype.itemsize, stage.rollout.completion_tokens
+    rows = sizes.completions / T
+    between = (tensor - 1) / tensor
+    prefill = Cost(
+        flops=2 * c.layers * sizes.matrix * sizes.prompts,
+        hbm_bytes=2 * kept.rollout_weights,
+        sent_bytes=_sent(
+            {
+                "all-gather": kept.rollout_weights * (fsdp - 1) / fsdp,
+                "all-reduce": 4 * c.layers * sizes.prompts * c.width * item * between,
+            }
+        ),
+    )
+    decode = Cost(
+        flops=2 * rows * (c.layers * sizes.matrix + sizes.head),
+        hbm_bytes=kept.rollout_weights + kept.cache,
+        sent_bytes=_sent(
+            {
+                "all-reduce": 4 * c.layers * rows * c.width * item * between,
+                "all-gather": 4 * rows * program.model.vocab_size * between,
+            }
+        ),
+    )
+    return prefill, decode, T
+
+
+def update_cost(program: Program, sizes: Sizes) -> Cost:
+    """Cost of the update: a forward, a recomputed one and a backward pass of twice the products."""
+    c, stage, mesh = program.model.config, program.stage, program.mesh
+    data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
+    item, loss = program.model.dtype.itemsize, stage.policy_loss
+    parts = loss.micro_batches
+    passes = 4 if c.remat == "full" else 3
+    tokens = sizes.prompts + sizes.completions
+    attention = 2 * 2 * c.layers * c.heads * c.head_dim / tensor * _seen(program, sizes)
+    products = 2 * (c.layers * sizes.matrix * tokens + sizes.head * sizes.completions)
+    weights = c.layers * sizes.layer + sizes.head
+    trained = weights if c.lora is None else 0.0
+    return Cost(
+        flops=passes * (products + attention),
+        hbm_bytes=parts * item * weights * passes + 10 * 4 * trained / fsdp,
+        sent_bytes=_sent(
+            {
+                "all-gather": parts * (passes - 1) * item * weights * (fsdp - 1) / fsdp,
+                "reduce-scatter": parts * 4 * trained * (fsdp - 1) / fsdp,
+                "all-reduce": parts * 2 * 4 * trained / fsdp * (data - 1) / data
+                + 2 * 2 * passes * c.layers * tokens * c.width * item * (tensor - 1) / tensor,
+            }
+        ),
+    )
+
+
+def _score_elements(program: Program, sizes: Sizes) -> float:
+    """Attention scores of a layer for the completions of a micro-batch."""
+    stage, tensor = program.stage, program.mesh.shape["tensor"]
+    P, T = stage.rollout.prompt_tokens, stage.rollout.completion_tokens
+    heads = program.model.config.heads / tensor
+    return sizes.rows * stage.rollout.group_size * heads * T * (T + P)
+
+
+def _seen(program: Program, sizes: Sizes) -> float:
+    """Pairs of a token and a key, masked ones too, in a step."""
+    rollout = program.stage.rollout
+    P, T = rollout.prompt_tokens, rollout.completion_tokens
+    return sizes.prompts * P + sizes.completions * (P + T)
+
+
+def _sent(by_kind: dict[str, float]) -> dict[str, float]:
+    return {kind: sent for kind, sent in by_kind.items() if sent}

@@ -1,0 +1,483 @@
+"""What a compiled program does, loops multiplied: read from the text of its optimised HLO.
+
+XLA's own cost analysis counts the body of a loop once, but nearly all of a step happens in loops:
+over layers, tokens and micro-batches. `Program.loops` walks the computations from the entry and
+gives each level of the program with its trip count. Matrix products are counted in floating-point
+operations (element-wise ones are not: they hide behind memory), traffic in bytes that go to or come
+from HBM, and collectives in bytes that a device sends.
+
+A fusion reads of an operand what its slices take, and writes of a result that is updated in place
+only the update. Arrays in on-chip memory (`S(n)` in a layout) are no traffic. XLA for TPUs spreads
+a collective over the fusions that it overlaps with: it counts once, where it starts.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+ITEM_BITS = {
+    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32,
+    "s64": 64, "u64": 64, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64,
+    "f8e4m3fn": 8, "f8e5m2": 8,
+}  # fmt: skip
+
+_FREE = frozenset(
+    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id "
+    "opt-barrier copy-done slice-done async-done async-update send-done recv-done domain".split()
+)
+_COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+    "collective-permute", "collective-broadcast",
+)  # fmt: skip
+
+_COMMENT = re.compile(r"/\*.*?\*/")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|\w+_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_KNOWN_TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+_IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+
+
+class Shape(NamedTuple):
+    """An array."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    in_hbm: bool
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.sizes)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes without the padding of tiles."""
+        return self.elements * ITEM_BITS.get(self.kind, 0) // 8
+
+    @property
+    def traffic(self) -> int:
+        """Bytes if the array is in HBM, else 0."""
+        return self.bytes if self.in_hbm else 0
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A line of a computation."""
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]  # of the elements, for a tuple
+    operands: tuple[str, ...]
+    arguments: str  # what stands between the parentheses
+    attributes: str  # what follows them
+    is_root: bool
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Names of the computations that it calls."""
+        names = _CALLED.findall(self.attributes)
+        if branches := _BRANCHES.search(self.attributes):
+            names += [name.strip().lstrip("%") for name in branches[1].split(",")]
+        return tuple(names)
+
+    @property
+    def collective(self) -> str | None:
+        """Its kind without the suffix of an asynchronous one."""
+        name = self.opcode.removesuffix("-start")
+        return name if name in _COLLECTIVES else None
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Instructions by name, in order."""
+
+    instructions: dict[str, Instruction]
+
+    @property
+    def root(self) -> Instruction:
+        """The one whose value is the computation's."""
+        return next(i for i in self.instructions.values() if i.is_root)
+
+    @functools.cached_property
+    def parameters(self) -> dict[int, str]:
+        """Their names, by number."""
+        found = (i for i in self.instructions.values() if i.opcode == "parameter")
+        return {int(i.arguments): i.name for i in found}
+
+    @functools.cached_property
+    def users(self) -> dict[str, list[Instruction]]:
+        """The instructions that read each one."""
+        users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
+        for instruction in self.instructions.values():
+            for name in dict.fromkeys(instruction.operands):
+                if name in users:
+                    users[name].append(instruction)
+        return users
+
+
+@dataclass
+class Cost:
+    """What something does, on one device."""
+
+    flops: float = 0.0  # of matrix products
+    hbm_bytes: float = 0.0
+    sent_bytes: dict[str, float] = field(default_factory=dict)  # by kind of collective
+
+    def add(self, other: "Cost", times: float = 1.0) -> None:
+        """Adds another cost, so many times."""
+        self.flops += times * other.flops
+        self.hbm_bytes += times * other.hbm_bytes
+        for kind, sent in other.sent_bytes.items():
+            self.sent_bytes[kind] = self.sent_bytes.get(kind, 0.0) + times * sent
+
+    @property
+    def sent(self) -> float:
+        """Bytes that the device sends in collectives of all kinds."""
+        return sum(self.sent_bytes.values())
+
+
+class Loop(NamedTuple):
+    """What is done at one level of a program: between, not within, its inner loops."""
+
+    path: str  # names of the loops around it, outermost first; empty: outside of all
+    trips: float  # how often in all
+    cost: Cost  # of one trip
+
+
+class Program:
+    """A parsed module."""
+
+    def __init__(self, text: str):
+        """Reads `compiled.as_text()`."""
+        self.computations, self._entry = _parse(text)
+
+    def loops(self, unknown_trips: Callable[[str], int] | int = 1) -> list[Loop]:
+        """The levels of the program, a line each; their costs times their trips are the whole.
+
+        Args:
+            unknown_trips: Trips of a loop whose condition compares with no constant.
+        """
+        found: list[Loop] = []
+        self._visit(self._entry, "", 1.0, unknown_trips, found)
+        return found
+
+    def _visit(self, name, path, trips, unknown_trips, found) -> None:
+        cost, inner = self._own(name)
+        found.append(Loop(path, trips, cost))
+        for instruction in inner:
+            label = f"{path}/{_label(instruction)}".lstrip("/")
+            condition, body = _condition_and_body(instruction)
+            count = self.trip_count(instruction)
+            if count is None:
+                count = unknown_trips(label) if callable(unknown_trips) else unknown_trips
+            self._visit(body, label, trips * count, unknown_trips, found)
+            found.append(Loop(label, trips * count, self._own(condition)[0]))
+
+    def _own(self, name: str) -> tuple[Cost, list[Instruction]]:
+        """The cost of a computation without its loops, and these."""
+        cost, loops = Cost(), []
+        computation = self.computations[name]
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "while":
+                loops.append(instruction)
+            elif instruction.opcode in ("call", "async-start", "conditional"):
+                for called in instruction.called:
+                    inner, inner_loops = self._own(called)
+                    cost.add(inner)
+                    loops += inner_loops
+            elif instruction.opcode not in _FREE:
+                cost.add(self._cost(computation, instruction))
+        return cost, loops
+
+    def _cost(self, computation: Computation, instruction: Instruction) -> Cost:
+        cost = Cost(hbm_bytes=self._traffic(computation, instruction))
+        if instruction.opcode == "fusion":
+            for called in instruction.called:
+                cost.add(self._inside_fusion(called, instruction))
+        else:
+            cost.add(_collective_cost(instruction, computation))
+            cost.flops += product_flops(instruction, computation)
+        return cost
+
+    def _inside_fusion(self, name: str, fusion: Instruction) -> Cost:
+        """Products and collectives of a fusion; its values between them stay on the chip."""
+        cost, computation = Cost(), self.computations[name]
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "fusion":
+                for called in instruction.called:
+                    cost.add(self._inside_fusion(called, instruction))
+            else:
+                cost.flops += product_flops(instruction, computation)
+                if not _continues(fusion, name):
+                    cost.add(_collective_cost(instruction, computation, fusion))
+        return cost
+
+    def _traffic(self, computation: Computation, instruction: Instruction) -> float:
+        shapes = [computation.instructions[name].shapes for name in instruction.operands]
+        out = sum(shape.traffic for shape in instruction.shapes)
+        if instruction.opcode == "fusion":
+            fused = self.computations[instruction.called[0]]
+            reads = [
+                self._read(fused, fused.parameters[index], sum(s.traffic for s in operand))
+                for index, operand in enumerate(shapes)
+                if index in fused.parameters
+            ]
+            return sum(reads) + self._written(fused, fused.root, out)
+        if instruction.opcode in ("copy-start", "slice-start"):
+            moved = instruction.shapes[0] if instruction.shapes else None
+            if moved is None:
+                return 0
+            source = shapes[0][0].in_hbm if shapes and shapes[0] else True
+            return moved.bytes * (moved.in_hbm + source)
+        if instruction.opcode in ("dynamic-slice", "gather", "slice"):
+            taken = sum(shape.bytes for shape in instruction.shapes)
+            return out + (taken if shapes[0][0].in_hbm else 0)
+        if instruction.opcode == "dynamic-update-slice":
+            return sum(s.traffic for s in shapes[1]) + (shapes[1][0].bytes if out else 0)
+        return out + sum(shape.traffic for operand in shapes for shape in operand)
+
+    def _read(self, fused: Computation, name: str, whole: float) -> float:
+        """Bytes that a fused computation reads of one of its values, at most all of it."""
+        if not whole:
+            return 0
+        total = 0.0
+        for user in fused.users[name]:
+            index = user.operands.index(name)
+            if user.opcode in ("dynamic-slice", "slice", "gather") and index == 0:
+                total += sum(shape.bytes for shape in user.shapes)
+            elif user.opcode == "dynamic-update-slice" and index == 0:
+                continue
+            elif user.opcode == "tuple" or user.collective:  # passed on; counted as collective
+                continue
+            elif user.opcode in ("bitcast", "reshape"):
+                total += self._read(fused, user.name, whole)
+            elif user.opcode == "fusion":
+                inner = self.computations[user.called[0]]
+                total += self._read(inner, inner.parameters[index], whole)
+            else:
+                return whole
+        return min(total, whole)
+
+    def _written(self, fused: Computation, root: Instruction, whole: float) -> float:
+        """Bytes that a fused computation writes of its result."""
+        if not whole:
+            return 0
+        if root.opcode == "tuple":
+            parts = [fused.instructions[name] for name in root.operands]
+            return sum(
+                self._written(fused, part, sum(shape.traffic for shape in part.shapes))
+                for part in parts
+            )
+        if root.opcode == "parameter" or root.collective:
+            return 0
+        if root.opcode in ("bitcast", "reshape"):
+            return self._written(fused, fused.instructions[root.operands[0]], whole)
+        if root.opcode == "dynamic-update-slice":
+            return sum(shape.bytes for shape in fused.instructions[root.operands[1]].shapes)
+        if root.opcode == "fusion":
+            inner = self.computations[root.called[0]]
+            return self._written(inner, inner.root, whole)
+        return whole
+
+    def trip_count(self, loop: Instruction) -> int | None:
+        """How often a loop's body runs, counting up to a constant from 0; None: not known.
+
+        A loop with another condition besides, such as the one over tokens, which ends when all
+        samples have, is taken to run to its bound.
+        """
+        if known := _KNOWN_TRIPS.search(loop.attributes):
+            return int(known[1])
+        condition, _ = _condition_and_body(loop)
+        bounds = list(self._bounds(condition))
+        return min(bounds) if bounds else None
+
+    def _bounds(self, name: str, arguments: tuple[Instruction, ...] = ()) -> Iterator[int]:
+        computation = self.computations[name]
+        numbers = {computation.parameters.get(i): value for i, value in enumerate(arguments)}
+
+        def resolve(operand: str) -> Instruction:
+            return numbers.get(operand) or computation.instructions[operand]
+
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "fusion":
+                operands = tuple(resolve(name) for name in instruction.operands)
+                yield from self._bounds(instruction.called[0], operands)
+            elif instruction.opcode == "compare":
+                upper = {"direction=LT": 1, "direction=GT": 0}
+                for text, index in upper.items():
+                    bound = resolve(instruction.operands[index])
+                    whole = bound.opcode == "constant" and bound.arguments.isdigit()
+                    if text in instruction.attributes and whole:
+                        yield int(bound.arguments)
+
+
+def product_flops(instruction: Instruction, computation: Computation) -> float:
+    """Floating-point operations of a matrix product or convolution; 0 for anything else."""
+    if instruction.opcode == "dot":
+        left = computation.instructions[instruction.operands[0]].shapes[0]
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+        summed = math.prod(left.sizes[int(axis)] for axis in axes[1].split(",") if axis)
+        return 2.0 * instruction.shapes[0].elements * summed
+    if instruction.opcode == "convolution":
+        return _convolution_flops(instruction, computation)
+    return 0.0
+
+
+def _convolution_flops(instruction: Instruction, computation: Computation) -> float:
+    """XLA for TPUs writes products as convolutions, a batch axis as a dilated spatial one."""
+    left, right = (computation.instructions[name].shapes[0] for name in instruction.operands[:2])
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    left_labels, right_labels, out_labels = labels.groups()
+    out = instruction.shapes[0]
+    spatial = sorted(label for label in right_labels if label.isdigit())
+    window = _window(instruction.attributes, len(spatial))
+    flops = 2.0 * out.elements * right.sizes[right_labels.index("i")]
+    for label, (size, stride, low, left_dilate, right_dilate) in zip(spatial, window, strict=True):
+        inputs = left.sizes[left_labels.index(label)]
+        outputs = out.sizes[out_labels.index(label)]
+        place = np.arange(outputs)[:, None] * stride + np.arange(size) * right_dilate - low
+        inside = (place >= 0) & (place <= (inputs - 1) * left_dilate) & (place % left_dilate == 0)
+        flops *= inside.sum() / outputs
+    return flops
+
+
+def _window(attributes: str, rank: int) -> list[tuple[int, int, int, int, int]]:
+    """Size, stride, low padding and the two dilations of each spatial axis."""
+    text = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(part.split("=") for part in text[1].split()) if text else {}
+
+    def numbers(name: str, default: int) -> list[int]:
+        if name not in fields:
+            return [default] * rank
+        return [int(part.split("_")[0]) for part in fields[name].split("x")]
+
+    names = (("size", 1), ("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1))
+    return list(zip(*(numbers(*name) for name in names), strict=True))
+
+
+def _collective_cost(
+    instruction: Instruction, computation: Computation, fusion: Instruction | None = None
+) -> Cost:
+    """Bytes that a device sends, in the ring algorithms.
+
+    An all-reduce whose result is sliced in the same fusion is a reduce-scatter.
+    """
+    kind, devices = instruction.collective, group_size(instruction.attributes)
+    if kind is None:
+        return Cost()
+    sizes = [shape.bytes for shape in instruction.shapes]
+    inputs = sum(
+        shape.bytes
+        for name in instruction.operands
+        for shape in computation.instructions[name].shapes
+    )
+    share = (devices - 1) / devices
+    if kind == "all-gather":
+        sent = inputs * (devices - 1)
+    elif kind == "all-reduce":
+        scattered = fusion is not None and sum(s.bytes for s in fusion.shapes) < sum(sizes)
+        kind = "reduce-scatter" if scattered else kind
+        sent = inputs * share * (1 if scattered else 2)
+    elif kind == "collective-permute":
+        sent = inputs
+    else:
+        sent = inputs * share
+    moved = inputs + sum(sizes) if fusion is not None else 0  # else as any instruction's traffic
+    return Cost(hbm_bytes=moved, sent_bytes={kind: float(sent)}) if sent else Cost()
+
+
+def _continues(fusion: Instruction, fused: str) -> bool:
+    """Whether a fusion's collective began in another one."""
+    return fused.startswith("async_collective_fusion") or "collective-done" in fusion.name
+
+
+def group_size(attributes: str) -> int:
+    """Devices that take part in one group of a collective."""
+    if found := _MESH_GROUPS.search(attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
+    if found := _IOTA_GROUPS.search(attributes):
+        return int(found[2])
+    if found := _LISTED_GROUPS.search(attributes):
+        return len(found[1].split(","))
+    return 2  # of a permutation, which has pairs instead
+
+
+def _label(loop: Instruction) -> str:
+    """The place in the source that a loop comes from."""
+    found = re.search(r'op_name="([^"]*)"', loop.attributes)
+    return found[1] if found else loop.name
+
+
+def _condition_and_body(loop: Instruction) -> tuple[str, str]:
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
+    body = re.search(r"body=%?([\w.\-]+)", loop.attributes)
+    return condition[1], body[1]
+
+
+def _parse(text: str) -> tuple[dict[str, Computation], str]:
+    """The computations by name, and the name of the entry."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", {}
+    for line in text.splitlines():
+        line = _COMMENT.sub("", line)
+        if header := _COMPUTATION.match(line):
+            current = {}
+            computations[header[1]] = Computation(current)
+            entry = header[1] if line.startswith("ENTRY") else entry
+        elif match := _INSTRUCTION.match(line):
+            instruction = _instruction(bool(match[1]), match[2], match[3])
+            current[instruction.name] = instruction
+    return computations, entry
+
+
+def _instruction(is_root: bool, name: str, text: str) -> Instruction:
+    kind, rest = _split_type(text)
+    opcode, _, rest = rest.partition("(")
+    end = _closing(rest, 1)
+    arguments, attributes = rest[:end], rest[end + 1 :]
+    operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
+    return Instruction(
+        name, opcode.strip(), _shapes(kind), operands, arguments, attributes, is_root
+    )
+
+
+def _split_type(text: str) -> tuple[str, str]:
+    if text.startswith("("):
+        end = _closing(text[1:], 1) + 2
+        return text[:end], text[end:].lstrip()
+    kind, _, rest = text.partition(" ")
+    return kind, rest
+
+
+def _closing(text: str, depth: int) -> int:
+    """Where the parenthesis closes that was open at the start."""
+    for index, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if not depth:
+            return index
+    return len(text)
+
+
+def _shapes(kind: str) -> tuple[Shape, ...]:
+    found = []
+    for name, sizes, layout in _ARRAY.findall(kind):
+        space = re.search(r"S\((\d+)\)", layout)
+        found.append(
+            Shape(
+                name,
+                tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size),
+                space is None or space[1] == "0",
+            )
+        )
+    return tuple(found)

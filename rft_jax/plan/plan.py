@@ -1,0 +1,209 @@
+"""A plan: bytes on each device, seconds of a step and collectives, for one slice and mesh."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax.sharding import AbstractMesh, Mesh
+
+from rft_jax.config import Config, MeshConfig, ReinforceStage, validate
+from rft_jax.errors import InputError
+from rft_jax.models import check_partition
+from rft_jax.parallel import LEARNER_RULES, check_batch, make_mesh
+from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
+from rft_jax.plan.ahead import Part, compile_rollout, compile_update, make_program, tpu_devices
+from rft_jax.plan.chips import Topology
+from rft_jax.plan.estimate import estimate
+from rft_jax.plan.hlo import Cost
+from rft_jax.plan.memory import Kept, kept_bytes
+from rft_jax.plan.roofline import loop_seconds
+from rft_jax.plan.shapes import model_shape
+from rft_jax.step import Program
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step takes of a slice. Bytes, FLOPs and seconds are those of one device.
+
+    Attributes:
+        topology: The slice.
+        mesh: Sizes of its axes.
+        micro_batches: Of the update.
+        kept: Bytes that follow from shapes and shardings.
+        rollout_bytes: Temporary bytes of the rollout, its weights and cache among them.
+        update_bytes: Temporary bytes of the update, its gradient and activations among them.
+        activation_bytes: Of them, what layers keep for their gradient.
+        rollout_seconds, update_seconds: Estimated.
+        rollout_cost, update_cost: What the two do.
+        completion_tokens: Of all completions at full length.
+        compile_seconds: By part; empty for a closed-form estimate.
+    """
+
+    topology: Topology
+    mesh: MeshConfig
+    micro_batches: int
+    kept: Kept
+    rollout_bytes: float
+    update_bytes: float
+    activation_bytes: float
+    rollout_seconds: float
+    update_seconds: float
+    rollout_cost: Cost
+    update_cost: Cost
+    completion_tokens: int
+    compile_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def peak_bytes(self) -> float:
+        """The most that a device holds at once."""
+        return self.kept.state + max(self.rollout_bytes, self.update_bytes)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device has that much."""
+        return self.peak_bytes <= self.topology.device_hbm_bytes
+
+    @property
+    def step_seconds(self) -> float:
+        """Estimated."""
+        return self.rollout_seconds + self.update_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as `rft plan` prints it."""
+        kept = self.kept
+        update_rest = self.update_bytes - kept.gradient - self.activation_bytes
+        rollout_rest = self.rollout_bytes - kept.rollout_weights - kept.cache
+        return {
+            "topology": self.topology.name,
+            "chips": self.topology.chips,
+            "mesh": {axis: getattr(self.mesh, axis) for axis in MESH_AXES},
+            "micro_batches": self.micro_batches,
+            "compiled": bool(self.compile_seconds),
+            "fits": self.fits,
+            "device_bytes": round(self.topology.device_hbm_bytes),
+            "peak_bytes": round(self.peak_bytes),
+            "bytes": {
+                "weights": round(kept.weights),
+                "reference": round(kept.reference),
+                "optimizer": round(kept.optimizer),
+                "rollout": {
+                    "weights": round(kept.rollout_weights),
+                    "kv_cache": round(kept.cache),
+                    "temporaries": round(rollout_rest),
+                },
+                "update": {
+                    "gradient": round(kept.gradient),
+                    "activations": round(self.activation_bytes),
+                    "temporaries": round(update_rest),
+                },
+            },
+            "estimated_step_s": round(self.step_seconds, 3),
+            "estimated_rollout_s": round(self.rollout_seconds, 3),
+            "estimated_update_s": round(self.update_seconds, 3),
+            "estimated_completion_tokens_per_s": round(self.completion_tokens / self.step_seconds),
+            "estimated_chip_s": round(self.step_seconds * self.topology.chips, 1),
+            "flops": {"rollout": self.rollout_cost.flops, "update": self.update_cost.flops},
+            "sent_bytes": {
+                "rollout": _rounded(self.rollout_cost.sent_bytes),
+                "update": _rounded(self.update_cost.sent_bytes),
+            },
+            "compile_s": {name: round(value, 1) for name, value in self.compile_seconds.items()},
+        }
+
+
+def plan_stage(config: Config) -> ReinforceStage:
+    """The stage that is planned: the run's last reinforcement.
+
+    Raises:
+        InputError: there is none.
+    """
+    validate(config)
+    stages = [stage for stage in config.stages if isinstance(stage, ReinforceStage)]
+    if not stages:
+        raise InputError(
+            f"{config.name}: has no stage of reinforcement to plan; add a ReinforceStage"
+        )
+    return stages[-1]
+
+
+def estimate_plan(config: Config, topology: Topology) -> Plan:
+    """A plan in closed form, without compilation.
+
+    Raises:
+        InputError: the mesh fits neither slice, batch nor model.
+    """
+    program = abstract_program(config, topology)
+    return estimate_program(program, topology, kept_bytes(program))
+
+
+def compile_plan(config: Config, topology: Topology) -> Plan:
+    """A plan out of programs that are compiled for the slice.
+
+    Raises:
+        InputError: as `estimate_plan` and `tpu_devices`.
+    """
+    closed = estimate_plan(config, topology)
+    program = _program(config, make_mesh(closed.mesh, tpu_devices(topology)))
+    parts = {part.name: part for part in (compile_rollout(program), compile_update(program))}
+    for part in parts.values():
+        closed = _with_part(closed, part)
+    return closed
+
+
+def abstract_program(config: Config, topology: Topology) -> Program:
+    """The step over a mesh without devices.
+
+    Raises:
+        InputError: as `estimate_plan`.
+    """
+    return _program(config, AbstractMesh(mesh_shape(config.mesh, topology.devices), MESH_AXES))
+
+
+def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
+    """A plan in closed form.
+
+    Args:
+        kept: From `kept_bytes`, which do not depend on the number of micro-batches.
+    """
+    stage = program.stage
+    rollout = stage.rollout
+    return Plan(
+        topology=topology,
+        mesh=MeshConfig(**program.mesh.shape),
+        micro_batches=stage.policy_loss.micro_batches,
+        kept=kept,
+        completion_tokens=stage.batch_size * rollout.group_size * rollout.completion_tokens,
+        **estimate(program, kept, topology.chip)._asdict(),
+    )
+
+
+def _program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
+    stage = plan_stage(config)
+    check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
+    program = make_program(*model_shape(config, stage.model), stage, mesh)
+    check_partition(program.model, mesh, LEARNER_RULES)
+    return program
+
+
+def _with_part(plan: Plan, part: Part) -> Plan:
+    """The plan with the compiled figures of one half; those of a half that fits nowhere stay."""
+    seconds = plan.compile_seconds | {part.name: part.compile_seconds}
+    if part.temporary_bytes is None:
+        needed = part.needed_bytes - (
+            plan.kept.weights if part.name == "rollout" else plan.kept.state
+        )
+        values = {f"{part.name}_bytes": needed}
+    else:
+        cost = Cost()
+        for loop in part.loops:
+            cost.add(loop.cost, loop.trips)
+        values = {
+            f"{part.name}_bytes": part.temporary_bytes,
+            f"{part.name}_cost": cost,
+            f"{part.name}_seconds": loop_seconds(plan.topology.chip, part.loops),
+        }
+    return dataclasses.replace(plan, **values, compile_seconds=seconds)
+
+
+def _rounded(sent_bytes: dict[str, float]) -> dict[str, int]:
+    return {kind: round(sent) for kind, sent in sorted(sent_bytes.items())}

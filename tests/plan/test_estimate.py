@@ -1,0 +1,100 @@
+"""The closed form, by hand and against programs compiled for simulated devices."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import pytest
+
+from rft_jax.cli import load_config
+from rft_jax.config import MeshConfig
+from rft_jax.parallel import make_mesh
+from rft_jax.plan import compile_plan, estimate_plan, parse_topology
+from rft_jax.plan.ahead import compile_rollout, compile_update, make_program
+from rft_jax.plan.estimate import count, update_cost
+from rft_jax.plan.hlo import Cost
+
+
+@pytest.fixture(scope="module")
+def program(small):
+    mesh = make_mesh(MeshConfig(1, 4, 2), jax.devices()[:8])
+    return make_program(small.models[0], 256, small.stages[0], mesh)
+
+
+def total(part) -> Cost:
+    cost = Cost()
+    for loop in part.loops:
+        cost.add(loop.cost, loop.trips)
+    return cost
+
+
+def test_counts_by_hand(program):
+    """Width 64, 4 + 2 heads of 16, MLP of 128, two tensor-parallel devices, 2 of 8 prompts each."""
+    sizes = count(program)
+    products = 64 * 16 * 4 + 2 * 64 * 16 * 2 + 16 * 4 * 64 + 3 * 64 * 128
+    assert sizes.matrix == products / 2
+    assert sizes.layer == (products + 2 * 64) / 2
+    assert sizes.head == 256 * 64 / 2
+    assert (sizes.prompts, sizes.completions, sizes.rows) == (2 * 16, 2 * 2 * 32, 1)
+
+
+def test_the_gathers_of_an_update_by_hand(program):
+    """Two micro-batches, three passes, three quarters of bfloat16 weights from other devices."""
+    sizes = count(program)
+    weights = 2 * sizes.layer + sizes.head
+    sent = update_cost(program, sizes).sent_bytes
+    assert sent["all-gather"] == 2 * 3 * 2 * weights * 3 / 4
+    assert sent["reduce-scatter"] == 2 * 4 * weights * 3 / 4
+
+
+def test_the_arithmetic_is_that_of_the_compiled_halves(program, small):
+    closed = estimate_plan(
+        dataclasses.replace(small, mesh=MeshConfig(1, 4, 2)), parse_topology("v5e:2x4")
+    )
+    update, rollout = total(compile_update(program)), total(compile_rollout(program))
+    assert closed.update_cost.flops == pytest.approx(update.flops, rel=0.1)
+    assert closed.rollout_cost.flops == pytest.approx(rollout.flops, rel=0.25)
+    assert update.sent > 0 and rollout.sent > 0
+
+
+def test_more_micro_batches_need_fewer_bytes(small):
+    def peak(parts):
+        stage = small.stages[0]
+        loss = dataclasses.replace(stage.policy_loss, micro_batches=parts)
+        config = dataclasses.replace(
+            small, stages=(dataclasses.replace(stage, policy_loss=loss),), mesh=MeshConfig(2, 1, 1)
+        )
+        return estimate_plan(config, dataclasses.replace(parse_topology("v5e:2x2"), shape=(1, 2)))
+
+    assert peak(4).update_bytes < peak(2).update_bytes
+    assert peak(4).kept == peak(2).kept
+
+
+CONFIGS = {  # model, slice and mesh
+    "qwen3-0.6b": ("v5e:2x2", MeshConfig(1, 4, 1)),
+    "qwen3-4b": ("v5e:4x4", MeshConfig(1, 8, 2)),
+    "qwen3-8b": ("v5e:4x4", MeshConfig(1, 4, 4)),
+    "qwen3-8b-v5p": ("v5p:2x2x2", MeshConfig(1, 8, 1)),
+    "llama-3-70b": ("v5p:4x4x4", MeshConfig(1, 8, 8)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs a TPU's compiler, the extra `tpu`"
+)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_closed_form_is_within_a_tenth_of_the_compiled_bytes(name):
+    topology, mesh = CONFIGS[name]
+    config = load_config(f"experiments/plans.py:{name.removesuffix('-v5p')}", {})
+    config = dataclasses.replace(config, mesh=mesh)
+    closed = estimate_plan(config, parse_topology(topology))
+    found = compile_plan(config, parse_topology(topology))
+    assert closed.peak_bytes == pytest.approx(found.peak_bytes, rel=0.1)
+
+
+def test_kept_bytes_are_part_of_both_halves(small):
+    config = dataclasses.replace(small, mesh=MeshConfig(1, 4, 2))
+    plan = estimate_plan(config, parse_topology("v5e:2x4"))
+    assert plan.rollout_bytes > plan.kept.rollout_weights + plan.kept.cache
+    assert plan.update_bytes > plan.kept.gradient + plan.activation_bytes

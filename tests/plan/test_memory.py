@@ -1,0 +1,71 @@
+"""Bytes that follow from shapes and shardings, against arrays and compiled programs."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from rft_jax.config import MeshConfig
+from rft_jax.learn.optimizer import init_state
+from rft_jax.parallel import make_mesh
+from rft_jax.plan.ahead import abstract_state, make_program
+from rft_jax.plan.chips import parse_topology
+from rft_jax.plan.memory import kept_bytes
+from rft_jax.plan.plan import abstract_program
+from rft_jax.step import rollout_params, train_shardings
+
+MESH = MeshConfig(2, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def program(small):
+    mesh = make_mesh(MESH, jax.devices()[:8])
+    return make_program(small.models[0], 256, small.stages[0], mesh)
+
+
+def held(tree) -> int:
+    """Bytes of arrays on the first device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def test_state_and_rollouts_weights_are_those_of_arrays(program):
+    params = program.model.init(jax.random.key(0))
+    state = jax.device_put(init_state(params, program.optimizer, 0), train_shardings(program))
+    kept = kept_bytes(program)
+    assert kept.weights == kept.gradient == held(state.params)
+    assert kept.optimizer == held(state.opt_state)
+    assert kept.reference == 0
+    copy = jax.jit(lambda params: rollout_params(program, params))(state.params)
+    assert kept.rollout_weights == held(copy)
+
+
+def test_the_cache_by_hand(program):
+    """2 layers x 8 prompts x (16 + 2 x 32 tokens) x 2 heads x 16, keys and values, 2 bytes."""
+    assert kept_bytes(program).cache == 2 * 8 * (16 + 2 * 32) * 2 * 16 * 2 * 2 / 8
+
+
+def test_eight_bits_halve_cache_and_most_weights(program):
+    rollout = dataclasses.replace(program.stage.rollout, int8_cache=True, int8_weights=True)
+    loss = dataclasses.replace(program.stage.policy_loss, importance="tis")
+    stage = dataclasses.replace(program.stage, rollout=rollout, policy_loss=loss)
+    plain, eight = kept_bytes(program), kept_bytes(dataclasses.replace(program, stage=stage))
+    assert plain.cache / 2 < eight.cache < plain.cache
+    assert plain.rollout_weights / 2 < eight.rollout_weights < plain.rollout_weights
+    assert eight.state == plain.state
+
+
+def test_a_mesh_without_devices_counts_the_same(program, small):
+    abstract = abstract_program(dataclasses.replace(small, mesh=MESH), parse_topology("v5e:2x4"))
+    assert kept_bytes(abstract) == kept_bytes(program)
+
+
+def test_a_reference_policy_is_another_copy(program):
+    loss = dataclasses.replace(program.stage.policy_loss, kl_coefficient=0.1)
+    stage = dataclasses.replace(program.stage, policy_loss=loss)
+    kept = kept_bytes(dataclasses.replace(program, stage=stage))
+    assert kept.reference == kept.weights
+
+
+def test_nothing_is_allocated(program):
+    leaves = jax.tree.leaves(abstract_state(program))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
