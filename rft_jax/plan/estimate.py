@@ -20,9 +20,10 @@ from rft_jax.plan.memory import Kept
 from rft_jax.plan.roofline import seconds
 from rft_jax.step import Program
 
-# Arrays of the size of attention's scores, of the MLP's hidden layer and of a chunk of logits that
-# are alive together in the backward pass of a layer, or of the vocabulary.
-SCORES, HIDDEN, LOGITS = 2, 6, 4
+# Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
+# of the MLP's hidden layer, of the residual stream; and of a chunk of logits in that of the
+# vocabulary's projection.
+SCORES, HIDDEN, STREAM, LOGITS = 3, 6, 8, 4
 
 
 class Estimate(NamedTuple):
@@ -121,33 +122,47 @@ def activation_bytes(program: Program, sizes: Sizes) -> float:
 
 
 def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float) -> float:
-    """Temporary bytes of the update: gradient, the weights as they are multiplied, activations and
-    the larger working set, of a layer or of a chunk of logits."""
+    """Temporary bytes of the update, at the worst of three moments of its backward pass: at the
+    logits, in the completions' layers, in the prompts' layers.
+
+    All hold the sum of gradients, if there are several micro-batches, the weights as they are
+    multiplied, and the head, gathered. Both passes through the layers have a gradient each.
+    """
     c, stage = program.model.config, program.stage
-    item = program.model.dtype.itemsize
-    tensor, loss = program.mesh.shape["tensor"], stage.policy_loss
+    item, loss = program.model.dtype.itemsize, stage.policy_loss
+    tensor, T = program.mesh.shape["tensor"], stage.rollout.completion_tokens
     rows = sizes.rows * stage.rollout.group_size
-    gradients = kept.gradient * (2 if loss.micro_batches > 1 or loss.pack_rows else 1)
-    cast = kept.weights * item / 4 if c.lora is None else 0.0
-    gathered = item * 2 * sizes.layer
-    hidden = rows * stage.rollout.completion_tokens * max(1, c.experts_per_token) * c.mlp_width
-    layer = 4 * SCORES * _score_elements(program, sizes) + item * HIDDEN * hidden / tensor
-    chunk = min(loss.logit_chunk, stage.rollout.completion_tokens)
-    logits = 4 * LOGITS * rows * chunk * program.model.vocab_size / tensor
-    return gradients + cast + activations + max(gathered + layer, item * sizes.head + logits)
+    trained = c.lora is None
+    cast = kept.weights * item / 4 if trained else 0.0
+    head = item * sizes.head if trained else 0.0
+    common = kept.gradient * (loss.micro_batches > 1 or loss.pack_rows > 0) + cast + head
+    vocabulary = 4 * LOGITS * rows * min(loss.logit_chunk, T) * program.model.vocab_size / tensor
+    hidden = HIDDEN * max(1, c.experts_per_token) * c.mlp_width / tensor
+    stream = rows * T * item * (hidden + STREAM * c.width)
+    layer = 2 * item * sizes.layer + 4 * SCORES * _score_elements(program, sizes) + stream
+    prompts = (
+        activations
+        * stage.rollout.prompt_tokens
+        / (stage.rollout.prompt_tokens + stage.rollout.group_size * T)
+    )
+    return common + max(
+        activations + 4 * sizes.head * trained + vocabulary,
+        activations + kept.gradient + layer,
+        prompts + 2 * kept.gradient + 2 * item * sizes.layer,
+    )
 
 
 def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     """Temporary bytes of the rollout: its weights and cache, and the prefill's working set."""
     stage, item = program.stage, program.model.dtype.itemsize
-    tensor = program.mesh.shape["tensor"]
-    parts = batch_parts(program.mesh)
-    prompts = stage.batch_size / parts
+    c, tensor = program.model.config, program.mesh.shape["tensor"]
+    rows = stage.batch_size / batch_parts(program.mesh)
     P, G = stage.rollout.prompt_tokens, stage.rollout.group_size
-    scores = 4 * prompts * program.model.config.heads / tensor * P * P
-    logits = 4 * prompts * G * program.model.vocab_size
-    hidden = item * prompts * P * program.model.config.mlp_width / tensor
-    return kept.rollout_weights + kept.cache + max(scores + 2 * hidden, 2 * logits)
+    prefix = 2 * item * c.layers * rows * c.kv_heads / tensor * P * c.head_dim
+    scores = 4 * rows * c.heads / tensor * P * P
+    hidden = item * rows * P * (2 * c.mlp_width / tensor + 4 * c.width)
+    logits = 4 * rows * G * program.model.vocab_size
+    return kept.rollout_weights + kept.cache + prefix + max(2 * scores + hidden, 3 * logits)
 
 
 def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost, int]:
