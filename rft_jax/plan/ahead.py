@@ -41,15 +41,14 @@ class Part:
 
     Attributes:
         name: `rollout` or `update`.
-        temporary_bytes: What it needs besides its arguments; None: it fits no device.
-        needed_bytes: All that the compiler wanted where that did not fit.
-        loops: What it does, from `hlo.Program.loops`.
+        temporary_bytes: What it needs besides its arguments.
+        loops: What it does, from `hlo.Program.loops`; empty if the compiler refused it for its
+            temporary bytes alone.
         compile_seconds: Of this machine.
     """
 
     name: str
-    temporary_bytes: float | None
-    needed_bytes: float | None
+    temporary_bytes: float
     loops: tuple[Loop, ...]
     compile_seconds: float
 
@@ -203,18 +202,21 @@ def _compile(
     try:
         compiled = jax.jit(named, **options).lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = re.search(r"Used ([\d.]+)([KMG]) of", str(error))
-        if needed is None:
+        if (needed := _refused_bytes(str(error))) is None:
             raise
-        scale = {"K": 2**10, "M": 2**20, "G": GIB}[needed[2]]
-        seconds = time.perf_counter() - began
-        return Part(name, None, float(needed[1]) * scale, (), seconds)
+        return Part(name, needed, (), time.perf_counter() - began)
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     # Not `temp_size_in_bytes`, which counts more than is ever alive at once.
     temporary = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
     loops = CompiledProgram(compiled.as_text()).loops(_packed_trips(program))
-    return Part(name, temporary, None, tuple(loops), seconds)
+    return Part(name, temporary, tuple(loops), seconds)
+
+
+def _refused_bytes(message: str) -> float | None:
+    """The temporary bytes for which the compiler refused a program; None: it had other reasons."""
+    found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM", message)
+    return float(found[1]) * {"K": 2**10, "M": 2**20, "G": GIB}[found[2]] if found else None
 
 
 def _packed_trips(program: Program) -> int:

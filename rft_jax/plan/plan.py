@@ -186,22 +186,15 @@ def _program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
 
 
 def _with_part(plan: Plan, part: Part) -> Plan:
-    """The plan with the compiled figures of one half; those of a half that fits nowhere stay."""
+    """The plan with one half's compiled figures, or the bytes alone of one that was refused."""
     seconds = plan.compile_seconds | {part.name: part.compile_seconds}
-    if part.temporary_bytes is None:
-        needed = part.needed_bytes - (
-            plan.kept.weights if part.name == "rollout" else plan.kept.state
-        )
-        values = {f"{part.name}_bytes": needed}
-    else:
+    values: dict[str, Any] = {f"{part.name}_bytes": part.temporary_bytes}
+    if part.loops:
         cost = Cost()
         for loop in part.loops:
             cost.add(loop.cost, loop.trips)
-        values = {
-            f"{part.name}_bytes": part.temporary_bytes,
-            f"{part.name}_cost": cost,
-            f"{part.name}_seconds": loop_seconds(plan.topology.chip, part.loops),
-        }
+        values[f"{part.name}_cost"] = cost
+        values[f"{part.name}_seconds"] = loop_seconds(plan.topology.chip, part.loops)
     return dataclasses.replace(plan, **values, compile_seconds=seconds)
 
 
