@@ -25,6 +25,11 @@ from rft_jax.step import Program
 # vocabulary's projection.
 SCORES, HIDDEN, STREAM, LOGITS = 3, 6, 8, 4
 
+# How often HBM is crossed, as counted in compiled programs: by a layer's part of the cache in a
+# decoded token (sliced out, laid out anew, read), and in the update, with a recomputed forward
+# pass, by an array of attention's scores and by one of the residual stream.
+CACHE_TRAFFIC, SCORE_TRAFFIC, STREAM_TRAFFIC = 2.5, 20, 40
+
 
 class Estimate(NamedTuple):
     """As `Plan` has them."""
@@ -184,7 +189,7 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     )
     decode = Cost(
         flops=2 * rows * (c.layers * sizes.matrix + sizes.head),
-        hbm_bytes=kept.rollout_weights + kept.cache,
+        hbm_bytes=kept.rollout_weights + CACHE_TRAFFIC * kept.cache,
         sent_bytes=_sent(
             {
                 "all-reduce": 4 * c.layers * rows * c.width * item * between,
@@ -207,9 +212,13 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
     products = 2 * (c.layers * sizes.matrix * tokens + sizes.head * sizes.completions)
     weights = c.layers * sizes.layer + sizes.head
     trained = weights if c.lora is None else 0.0
+    scores = SCORE_TRAFFIC * 4 * parts * _score_elements(program, sizes)
+    stream = STREAM_TRAFFIC * item * tokens * c.width
     return Cost(
         flops=passes * (products + attention),
-        hbm_bytes=parts * item * weights * passes + 10 * 4 * trained / fsdp,
+        hbm_bytes=parts * item * weights * passes
+        + 10 * 4 * trained / fsdp
+        + c.layers * (scores + stream),
         sent_bytes=_sent(
             {
                 "all-gather": parts * (passes - 1) * item * weights * (fsdp - 1) / fsdp,

@@ -1,5 +1,6 @@
 """Bytes on each device, counted from shapes and shardings: what a step keeps, and why."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ def device_bytes(tree: Any) -> float:
     )
 
 
+@functools.cache
 def kept_bytes(program: Program) -> Kept:
     """What a step keeps on each device."""
     state = abstract_state(program)

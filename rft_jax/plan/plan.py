@@ -1,12 +1,13 @@
 """A plan: bytes on each device, seconds of a step and collectives, for one slice and mesh."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from rft_jax.config import Config, MeshConfig, ReinforceStage, validate
+from rft_jax.config import Config, MeshConfig, ModelConfig, ReinforceStage, validate
 from rft_jax.errors import InputError
 from rft_jax.models import check_partition
 from rft_jax.parallel import LEARNER_RULES, check_batch, make_mesh
@@ -143,7 +144,9 @@ def compile_plan(config: Config, topology: Topology) -> Plan:
         InputError: as `estimate_plan` and `tpu_devices`.
     """
     closed = estimate_plan(config, topology)
-    program = _program(config, make_mesh(closed.mesh, tpu_devices(topology)))
+    stage = plan_stage(config)
+    mesh = make_mesh(closed.mesh, tpu_devices(topology))
+    program = _program(*model_shape(config, stage.model), stage, mesh)
     parts = {part.name: part for part in (compile_rollout(program), compile_update(program))}
     for part in parts.values():
         closed = _with_part(closed, part)
@@ -156,7 +159,15 @@ def abstract_program(config: Config, topology: Topology) -> Program:
     Raises:
         InputError: as `estimate_plan`.
     """
-    return _program(config, AbstractMesh(mesh_shape(config.mesh, topology.devices), MESH_AXES))
+    stage, sizes = plan_stage(config), mesh_shape(config.mesh, topology.devices)
+    return _abstract_program(*model_shape(config, stage.model), stage, sizes)
+
+
+@functools.cache  # a search asks for the same mesh on slices of several generations
+def _abstract_program(
+    model: ModelConfig, vocab_size: int, stage: ReinforceStage, sizes: tuple[int, ...]
+) -> Program:
+    return _program(model, vocab_size, stage, AbstractMesh(sizes, MESH_AXES))
 
 
 def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
@@ -177,10 +188,11 @@ def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
     )
 
 
-def _program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
-    stage = plan_stage(config)
+def _program(
+    model: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh | AbstractMesh
+) -> Program:
     check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
-    program = make_program(*model_shape(config, stage.model), stage, mesh)
+    program = make_program(model, vocab_size, stage, mesh)
     check_partition(program.model, mesh, LEARNER_RULES)
     return program
 
