@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 
 import jax
 import pytest
@@ -81,11 +82,11 @@ CONFIGS = {  # slice, mesh and micro-batches
 
 @pytest.fixture
 def all_optimizations():
-    """What tests otherwise do without, to compile fast."""
-    before = jax.config.jax_disable_most_optimizations
+    """What tests otherwise do without, to compile fast; see tests/conftest.py."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    without = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    jax.config.update("jax_disable_most_optimizations", without)
 
 
 @pytest.mark.slow
