@@ -7,12 +7,15 @@
 The archive is that of `rare_disease.py`; `jsonl` takes files of your own as `jsonl.py` does, and as
 it stands decides the claims. Gemma and Llama are gated: accept their licence and `hf auth login`.
 
-Hardware: a v5litepod-4 slice, four TPU v5e chips of 16 GB. Memory that the compiler plans on each
-chip for a step of `jsonl`, its grader left out (ahead of time for v5e:2x2, jax 0.10.2, libtpu
-0.0.52, 2026-11-23); the others were not compiled yet, and none was run on a TPU:
+Hardware: a v5litepod-4 slice, four TPU v5e chips of 16 GB. None was run on a TPU yet. Arguments and
+temporaries of a step on each chip, its grader left out, as the compiler plans them ahead of time
+(v5e:2x2, jax 0.10.2, libtpu 0.0.52, 2026-11-23; `rft plan` compiles for other slices and settings):
 
-    qwen3-0.6b      6.3 GB, of which 1.8 GB weights and optimiser (the supervised step: 3.5 GB)
-    qwen3-4b-lora  10.7 GB, of which 2.2 GB weights, adapters and optimiser
+                    jsonl      rare_disease
+    qwen3-0.6b      6.3 GB      6.4 GB
+    qwen3-4b-lora  10.7 GB     11.3 GB
+    gemma-3-1b      8.5 GB      8.6 GB
+    llama-3.2-1b    9.7 GB      9.9 GB
 """
 
 from pathlib import Path

@@ -14,6 +14,7 @@ from rft_jax.config import (
     EvaluateStage,
     ModelConfig,
     OptimizerConfig,
+    PolicyLossConfig,
     ReinforceStage,
     RolloutConfig,
     SupervisedStage,
@@ -58,6 +59,7 @@ def get_config(seed: int = 0) -> Config:
                 steps=100,
                 batch_size=16,
                 rollout=ROLLOUT,
+                policy_loss=PolicyLossConfig(kl_coefficient=0.1),  # or thoughts turn to gene names
                 optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
                 eval_interval=25,
             ),
