@@ -280,6 +280,9 @@ class ReinforceStage:
     checkpoint_interval: int = 20
     samples_interval: int = 10  # steps between dumps of the step's samples
     host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts
+    # While the host grades a batch, sample the next from the policy before the update, which
+    # `policy_loss.importance` must correct. Interrupted, such a run goes on a little differently.
+    overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -499,11 +502,13 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
     if rollout.output_bytes < 4:
         raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")
     _validate_loss(f"{place}.policy_loss", loss)
-    if (rollout.int8_weights or rollout.int8_cache) and loss.importance == "none":
-        raise InputError(
-            f"{where}: with int8_weights or int8_cache it samples from another policy than is "
-            f"trained; set {place}.policy_loss.importance=tis"
-        )
+    if loss.importance == "none":
+        another = "samples come from another policy than is trained; set "
+        another += f"{place}.policy_loss.importance=tis"
+        if rollout.int8_weights or rollout.int8_cache:
+            raise InputError(f"{where}: with int8_weights or int8_cache {another}")
+        if stage.overlap:
+            raise InputError(f"{place}.overlap: with it {another}")
     _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
     if stage.eval_interval < 0 or stage.patience < 0:
         raise InputError(f"{place}: eval_interval and patience must be 0 (never) or more")

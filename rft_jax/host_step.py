@@ -1,7 +1,8 @@
 """The step cut in two, for graders with nodes that run on the host.
 
 While the host grades one part of the batch, the device samples the next; the update follows when
-all are graded, so that the step stays on-policy. Rewards, advantages and update are those of
+all are graded, so that the step stays on-policy. With `overlap` the device then samples the batch
+of the next step, from weights that are one update old. Rewards, advantages and update are those of
 `step.learn`. On several hosts each grades its share of every part, and all learn the result.
 """
 
@@ -51,6 +52,20 @@ from rft_jax.strings import ByteString
 _MESSAGES = 3  # of what went wrong, shown per step
 
 
+class Batches(NamedTuple):
+    """The batch of a step, and the next one if it is sampled meanwhile."""
+
+    batch: Batch
+    ahead: Batch | None = None
+
+
+class _Sampled(NamedTuple):
+    """A batch in parts, sampled or being sampled."""
+
+    parts: tuple[Completed, ...]
+    texts: tuple["_Texts", ...]
+
+
 class _Texts(NamedTuple):
     """What the host's graders need of a part of the batch, whole on every device."""
 
@@ -64,7 +79,7 @@ class _Texts(NamedTuple):
 
 def make_host_step(
     program: Program, host: HostGrading, items: Items
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
+) -> Callable[[TrainState, Batches], tuple[TrainState, StepOutput]]:
     """The step, as `step.compile_step` has it, for a grader that needs the host.
 
     Args:
@@ -72,15 +87,18 @@ def make_host_step(
         items: The data set that the batches' prompt ids count in.
 
     Returns:
-        A function like the jitted step; `metrics` has besides `timing/host_wait_share`, the share
-        of the step's sampling and grading in which the device had nothing to do.
+        A function (state, batches) -> (state, output). A batch that was sampled ahead has to be the
+        next call's. `metrics` has besides `timing/host_wait_share`, the share of the step's
+        sampling and grading in which the device had nothing to do, unless it samples ahead.
     """
     state_place, batch_place = train_shardings(program), batch_sharding(program.mesh)
     per_device = program.stage.batch_size // batch_parts(program.mesh)
     chunks = math.gcd(program.stage.host_chunks, per_device)
 
-    def start(state: TrainState, batch: Batch) -> tuple[Params, list[tuple[Batch, Array]]]:
-        whole = batch, step_keys(program, state, batch)
+    def start(
+        state: TrainState, batch: Batch, ahead: Array
+    ) -> tuple[Params, list[tuple[Batch, Array]]]:
+        whole = batch, step_keys(program, state._replace(step=state.step + ahead), batch)
         size = len(batch.prompt_id_B) // chunks
         parts = [
             jax.tree.map(lambda leaf, at=at: leaf[at : at + size], whole)
@@ -99,7 +117,7 @@ def make_host_step(
         return learn(program, state, batch, completed, found, judge_params)
 
     start = jax.jit(
-        start, in_shardings=(state_place, batch_place), out_shardings=(None, batch_place)
+        start, in_shardings=(state_place, batch_place, None), out_shardings=(None, batch_place)
     )
     update = jax.jit(
         update,
@@ -108,16 +126,26 @@ def make_host_step(
         donate_argnums=1,
     )
     update = functools.partial(update, program.grader.judge_params)
-    sample = _compile_complete(program)
+    complete_part = _compile_complete(program)
+    steps_ahead = jax.device_put((np.int32(0), np.int32(1)), replicated(program.mesh))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepOutput]:
+    def sample(state: TrainState, batch: Batch, ahead: bool) -> _Sampled:
+        params, inputs = start(state, batch, steps_ahead[ahead])
+        return _Sampled(*zip(*[complete_part(params, *part) for part in inputs], strict=True))
+
+    sampled_ahead: list[_Sampled] = []
+
+    def step(state: TrainState, batches: Batches) -> tuple[TrainState, StepOutput]:
         began = time.perf_counter()
-        params, inputs = start(state, batch)
-        parts, texts = zip(*[sample(params, *part) for part in inputs], strict=True)
-        found, waited = _grade_in_turn(host, items, texts)
+        batch, ahead = batches
+        sampled = sampled_ahead.pop() if sampled_ahead else sample(state, batch, ahead=False)
+        if ahead is not None:
+            sampled_ahead.append(sample(state, ahead, ahead=True))
+        found, waited = _grade_in_turn(host, items, sampled.texts)
         share = waited / (time.perf_counter() - began)
-        state, output = update(state, batch, list(parts), _spread(found, batch_place))
-        output.metrics["timing/host_wait_share"] = np.float32(share)
+        state, output = update(state, batch, list(sampled.parts), _spread(found, batch_place))
+        if ahead is None:
+            output.metrics["timing/host_wait_share"] = np.float32(share)
         return state, output
 
     return step

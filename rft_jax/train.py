@@ -27,11 +27,11 @@ from rft_jax.config import (
     TrainingStage,
     to_json,
 )
-from rft_jax.errors import RunFailed
+from rft_jax.errors import InputError, RunFailed
 from rft_jax.evaluate import columns, evaluate_models, make_batch, make_evaluator, summarise
 from rft_jax.files import write_atomically
 from rft_jax.graders import Items
-from rft_jax.host_step import make_host_step
+from rft_jax.host_step import Batches, make_host_step
 from rft_jax.intervals import intervals
 from rft_jax.learn.optimizer import (
     BASE,
@@ -141,15 +141,29 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, began: float)
     items = run.data[stage.name]
     model, optimizer = run.model(stage), _optimizer(run, stage)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
+    if stage.overlap and not run.grader.needs_host:
+        raise InputError(
+            f"stages.{stage.name}.overlap: the grader runs on the device, so that there is nothing "
+            "to wait for; leave it off"
+        )
     seed = run.seed(stage)
     here = local_rows(batch_sharding(run.mesh), stage.batch_size)
 
     def rows_of(k: int) -> data.Batch:
         return data.batch_at(len(items.train.items), stage.batch_size, k * stage.batch_size, seed)
 
-    def batch_of(k: int) -> Batch:
+    def rows_at(k: int) -> Batch:
         rows = rows_of(k)
         return make_batch(items.train, rows.indices_B[here], rows.draw_B[here])
+
+    def batch_of(k: int) -> Batch | Batches:
+        if not run.grader.needs_host:
+            return rows_at(k)
+        # Samples ahead are in no checkpoint: there are none when one is written.
+        intervals = stage.eval_interval, stage.checkpoint_interval
+        saves = any(_due(k + 1, stage, interval) for interval in intervals)
+        ahead = stage.overlap and not saves and k + 1 < stage.steps
+        return Batches(rows_at(k), rows_at(k + 1) if ahead else None)
 
     def describe(output: StepOutput, k: int) -> dict[str, Any]:
         if k % stage.samples_interval == 0 or k == stage.steps:

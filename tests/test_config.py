@@ -243,6 +243,7 @@ REFUSED = {
     "stages.rft.eval_samples: must be at least 1": reinforce(eval_samples=0),
     "stages.rft.samples_interval: must be at least 1": reinforce(samples_interval=0),
     "stages.rft.host_chunks: must be at least 1": reinforce(host_chunks=0),
+    "stages.rft.overlap: with it samples come from another policy": reinforce(overlap=True),
     "stages.rft: eval_interval and patience must be 0": reinforce(eval_interval=-1),
     "stages.rft: eval_interval and patience must be": reinforce(patience=-1),
     "stages.rft.patience: needs evaluations": reinforce(patience=2, eval_interval=0),

@@ -1,6 +1,7 @@
 """A run survives what happens to processes, disks and files."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -321,6 +322,28 @@ def test_a_run_goes_on_over_another_mesh(config, whole, tmp_path, capsys):
     assert "rft: going on from step 2" in capsys.readouterr().err
     ours, theirs = contents(workdir)[2], contents(whole)[2]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_run_that_samples_ahead_goes_on_from_a_checkpoint_where_it_was(config, tmp_path, capsys):
+    text, letter = "{{ sample.output_text }}", {"type": "string_check", "operation": "ilike"}
+    config = dataclasses.replace(
+        config, grader=letter | {"name": "e", "input": text, "reference": "e"}
+    )
+    more = {"overlap": "True", "policy_loss.importance": "tis", "checkpoint_interval": "3"}
+    more |= {"steps": "6", "eval_interval": "0"}
+    config = apply_overrides(config, {f"stages.rft.{k}": v for k, v in more.items()})
+    with pytest.raises(InputError, match="the grader runs on the device"):
+        train(config, tmp_path / "device")
+    config = apply_overrides(config, {"placement": "host"})
+    train(config, tmp_path / "ahead")
+    rows = read_metrics(tmp_path / "ahead" / "rft" / "metrics.jsonl")
+    assert all(row["train_gradient_norm"] > 0 for row in rows)
+    workdir = Path(shutil.copytree(tmp_path / "ahead", tmp_path / "again"))
+    shutil.rmtree(workdir / "rft" / "checkpoints" / "6")
+    train(config, workdir)
+    assert "rft: going on from step 3" in capsys.readouterr().err
+    assert_same(workdir, tmp_path / "ahead")
 
 
 def test_training_ends_early_without_progress(config, tmp_path):

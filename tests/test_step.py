@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -20,7 +21,7 @@ from rft_jax.config import (
 from rft_jax.data import batch_at, encode_prompts
 from rft_jax.evaluate import make_batch
 from rft_jax.graders import Items, build_grader, load_grader
-from rft_jax.host_step import make_host_sampler, make_host_step
+from rft_jax.host_step import Batches, make_host_sampler, make_host_step
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import batch_sharding, make_mesh
@@ -361,7 +362,7 @@ def test_grading_on_the_host_changes_nothing(
         step, state = make_host_step(program, host, rows), start(program)
         for k, expected in enumerate(reference_run[1]):
             with jax.transfer_guard("disallow"):
-                state, output = step(state, batch_of(program, items, k))
+                state, output = step(state, Batches(batch_of(program, items, k)))
             output = jax.device_get(output)
             np.testing.assert_array_equal(
                 output.samples.completed.rollout.tokens_BGT,
@@ -373,6 +374,40 @@ def test_grading_on_the_host_changes_nothing(
             assert 0 <= output.metrics.pop("timing/host_wait_share") <= 1
             assert set(output.metrics) == set(expected.metrics)
     assert_moved_alike(jax.device_get(state), reference_run[0], tokenizer, host_grader)
+
+
+def test_samples_ahead_are_those_of_the_policy_before_the_update(
+    tokenizer, host_grader, items, reference_run
+):
+    """With updates of nothing they are the same; else they are those of the weights one step old,
+    on the noise of their own step, and the importance weights see it."""
+    loss = PolicyLossConfig(importance="tis", logit_chunk=5)
+    settings = {"overlap": True, "policy_loss": loss}
+    program = make(tokenizer, host_grader, **settings)
+    batches = [batch_of(program, items, k) for k in range(3)]
+
+    def overlapped(program):
+        with host_grader.open_host() as host:
+            step = make_host_step(program, host, Items(items.items, items.source))
+            state, outputs = start(program), []
+            for batch, ahead in itertools.pairwise([*batches, None]):
+                with jax.transfer_guard("disallow"):
+                    state, output = step(state, Batches(batch, ahead))
+                outputs.append(jax.device_get(output))
+        return state, outputs
+
+    def tokens(output):
+        return output.samples.completed.rollout.tokens_BGT
+
+    still = make(tokenizer, host_grader, optimizer=optax.set_to_zero(), **settings)
+    device = make(tokenizer, build_grader(load_grader(GRADER)), optimizer=optax.set_to_zero())
+    for ours, expected in zip(overlapped(still)[1], run(device, items, 3)[1], strict=True):
+        np.testing.assert_array_equal(tokens(ours), tokens(expected))
+    _, outputs = overlapped(program)
+    np.testing.assert_array_equal(tokens(outputs[0]), tokens(reference_run[1][0]))
+    before_update = run(device, items, 2)[1][1]
+    np.testing.assert_array_equal(tokens(outputs[1]), tokens(before_update))
+    assert outputs[0].metrics["logprob_gap"] < 1e-5 < 1e-3 < outputs[1].metrics["logprob_gap"]
 
 
 class Noted:
