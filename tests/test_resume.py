@@ -346,6 +346,7 @@ def test_a_run_that_samples_ahead_goes_on_from_a_checkpoint_where_it_was(config,
     assert_same(workdir, tmp_path / "ahead")
 
 
+@pytest.mark.slow
 def test_training_ends_early_without_progress(config, tmp_path):
     more = {"stages.rft.steps": "40", "stages.rft.patience": "1", "stages.rft.eval_interval": "1"}
     more |= {"stages.rft.optimizer.learning_rate": "1e-12"}  # nothing can get better

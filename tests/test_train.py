@@ -123,14 +123,8 @@ class Killed(BaseException):
     """Stands for a signal that ends the process."""
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [
-        pytest.param("sft", 7, marks=pytest.mark.slow),
-        pytest.param("rft", 1, marks=pytest.mark.slow),
-        ("rft", 3),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "step"), [("sft", 7), ("rft", 1), ("rft", 3)])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     stage, step, config, finished, tmp_path, monkeypatch
 ):
