@@ -63,3 +63,9 @@ def metrics_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The metrics of a comparison, in the order in which the models have them."""
     names = dict.fromkeys(name for row in models.values() for name in row)
     return [name for name in names if name != INTERVALS]
+
+
+def main_metric(evaluation: Mapping[str, Any]) -> str:
+    """The metric by which the models of a comparison are told apart first."""
+    found = list(dict.fromkeys(pair["metric"] for pair in evaluation.get("paired", [])))
+    return next((name for name in ("top1", "reward_mean") if name in found), (found or [""])[0])

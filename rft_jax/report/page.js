@@ -323,18 +323,32 @@
 
   function differences(pairs) {
     if (!pairs.length) return null;
+    const metrics = [...new Set(pairs.map((pair) => pair.metric))];
+    const first = [...RATES, "reward_mean"].find((metric) => metrics.includes(metric)) || metrics[0];
+    const rows = element("div", {});
+    const show = (metric) => rows.replaceChildren(...forest(pairs.filter((pair) => pair.metric === metric)));
+    const choice = element("select", { "aria-label": "Metric of the differences", onchange: (event) => show(event.target.value) },
+      metrics.map((metric) => element("option", { value: metric }, words(metric))));
+    choice.value = first;
+    show(first);
+    return element("div", { class: "panel" }, element("h4", {}, "Paired differences, with intervals"),
+      element("p", { class: "legend" }, choice, "Right of the dotted line the first one has more; green is better."), rows);
+  }
+
+  function forest(pairs) {
     const reach = Math.max(...pairs.flatMap((pair) => [Math.abs(pair.low), Math.abs(pair.high)]), 1e-9);
     const x = (value) => `${50 + 49 * value / reach}%`;
-    return element("div", { class: "panel" }, element("h4", {}, "Paired differences, with intervals"),
-      element("p", { class: "legend" }, "Right of the dotted line the first one is better."), pairs.map((pair) => {
-      const kind = pair.low > 0 ? "above" : pair.high < 0 ? "below" : "open";
+    return pairs.map((pair) => {
+      const sign = pair.low > 0 ? 1 : pair.high < 0 ? -1 : 0;
+      const better = neither(pair.metric) ? 0 : lowerIsBetter(pair.metric) ? -sign : sign;
+      const kind = better > 0 ? "above" : better < 0 ? "below" : "open";
       return element("div", { class: "difference" },
-        element("span", {}, `${modelName(pair.a)} − ${modelName(pair.b)}, ${words(pair.metric)}`),
+        element("span", {}, `${modelName(pair.a)} − ${modelName(pair.b)}`),
         element("span", { class: "number" }, `${signed(pair.difference, 3)}  [${signed(pair.low, 3)}, ${signed(pair.high, 3)}]`),
         shape("svg", { "aria-hidden": "true" }, shape("line", { class: "axis", x1: "50%", x2: "50%", y1: 0, y2: 14 }),
           shape("g", { class: kind }, shape("line", { class: "interval", x1: x(pair.low), x2: x(pair.high), y1: 7, y2: 7 }),
             shape("circle", { cx: x(pair.difference), cy: 7, r: 4 }))));
-    }));
+    });
   }
 
   // ---- samples --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rft_jax.errors import InputError
 from rft_jax.report.charts import always_zero, arrange, facts, trend
-from rft_jax.report.comparison import INTERVALS, metrics_of
+from rft_jax.report.comparison import INTERVALS, main_metric, metrics_of
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
 
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
@@ -151,7 +151,8 @@ def _comparison(name: str, evaluation: dict[str, Any]) -> Group:
             visible(metric), *(_cell(row, metric, with_intervals) for row in models.values())
         )
     pairs = Table.grid(padding=(0, 2))
-    for pair in evaluation.get("paired", []):
+    main = main_metric(evaluation)
+    for pair in [pair for pair in evaluation.get("paired", []) if pair["metric"] == main]:
         pairs.add_row(
             visible(f"{pair['a']} - {pair['b']}, {pair['metric']}"),
             Text(f"{pair['difference']:+.3f}", "bold"),

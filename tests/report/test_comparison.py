@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from rft_jax.report import compare, show_comparison, write_comparison
+from rft_jax.report.comparison import main_metric
 
 
 def line(model, reward, **more):
@@ -47,6 +48,16 @@ def test_the_table_has_models_side_by_side_with_intervals(lines):
     assert ["metric", "sft", "rft"] in rows
     assert ["reward_mean", "0", "[-0.1,", "0.1]", "0.25", "[0.15,", "0.35]"] in rows
     assert "rft - sft, reward_mean" in stream.getvalue()
+
+
+def test_models_are_told_apart_by_one_metric_on_a_terminal(lines):
+    other = lines[-1] | {"metric": "mean_list_length"}
+    evaluation = compare([*lines[:2], other, *lines[2:]], ["sft", "rft"])
+    assert main_metric(evaluation) == "reward_mean"
+    stream = io.StringIO()
+    show_comparison("valid.jsonl", evaluation, Console(file=stream))
+    assert "rft - sft, reward_mean" in stream.getvalue()
+    assert "rft - sft, mean_list_length" not in stream.getvalue()
 
 
 def test_the_page_holds_the_comparison_alone(lines, tmp_path):
