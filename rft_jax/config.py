@@ -204,6 +204,10 @@ class RolloutConfig:
     effort_medium: int = 96
     effort_high: int = 192
     truncated: Literal["score", "mask", "zero"] = "score"  # what a sample without a stop earns
+    # Completions that are decoded at a time, of the whole batch; one that ends makes room for
+    # another, so that memory and time follow their mean length instead of the longest. Best a
+    # multiple of group_size / 2 on each device. 0: all at once.
+    slots: int = 0
     # Sample with weights, or with keys and values, in eight bits: less memory and traffic, and
     # another policy than the learner's, which `policy_loss.importance` must correct.
     int8_weights: bool = False
@@ -498,6 +502,11 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
         raise InputError(
             f"{where}.group_size: the baseline {loss.baseline!r} compares the samples of a prompt; "
             "use at least 2"
+        )
+    if not 0 <= 2 * rollout.slots <= stage.batch_size * rollout.group_size:
+        raise InputError(
+            f"{where}.slots: {rollout.slots} must be at most half of the "
+            f"{stage.batch_size * rollout.group_size} completions of a step; 0 decodes all at once"
         )
     if rollout.output_bytes < 4:
         raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")

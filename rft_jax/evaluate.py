@@ -400,7 +400,13 @@ def sample_model(
     config = stages[-1].rollout if stages else RolloutConfig()
     length = max_tokens or config.completion_tokens
     config = dataclasses.replace(
-        config, completion_tokens=length, temperature=temperature, top_k=0, top_p=1.0, **EXACT
+        config,
+        completion_tokens=length,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        slots=0,
+        **EXACT,
     )
     mask = logit_mask(tokenizer, min(config.thinking_tokens, max(length - 2, 0)))
     tokens = tokenizer.encode_prompt([{"role": "user", "content": prompt}])

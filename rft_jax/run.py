@@ -269,6 +269,8 @@ def _open_run(config: Config, workdir: Path) -> Run:
     mesh = make_mesh(config.mesh)
     for stage in config.training_stages:
         check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
+        if isinstance(stage, ReinforceStage):
+            check_batch(mesh, stage.rollout.slots, f"stages.{stage.name}.rollout.slots")
     stored = workdir / "config.json"
     if stored.exists():
         _check_same(stored, config)

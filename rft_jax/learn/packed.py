@@ -129,7 +129,7 @@ def packed_gradient(
 
     def run_prompts(params: Params) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
         last_BD, prefix = model.prefill(adapt(params), prompts.tokens_BP, prompts.length_B)
-        return (last_BD, prefix.k_LBKPQ, prefix.v_LBKPQ), (prefix.mask_BXP, prefix.place_P)
+        return (last_BD, prefix.k_LBKPQ, prefix.v_LBKPQ), (prefix.mask_BXYP, prefix.place_P)
 
     def scores(params: Params, prompted: Any, seen: Any, trip: Array) -> tuple[Array, Array]:
         """New log-probabilities and entropies of the trip's completions, [B, G, T]."""
@@ -149,7 +149,7 @@ def packed_gradient(
         )
         prefix = Prefix(
             *(x.reshape(x.shape[0], -1, *x.shape[3:]) for x in prefix[:2]),
-            prefix.mask_BXP.reshape(-1, *prefix.mask_BXP.shape[2:]),
+            prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:]),
             prefix.place_P,
         )
 

@@ -14,7 +14,8 @@ class Prefix(NamedTuple):
 
     k_LBKPQ: Array | Int8
     v_LBKPQ: Array | Int8
-    mask_BXP: Array  # False at padding; X is 1, or the tokens of a row where that depends on them
+    # False at padding; X and Y are 1, or the rows and their tokens where it depends on them.
+    mask_BXYP: Array
     place_P: Array  # int32, positions of the keys
 
     def of_rows(self, prompt_RZ: Array, prompt_RT: Array) -> "Prefix":
@@ -29,10 +30,19 @@ class Prefix(NamedTuple):
             x_LRZKPQ = x_LBKPQ[:, jnp.maximum(prompt_RZ, 0)]
             return _join(jnp.moveaxis(x_LRZKPQ, 2, 3), 3)
 
+        mask_R1TX = self.seen(prompt_RZ, prompt_RT)[:, None]
+        place_X = jnp.tile(self.place_P, prompt_RZ.shape[1])
+        return Prefix(gather(self.k_LBKPQ), gather(self.v_LBKPQ), mask_R1TX, place_X)
+
+    def seen(self, prompt_RZ: Array, prompt_RT: Array) -> Array:
+        """bool[R, T, Z x P]: the keys of a row's prompts, side by side, that a token sees.
+
+        Args:
+            As for `of_rows`.
+        """
         own_RTZ = (prompt_RT[:, :, None] == prompt_RZ[:, None]) & (prompt_RT >= 0)[:, :, None]
-        mask_RTZP = own_RTZ[..., None] & self.mask_BXP[jnp.maximum(prompt_RZ, 0), 0][:, None]
-        place_P = jnp.tile(self.place_P, prompt_RZ.shape[1])
-        return Prefix(gather(self.k_LBKPQ), gather(self.v_LBKPQ), _join(mask_RTZP, 2), place_P)
+        mask_RZP = self.mask_BXYP[jnp.maximum(prompt_RZ, 0), 0, 0]
+        return _join(own_RTZ[..., None] & mask_RZP[:, None], 2)
 
     def in_int8(self) -> "Prefix":
         """The same in eight bits; so is then the cache that is made for it."""
@@ -41,15 +51,27 @@ class Prefix(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the completions; a loop carry that is updated in place."""
+    """Keys and values of the completions; a loop carry that is updated in place.
+
+    A ring: tokens that are decoded together are written to the same place, whatever their
+    positions, and places are used in turn. So a write is one slice, and a row may begin a new
+    completion at any time, by setting its length to 0.
+    """
 
     k_LBGKTQ: Array | Int8
     v_LBGKTQ: Array | Int8
-    length: Array  # int32, tokens written so far
+    written: Array  # int32, tokens of each row since the loop began
+    length_BG: Array  # int32, those of the row's present completion
+
+    @property
+    def age_T(self) -> Array:
+        """int32: how many tokens ago a place was written, 0 where the next one goes."""
+        places = self.k_LBGKTQ.shape[4]
+        return (self.written - jnp.arange(places)) % places
 
     def write(self, layer: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Cache":
-        """Stores one token's keys and values of one layer; `length` stays."""
-        start = (layer, 0, 0, 0, self.length, 0)
+        """Stores one token's keys and values of one layer; `advance` when all layers have."""
+        start = (layer, 0, 0, 0, self.written % self.k_LBGKTQ.shape[4], 0)
 
         def store(all_LBGKTQ: Array | Int8, one_BGKQ: Array) -> Array | Int8:
             one_1BGK1Q = one_BGKQ[None, :, :, :, None]
@@ -63,6 +85,10 @@ class Cache(NamedTuple):
 
         k, v = store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ)
         return self._replace(k_LBGKTQ=k, v_LBGKTQ=v)
+
+    def advance(self) -> "Cache":
+        """The cache after a token in all layers."""
+        return self._replace(written=self.written + 1, length_BG=self.length_BG + 1)
 
     def layer(self, index: Array) -> tuple[Array | Int8, Array | Int8]:
         """Keys and values of one layer, each [B, G, K, T, Q]."""
@@ -78,11 +104,12 @@ def _join(x: Array, axis: int) -> Array:
 
 
 def init_cache(prefix: Prefix, group: int, tokens: int) -> Cache:
-    """An empty cache for `group` completions of up to `tokens` tokens per prompt."""
+    """An empty cache for `group` completions of up to `tokens` tokens at a time per prompt."""
 
     def zeros(leaf_LBKPx: Array) -> Array:
         layers, prompts, heads, _, *rest = leaf_LBKPx.shape
         return jnp.zeros((layers, prompts, group, heads, tokens, *rest), leaf_LBKPx.dtype)
 
     k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
-    return Cache(k, v, jnp.zeros((), jnp.int32))
+    length_BG = jnp.zeros((prefix.k_LBKPQ.shape[1], group), jnp.int32)
+    return Cache(k, v, jnp.zeros((), jnp.int32), length_BG)

@@ -116,17 +116,18 @@ class Decoder(nnx.Module):
             q, k, v = block.project(x_BSTD, rotation)
             if cache is None:
                 own_kv = k, v
-                mask = _within(window, visible_BSTU, positions_BST, positions_BST)
+                distance = _distance(positions_BST, positions_BST)
+                mask = _within(window, visible_BSTU, distance)
             else:
                 cache = cache.write(index, k[..., 0, :], v[..., 0, :])
                 own_kv = _dequantise(cache.layer(index), dtype)
-                places_U = jnp.arange(own_kv[0].shape[3])
-                mask = (places_U <= cache.length)[None, None, None]
-                mask = _within(window, mask, cache.length[None], places_U)
+                mask = cache.age_T <= cache.length_BG[..., None, None]
+                mask = _within(window, mask, cache.age_T)
             partial = _own_partial(q, *own_kv, mask, c)
             out = partial.out_RKMTQ
             if prefix is not None:
-                mask = _within(window, prefix.mask_BXP[:, None], positions_BST, prefix.place_P)
+                distance = _distance(positions_BST, prefix.place_P)
+                mask = _within(window, prefix.mask_BXYP, distance)
                 shared_kv = _dequantise(prefix_kv, dtype)
                 out = merge(partial, _prefix_partial(q, *shared_kv, mask, c))
             out_BSKMTQ = out.reshape(q.shape).astype(dtype)
@@ -139,7 +140,7 @@ class Decoder(nnx.Module):
         (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)
         hidden_BSTD = rms_norm(_constrain_rows(x_BSTD, rows), self.final_norm_D, c)
         if cache is not None:
-            return hidden_BSTD, cache._replace(length=cache.length + 1)
+            return hidden_BSTD, cache.advance()
         return hidden_BSTD, kv
 
     def logits(self, hidden_xD: Array) -> Array:
@@ -297,11 +298,14 @@ def _causal(positions_BST: Array, segments_BST: Array) -> Array:
     return same & (positions_BST[..., None, :] <= positions_BST[..., :, None])
 
 
-def _within(window: Array | None, mask_xTU: Array, at_xT: Array, place_xU: Array) -> Array:
+def _distance(at_xT: Array, place_xU: Array) -> Array:
+    """By how many positions key u lies before token t, [..., T, U]."""
+    return at_xT[..., :, None] - place_xU[..., None, :]
+
+
+def _within(window: Array | None, mask_xTU: Array, distance_xTU: Array) -> Array:
     """The mask without the keys that lie a window or more before the query."""
-    if window is None:
-        return mask_xTU
-    return mask_xTU & (at_xT[..., :, None] - place_xU[..., None, :] < window)
+    return mask_xTU if window is None else mask_xTU & (distance_xTU < window)
 
 
 def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], std: float) -> nnx.Param:

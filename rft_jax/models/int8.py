@@ -29,6 +29,11 @@ class Int8:
     values: Array  # int8
     scale: Array  # float32
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array which it stands for."""
+        return self.values.shape
+
 
 def quantise(x: Array, axes: Sequence[int]) -> Int8:
     """Rounds to eight bits; all along `axes` share a scale."""

@@ -81,7 +81,7 @@ class Model:
         )
         last_B11 = (length_B - 1)[:, None, None]
         last_BD = jnp.take_along_axis(hidden_BSPD[:, 0], last_B11, axis=1)[:, 0]
-        return last_BD, Prefix(k[:, :, 0], v[:, :, 0], mask_BP[:, None], positions_BP[0])
+        return last_BD, Prefix(k[:, :, 0], v[:, :, 0], mask_BP[:, None, None], positions_BP[0])
 
     def hidden(
         self, params: Params, tokens_BT: Array, positions_BT: Array, segments_BT: Array

@@ -19,6 +19,7 @@ from rft_jax.parallel.rules import (
     Shardings,
     batch_sharding,
     constrain,
+    on_each_part,
     replicated,
     shardings,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "joined",
     "local_rows",
     "make_mesh",
+    "on_each_part",
     "open_on_all",
     "replicated",
     "shardings",

@@ -53,15 +53,15 @@ def batch_parts(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
-def check_batch(mesh: Mesh, batch_size: int, place: str) -> None:
-    """Refuses a batch that the mesh's batch axes do not divide.
+def check_batch(mesh: Mesh, size: int, place: str) -> None:
+    """Refuses what is split as a batch is, and has a size that the mesh's batch axes do not divide.
 
     Raises:
         InputError: naming `place` and a size that works.
     """
     parts = batch_parts(mesh)
-    if batch_size % parts:
+    if size % parts:
         raise InputError(
-            f"{place}: a batch of {batch_size} cannot be split over data x fsdp = {parts} devices; "
-            f"use a multiple of {parts} or another mesh"
+            f"{place}: {size} cannot be split over data x fsdp = {parts} devices; use a multiple "
+            f"of {parts} or another mesh"
         )

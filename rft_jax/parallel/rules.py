@@ -4,7 +4,7 @@ The learner shards weights and optimiser over fsdp and tensor. The rollout gathe
 step, so that no collective over it recurs per token; tensor parallelism stays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -51,6 +51,27 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The function of (weights, *batch) on each part of the batch apart, without collectives.
+
+    Its loops end on every device when that one has finished. Weights must be whole over the mesh's
+    batch axes; over the others they stay split.
+    """
+
+    def mapped(weights: Any, *batch: Any) -> Any:
+        rows = PartitionSpec(BATCH_AXES)
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), *(rows for _ in batch)),
+            out_specs=rows,
+            axis_names=set(BATCH_AXES),
+            check_vma=False,
+        )(weights, *batch)
+
+    return mapped
 
 
 def constrain(tree: Any, sharding: Shardings) -> Any:

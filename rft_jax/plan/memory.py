@@ -84,7 +84,7 @@ def _cache(program: Program) -> float:
 
     def arrays() -> Any:
         kv = jnp.zeros((c.layers, B, c.kv_heads, P, c.head_dim), model.dtype)
-        prefix = Prefix(kv, kv, jnp.ones((B, 1, P), bool), jnp.arange(P))
+        prefix = Prefix(kv, kv, jnp.ones((B, 1, 1, P), bool), jnp.arange(P))
         prefix = prefix.in_int8() if rollout.int8_cache else prefix
         cache = init_cache(prefix, rollout.group_size, rollout.completion_tokens)
         return prefix.k_LBKPQ, prefix.v_LBKPQ, cache.k_LBGKTQ, cache.v_LBGKTQ

@@ -192,6 +192,7 @@ def _program(
     model: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh | AbstractMesh
 ) -> Program:
     check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
+    check_batch(mesh, stage.rollout.slots, f"stages.{stage.name}.rollout.slots")
     program = make_program(model, vocab_size, stage, mesh)
     check_partition(program.model, mesh, LEARNER_RULES)
     return program

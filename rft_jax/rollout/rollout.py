@@ -1,9 +1,11 @@
 """Sampling completions: `rollout` is a pure function of weights, prompts and keys.
 
-Each prompt is run once; its G samples share the resulting prefix. One loop iteration samples a
-token for every completion and runs the decoder on it; the loop ends when all have stopped.
+Each prompt is run once. Then a loop samples a token for every completion and runs the decoder on
+it, until all have stopped. The G samples of a prompt share its prefix; or, with fewer slots than
+completions, they wait in a queue (`continuous`).
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -11,10 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.config import RolloutConfig
-from rft_jax.models import Cache, Model, Params, init_cache
-from rft_jax.rollout import logit_masks
-from rft_jax.rollout.logit_masks import LogitMask, MaskState
-from rft_jax.rollout.sampling import sample, token_uniform
+from rft_jax.models import Model, Params
+from rft_jax.parallel import batch_parts, on_each_part
+from rft_jax.rollout.continuous import decode_queue
+from rft_jax.rollout.decode import Decoder, Pairs, Record, Slots, decode, init_slots, is_stop
+from rft_jax.rollout.logit_masks import LogitMask
 
 
 class Prompts(NamedTuple):
@@ -43,17 +46,6 @@ class Rollout(NamedTuple):
     answer_end_BG: Array  # int32, one past its last, without the stop token
 
 
-class _Loop(NamedTuple):
-    position: Array
-    hidden_BGD: Array
-    cache: Cache
-    state: MaskState
-    running_BG: Array
-    tokens_BGT: Array
-    policy_mask_BGT: Array
-    logprobs_BGT: Array
-
-
 def rollout(
     model: Model,
     params: Params,
@@ -73,81 +65,49 @@ def rollout(
         prompts: The prompts.
         keys_BG: From `completion_keys`; their shape says how many samples.
         mask: What may be sampled, and the thinking format.
-        config: Lengths, temperature and truncation; temperature 0 decodes greedily.
+        config: Lengths, slots, temperature and truncation; temperature 0 decodes greedily.
         stop_ids: Tokens that end a completion.
         pad_id: Fills the rest of the array.
     """
-    group, T = keys_BG.shape[1], config.completion_tokens
-    last_BD, prefix = model.prefill(params, prompts.tokens_BP, prompts.length_B)
-    prefix = prefix.in_int8() if config.int8_cache else prefix
-    stops = jnp.asarray(stop_ids, jnp.int32)
+    parts = 1 if model.rows is None else batch_parts(model.rows.mesh)
+    slots = config.slots // parts if 2 * config.slots <= keys_BG.size else 0
 
-    def unfinished(loop: _Loop) -> Array:
-        return (loop.position < T) & loop.running_BG.any()
+    def record(params: Params, prompts: Prompts, keys_BG: Array) -> Record:
+        alone = dataclasses.replace(model, rows=None) if slots else model
+        last_BD, prefix = alone.prefill(params, prompts.tokens_BP, prompts.length_B)
+        prefix = prefix.in_int8() if config.int8_cache else prefix
+        pairs = Pairs(prefix, prompts.length_B[:, None], last_BD[:, None], keys_BG)
+        decoder = Decoder(alone, params, mask, config, stop_ids, pad_id)
+        return decode_queue(decoder, pairs, slots) if slots else _decode_all(decoder, pairs)
 
-    def step(loop: _Loop) -> _Loop:
-        logits_BGV = model.logits(params, loop.hidden_BGD)
-        logits_BGV = logit_masks.policy_logits(mask, loop.state, logits_BGV, config.temperature)
-        token_BG, logprob_BG = sample(
-            logits_BGV,
-            token_uniform(keys_BG, loop.position),
-            greedy=config.temperature == 0,
-            top_k=config.top_k,
-            top_p=config.top_p,
-        )
-        forced_BG = logit_masks.forced(mask, loop.state)
-        if mask.end_of_think_id is not None:
-            token_BG = jnp.where(forced_BG, mask.end_of_think_id, token_BG)
-        token_BG = jnp.where(loop.running_BG, token_BG, pad_id)
-        decided_BG = loop.running_BG & ~forced_BG
-        stop_BG = decided_BG & (token_BG[..., None] == stops).any(axis=-1)
-        state = logit_masks.advance(mask, loop.state, token_BG)
-        hidden_BGD, cache = model.decode(
-            params,
-            token_BG,
-            prompts.length_B[:, None] + loop.position + jnp.zeros_like(token_BG),
-            prefix,
-            loop.cache,
-        )
-        at = loop.position
-        return _Loop(
-            position=at + 1,
-            hidden_BGD=hidden_BGD,
-            cache=cache,
-            state=state,
-            running_BG=loop.running_BG & ~stop_BG,
-            tokens_BGT=loop.tokens_BGT.at[..., at].set(token_BG),
-            policy_mask_BGT=loop.policy_mask_BGT.at[..., at].set(decided_BG),
-            logprobs_BGT=loop.logprobs_BGT.at[..., at].set(jnp.where(decided_BG, logprob_BG, 0)),
-        )
-
-    shape = (last_BD.shape[0], group)
-    loop = jax.lax.while_loop(
-        unfinished,
-        step,
-        _Loop(
-            position=jnp.zeros((), jnp.int32),
-            hidden_BGD=jnp.broadcast_to(last_BD[:, None], (*shape, last_BD.shape[1])),
-            cache=init_cache(prefix, group, T),
-            state=logit_masks.start(mask, shape),
-            running_BG=jnp.ones(shape, bool),
-            tokens_BGT=jnp.full((*shape, T), pad_id, jnp.int32),
-            policy_mask_BGT=jnp.zeros((*shape, T), bool),
-            logprobs_BGT=jnp.zeros((*shape, T), jnp.float32),
-        ),
-    )
-    return _finish(loop, mask)
+    if slots and parts > 1:  # a device has slots and a queue of its own
+        record = on_each_part(record, model.rows.mesh)
+    return _finish(record(params, prompts, keys_BG), mask, stop_ids)
 
 
-def _finish(loop: _Loop, mask: LogitMask) -> Rollout:
+def _decode_all(decoder: Decoder, pairs: Pairs) -> Record:
+    """Completes B x G pairs side by side."""
+
+    def unfinished(slots: Slots) -> Array:
+        in_time = slots.cache.written < decoder.config.completion_tokens
+        return in_time & slots.running_CM.any()
+
+    def step(slots: Slots) -> Slots:
+        return decode(decoder, pairs, slots)
+
+    return jax.lax.while_loop(unfinished, step, init_slots(decoder, pairs)).record_CMT
+
+
+def _finish(record: Record, mask: LogitMask, stop_ids: tuple[int, ...]) -> Rollout:
     """Where thought, answer and completion end."""
-    T = loop.tokens_BGT.shape[-1]
-    marker_BGT = jnp.zeros_like(loop.policy_mask_BGT)
+    tokens_BGT, policy_mask_BGT, logprobs_BGT = record
+    marker_BGT = jnp.zeros_like(policy_mask_BGT)
     if mask.end_of_think_id is not None:
-        marker_BGT = loop.tokens_BGT == mask.end_of_think_id
-    written_BGT = loop.policy_mask_BGT | marker_BGT  # a forced token is a marker
+        marker_BGT = tokens_BGT == mask.end_of_think_id
+    written_BGT = policy_mask_BGT | marker_BGT  # a forced token is a marker
     length_BG = written_BGT.sum(axis=-1, dtype=jnp.int32)
-    stopped_BG = ~loop.running_BG
+    stop_BGT = policy_mask_BGT & is_stop(tokens_BGT, stop_ids)
+    stopped_BG = stop_BGT.any(axis=-1)
     has_answer_BG = marker_BGT.any(axis=-1) | (mask.end_of_think_id is None)
     before_BGT = jnp.cumsum(marker_BGT, axis=-1) == 0
     before_BG = (before_BGT & written_BGT).sum(axis=-1, dtype=jnp.int32)
@@ -155,10 +115,10 @@ def _finish(loop: _Loop, mask: LogitMask) -> Rollout:
     end_BG = length_BG - stopped_BG
     start_BG = jnp.minimum(before_BG + 1, end_BG) if thinking else jnp.zeros_like(length_BG)
     return Rollout(
-        tokens_BGT=loop.tokens_BGT,
-        policy_mask_BGT=loop.policy_mask_BGT,
-        logprobs_BGT=loop.logprobs_BGT,
-        turn_BGT=jnp.zeros((*length_BG.shape, T), jnp.int8),
+        tokens_BGT=tokens_BGT,
+        policy_mask_BGT=policy_mask_BGT,
+        logprobs_BGT=logprobs_BGT,
+        turn_BGT=jnp.zeros(tokens_BGT.shape, jnp.int8),
         length_BG=length_BG,
         stopped_BG=stopped_BG,
         thinking_tokens_BG=jnp.minimum(before_BG, end_BG) if thinking else jnp.zeros_like(end_BG),

@@ -32,9 +32,17 @@ def completion_keys(seed: Array, step: Array, prompt_id_B: Array, draw_B: Array,
 
 
 def token_uniform(keys_BG: Array, position: Array) -> Array:
-    """One uniform number in [0, 1) per completion for its token at `position`, float32 [B, G]."""
-    draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position))))
-    return draw(keys_BG)
+    """One uniform number in [0, 1) per completion for its token at `position`, float32 [B, G].
+
+    Args:
+        keys_BG: From `completion_keys`.
+        position: int32 [B, G], or one for all.
+    """
+
+    def draw(key: Array, position: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, position))
+
+    return jax.vmap(jax.vmap(draw))(keys_BG, jnp.broadcast_to(position, keys_BG.shape))
 
 
 def sample(

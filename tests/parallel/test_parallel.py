@@ -67,7 +67,7 @@ def test_meshes_that_do_not_fit_the_devices_are_refused(sizes):
 
 def test_a_batch_must_be_divided_by_the_batch_axes(mesh):
     check_batch(mesh, 8, "stages.rft.batch_size")
-    with pytest.raises(InputError, match=r"stages.rft.batch_size: a batch of 6 .* multiple of 4"):
+    with pytest.raises(InputError, match=r"stages.rft.batch_size: 6 cannot .* multiple of 4"):
         check_batch(mesh, 6, "stages.rft.batch_size")
 
 

@@ -1,0 +1,218 @@
+"""Continuous batching: a slot whose completion has ended takes another sample from the queue.
+
+(Orca, https://www.usenix.org/conference/osdi22/presentation/yu, inside of one compiled loop.) Slots
+come in lanes, whose slots share the keys and values of two prompts: while the last samples of one
+prompt are decoded, slots that are free begin with those of the next. So a decoded token reads two
+prompts for each lane, where with slots on their own it would read one for each slot.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rft_jax.models import Prefix
+from rft_jax.rollout.decode import Decoder, Pairs, Record, Slots, decode, empty_record, init_slots
+
+PLACES = 2  # for prompts in a lane, Z
+NONE = -1
+
+
+class _Finished(NamedTuple):
+    """Completions as they lay in their slots."""
+
+    record_BGT: Record  # rings
+    begin_BG: Array  # int32, where the first token lies
+    length_BG: Array  # int32
+
+
+class _Loop(NamedTuple):
+    """C lanes of M slots, and a queue of B prompts with G samples each."""
+
+    slots: Slots
+    ended_CM: Array  # bool: a completion has ended and is still in its slot
+    prompt_CM: Array  # int32, that of the completion; NONE before the first
+    sample_CM: Array  # int32
+    prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
+    kv_LCKXQ: Any  # those, side by side: X = Z x P
+    newest_C: Array  # int32, place of the prompt that came last
+    begun_C: Array  # int32, how many of its samples slots have taken
+    taken: Array  # int32, prompts that lanes have taken
+    finished_BG: _Finished
+
+
+def decode_queue(decoder: Decoder, queue: Pairs, count: int) -> Record:
+    """Completes all pairs of a queue in fewer slots than there are pairs.
+
+    Args:
+        decoder: The model, and how it is sampled from.
+        queue: B prompts, G samples of each.
+        count: Of slots.
+
+    Returns:
+        The record [B, G, T].
+    """
+    B, G = queue.keys_CM.shape
+    T = decoder.config.completion_tokens
+    M = math.gcd(count, max(PLACES, G // 2))
+    C = min(count // M, B)
+    # A lane takes a prompt at the latest when each of its slots has had G / M samples of the last.
+    bound = (T + 1) * (math.ceil(B / C) * math.ceil(G / M) + 1)
+
+    def unfinished(loop: _Loop) -> Array:
+        waiting = (loop.taken != B) | (loop.begun_C != G).any()
+        return (loop.slots.cache.written < bound) & (waiting | loop.slots.running_CM.any())
+
+    def step(loop: _Loop) -> _Loop:
+        loop = _begin_samples(decoder, queue, _take_prompts(queue, _put_aside(decoder, loop)))
+        slots = decode(decoder, _in_slots(queue, loop), loop.slots)
+        return loop._replace(slots=slots, ended_CM=loop.slots.running_CM & ~slots.running_CM)
+
+    loop = jax.lax.while_loop(unfinished, step, _empty(decoder, queue, C, M))
+    return _unroll(decoder, _put_aside(decoder, loop).finished_BG)
+
+
+def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:
+    """Nothing in the slots, all in the queue."""
+    B, G = queue.keys_CM.shape
+    zero_BG, zero_C = jnp.zeros((B, G), jnp.int32), jnp.zeros(C, jnp.int32)
+
+    def places(x_LBKPx: Array) -> Array:
+        L, _, K, P, *rest = x_LBKPx.shape
+        return jnp.zeros((L, C, K, PLACES * P, *rest), x_LBKPx.dtype)
+
+    finished_BG = _Finished(empty_record(decoder, (B, G)), zero_BG, zero_BG)
+    loop = _Loop(
+        slots=None,
+        ended_CM=jnp.zeros((C, M), bool),
+        prompt_CM=jnp.full((C, M), NONE),
+        sample_CM=jnp.zeros((C, M), jnp.int32),
+        prompt_CZ=jnp.full((C, PLACES), NONE),
+        kv_LCKXQ=jax.tree.map(places, _keys_and_values(queue)),
+        newest_C=zero_C,
+        begun_C=zero_C + G,
+        taken=jnp.zeros((), jnp.int32),
+        finished_BG=finished_BG,
+    )
+    slots = init_slots(decoder, _in_slots(queue, loop))
+    return loop._replace(slots=slots._replace(running_CM=jnp.zeros((C, M), bool)))
+
+
+def _put_aside(decoder: Decoder, loop: _Loop) -> _Loop:
+    """Moves completions that have ended out of their slots."""
+    cache, M = loop.slots.cache, loop.ended_CM.shape[1]
+    begin_CM = (cache.written - cache.length_BG) % decoder.config.completion_tokens
+    in_slots = _Finished(loop.slots.record_CMT, begin_CM, cache.length_BG)
+
+    def move(index: Array, finished_BG: _Finished) -> _Finished:
+        slot = index // M, index % M
+        pair = loop.prompt_CM[slot], loop.sample_CM[slot]
+
+        def copy(x_CMx: Array, x_BGx: Array) -> Array:
+            rest = x_CMx.shape[2:]
+            one = jax.lax.dynamic_slice(x_CMx, (*slot, *[0] * len(rest)), (1, 1, *rest))
+            return jax.lax.dynamic_update_slice(x_BGx, one, (*pair, *[0] * len(rest)))
+
+        return jax.tree.map(copy, in_slots, finished_BG)
+
+    return loop._replace(finished_BG=_for_each(loop.ended_CM.reshape(-1), move, loop.finished_BG))
+
+
+def _take_prompts(queue: Pairs, loop: _Loop) -> _Loop:
+    """Lanes whose newest prompt has no samples left take another in the place of the one before, if
+    all completions of that have ended."""
+    (B, G), P = queue.keys_CM.shape, queue.prefix.place_P.size
+    newest_C1 = jnp.take_along_axis(loop.prompt_CZ, loop.newest_C[:, None], axis=1)
+    older_CM = loop.slots.running_CM & (loop.prompt_CM != newest_C1)
+    takes_C = (loop.begun_C == G) & ~older_CM.any(axis=1)
+    prompt_C = loop.taken + jnp.cumsum(takes_C, dtype=jnp.int32) - 1
+    takes_C &= prompt_C < B
+    newest_C = jnp.where(takes_C, 1 - loop.newest_C, loop.newest_C)
+
+    def move(lane: Array, kv_LCKXQ: Any) -> Any:
+        def copy(x_LBKPx: Array, x_LCKXx: Array) -> Array:
+            one = jax.lax.dynamic_index_in_dim(x_LBKPx, prompt_C[lane], axis=1)
+            at = (0, lane, 0, newest_C[lane] * P, 0)
+            return jax.lax.dynamic_update_slice(x_LCKXx, one, at[: one.ndim])
+
+        return jax.tree.map(copy, _keys_and_values(queue), kv_LCKXQ)
+
+    placed_CZ = takes_C[:, None] & (jnp.arange(PLACES) == newest_C[:, None])
+    return loop._replace(
+        prompt_CZ=jnp.where(placed_CZ, prompt_C[:, None], loop.prompt_CZ),
+        kv_LCKXQ=_for_each(takes_C, move, loop.kv_LCKXQ),
+        newest_C=newest_C,
+        begun_C=jnp.where(takes_C, 0, loop.begun_C),
+        taken=loop.taken + takes_C.sum(dtype=jnp.int32),
+    )
+
+
+def _begin_samples(decoder: Decoder, queue: Pairs, loop: _Loop) -> _Loop:
+    """Free slots begin with the next samples of their lane's newest prompt."""
+    slots, G = loop.slots, queue.keys_CM.shape[1]
+    free_CM = ~slots.running_CM
+    sample_CM = loop.begun_C[:, None] + jnp.cumsum(free_CM, axis=1, dtype=jnp.int32) - 1
+    begins_CM = free_CM & (sample_CM < G)
+    newest_C1 = jnp.take_along_axis(loop.prompt_CZ, loop.newest_C[:, None], axis=1)
+    loop = loop._replace(
+        prompt_CM=jnp.where(begins_CM, newest_C1, loop.prompt_CM),
+        sample_CM=jnp.where(begins_CM, sample_CM, loop.sample_CM),
+        begun_C=loop.begun_C + begins_CM.sum(axis=1, dtype=jnp.int32),
+    )
+    fresh = init_slots(decoder, _in_slots(queue, loop))
+
+    def begin(new: Array, old: Array) -> Array:
+        return jnp.where(begins_CM.reshape(begins_CM.shape + (1,) * (old.ndim - 2)), new, old)
+
+    length_BG = begin(fresh.cache.length_BG, slots.cache.length_BG)
+    slots = slots._replace(
+        hidden_CMD=begin(fresh.hidden_CMD, slots.hidden_CMD),
+        cache=slots.cache._replace(length_BG=length_BG),
+        state=jax.tree.map(begin, fresh.state, slots.state),
+        running_CM=slots.running_CM | begins_CM,
+    )
+    return loop._replace(slots=slots)
+
+
+def _in_slots(queue: Pairs, loop: _Loop) -> Pairs:
+    """The pairs that are in the slots."""
+    mask_CMX = queue.prefix.seen(loop.prompt_CZ, loop.prompt_CM)
+    place_X = jnp.tile(queue.prefix.place_P, PLACES)
+    prompt_CM = jnp.maximum(loop.prompt_CM, 0)
+    return Pairs(
+        prefix=Prefix(*loop.kv_LCKXQ, mask_CMX[:, :, None], place_X),
+        prompt_length_CX=queue.prompt_length_CX[prompt_CM, 0],
+        last_CXD=queue.last_CXD[prompt_CM, 0],
+        keys_CM=queue.keys_CM[prompt_CM, loop.sample_CM],
+    )
+
+
+def _keys_and_values(queue: Pairs) -> Any:
+    return queue.prefix.k_LBKPQ, queue.prefix.v_LBKPQ
+
+
+def _for_each(chosen_X: Array, move: Callable[[Array, Any], Any], target: Any) -> Any:
+    """The target after `move(index, target)` for every chosen index, in place."""
+
+    def one(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        left_X, target = carry
+        index = jnp.argmax(left_X)
+        return left_X.at[index].set(False), move(index, target)
+
+    return jax.lax.while_loop(lambda carry: carry[0].any(), one, (chosen_X, target))[1]
+
+
+def _unroll(decoder: Decoder, finished_BG: _Finished) -> Record:
+    """The completions, each from its first token, with padding behind the last."""
+    record_BGT, begin_BG, length_BG = finished_BG
+    position_T = jnp.arange(decoder.config.completion_tokens)
+    place_BGT = (begin_BG[..., None] + position_T) % position_T.size
+    inside_BGT = position_T < length_BG[..., None]
+    return jax.tree.map(
+        lambda x, empty: jnp.where(inside_BGT, jnp.take_along_axis(x, place_BGT, axis=-1), empty),
+        record_BGT,
+        empty_record(decoder, length_BG.shape),
+    )

@@ -1,0 +1,124 @@
+"""Decoding: slots in which completions grow, a token in each at a time."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from rft_jax.config import RolloutConfig
+from rft_jax.models import Cache, Model, Params, Prefix, init_cache
+from rft_jax.rollout import logit_masks
+from rft_jax.rollout.logit_masks import LogitMask, MaskState
+from rft_jax.rollout.sampling import sample, token_uniform
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """What stays the same from token to token; the fields are those of `rollout.rollout`."""
+
+    model: Model
+    params: Params
+    mask: LogitMask
+    config: RolloutConfig
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+
+class Pairs(NamedTuple):
+    """Pairs of prompt and sample: C rows, each with a prefix that its M pairs share.
+
+    X is M, or 1 where a row's pairs are of one prompt.
+    """
+
+    prefix: Prefix
+    prompt_length_CX: Array  # int32
+    last_CXD: Array  # hidden state of the prompt's last token
+    keys_CM: Array
+
+
+class Record(NamedTuple):
+    """What was sampled."""
+
+    tokens_xT: Array  # int32
+    policy_mask_xT: Array  # bool: decided by the policy, neither forced nor padding
+    logprobs_xT: Array  # float32, under the policy that sampled; 0 where the mask is False
+
+
+class Slots(NamedTuple):
+    """The completions of C x M pairs while they grow.
+
+    The record's places are those of the cache, a ring.
+    """
+
+    hidden_CMD: Array  # of the last token
+    cache: Cache
+    state: MaskState
+    running_CM: Array
+    record_CMT: Record
+
+
+def init_slots(decoder: Decoder, pairs: Pairs) -> Slots:
+    """A slot for each pair, before its first token."""
+    shape, T = pairs.keys_CM.shape, decoder.config.completion_tokens
+    hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
+    return Slots(
+        hidden_CMD=hidden_CMD,
+        cache=init_cache(pairs.prefix, shape[1], T),
+        state=logit_masks.start(decoder.mask, shape),
+        running_CM=jnp.ones(shape, bool),
+        record_CMT=empty_record(decoder, shape),
+    )
+
+
+def empty_record(decoder: Decoder, shape: tuple[int, ...]) -> Record:
+    """Padding only."""
+    shape = (*shape, decoder.config.completion_tokens)
+    return Record(
+        jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape)
+    )
+
+
+def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> Slots:
+    """Samples a token in every slot and runs the model on it."""
+    config, mask, T = decoder.config, decoder.mask, decoder.config.completion_tokens
+    position_CM, at = slots.cache.length_BG, slots.cache.written % T
+    logits_CMV = decoder.model.logits(decoder.params, slots.hidden_CMD)
+    logits_CMV = logit_masks.policy_logits(mask, slots.state, logits_CMV, config.temperature)
+    token_CM, logprob_CM = sample(
+        logits_CMV,
+        token_uniform(pairs.keys_CM, position_CM),
+        greedy=config.temperature == 0,
+        top_k=config.top_k,
+        top_p=config.top_p,
+    )
+    forced_CM = logit_masks.forced(mask, slots.state)
+    if mask.end_of_think_id is not None:
+        token_CM = jnp.where(forced_CM, mask.end_of_think_id, token_CM)
+    token_CM = jnp.where(slots.running_CM, token_CM, decoder.pad_id)
+    decided_CM = slots.running_CM & ~forced_CM
+    stop_CM = decided_CM & is_stop(token_CM, decoder.stop_ids)
+    hidden_CMD, cache = decoder.model.decode(
+        decoder.params,
+        token_CM,
+        pairs.prompt_length_CX + position_CM,
+        pairs.prefix,
+        slots.cache,
+    )
+    record = slots.record_CMT
+    return Slots(
+        hidden_CMD=hidden_CMD,
+        cache=cache,
+        state=logit_masks.advance(mask, slots.state, token_CM),
+        running_CM=slots.running_CM & ~stop_CM & (position_CM + 1 < T),
+        record_CMT=Record(
+            tokens_xT=record.tokens_xT.at[..., at].set(token_CM),
+            policy_mask_xT=record.policy_mask_xT.at[..., at].set(decided_CM),
+            logprobs_xT=record.logprobs_xT.at[..., at].set(jnp.where(decided_CM, logprob_CM, 0)),
+        ),
+    )
+
+
+def is_stop(token_x: Array, stop_ids: tuple[int, ...]) -> Array:
+    """Which tokens are among the stop ids."""
+    return (token_x[..., None] == jnp.asarray(stop_ids, jnp.int32)).any(axis=-1)
