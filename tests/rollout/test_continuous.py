@@ -1,0 +1,153 @@
+"""Continuous batching: fewer slots than completions change the time that it takes, and nothing else."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rft_jax.config import MeshConfig, ModelConfig, RolloutConfig
+from rft_jax.models import build_model
+from rft_jax.parallel import ROLLOUT_RULES, batch_sharding, make_mesh, replicated, shardings
+from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
+
+V, P, B, G, T = 12, 6, 8, 8, 9
+PAD, STOPS, MARKER, UNKNOWN = 0, (1, 2), 3, 4
+THINKING = LogitMask((PAD, UNKNOWN), end_of_think_id=MARKER, thinking_tokens=4)
+ANSWER_ONLY = LogitMask((PAD, UNKNOWN, MARKER), end_of_think_id=None, thinking_tokens=0)
+SAMPLED = RolloutConfig(completion_tokens=T, temperature=1.2)
+PROMPTS = Prompts(
+    np.random.default_rng(0).integers(5, V, (B, P), np.int32),
+    np.array([1, 3, 6, 6, 2, 4, 5, 1], np.int32),
+)
+PLAIN = ModelConfig(
+    layers=2, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=24, compute_dtype="float32"
+)
+# A window shorter than a completion, so that the ring of the cache turns within it.
+WINDOW = dataclasses.replace(
+    PLAIN, attention_pattern=("sliding", "full"), sliding_window=4, attention_softcap=20.0
+)
+MESHES = [
+    (2, 2, 2),
+    (8, 1, 1),
+    *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
+]
+
+
+@functools.cache
+def model_and_params(config, rows=None):
+    """Weights whose policy is neither flat nor certain."""
+    model = build_model(config, V, rows)
+    weights = model.init(jax.random.key(3))
+    return model, jax.tree.map(lambda x: x * 15 if float(jnp.ptp(x)) > 0 else x, weights)
+
+
+def keys_of(prompts=B, group=G):
+    ids = jnp.arange(prompts) * 3
+    return completion_keys(jnp.uint32(0), jnp.int32(0), ids, ids % 2, group)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _rollout(model, params, prompts, keys_BG, mask, config):
+    return rollout(model, params, prompts, keys_BG, mask, config, stop_ids=STOPS, pad_id=PAD)
+
+
+def complete(mask=THINKING, config=SAMPLED, slots=0, family=PLAIN, prompts=PROMPTS, group=G):
+    model, params = model_and_params(family)
+    config = dataclasses.replace(config, slots=slots)
+    keys_BG = keys_of(len(prompts.length_B), group)
+    return jax.device_get(_rollout(model, params, prompts, keys_BG, mask, config))
+
+
+def assert_same(ours, theirs):
+    for name, mine, its in zip(ours._fields, ours, theirs, strict=True):
+        if name == "logprobs_BGT":
+            np.testing.assert_allclose(mine, its, rtol=0, atol=2e-5)
+        else:
+            np.testing.assert_array_equal(mine, its, err_msg=name)
+
+
+CASES = {
+    "thinking": (THINKING, SAMPLED, PLAIN),
+    "answer only": (ANSWER_ONLY, SAMPLED, PLAIN),
+    "truncated": (THINKING, dataclasses.replace(SAMPLED, top_k=6, top_p=0.8), PLAIN),
+    "greedy": (THINKING, dataclasses.replace(SAMPLED, temperature=0.0), PLAIN),
+    "window": (THINKING, SAMPLED, WINDOW),
+    "eight bits": (THINKING, dataclasses.replace(SAMPLED, int8_cache=True), PLAIN),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_slots_change_nothing(case):
+    mask, config, family = CASES[case]
+    assert_same(
+        complete(mask, config, slots=8, family=family), complete(mask, config, family=family)
+    )
+
+
+@pytest.mark.parametrize("slots", [1, 3, 12, 28, 32])
+def test_any_number_of_slots_gives_the_same(slots):
+    assert_same(complete(slots=slots), complete())
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_slots_may_outnumber_the_samples_of_a_prompt(group):
+    assert_same(complete(slots=4, group=group), complete(group=group))
+
+
+def test_these_completions_differ_in_length():
+    """So that slots are refilled at different times; some stop, some are cut."""
+    completions = complete()
+    assert len(np.unique(completions.length_BG)) > 4
+    assert 0 < completions.stopped_BG.mean() < 1
+
+
+def iterations(length_BG, lanes, slots):
+    """How many tokens' time the schedule takes, by simulating it."""
+    waiting = list(range(len(length_BG)))
+    held = [[[], []] for _ in range(lanes)]  # samples not yet begun: of the older and newest prompt
+    running = [[] for _ in range(lanes)]  # [prompt, tokens left]
+    time = 0
+    while True:
+        for lane in range(lanes):
+            newest = held[lane][1]
+            prompts = {prompt for prompt, _ in running[lane]}
+            if not newest and waiting and prompts <= {held[lane][0]}:
+                ...
+    return time
+
+
+def model_on(mesh):
+    mesh = make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
+    return build_model(PLAIN, V, batch_sharding(mesh)), mesh
+
+
+def compile_on(shape, config):
+    """The rollout, compiled for a mesh, and its arguments where they belong."""
+    model, mesh = model_on(shape)
+    rows = batch_sharding(mesh)
+    params = jax.device_put(
+        model_and_params(PLAIN)[1], shardings(mesh, ROLLOUT_RULES, model.axes)
+    )
+    inputs = jax.device_put((PROMPTS, keys_of()), rows)
+
+    def run(params, prompts, keys_BG):
+        return rollout(model, params, prompts, keys_BG, THINKING, config, stop_ids=STOPS, pad_id=PAD)
+
+    arguments = params, *inputs
+    return jax.jit(run, out_shardings=rows).lower(*arguments).compile(), arguments
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_changes_nothing(mesh):
+    compiled, arguments = compile_on(mesh, dataclasses.replace(SAMPLED, slots=16))
+    assert_same(jax.device_get(compiled(*arguments)), complete())
+
+
+def test_devices_decode_on_their_own():
+    """Each has slots and a queue of its own: nothing crosses the interconnect."""
+    compiled, _ = compile_on((4, 2, 1), dataclasses.replace(SAMPLED, slots=16))
+    assert not re.search(r"all-(gather|reduce|to-all)|collective|reduce-scatter", compiled.as_text())
