@@ -248,6 +248,8 @@ REFUSED = {
     "stages.rft: eval_interval and patience must be": reinforce(patience=-1),
     "stages.rft.patience: needs evaluations": reinforce(patience=2, eval_interval=0),
     "stages.rft.rollout.output_bytes: must be at least 4": sampled(output_bytes=3),
+    "stages.rft.rollout.slots: 33 must be at most half of the 64 completions": sampled(slots=33),
+    "stages.rft.rollout.slots: -1 must be": sampled(slots=-1),
     "stages.pretrain.log_interval: must be at least 1": supervised(log_interval=0),
     "stages: the name 'data' is taken": supervised(name="data"),
     "tokenizer.training_texts: must be": Config(tokenizer=TokenizerConfig(training_texts=0)),

@@ -199,6 +199,18 @@ def test_a_mesh_changes_nothing(mesh, reference_run, tokenizer, grader, items):
     assert_moved_alike(state, expected_state, tokenizer, grader)
 
 
+def test_slots_change_nothing(reference_run, tokenizer, grader, items):
+    """Each of four pairs of devices has two slots for the eight completions of its two prompts."""
+    rollout = dataclasses.replace(make(tokenizer, grader).stage.rollout, slots=8)
+    state, outputs = run(make(tokenizer, grader, (2, 2, 2), rollout=rollout), items, steps=3)
+    expected_state, expected = reference_run
+    for ours, theirs in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(
+            ours.samples.completed.rollout.tokens_BGT, theirs.samples.completed.rollout.tokens_BGT
+        )
+    assert_moved_alike(state, expected_state, tokenizer, grader)
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_mesh_gives_the_same_gradient(mesh, tokenizer, grader, items):
     """Plain gradient descent with rate 1 turns the update into the gradient itself."""

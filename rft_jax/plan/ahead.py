@@ -209,7 +209,9 @@ def _compile(
     memory = compiled.memory_analysis()
     # Not `temp_size_in_bytes`, which counts more than is ever alive at once.
     temporary = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
-    loops = CompiledProgram(compiled.as_text()).loops(_packed_trips(program))
+    # Of unknown number are only the trips over packed rows, and those that refill slots.
+    unknown_trips = _packed_trips(program) if name == "update" else 1
+    loops = CompiledProgram(compiled.as_text()).loops(unknown_trips)
     return Part(name, temporary, tuple(loops), seconds)
 
 
@@ -220,8 +222,7 @@ def _refused_bytes(message: str) -> float | None:
 
 
 def _packed_trips(program: Program) -> int:
-    """Trips of the loop over packed rows if every completion is as long as can be; no other loop
-    has an unknown number."""
+    """Trips of the loop over packed rows if every completion is as long as can be."""
     stage, rows = program.stage, program.stage.policy_loss.pack_rows
     if not rows:
         return 1

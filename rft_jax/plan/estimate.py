@@ -18,6 +18,7 @@ from rft_jax.plan.chips import Chip
 from rft_jax.plan.hlo import Cost
 from rft_jax.plan.memory import Kept
 from rft_jax.plan.roofline import seconds
+from rft_jax.rollout.continuous import most_tokens
 from rft_jax.step import Program
 
 # Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
@@ -157,16 +158,23 @@ def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float)
     )
 
 
+def _decoded_at_once(program: Program) -> float:
+    """Completions that a device decodes at a time."""
+    stage = program.stage
+    completions = stage.rollout.slots or stage.batch_size * stage.rollout.group_size
+    return completions / batch_parts(program.mesh)
+
+
 def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     """Temporary bytes of the rollout: its weights and cache, and the prefill's working set."""
     stage, item = program.stage, program.model.dtype.itemsize
     c, tensor = program.model.config, program.mesh.shape["tensor"]
     rows = stage.batch_size / batch_parts(program.mesh)
-    P, G = stage.rollout.prompt_tokens, stage.rollout.group_size
+    P = stage.rollout.prompt_tokens
     prefix = 2 * item * c.layers * rows * c.kv_heads / tensor * P * c.head_dim
     scores = 4 * rows * c.heads / tensor * P * P
     hidden = item * rows * P * (2 * c.mlp_width / tensor + 4 * c.width)
-    logits = 4 * rows * G * program.model.vocab_size
+    logits = 4 * _decoded_at_once(program) * program.model.vocab_size
     return kept.rollout_weights + kept.cache + prefix + max(2 * scores + hidden, 3 * logits)
 
 
@@ -175,7 +183,9 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
     item, T = program.model.dtype.itemsize, stage.rollout.completion_tokens
-    rows = sizes.completions / T
+    rows, parts = _decoded_at_once(program), batch_parts(mesh)
+    if slots := stage.rollout.slots // parts:  # as if every completion had T tokens
+        T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
     between = (tensor - 1) / tensor
     prefill = Cost(
         flops=2 * c.layers * sizes.matrix * sizes.prompts,

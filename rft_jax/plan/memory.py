@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from rft_jax.checkpoint import abstract
 from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
 from rft_jax.models import Prefix, base, init_cache, merge, quantise_weights, quantised_axes
-from rft_jax.parallel import ROLLOUT_RULES, shardings
+from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.ahead import abstract_state
+from rft_jax.rollout.continuous import PLACES, lanes
 from rft_jax.step import Program
 
 
@@ -77,17 +78,25 @@ def _rollout_weights(program: Program, state: TrainState) -> float:
 
 
 def _cache(program: Program) -> float:
-    """The prefix and the cache: the batch over data and fsdp, heads as those of the weights."""
+    """Keys and values of prompts, lanes and slots: the batch over data and fsdp, heads as those of
+    the weights."""
     model, stage = program.model, program.stage
     c, rollout = model.config, stage.rollout
-    B, P = stage.batch_size, rollout.prompt_tokens
+    parts = batch_parts(program.mesh)
+    B, G, P = stage.batch_size, rollout.group_size, rollout.prompt_tokens
+
+    def prefix_of(rows: int, tokens: int) -> Prefix:
+        kv = jnp.zeros((c.layers, rows, c.kv_heads, tokens, c.head_dim), model.dtype)
+        prefix = Prefix(kv, kv, jnp.ones((rows, 1, 1, tokens), bool), jnp.arange(tokens))
+        return prefix.in_int8() if rollout.int8_cache else prefix
 
     def arrays() -> Any:
-        kv = jnp.zeros((c.layers, B, c.kv_heads, P, c.head_dim), model.dtype)
-        prefix = Prefix(kv, kv, jnp.ones((B, 1, 1, P), bool), jnp.arange(P))
-        prefix = prefix.in_int8() if rollout.int8_cache else prefix
-        cache = init_cache(prefix, rollout.group_size, rollout.completion_tokens)
-        return prefix.k_LBKPQ, prefix.v_LBKPQ, cache.k_LBGKTQ, cache.v_LBGKTQ
+        prefixes, samples = [prefix_of(B, P)], G
+        if rollout.slots:
+            C, samples = lanes(rollout.slots // parts, B // parts, G)
+            prefixes.append(prefix_of(C * parts, PLACES * P))
+        cache = init_cache(prefixes[-1], samples, rollout.completion_tokens)
+        return [prefix[:2] for prefix in prefixes], cache[:2]
 
     leaves = jax.tree.leaves(jax.eval_shape(arrays))
     return sum(leaf.dtype.itemsize * leaf.size for leaf in leaves) / program.mesh.size

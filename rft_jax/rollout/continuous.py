@@ -44,6 +44,22 @@ class _Loop(NamedTuple):
     finished_BG: _Finished
 
 
+def lanes(count: int, prompts: int, group: int) -> tuple[int, int]:
+    """How many lanes so many slots make, C, and the slots of each, M."""
+    width = math.gcd(count, max(PLACES, group // 2))
+    return min(count // width, prompts), width
+
+
+def most_tokens(count: int, prompts: int, group: int, tokens: int) -> int:
+    """The most that a slot decodes until B x G completions of up to T tokens have ended.
+
+    After T tokens every slot has gone on to another sample, so that a lane takes a prompt at the
+    latest when G / M times T tokens have passed since the last. It looks for one once a token.
+    """
+    C, M = lanes(count, prompts, group)
+    return (tokens + 1) * (math.ceil(prompts / C) * math.ceil(group / M) + 1)
+
+
 def decode_queue(decoder: Decoder, queue: Pairs, count: int) -> Record:
     """Completes all pairs of a queue in fewer slots than there are pairs.
 
@@ -56,11 +72,8 @@ def decode_queue(decoder: Decoder, queue: Pairs, count: int) -> Record:
         The record [B, G, T].
     """
     B, G = queue.keys_CM.shape
-    T = decoder.config.completion_tokens
-    M = math.gcd(count, max(PLACES, G // 2))
-    C = min(count // M, B)
-    # A lane takes a prompt at the latest when each of its slots has had G / M samples of the last.
-    bound = (T + 1) * (math.ceil(B / C) * math.ceil(G / M) + 1)
+    C, M = lanes(count, B, G)
+    bound = most_tokens(count, B, G, decoder.config.completion_tokens)
 
     def unfinished(loop: _Loop) -> Array:
         waiting = (loop.taken != B) | (loop.begun_C != G).any()

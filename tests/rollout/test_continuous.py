@@ -1,4 +1,4 @@
-"""Continuous batching: fewer slots than completions change the time that it takes, and nothing else."""
+"""Continuous batching: fewer slots than completions, and the same completions."""
 
 import dataclasses
 import functools
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rft_jax.config import MeshConfig, ModelConfig, RolloutConfig
-from rft_jax.models import build_model
-from rft_jax.parallel import ROLLOUT_RULES, batch_sharding, make_mesh, replicated, shardings
+from rft_jax.models import Model, build_model
+from rft_jax.parallel import ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
 V, P, B, G, T = 12, 6, 8, 8, 9
@@ -105,19 +105,45 @@ def test_these_completions_differ_in_length():
     assert 0 < completions.stopped_BG.mean() < 1
 
 
-def iterations(length_BG, lanes, slots):
-    """How many tokens' time the schedule takes, by simulating it."""
-    waiting = list(range(len(length_BG)))
-    held = [[[], []] for _ in range(lanes)]  # samples not yet begun: of the older and newest prompt
-    running = [[] for _ in range(lanes)]  # [prompt, tokens left]
-    time = 0
-    while True:
+class CountingModel(Model):
+    """Counts the tokens that it decodes."""
+
+    calls = []
+
+    def decode(self, *args):
+        jax.debug.callback(lambda: CountingModel.calls.append(1))
+        return super().decode(*args)
+
+
+def simulated(length_BG, lanes, slots):
+    """How many tokens the schedule takes, from the lengths alone."""
+    prompts, group = length_BG.shape
+    queue, time = list(range(prompts)), 0
+    newest = [None] * lanes
+    waiting = [[] for _ in range(lanes)]  # samples of the newest prompt
+    running = [[] for _ in range(lanes)]  # prompt, and tokens left
+    while queue or any(waiting) or any(running):
         for lane in range(lanes):
-            newest = held[lane][1]
-            prompts = {prompt for prompt, _ in running[lane]}
-            if not newest and waiting and prompts <= {held[lane][0]}:
-                ...
+            if queue and not waiting[lane] and {b for b, _ in running[lane]} <= {newest[lane]}:
+                newest[lane] = queue.pop(0)
+                waiting[lane] = [(newest[lane], length) for length in length_BG[newest[lane]]]
+            while waiting[lane] and len(running[lane]) < slots:
+                running[lane].append(waiting[lane].pop(0))
+            running[lane] = [(b, left - 1) for b, left in running[lane] if left > 1]
+        time += 1
     return time
+
+
+def test_a_free_slot_begins_the_next_sample_at_once():
+    model, params = model_and_params(PLAIN)
+    counting = CountingModel(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
+    config = dataclasses.replace(SAMPLED, completion_tokens=60, slots=8)
+    completions = _rollout(counting, params, PROMPTS, keys_of(), ANSWER_ONLY, config)
+    jax.effects_barrier()
+    length_BG = np.asarray(completions.length_BG)
+    assert len(CountingModel.calls) == simulated(length_BG, lanes=2, slots=4)
+    at_a_time = length_BG.reshape(-1, 8).max(axis=1).sum()  # batches of eight
+    assert len(CountingModel.calls) < 0.7 * at_a_time
 
 
 def model_on(mesh):
@@ -129,13 +155,13 @@ def compile_on(shape, config):
     """The rollout, compiled for a mesh, and its arguments where they belong."""
     model, mesh = model_on(shape)
     rows = batch_sharding(mesh)
-    params = jax.device_put(
-        model_and_params(PLAIN)[1], shardings(mesh, ROLLOUT_RULES, model.axes)
-    )
+    params = jax.device_put(model_and_params(PLAIN)[1], shardings(mesh, ROLLOUT_RULES, model.axes))
     inputs = jax.device_put((PROMPTS, keys_of()), rows)
 
     def run(params, prompts, keys_BG):
-        return rollout(model, params, prompts, keys_BG, THINKING, config, stop_ids=STOPS, pad_id=PAD)
+        return rollout(
+            model, params, prompts, keys_BG, THINKING, config, stop_ids=STOPS, pad_id=PAD
+        )
 
     arguments = params, *inputs
     return jax.jit(run, out_shardings=rows).lower(*arguments).compile(), arguments
@@ -150,4 +176,6 @@ def test_a_mesh_changes_nothing(mesh):
 def test_devices_decode_on_their_own():
     """Each has slots and a queue of its own: nothing crosses the interconnect."""
     compiled, _ = compile_on((4, 2, 1), dataclasses.replace(SAMPLED, slots=16))
-    assert not re.search(r"all-(gather|reduce|to-all)|collective|reduce-scatter", compiled.as_text())
+    assert not re.search(
+        r"all-(gather|reduce|to-all)|collective|reduce-scatter", compiled.as_text()
+    )

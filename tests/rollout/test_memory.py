@@ -7,12 +7,13 @@ from rft_jax.config import ModelConfig, RolloutConfig
 from rft_jax.models import build_model
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
+CONFIG = ModelConfig(layers=4, width=32, heads=2, kv_heads=2, head_dim=32, mlp_width=32)
 
-def test_temporaries_are_little_more_than_one_copy_of_the_cache():
-    B, G, P, T, vocab_size = 4, 8, 8, 512, 64
-    config = ModelConfig(layers=4, width=32, heads=2, kv_heads=2, head_dim=32, mlp_width=32)
-    model = build_model(config, vocab_size)
-    settings = RolloutConfig(group_size=G, prompt_tokens=P, completion_tokens=T)
+
+def temporary_bytes(B, G, P, T, slots):
+    """Of a rollout, and the bytes of a token's keys and values."""
+    model = build_model(CONFIG, 64)
+    settings = RolloutConfig(group_size=G, prompt_tokens=P, completion_tokens=T, slots=slots)
     mask = LogitMask(forbidden_ids=(0,), end_of_think_id=None, thinking_tokens=0)
 
     def run(params, tokens_BP):
@@ -24,6 +25,19 @@ def test_temporaries_are_little_more_than_one_copy_of_the_cache():
     params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     tokens = jax.ShapeDtypeStruct((B, P), jnp.int32)
     compiled = jax.jit(run).lower(params, tokens).compile()
-    cache = 2 * config.layers * B * G * config.kv_heads * T * config.head_dim * 4
+    token = 2 * CONFIG.layers * CONFIG.kv_heads * CONFIG.head_dim * 4
+    return compiled.memory_analysis().temp_size_in_bytes, token
+
+
+def test_temporaries_are_little_more_than_one_copy_of_the_cache():
+    B, G, P, T = 4, 8, 8, 512
+    found, token = temporary_bytes(B, G, P, T, slots=0)
     # A layer's keys and values are read once per token; a second copy of the cache would show.
-    assert compiled.memory_analysis().temp_size_in_bytes < 1.75 * cache
+    assert found < 1.75 * token * B * G * T
+
+
+def test_with_slots_there_is_one_copy_of_the_cache_and_one_of_the_lanes_prompts():
+    B, G, P, T, slots = 32, 8, 256, 512, 32
+    found, token = temporary_bytes(B, G, P, T, slots)
+    cache, lanes, prompts = slots * T, slots // 4 * 2 * P, B * P
+    assert found < token * (1.75 * cache + 1.75 * lanes + 2 * prompts)
