@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rft_jax.parallel.mesh import BATCH_AXES
@@ -54,10 +55,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The function of (weights, *batch) on each part of the batch apart, without collectives.
+    """The function of (weights, *batch) on each part of the batch apart.
 
-    Its loops end on every device when that one has finished. Weights must be whole over the mesh's
-    batch axes; over the others they stay split.
+    Parts meet only in `in_any_part`. Weights must be whole over the mesh's batch axes; over the
+    others they stay split, and a loop with collectives over those must make as many trips in every
+    part.
     """
 
     def mapped(weights: Any, *batch: Any) -> Any:
@@ -72,6 +74,11 @@ def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
         )(weights, *batch)
 
     return mapped
+
+
+def in_any_part(flag: Array) -> Array:
+    """Within `on_each_part`: whether the flag is set in any part."""
+    return jax.lax.pmax(flag, BATCH_AXES)
 
 
 def constrain(tree: Any, sharding: Shardings) -> Any:

@@ -21,27 +21,18 @@ PLACES = 2  # for prompts in a lane, Z
 NONE = -1
 
 
-class _Finished(NamedTuple):
-    """Completions as they lay in their slots."""
-
-    record_BGT: Record  # rings
-    begin_BG: Array  # int32, where the first token lies
-    length_BG: Array  # int32
-
-
 class _Loop(NamedTuple):
     """C lanes of M slots, and a queue of B prompts with G samples each."""
 
     slots: Slots
-    ended_CM: Array  # bool: a completion has ended and is still in its slot
-    prompt_CM: Array  # int32, that of the completion; NONE before the first
+    prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
     prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
     kv_LCKXQ: Any  # those, side by side: X = Z x P
     newest_C: Array  # int32, place of the prompt that came last
     begun_C: Array  # int32, how many of its samples slots have taken
     taken: Array  # int32, prompts that lanes have taken
-    finished_BG: _Finished
+    record_BGT: Record
 
 
 def lanes(count: int, prompts: int, group: int) -> tuple[int, int]:
@@ -60,13 +51,17 @@ def most_tokens(count: int, prompts: int, group: int, tokens: int) -> int:
     return (tokens + 1) * (math.ceil(prompts / C) * math.ceil(group / M) + 1)
 
 
-def decode_queue(decoder: Decoder, queue: Pairs, count: int) -> Record:
+def decode_queue(
+    decoder: Decoder, queue: Pairs, count: int, in_any_part: Callable[[Array], Array]
+) -> Record:
     """Completes all pairs of a queue in fewer slots than there are pairs.
 
     Args:
         decoder: The model, and how it is sampled from.
         queue: B prompts, G samples of each.
         count: Of slots.
+        in_any_part: Whether a flag is set in any of the queues that are completed side by side;
+            all go on until the last is empty.
 
     Returns:
         The record [B, G, T].
@@ -77,61 +72,39 @@ def decode_queue(decoder: Decoder, queue: Pairs, count: int) -> Record:
 
     def unfinished(loop: _Loop) -> Array:
         waiting = (loop.taken != B) | (loop.begun_C != G).any()
-        return (loop.slots.cache.written < bound) & (waiting | loop.slots.running_CM.any())
+        return (loop.slots.cache.written < bound) & in_any_part(
+            waiting | loop.slots.running_CM.any()
+        )
 
     def step(loop: _Loop) -> _Loop:
-        loop = _begin_samples(decoder, queue, _take_prompts(queue, _put_aside(decoder, loop)))
-        slots = decode(decoder, _in_slots(queue, loop), loop.slots)
-        return loop._replace(slots=slots, ended_CM=loop.slots.running_CM & ~slots.running_CM)
+        loop = _begin_samples(decoder, queue, _take_prompts(queue, loop))
+        slots, new_CM = decode(decoder, _in_slots(queue, loop), loop.slots)
+        return loop._replace(slots=slots, record_BGT=_write(loop, new_CM))
 
-    loop = jax.lax.while_loop(unfinished, step, _empty(decoder, queue, C, M))
-    return _unroll(decoder, _put_aside(decoder, loop).finished_BG)
+    return jax.lax.while_loop(unfinished, step, _empty(decoder, queue, C, M)).record_BGT
 
 
 def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:
     """Nothing in the slots, all in the queue."""
-    B, G = queue.keys_CM.shape
-    zero_BG, zero_C = jnp.zeros((B, G), jnp.int32), jnp.zeros(C, jnp.int32)
+    _, G = queue.keys_CM.shape
 
     def places(x_LBKPx: Array) -> Array:
         L, _, K, P, *rest = x_LBKPx.shape
         return jnp.zeros((L, C, K, PLACES * P, *rest), x_LBKPx.dtype)
 
-    finished_BG = _Finished(empty_record(decoder, (B, G)), zero_BG, zero_BG)
     loop = _Loop(
         slots=None,
-        ended_CM=jnp.zeros((C, M), bool),
         prompt_CM=jnp.full((C, M), NONE),
         sample_CM=jnp.zeros((C, M), jnp.int32),
         prompt_CZ=jnp.full((C, PLACES), NONE),
         kv_LCKXQ=jax.tree.map(places, _keys_and_values(queue)),
-        newest_C=zero_C,
-        begun_C=zero_C + G,
+        newest_C=jnp.zeros(C, jnp.int32),
+        begun_C=jnp.full(C, G),
         taken=jnp.zeros((), jnp.int32),
-        finished_BG=finished_BG,
+        record_BGT=empty_record(decoder, queue.keys_CM),
     )
     slots = init_slots(decoder, _in_slots(queue, loop))
     return loop._replace(slots=slots._replace(running_CM=jnp.zeros((C, M), bool)))
-
-
-def _put_aside(decoder: Decoder, loop: _Loop) -> _Loop:
-    """Moves completions that have ended out of their slots."""
-    cache, M = loop.slots.cache, loop.ended_CM.shape[1]
-    begin_CM = (cache.written - cache.length_BG) % decoder.config.completion_tokens
-    in_slots = _Finished(loop.slots.record_CMT, begin_CM, cache.length_BG)
-
-    def move(index: Array, finished_BG: _Finished) -> _Finished:
-        slot = index // M, index % M
-        pair = loop.prompt_CM[slot], loop.sample_CM[slot]
-
-        def copy(x_CMx: Array, x_BGx: Array) -> Array:
-            rest = x_CMx.shape[2:]
-            one = jax.lax.dynamic_slice(x_CMx, (*slot, *[0] * len(rest)), (1, 1, *rest))
-            return jax.lax.dynamic_update_slice(x_BGx, one, (*pair, *[0] * len(rest)))
-
-        return jax.tree.map(copy, in_slots, finished_BG)
-
-    return loop._replace(finished_BG=_for_each(loop.ended_CM.reshape(-1), move, loop.finished_BG))
 
 
 def _take_prompts(queue: Pairs, loop: _Loop) -> _Loop:
@@ -190,6 +163,14 @@ def _begin_samples(decoder: Decoder, queue: Pairs, loop: _Loop) -> _Loop:
     return loop._replace(slots=slots)
 
 
+def _write(loop: _Loop, new_CM: Record) -> Record:
+    """The record with a token more of every running completion."""
+    record_BGT, slots = loop.record_BGT, loop.slots
+    prompt_CM = jnp.where(slots.running_CM, loop.prompt_CM, len(record_BGT.tokens_x))
+    place_CM = prompt_CM, loop.sample_CM, slots.cache.length_BG
+    return jax.tree.map(lambda x, new: x.at[place_CM].set(new, mode="drop"), record_BGT, new_CM)
+
+
 def _in_slots(queue: Pairs, loop: _Loop) -> Pairs:
     """The pairs that are in the slots."""
     mask_CMX = queue.prefix.seen(loop.prompt_CZ, loop.prompt_CM)
@@ -216,16 +197,3 @@ def _for_each(chosen_X: Array, move: Callable[[Array, Any], Any], target: Any) -
         return left_X.at[index].set(False), move(index, target)
 
     return jax.lax.while_loop(lambda carry: carry[0].any(), one, (chosen_X, target))[1]
-
-
-def _unroll(decoder: Decoder, finished_BG: _Finished) -> Record:
-    """The completions, each from its first token, with padding behind the last."""
-    record_BGT, begin_BG, length_BG = finished_BG
-    position_T = jnp.arange(decoder.config.completion_tokens)
-    place_BGT = (begin_BG[..., None] + position_T) % position_T.size
-    inside_BGT = position_T < length_BG[..., None]
-    return jax.tree.map(
-        lambda x, empty: jnp.where(inside_BGT, jnp.take_along_axis(x, place_BGT, axis=-1), empty),
-        record_BGT,
-        empty_record(decoder, length_BG.shape),
-    )

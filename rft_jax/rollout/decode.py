@@ -38,24 +38,20 @@ class Pairs(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What was sampled."""
+    """What was sampled: a token for each slot, or completions."""
 
-    tokens_xT: Array  # int32
-    policy_mask_xT: Array  # bool: decided by the policy, neither forced nor padding
-    logprobs_xT: Array  # float32, under the policy that sampled; 0 where the mask is False
+    tokens_x: Array  # int32
+    policy_mask_x: Array  # bool: decided by the policy, neither forced nor padding
+    logprobs_x: Array  # float32, under the policy that sampled; 0 where the mask is False
 
 
 class Slots(NamedTuple):
-    """The completions of C x M pairs while they grow.
-
-    The record's places are those of the cache, a ring.
-    """
+    """The completions of C x M pairs while they grow."""
 
     hidden_CMD: Array  # of the last token
     cache: Cache
     state: MaskState
     running_CM: Array
-    record_CMT: Record
 
 
 def init_slots(decoder: Decoder, pairs: Pairs) -> Slots:
@@ -67,22 +63,21 @@ def init_slots(decoder: Decoder, pairs: Pairs) -> Slots:
         cache=init_cache(pairs.prefix, shape[1], T),
         state=logit_masks.start(decoder.mask, shape),
         running_CM=jnp.ones(shape, bool),
-        record_CMT=empty_record(decoder, shape),
     )
 
 
-def empty_record(decoder: Decoder, shape: tuple[int, ...]) -> Record:
-    """Padding only."""
-    shape = (*shape, decoder.config.completion_tokens)
+def empty_record(decoder: Decoder, keys_BG: Array) -> Record:
+    """Completions [B, G, T] of padding only."""
+    shape = (*keys_BG.shape, decoder.config.completion_tokens)
     return Record(
         jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape)
     )
 
 
-def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> Slots:
-    """Samples a token in every slot and runs the model on it."""
+def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> tuple[Slots, Record]:
+    """Samples a token in every slot, [C, M], and runs the model on it."""
     config, mask, T = decoder.config, decoder.mask, decoder.config.completion_tokens
-    position_CM, at = slots.cache.length_BG, slots.cache.written % T
+    position_CM = slots.cache.length_BG
     logits_CMV = decoder.model.logits(decoder.params, slots.hidden_CMD)
     logits_CMV = logit_masks.policy_logits(mask, slots.state, logits_CMV, config.temperature)
     token_CM, logprob_CM = sample(
@@ -105,18 +100,13 @@ def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> Slots:
         pairs.prefix,
         slots.cache,
     )
-    record = slots.record_CMT
-    return Slots(
+    slots = Slots(
         hidden_CMD=hidden_CMD,
         cache=cache,
         state=logit_masks.advance(mask, slots.state, token_CM),
         running_CM=slots.running_CM & ~stop_CM & (position_CM + 1 < T),
-        record_CMT=Record(
-            tokens_xT=record.tokens_xT.at[..., at].set(token_CM),
-            policy_mask_xT=record.policy_mask_xT.at[..., at].set(decided_CM),
-            logprobs_xT=record.logprobs_xT.at[..., at].set(jnp.where(decided_CM, logprob_CM, 0)),
-        ),
     )
+    return slots, Record(token_CM, decided_CM, jnp.where(decided_CM, logprob_CM, 0))
 
 
 def is_stop(token_x: Array, stop_ids: tuple[int, ...]) -> Array:

@@ -14,9 +14,18 @@ from jax import Array
 
 from rft_jax.config import RolloutConfig
 from rft_jax.models import Model, Params
-from rft_jax.parallel import batch_parts, on_each_part
+from rft_jax.parallel import batch_parts, in_any_part, on_each_part
 from rft_jax.rollout.continuous import decode_queue
-from rft_jax.rollout.decode import Decoder, Pairs, Record, Slots, decode, init_slots, is_stop
+from rft_jax.rollout.decode import (
+    Decoder,
+    Pairs,
+    Record,
+    Slots,
+    decode,
+    empty_record,
+    init_slots,
+    is_stop,
+)
 from rft_jax.rollout.logit_masks import LogitMask
 
 
@@ -78,7 +87,9 @@ def rollout(
         prefix = prefix.in_int8() if config.int8_cache else prefix
         pairs = Pairs(prefix, prompts.length_B[:, None], last_BD[:, None], keys_BG)
         decoder = Decoder(alone, params, mask, config, stop_ids, pad_id)
-        return decode_queue(decoder, pairs, slots) if slots else _decode_all(decoder, pairs)
+        if not slots:
+            return _decode_all(decoder, pairs)
+        return decode_queue(decoder, pairs, slots, in_any_part if parts > 1 else jnp.asarray)
 
     if slots and parts > 1:  # a device has slots and a queue of its own
         record = on_each_part(record, model.rows.mesh)
@@ -88,14 +99,19 @@ def rollout(
 def _decode_all(decoder: Decoder, pairs: Pairs) -> Record:
     """Completes B x G pairs side by side."""
 
-    def unfinished(slots: Slots) -> Array:
+    def unfinished(loop: tuple[Slots, Record]) -> Array:
+        slots, _ = loop
         in_time = slots.cache.written < decoder.config.completion_tokens
         return in_time & slots.running_CM.any()
 
-    def step(slots: Slots) -> Slots:
-        return decode(decoder, pairs, slots)
+    def step(loop: tuple[Slots, Record]) -> tuple[Slots, Record]:
+        slots, record_BGT = loop
+        at = slots.cache.written
+        slots, new_BG = decode(decoder, pairs, slots)
+        return slots, jax.tree.map(lambda x, new: x.at[..., at].set(new), record_BGT, new_BG)
 
-    return jax.lax.while_loop(unfinished, step, init_slots(decoder, pairs)).record_CMT
+    start = init_slots(decoder, pairs), empty_record(decoder, pairs.keys_CM)
+    return jax.lax.while_loop(unfinished, step, start)[1]
 
 
 def _finish(record: Record, mask: LogitMask, stop_ids: tuple[int, ...]) -> Rollout:
