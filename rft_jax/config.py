@@ -275,6 +275,9 @@ class ReinforceStage:
     init: str = "pretrain"  # as above
     steps: int = 100
     batch_size: int = 8  # B, prompts a step
+    # Dynamic sampling (DAPO, https://arxiv.org/abs/2503.14476): where all samples of a prompt earn
+    # the same, others take its place, from at most so many times B prompts a step; 1: off.
+    sampling_rounds: int = 1
     rollout: RolloutConfig = RolloutConfig()
     policy_loss: PolicyLossConfig = PolicyLossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -482,6 +485,7 @@ def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> N
 def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
     rollout, loss = stage.rollout, stage.policy_loss
     where = f"{place}.rollout"
+    _positive(place, stage, "sampling_rounds")
     _positive(where, rollout, "group_size", "prompt_tokens", "completion_tokens", "output_bytes")
     if not rollout.temperature > 0:
         raise InputError(f"{where}.temperature: training needs a temperature above 0")

@@ -168,7 +168,7 @@ def make_host_sampler(
         judge_params: JudgeParams, completed: Completed, batch: Batch, found: Mapping[str, Score]
     ) -> Samples:
         grade = grade_completed(program, completed, batch.item_fields, found, judge_params)
-        return Samples(completed, grade, jnp.zeros_like(grade.reward))
+        return Samples(batch.prompt_id_B, completed, grade, jnp.zeros_like(grade.reward))
 
     grade = jax.jit(grade, in_shardings=(None, place, place, place), out_shardings=place)
     grade = functools.partial(grade, program.grader.judge_params)

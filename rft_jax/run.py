@@ -281,6 +281,13 @@ def _open_run(config: Config, workdir: Path) -> Run:
         )
     if (grader := _grader(config)) is not None:
         grader = open_judges(grader, mesh)
+    for stage in config.training_stages:
+        if getattr(stage, "sampling_rounds", 1) > 1 and grader.needs_host:
+            raise InputError(
+                f"stages.{stage.name}.sampling_rounds: {stage.sampling_rounds} rounds are sampled "
+                "and graded within one program, but this grader needs the host (`rft grade "
+                "--explain` says why); set it to 1 or use a grader that runs on the device"
+            )
     files = config.data.materialise(data_directory(workdir))
     inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)

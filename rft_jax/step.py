@@ -1,11 +1,12 @@
 """The RFT step: rollout, detokenise, grade, advantages and update as one pure function.
 
-    step = compile_step(program, mesh)
+    step = compile_step(program)
     state, output = step(state, batch)
 
 `state` is donated; nothing leaves the device in between. Read `output` a step late: while the
 device works on step k, the host handles the metrics of step k - 1. `host_step` cuts the same
-functions in two for graders that run on the host.
+functions in two for graders that run on the host. With dynamic sampling (`make_dynamic_step`) the
+step takes several batches.
 """
 
 import functools
@@ -21,7 +22,8 @@ from jax.sharding import Mesh
 
 from rft_jax.config import ReinforceStage
 from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
-from rft_jax.learn.advantages import advantages
+from rft_jax.learn.advantages import advantages, unequal_rewards
+from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import Model, Params, base, merge, quantise_weights, quantised_axes
@@ -58,8 +60,9 @@ class Completed(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Graded completions, everything with leading axes [B, G]."""
+    """Graded completions of B prompts, everything else with leading axes [B, G]."""
 
+    prompt_id_B: Array
     completed: Completed
     grade: Grade
     advantage_BG: Array
@@ -70,6 +73,18 @@ class StepOutput(NamedTuple):
 
     metrics: dict[str, Array]  # scalars
     samples: Samples
+
+
+class Graded(NamedTuple):
+    """What the update needs of B prompts."""
+
+    prompts: Prompts
+    prompt_id_B: Array
+    completed: Completed
+    grade: Grade
+
+
+Step = Callable[[JudgeParams, TrainState, Any], tuple[TrainState, StepOutput]]
 
 
 @dataclass(frozen=True)
@@ -116,9 +131,7 @@ def logit_mask(tokenizer: Tokenizer, thinking_tokens: int) -> LogitMask:
     return LogitMask(tokenizer.forbidden_ids, tokenizer.end_of_think_id, thinking_tokens)
 
 
-def make_step(
-    program: Program,
-) -> Callable[[JudgeParams, TrainState, Batch], tuple[TrainState, StepOutput]]:
+def make_step(program: Program) -> Step:
     """The step as a pure function of arrays; see `compile_step` for the jitted one."""
 
     def step(
@@ -128,6 +141,42 @@ def make_step(
         params = rollout_params(program, weights(program.model, state))
         completed = complete(program, params, batch, keys_BG)
         return learn(program, state, batch, completed, judge_params=judge_params)
+
+    return step
+
+
+def make_dynamic_step(program: Program) -> Step:
+    """The same with dynamic sampling, from `sampling_rounds` batches."""
+    stage, place = program.stage, batch_sharding(program.mesh)
+
+    def step(
+        judge_params: JudgeParams, state: TrainState, batches: tuple[Batch, ...]
+    ) -> tuple[TrainState, StepOutput]:
+        params = rollout_params(program, weights(program.model, state))
+        batches = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
+
+        def sample(index: Array) -> tuple[Graded, Array, dict[str, Array]]:
+            batch = jax.tree.map(lambda x: x[index], batches)
+            completed = complete(program, params, batch, step_keys(program, state, batch))
+            grade = grade_completed(
+                program, completed, batch.item_fields, judge_params=judge_params
+            )
+            metrics = describe(completed.rollout, grade)
+            metrics = {
+                name: metrics[name] for name in ("reward_mean", "equal_reward_groups", "tokens")
+            }
+            unequal_B = unequal_rewards(grade.reward, grade.valid)
+            return Graded(batch.prompts, batch.prompt_id_B, completed, grade), unequal_B, metrics
+
+        found = sample_groups(sample, stage.batch_size, stage.sampling_rounds, place)
+        state, output = _strengthen(program, state, found.groups, found.consumed)
+        metrics = output.metrics | {
+            "tokens": found.sums["tokens"],
+            "sampled_prompts": found.rounds * stage.batch_size,
+            "sampled_reward_mean": found.sums["reward_mean"] / found.rounds,
+            "sampled_equal_reward_groups": found.sums["equal_reward_groups"] / found.rounds,
+        }
+        return state, output._replace(metrics=metrics)
 
     return step
 
@@ -240,14 +289,23 @@ def learn(
     judge_params: JudgeParams | None = None,
 ) -> tuple[TrainState, StepOutput]:
     """Grades completions and strengthens what scored well."""
-    stage = program.stage
     grade = grade_completed(program, completed, batch.item_fields, found_on_host, judge_params)
+    graded = Graded(batch.prompts, batch.prompt_id_B, completed, grade)
+    return _strengthen(program, state, graded, len(batch.prompt_id_B))
+
+
+def _strengthen(
+    program: Program, state: TrainState, graded: Graded, consumed: int | Array
+) -> tuple[TrainState, StepOutput]:
+    """The update, after which the state's cursor is so many prompts further."""
+    stage = program.stage
+    prompts, prompt_id_B, completed, grade = graded
     advantage_BG = advantages(grade.reward, grade.valid, stage.policy_loss.baseline)
     state, metrics = policy_update(
         program.model,
         program.optimizer,
         state,
-        batch.prompts,
+        prompts,
         completed.rollout,
         advantage_BG,
         grade.valid,
@@ -257,8 +315,8 @@ def learn(
         data_shards=batch_parts(program.mesh),
     )
     metrics |= describe(completed.rollout, grade)
-    state = state._replace(step=state.step + 1, cursor=state.cursor + len(batch.prompt_id_B))
-    return state, StepOutput(metrics, Samples(completed, grade, advantage_BG))
+    state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)
+    return state, StepOutput(metrics, Samples(prompt_id_B, completed, grade, advantage_BG))
 
 
 def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
@@ -268,14 +326,11 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
         total = jnp.where(grade.valid, x_BG.astype(jnp.float32), 0).sum()
         return total / jnp.maximum(grade.valid.sum(), 1)
 
-    spread_B = jnp.where(grade.valid, grade.reward, -jnp.inf).max(axis=1) - jnp.where(
-        grade.valid, grade.reward, jnp.inf
-    ).min(axis=1)
     return {
         "reward_mean": mean(grade.reward),
         "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
         "valid_share": grade.valid.mean(),
-        "equal_reward_groups": (spread_B <= 0).mean(),
+        "equal_reward_groups": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
         "tokens": completions.length_BG.sum(),
         "completion_tokens_mean": completions.length_BG.mean(),
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
@@ -300,11 +355,12 @@ def _detail_name(name: str) -> str:
 
 def compile_step(
     program: Program,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
+) -> Callable[[TrainState, Batch | tuple[Batch, ...]], tuple[TrainState, StepOutput]]:
     """The jitted step over the program's mesh; the state is donated."""
     state, batch = train_shardings(program), batch_sharding(program.mesh)
+    make = make_dynamic_step if program.stage.sampling_rounds > 1 else make_step
     step = jax.jit(
-        make_step(program),
+        make(program),
         in_shardings=(None, state, batch),
         out_shardings=(state, StepOutput(replicated(program.mesh), batch)),
         donate_argnums=1,
@@ -319,7 +375,7 @@ def compile_sampler(program: Program) -> Callable[[Params, Batch, Array], Sample
     def sample(judge_params: JudgeParams, params: Params, inputs: Batch, keys_BG: Array) -> Samples:
         completed = complete(program, rollout_params(program, params), inputs, keys_BG)
         grade = grade_completed(program, completed, inputs.item_fields, None, judge_params)
-        return Samples(completed, grade, jnp.zeros_like(grade.reward))
+        return Samples(inputs.prompt_id_B, completed, grade, jnp.zeros_like(grade.reward))
 
     sample = jax.jit(sample, in_shardings=(None, None, batch, batch), out_shardings=batch)
     return functools.partial(sample, program.grader.judge_params)

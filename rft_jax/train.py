@@ -125,9 +125,11 @@ def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals, began: floa
     seed = run.seed(stage)
     here = local_rows(batch_place, stage.batch_size)
 
-    def batch_of(k: int) -> SupervisedBatch:
+    def batch_of(k: int, state: TrainState) -> SupervisedBatch:
+        del state
         rows = data.batch_at(len(items.tokens_MT), stage.batch_size, k * stage.batch_size, seed)
-        return SupervisedBatch(*take(tuple(items), rows.indices_B[here]))
+        batch = SupervisedBatch(*take(tuple(items), rows.indices_B[here]))
+        return from_local(batch, batch_place, stage.batch_size)
 
     def describe(output: dict[str, Any], k: int) -> dict[str, Any]:
         del k
@@ -141,36 +143,33 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, began: float)
     items = run.data[stage.name]
     model, optimizer = run.model(stage), _optimizer(run, stage)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
-    if stage.overlap and not run.grader.needs_host:
-        raise InputError(
-            f"stages.{stage.name}.overlap: the grader runs on the device, so that there is nothing "
-            "to wait for; leave it off"
-        )
-    seed = run.seed(stage)
-    here = local_rows(batch_sharding(run.mesh), stage.batch_size)
+    seed, size = run.seed(stage), stage.batch_size
+    batch_place = batch_sharding(run.mesh)
+    here = local_rows(batch_place, size)
 
-    def rows_of(k: int) -> data.Batch:
-        return data.batch_at(len(items.train.items), stage.batch_size, k * stage.batch_size, seed)
+    def batch_at(cursor: int) -> Batch:
+        rows = data.batch_at(len(items.train.items), size, cursor, seed)
+        batch = make_batch(items.train, rows.indices_B[here], rows.draw_B[here])
+        return from_local(batch, batch_place, size)
 
-    def rows_at(k: int) -> Batch:
-        rows = rows_of(k)
-        return make_batch(items.train, rows.indices_B[here], rows.draw_B[here])
-
-    def batch_of(k: int) -> Batch | Batches:
+    def batch_of(k: int, state: TrainState) -> Batch | tuple[Batch, ...] | Batches:
+        if stage.sampling_rounds > 1:
+            cursor = int(jax.device_get(state.cursor))  # known when the step before is done
+            return tuple(batch_at(cursor + r * size) for r in range(stage.sampling_rounds))
         if not run.grader.needs_host:
-            return rows_at(k)
+            return batch_at(k * size)
         # Samples ahead are in no checkpoint: there are none when one is written.
         intervals = stage.eval_interval, stage.checkpoint_interval
         saves = any(_due(k + 1, stage, interval) for interval in intervals)
         ahead = stage.overlap and not saves and k + 1 < stage.steps
-        return Batches(rows_at(k), rows_at(k + 1) if ahead else None)
+        return Batches(batch_at(k * size), batch_at((k + 1) * size) if ahead else None)
 
     def describe(output: StepOutput, k: int) -> dict[str, Any]:
         if k % stage.samples_interval == 0 or k == stage.steps:
             samples = to_host(output.samples, run.mesh)
             try:
                 if is_first():
-                    _write_samples(run, stage, k, rows_of(k - 1).indices_B, samples)
+                    _write_samples(run, stage, k, samples)
             except OSError as error:
                 log(f"warning: the samples of step {k} could not be written ({error})")
         return _named(output.metrics)
@@ -244,7 +243,7 @@ def _drive(
     optimizer: Any,
     places: TrainState,
     program: contextlib.AbstractContextManager[tuple[Callable, Callable | None]],
-    batch_of: Callable[[int], Any],
+    batch_of: Callable[[int, TrainState], Any],
     describe: Callable[[Any, int], dict[str, Any]],
 ) -> None:
     """The run loop of a stage.
@@ -255,11 +254,10 @@ def _drive(
         places: The state's shardings.
         program: Entered when there is something left to do; gives the step, jitted (state, batch)
             -> (state, output), the state donated; and all weights -> `Evaluation`, or None.
-        batch_of: This host's rows of the k-th batch as NumPy arrays, k from 0.
+        batch_of: (k, the state before it) -> the input of the k-th step, k from 0, global arrays.
         describe: (output, number of steps done) -> the metrics line.
     """
     directory, model = run.directory(stage), run.model(stage)
-    batch_place = batch_sharding(run.mesh)
     signum_of_all = LateMaximum(run.mesh)
     with Checkpoints(run.checkpoints(stage)) as checkpoints:
         done = checkpoints.latest() or 0
@@ -285,8 +283,7 @@ def _drive(
             pending = None
             for k in range(done, stage.steps):
                 with jax.transfer_guard("disallow"):
-                    batch = from_local(batch_of(k), batch_place, stage.batch_size)
-                    state, output = step(state, batch)
+                    state, output = step(state, batch_of(k, state))
                     if pending is not None:
                         record({"step": k, **describe(pending, k)})
                     signum = signum_of_all(stop.signum)
@@ -465,9 +462,7 @@ def _due(k: int, stage: TrainingStage, interval: int) -> bool:
     return bool(interval) and (k % interval == 0 or k == stage.steps)
 
 
-def _write_samples(
-    run: Run, stage: ReinforceStage, k: int, prompt_id_B: np.ndarray, samples: Samples
-) -> None:
+def _write_samples(run: Run, stage: ReinforceStage, k: int, samples: Samples) -> None:
     """The step's samples as JSON lines in `samples/`, for people to read."""
     items = run.data[stage.name].train.items
     (rollout, answers, _), grade = samples.completed, samples.grade
@@ -485,7 +480,7 @@ def _write_samples(
             errors={name: flag[b, g] for name, flag in grade.errors.items()},
         )
         row |= {"step": k, "advantage": to_numbers(samples.advantage_BG[b, g])}
-        row |= {"prompt": items[prompt_id_B[b]]["messages"]}
+        row |= {"prompt": items[samples.prompt_id_B[b]]["messages"]}
         rows.append(row)
     directory = run.directory(stage) / "samples"
     directory.mkdir(exist_ok=True)

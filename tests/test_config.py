@@ -245,6 +245,7 @@ REFUSED = {
     "stages.rft.host_chunks: must be at least 1": reinforce(host_chunks=0),
     "stages.rft.overlap: with it samples come from another policy": reinforce(overlap=True),
     "stages.rft: eval_interval and patience must be 0": reinforce(eval_interval=-1),
+    "stages.rft.sampling_rounds: must be at least 1": reinforce(sampling_rounds=0),
     "stages.rft: eval_interval and patience must be": reinforce(patience=-1),
     "stages.rft.patience: needs evaluations": reinforce(patience=2, eval_interval=0),
     "stages.rft.rollout.output_bytes: must be at least 4": sampled(output_bytes=3),

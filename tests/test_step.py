@@ -357,6 +357,107 @@ def test_evaluation_samples_do_not_depend_on_the_batch(tokenizer, grader, items)
     np.testing.assert_array_equal(tokens([3, 1, 7, 5])[[1, 3]], tokens([1, 5]))
 
 
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def hard_items(items, grader):
+    """Two of three have references that no answer has, so that all their samples earn 0."""
+    rows = [
+        row | ({"first": "never", "second": "never"} if index % 3 else {})
+        for index, row in enumerate(items.items)
+    ]
+    fields = grader.encode_items(rows, items.source)
+    return dataclasses.replace(items, items=rows, item_fields=fields)
+
+
+def batches_at(program, items, cursor):
+    """The input of a step with dynamic sampling, as the run loop makes it."""
+    size, place = program.stage.batch_size, batch_sharding(program.mesh)
+    rows = [batch_at(len(items.items), size, cursor + r * size, seed=0) for r in range(ROUNDS)]
+    return jax.device_put(tuple(make_batch(items, *row) for row in rows), place)
+
+
+def run_dynamic(program, step, items, steps):
+    state, outputs, cursors = start(program), [], [0]
+    for _ in range(steps):
+        state, output = step(state, batches_at(program, items, int(state.cursor)))
+        outputs.append(jax.device_get(output))
+        cursors.append(int(state.cursor))
+    return jax.device_get(state), outputs, cursors
+
+
+@pytest.fixture(scope="module")
+def dynamic_step(tokenizer, grader):
+    program = make(tokenizer, grader, sampling_rounds=ROUNDS)
+    return program, compile_step(program)
+
+
+@pytest.fixture(scope="module")
+def dynamic_run(dynamic_step, hard_items):
+    return run_dynamic(*dynamic_step, hard_items, steps=2)
+
+
+def test_dynamic_sampling_takes_the_first_groups_that_differ_in_reward(
+    dynamic_run, tokenizer, grader, hard_items
+):
+    """Against each round sampled and graded by itself."""
+    program = make(tokenizer, grader)
+    state, (output, _), cursors = start(program), *dynamic_run[1:]
+    sampler, kept = compile_sampler(program), []
+    for batch in batches_at(program, hard_items, 0):
+        keys_BG = completion_keys(state.seed, state.step, batch.prompt_id_B, batch.draw_B, 4)
+        samples = jax.device_get(sampler(state.params, batch, keys_BG))
+        tokens_BGT = samples.completed.rollout.tokens_BGT
+        kept += zip(samples.prompt_id_B, tokens_BGT, samples.grade.reward, strict=True)
+    unequal = [index for index, (_, _, reward_G) in enumerate(kept) if np.ptp(reward_G)][:8]
+    assert len(unequal) == 8 and unequal != list(range(8))
+    prompt_id_B, tokens_BGT, reward_BG = zip(*[kept[index] for index in unequal], strict=True)
+    np.testing.assert_array_equal(output.samples.prompt_id_B, prompt_id_B)
+    np.testing.assert_array_equal(output.samples.completed.rollout.tokens_BGT, tokens_BGT)
+    np.testing.assert_array_equal(output.samples.grade.reward, reward_BG)
+    assert (np.abs(output.samples.advantage_BG).max(axis=1) > 0).all()
+    assert cursors[1] == unequal[-1] + 1
+    sampled = kept[: -(-cursors[1] // 8) * 8]
+    found = output.metrics
+    assert found["sampled_prompts"] == len(sampled) and found["equal_reward_groups"] == 0
+    np.testing.assert_allclose(
+        found["sampled_reward_mean"], np.mean([reward for *_, reward in sampled]), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        found["sampled_equal_reward_groups"],
+        np.mean([np.ptp(reward) == 0 for *_, reward in sampled]),
+        rtol=1e-6,
+    )
+
+
+def test_without_enough_groups_that_differ_the_rest_teaches_nothing(
+    dynamic_step, grader, hard_items
+):
+    rows = [row | {"first": "never", "second": "never"} for row in hard_items.items]
+    rows[5] = hard_items.items[0]
+    fields = grader.encode_items(rows, hard_items.source)
+    items = dataclasses.replace(hard_items, items=rows, item_fields=fields)
+    _, (output,), cursors = run_dynamic(*dynamic_step, items, steps=1)
+    assert cursors == [0, 8 * ROUNDS] and output.metrics["sampled_prompts"] == 8 * ROUNDS
+    teaches_B = np.abs(output.samples.advantage_BG).max(axis=1) > 0
+    assert 1 <= teaches_B.sum() <= 2  # of one epoch and of a third of the next
+    assert (output.samples.prompt_id_B[teaches_B] == 5).all()
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 2), pytest.param((8, 1, 1), marks=pytest.mark.slow)])
+def test_dynamic_sampling_is_the_same_on_a_mesh(mesh, dynamic_run, tokenizer, grader, hard_items):
+    program = make(tokenizer, grader, mesh, sampling_rounds=ROUNDS)
+    state, outputs, cursors = run_dynamic(program, compile_step(program), hard_items, steps=2)
+    assert cursors == dynamic_run[2]
+    for ours, theirs in zip(outputs, dynamic_run[1], strict=True):
+        np.testing.assert_array_equal(ours.samples.prompt_id_B, theirs.samples.prompt_id_B)
+        np.testing.assert_array_equal(
+            ours.samples.completed.rollout.tokens_BGT, theirs.samples.completed.rollout.tokens_BGT
+        )
+    assert_moved_alike(state, dynamic_run[0], tokenizer, grader)
+
+
 @pytest.fixture(scope="module")
 def host_grader():
     return build_grader(load_grader(GRADER), "host")

@@ -145,6 +145,41 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     jax.tree.map(np.testing.assert_array_equal, weights(tmp_path), weights(finished))
 
 
+@pytest.mark.slow
+def test_dynamic_sampling_goes_on_from_its_cursor(config, finished, tmp_path, monkeypatch):
+    rft = dataclasses.replace(
+        config.stages[-1], steps=3, init=f"{finished}/sft", sampling_rounds=3, checkpoint_interval=1
+    )
+    tokenizer = dataclasses.replace(config.tokenizer, path=f"{finished}/tokenizer.model")
+    config = dataclasses.replace(config, stages=(rft,), tokenizer=tokenizer)
+    train(config, tmp_path / "whole")
+    sampled = [row["train_sampled_prompts"] for row in rows(tmp_path / "whole", "rft")[1:]]
+    assert set(sampled) <= {8, 16, 24} and max(sampled) > 8
+
+    def stop(self, row):
+        if row["step"] == 3:
+            raise Killed
+        write(self, row)
+
+    write = MetricsFile.write
+    monkeypatch.setattr(MetricsFile, "write", stop)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "stopped")
+    monkeypatch.undo()
+    train(config, tmp_path / "stopped")
+    assert rows(tmp_path / "stopped", "rft") == rows(tmp_path / "whole", "rft")
+    jax.tree.map(
+        np.testing.assert_array_equal, weights(tmp_path / "stopped"), weights(tmp_path / "whole")
+    )
+
+
+def test_dynamic_sampling_needs_a_grader_on_the_device(config, tmp_path):
+    config = apply_overrides(config, {"stages.rft.sampling_rounds": "2", "placement": "host"})
+    with pytest.raises(InputError, match=r"stages\.rft\.sampling_rounds: .* needs the host"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert cli.main(["eval", "--workdir", str(finished), "--samples", "1"]) == 0
     shown = capsys.readouterr()

@@ -52,9 +52,14 @@ def advantages(reward_BG: Array, valid_BG: Array, baseline: str) -> Array:
             advantage_BG = centred_BG * (count_B1 / others_B1)
         case _:
             raise ValueError(f"unknown baseline {baseline!r}")
-    highest_B1 = jnp.where(valid_BG, reward_BG, -jnp.inf).max(axis=1, keepdims=True)
-    lowest_B1 = jnp.where(valid_BG, reward_BG, jnp.inf).min(axis=1, keepdims=True)
-    return jnp.where(valid_BG & (count_B1 >= 2) & (highest_B1 > lowest_B1), advantage_BG, 0)
+    return jnp.where(valid_BG & unequal_rewards(reward_BG, valid_BG)[:, None], advantage_BG, 0)
+
+
+def unequal_rewards(reward_BG: Array, valid_BG: Array) -> Array:
+    """bool[B]: which groups have valid samples of different rewards, and so advantages."""
+    highest_B = jnp.where(valid_BG, reward_BG, -jnp.inf).max(axis=1)
+    lowest_B = jnp.where(valid_BG, reward_BG, jnp.inf).min(axis=1)
+    return highest_B > lowest_B
 
 
 def _std(x: Array, valid: Array) -> Array:

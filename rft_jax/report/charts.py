@@ -51,7 +51,11 @@ SECTIONS = (
         (
             Chart("Mean reward", ("reward_mean",)),
             Chart("Spread of the reward", ("reward_std",), "standard deviation"),
-            Chart("Groups that teach nothing", ("equal_reward_groups",), "all rewards equal"),
+            Chart(
+                "Groups that teach nothing",
+                ("equal_reward_groups", "sampled_equal_reward_groups"),
+                "all rewards equal",
+            ),
             Chart("Samples with a valid grade", ("valid_share",)),
         ),
     ),
