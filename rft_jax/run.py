@@ -282,12 +282,8 @@ def _open_run(config: Config, workdir: Path) -> Run:
     if (grader := _grader(config)) is not None:
         grader = open_judges(grader, mesh)
     for stage in config.training_stages:
-        if getattr(stage, "sampling_rounds", 1) > 1 and grader.needs_host:
-            raise InputError(
-                f"stages.{stage.name}.sampling_rounds: {stage.sampling_rounds} rounds are sampled "
-                "and graded within one program, but this grader needs the host (`rft grade "
-                "--explain` says why); set it to 1 or use a grader that runs on the device"
-            )
+        if isinstance(stage, ReinforceStage):
+            _check_placement(stage, grader)
     files = config.data.materialise(data_directory(workdir))
     inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)
@@ -327,6 +323,22 @@ def _open_run(config: Config, workdir: Path) -> Run:
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     sources = {name: keep(source, workdir) for name, source in sources.items()}
     return dataclasses.replace(run, sources=sources, data=encoded)
+
+
+def _check_placement(stage: ReinforceStage, grader: Grader) -> None:
+    """Refuses what does not go with where the grader runs."""
+    place = f"stages.{stage.name}"
+    if stage.sampling_rounds > 1 and grader.needs_host:
+        raise InputError(
+            f"{place}.sampling_rounds: {stage.sampling_rounds} rounds are sampled and graded in "
+            "one program, but this grader needs the host (`rft grade --explain` says why); set it "
+            "to 1 or use a grader that runs on the device"
+        )
+    if stage.overlap and not grader.needs_host:
+        raise InputError(
+            f"{place}.overlap: the grader runs on the device, so that there is nothing to wait "
+            "for; leave it off"
+        )
 
 
 def reopen(workdir: Path) -> Run:

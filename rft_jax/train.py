@@ -27,7 +27,7 @@ from rft_jax.config import (
     TrainingStage,
     to_json,
 )
-from rft_jax.errors import InputError, RunFailed
+from rft_jax.errors import RunFailed
 from rft_jax.evaluate import columns, evaluate_models, make_batch, make_evaluator, summarise
 from rft_jax.files import write_atomically
 from rft_jax.graders import Items

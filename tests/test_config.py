@@ -266,7 +266,7 @@ REFUSED = {
     "stages.rft.policy_loss.dual_clip: must be above 1, and is for loss=ppo": learned(
         dual_clip=3.0, loss="gspo"
     ),
-    "stages.rft.rollout: with int8_weights or int8_cache it samples from another": sampled(
+    "stages.rft.rollout: with int8_weights or int8_cache samples come from another": sampled(
         int8_cache=True
     ),
     "models.policy.lora: adapters change a model that is there already": Config(

@@ -173,9 +173,18 @@ def test_dynamic_sampling_goes_on_from_its_cursor(config, finished, tmp_path, mo
     )
 
 
-def test_dynamic_sampling_needs_a_grader_on_the_device(config, tmp_path):
-    config = apply_overrides(config, {"stages.rft.sampling_rounds": "2", "placement": "host"})
-    with pytest.raises(InputError, match=r"stages\.rft\.sampling_rounds: .* needs the host"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampling_rounds": "2"}, r"stages\.rft\.sampling_rounds: .* needs the host"),
+        ({"overlap": "True", "policy_loss.importance": "tis"}, r"stages\.rft\.overlap: .* nothing"),
+    ],
+)
+def test_what_does_not_go_with_the_grader_s_place_is_refused(settings, message, config, tmp_path):
+    settings = {f"stages.rft.{name}": value for name, value in settings.items()}
+    placement = "host" if "sampling_rounds" in message else "device"
+    config = apply_overrides(config, settings | {"placement": placement})
+    with pytest.raises(InputError, match=message):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
