@@ -194,6 +194,9 @@ class RolloutConfig:
 
     group_size: int = 8  # G: TRL's and Tunix's default
     prompt_tokens: int = 256  # P, the static length of prompts
+    # Static lengths to compile for: P, P / 2, P / 4 and so on, so many. A batch takes the shortest
+    # that holds its prompts.
+    prompt_buckets: int = 1
     completion_tokens: int = 256  # T, thought and answer together
     output_bytes: int = 1024  # L, the static length of the answer's text
     temperature: float = 1.0  # DeepSeek-R1, DAPO: the policy itself; 0 is greedy decoding
@@ -486,7 +489,8 @@ def _validate_reinforce(place: str, stage: ReinforceStage) -> None:
     rollout, loss = stage.rollout, stage.policy_loss
     where = f"{place}.rollout"
     _positive(place, stage, "sampling_rounds")
-    _positive(where, rollout, "group_size", "prompt_tokens", "completion_tokens", "output_bytes")
+    sizes = "prompt_tokens", "prompt_buckets", "completion_tokens", "output_bytes"
+    _positive(where, rollout, "group_size", *sizes)
     if not rollout.temperature > 0:
         raise InputError(f"{where}.temperature: training needs a temperature above 0")
     if not 0 < rollout.top_p <= 1 or rollout.top_k < 0:

@@ -109,7 +109,8 @@ def make_evaluator(
         parts = []
         for first in range(0, size, width):
             rows = np.minimum(np.arange(first, first + width), size - 1)
-            batch = make_batch(items, rows[here], np.zeros_like(here))
+            prompt_tokens = bucketed(items, rows, stage.rollout)
+            batch = make_batch(items, rows[here], np.zeros_like(here), prompt_tokens)
             batch = from_local(batch, place, width)
             real = min(width, size - first)
             output = sampler(params, batch, keys_of(batch), real)
@@ -138,10 +139,23 @@ def make_evaluator(
     return evaluate
 
 
-def make_batch(items: PromptData, rows: np.ndarray, draws: np.ndarray) -> Batch:
-    """The step's input for some rows of the data, as NumPy arrays."""
-    prompts, fields = take((tuple(items.prompts), items.item_fields), rows)
-    return Batch(Prompts(*prompts), rows.astype(np.int32), draws.astype(np.int32), fields)
+def make_batch(
+    items: PromptData, rows: np.ndarray, draws: np.ndarray, prompt_tokens: int | None = None
+) -> Batch:
+    """The step's input for some rows of the data, as NumPy arrays.
+
+    Args:
+        prompt_tokens: P, of `bucketed`; None: the longest.
+    """
+    (tokens_BP, length_B), fields = take((tuple(items.prompts), items.item_fields), rows)
+    prompts = Prompts(tokens_BP[:, :prompt_tokens], length_B)
+    return Batch(prompts, rows.astype(np.int32), draws.astype(np.int32), fields)
+
+
+def bucketed(items: PromptData, rows: np.ndarray, config: RolloutConfig) -> int:
+    """The static length P for a batch; rows are those of all hosts."""
+    longest = int(items.prompts.length_M[rows].max())
+    return data.bucket(longest, config.prompt_tokens, config.prompt_buckets)
 
 
 def summarise(evaluation: Evaluation, grader: Grader) -> dict[str, Any]:

@@ -28,7 +28,14 @@ from rft_jax.config import (
     to_json,
 )
 from rft_jax.errors import RunFailed
-from rft_jax.evaluate import columns, evaluate_models, make_batch, make_evaluator, summarise
+from rft_jax.evaluate import (
+    bucketed,
+    columns,
+    evaluate_models,
+    make_batch,
+    make_evaluator,
+    summarise,
+)
 from rft_jax.files import write_atomically
 from rft_jax.graders import Items
 from rft_jax.host_step import Batches, make_host_step
@@ -147,22 +154,30 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, began: float)
     batch_place = batch_sharding(run.mesh)
     here = local_rows(batch_place, size)
 
-    def batch_at(cursor: int) -> Batch:
-        rows = data.batch_at(len(items.train.items), size, cursor, seed)
-        batch = make_batch(items.train, rows.indices_B[here], rows.draw_B[here])
-        return from_local(batch, batch_place, size)
+    def batches_at(cursor: int, count: int) -> tuple[Batch, ...]:
+        firsts = [cursor + part * size for part in range(count)]
+        parts = [data.batch_at(len(items.train.items), size, first, seed) for first in firsts]
+        rows = np.concatenate([part.indices_B for part in parts])
+        prompt_tokens = bucketed(items.train, rows, stage.rollout)
+        batches = (
+            make_batch(items.train, part.indices_B[here], part.draw_B[here], prompt_tokens)
+            for part in parts
+        )
+        return tuple(from_local(batch, batch_place, size) for batch in batches)
 
     def batch_of(k: int, state: TrainState) -> Batch | tuple[Batch, ...] | Batches:
         if stage.sampling_rounds > 1:
             cursor = int(jax.device_get(state.cursor))  # known when the step before is done
-            return tuple(batch_at(cursor + r * size) for r in range(stage.sampling_rounds))
+            return batches_at(cursor, stage.sampling_rounds)
         if not run.grader.needs_host:
-            return batch_at(k * size)
+            return batches_at(k * size, 1)[0]
         # Samples ahead are in no checkpoint: there are none when one is written.
         intervals = stage.eval_interval, stage.checkpoint_interval
         saves = any(_due(k + 1, stage, interval) for interval in intervals)
-        ahead = stage.overlap and not saves and k + 1 < stage.steps
-        return Batches(batch_at(k * size), batch_at((k + 1) * size) if ahead else None)
+        (batch,), following = batches_at(k * size, 1), None
+        if stage.overlap and not saves and k + 1 < stage.steps:
+            (following,) = batches_at((k + 1) * size, 1)
+        return Batches(batch, following)
 
     def describe(output: StepOutput, k: int) -> dict[str, Any]:
         if k % stage.samples_interval == 0 or k == stage.steps:

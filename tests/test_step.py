@@ -19,7 +19,7 @@ from rft_jax.config import (
     RolloutConfig,
 )
 from rft_jax.data import batch_at, encode_prompts
-from rft_jax.evaluate import make_batch
+from rft_jax.evaluate import bucketed, make_batch
 from rft_jax.graders import Items, build_grader, load_grader
 from rft_jax.host_step import Batches, make_host_sampler, make_host_step
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
@@ -456,6 +456,33 @@ def test_dynamic_sampling_is_the_same_on_a_mesh(mesh, dynamic_run, tokenizer, gr
             ours.samples.completed.rollout.tokens_BGT, theirs.samples.completed.rollout.tokens_BGT
         )
     assert_moved_alike(state, dynamic_run[0], tokenizer, grader)
+
+
+def test_a_shorter_static_length_of_prompts_changes_nothing(
+    tokenizer, grader, items, reference_run
+):
+    program = make(tokenizer, grader)
+    rows = batch_at(len(items.items), program.stage.batch_size, 0, seed=0)
+    longest = int(items.prompts.length_M[rows.indices_B].max())
+    batch = make_batch(items, rows.indices_B, rows.draw_B, longest)
+    assert batch.prompts.tokens_BP.shape[1] < program.stage.rollout.prompt_tokens
+    _, output = compile_step(program)(start(program), batch)
+    expected = reference_run[1][0]
+    np.testing.assert_array_equal(
+        output.samples.completed.rollout.tokens_BGT,
+        expected.samples.completed.rollout.tokens_BGT,
+    )
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(output.metrics[name], expected.metrics[name], rtol=1e-4)
+
+
+def test_a_batch_takes_the_shortest_bucket_that_holds_its_prompts(items):
+    order = np.argsort(items.prompts.length_M)
+    shortest, longest = items.prompts.length_M[order[[0, -1]]]
+    config = RolloutConfig(prompt_tokens=2 * int(shortest), prompt_buckets=2)
+    assert shortest < longest <= 2 * shortest
+    assert bucketed(items, order[:1], config) == shortest
+    assert bucketed(items, order, config) == 2 * shortest
 
 
 @pytest.fixture(scope="module")

@@ -17,4 +17,5 @@ from rft_jax.data.items import load_supervised_items as load_supervised_items
 from rft_jax.data.packing import Packed as Packed
 from rft_jax.data.packing import pack_supervised as pack_supervised
 from rft_jax.data.prompts import Prompts as Prompts
+from rft_jax.data.prompts import bucket as bucket
 from rft_jax.data.prompts import encode_prompts as encode_prompts

@@ -22,6 +22,17 @@ class Prompts(NamedTuple):
     length_M: np.ndarray
 
 
+def bucket(longest: int, max_tokens: int, buckets: int) -> int:
+    """The shortest of so many lengths P, P / 2, P / 4 ... (rounded up) that holds so many tokens.
+
+    Args:
+        longest: at most P.
+        max_tokens: P.
+    """
+    lengths = (-(-max_tokens // 2**halvings) for halvings in range(buckets))
+    return min(length for length in lengths if length >= longest)
+
+
 @contextlib.contextmanager
 def at_line(source: str, number: int) -> Iterator[None]:
     """Adds file and line to what is refused inside."""

@@ -1,11 +1,14 @@
 """Items as padded token arrays."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rft_jax.data import encode_prompts, load_items
+from rft_jax.data import bucket, encode_prompts, load_items
 from rft_jax.errors import InputError
 from rft_jax.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
@@ -73,3 +76,14 @@ def test_tools_need_a_template_that_has_a_place_for_them(tokenizer, tmp_path):
     path.write_text(json.dumps(item("x") | {"tools": ["f"]}))
     with pytest.raises(InputError, match="a.jsonl, line 1: tools: expected an array of functions"):
         load_items(path)
+
+
+@given(most=st.integers(1, 500), buckets=st.integers(1, 5))
+def test_a_bucket_is_the_shortest_that_holds_the_prompts(most, buckets):
+    found = [bucket(longest, most, buckets) for longest in range(1, most + 1)]
+    lengths = sorted(set(found))
+    assert lengths[-1] == most and len(lengths) <= buckets
+    for longest, length in enumerate(found, start=1):
+        assert length == min(known for known in lengths if known >= longest)
+    for shorter, longer in itertools.pairwise(lengths):
+        assert longer <= 2 * shorter
