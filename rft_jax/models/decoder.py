@@ -24,7 +24,7 @@ from rft_jax.models.int8 import Int8, dequantise
 from rft_jax.models.linear import embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
-from rft_jax.parallel import batch_parts, constrain
+from rft_jax.parallel import batch_parts, constrain, on_each_part
 
 _KEPT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -131,7 +131,7 @@ class Decoder(nnx.Module):
                 shared_kv = _dequantise(prefix_kv, dtype)
                 out = merge(partial, _prefix_partial(q, *shared_kv, mask, c))
             out_BSKMTQ = out.reshape(q.shape).astype(dtype)
-            return (block.finish(x_BSTD, out_BSKMTQ), cache), None if cache else (k, v)
+            return (block.finish(x_BSTD, out_BSKMTQ, rows), cache), None if cache else (k, v)
 
         if c.remat != "none" and cache is None:
             layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
@@ -217,7 +217,7 @@ class Block(nnx.Module):
         k = rotate(k, cos_BSTQ[:, :, None], sin_BSTQ[:, :, None])
         return q, k, v
 
-    def finish(self, x_BSTD: Array, out_BSKMTQ: Array) -> Array:
+    def finish(self, x_BSTD: Array, out_BSKMTQ: Array, rows: NamedSharding | None) -> Array:
         """The block's output from its input and its attention."""
         c, dtype = self.config, x_BSTD.dtype
         h_BSTD = linear(jnp.moveaxis(out_BSKMTQ, 4, 2), self.out_KMQD.get_value(), inputs=3)
@@ -226,25 +226,37 @@ class Block(nnx.Module):
         if c.post_norms:
             h_BSTD = rms_norm(h_BSTD, self.post_attention_norm_D, c)
         x_BSTD = x_BSTD + h_BSTD
-        h_BSTD = self._mlp(rms_norm(x_BSTD, self.mlp_norm_D, c))
+        h_BSTD = self._mlp(rms_norm(x_BSTD, self.mlp_norm_D, c), rows)
         if c.post_norms:
             h_BSTD = rms_norm(h_BSTD, self.post_mlp_norm_D, c)
         return x_BSTD + h_BSTD
 
-    def _mlp(self, h_BSTD: Array) -> Array:
+    def _mlp(self, h_BSTD: Array, rows: NamedSharding | None) -> Array:
         c = self.config
         if not c.experts:
             weights = (self.gate_DF, self.up_DF, self.down_FD)
             weights = (weight.get_value() for weight in weights)
             return gated_mlp(h_BSTD, *weights, c.activation)
-        weights = (self.router_DE, self.gate_EDF, self.up_EDF, self.down_EFD)
-        return expert_mlp(
-            h_BSTD,
-            *(weight.get_value() for weight in weights),
-            c.activation,
-            chosen=c.experts_per_token,
-            normalize=c.normalize_experts,
-        )
+
+        def mixture(weights: tuple[Array | Int8, ...], h_BSTD: Array) -> Array:
+            return expert_mlp(
+                h_BSTD,
+                *weights,
+                c.activation,
+                chosen=c.experts_per_token,
+                normalize=c.normalize_experts,
+            )
+
+        variables = (self.router_DE, self.gate_EDF, self.up_EDF, self.down_EFD)
+        weights = tuple(variable.get_value() for variable in variables)
+        if _divides(rows, h_BSTD):  # else all devices' tokens would be sorted together
+            weights = jax.tree.map(
+                lambda weight: weight if isinstance(weight, Int8) else weight.astype(h_BSTD.dtype),
+                weights,
+                is_leaf=lambda node: isinstance(node, Int8),
+            )
+            mixture = on_each_part(mixture, rows.mesh)
+        return mixture(weights, h_BSTD)
 
 
 def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
@@ -255,11 +267,14 @@ def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
     return (x * scale_D).astype(x_xD.dtype)
 
 
+def _divides(rows: NamedSharding | None, x_BSTD: Array) -> bool:
+    """Whether there is a mesh, and it divides the rows."""
+    return rows is not None and not x_BSTD.shape[0] % batch_parts(rows.mesh)
+
+
 def _constrain_rows(x_BSTD: Array, rows: NamedSharding | None) -> Array:
     """Keeps rows where they are, if the mesh divides them."""
-    if rows is None or x_BSTD.shape[0] % batch_parts(rows.mesh):
-        return x_BSTD
-    return constrain(x_BSTD, rows)
+    return constrain(x_BSTD, rows) if _divides(rows, x_BSTD) else x_BSTD
 
 
 def _dequantise(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:

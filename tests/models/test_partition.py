@@ -1,6 +1,8 @@
 """Weights are split over meshes that divide them, with equal results; others are refused."""
 
 import dataclasses
+import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,13 @@ import pytest
 from rft_jax.config import MeshConfig, ModelConfig
 from rft_jax.errors import InputError
 from rft_jax.models import build_model, check_partition
-from rft_jax.parallel import LEARNER_RULES, batch_sharding, make_mesh, shardings
+from rft_jax.parallel import (
+    LEARNER_RULES,
+    ROLLOUT_RULES,
+    batch_sharding,
+    make_mesh,
+    shardings,
+)
 
 CONFIG = ModelConfig(name="small", layers=1, width=12, heads=6, kv_heads=6, head_dim=4, mlp_width=8)
 
@@ -39,38 +47,52 @@ def test_what_does_not_divide_is_named(sizes, complaint):
     assert complaint in str(error.value) and "choose a divisor of" in str(error.value)
 
 
+MIXTURE = dataclasses.replace(
+    CONFIG,
+    layers=2,
+    compute_dtype="float32",
+    experts=4,
+    experts_per_token=2,
+    attention_pattern=("sliding", "full"),
+    sliding_window=3,
+)
+
+
+def hidden(model, params, tokens_BT):
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    return model.hidden(params, tokens_BT, positions_BT, jnp.ones_like(tokens_BT))
+
+
 def test_experts_and_windows_compute_the_same_on_a_mesh():
-    config = dataclasses.replace(
-        CONFIG,
-        layers=2,
-        compute_dtype="float32",
-        experts=4,
-        experts_per_token=2,
-        attention_pattern=("sliding", "full"),
-        sliding_window=3,
-    )
-    model = build_model(config, 24)
-    tokens_BT = np.random.default_rng(0).integers(0, 24, (8, 7), np.int32)
-    positions_BT = np.broadcast_to(np.arange(7, dtype=np.int32), tokens_BT.shape)
-
-    @jax.jit
-    def gradient(params, tokens_BT):
-        def loss(params):
-            hidden = model.hidden(params, tokens_BT, positions_BT, jnp.ones_like(tokens_BT))
-            return jnp.square(model.logits(params, hidden)).sum()
-
-        return jax.grad(loss)(params)
-
-    params = jax.tree.map(lambda x: 5 * x, jax.jit(model.init)(jax.random.key(0)))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    places = shardings(mesh, LEARNER_RULES, model.axes)
-    split = gradient(
-        jax.device_put(params, places), jax.device_put(tokens_BT, batch_sharding(mesh))
-    )
+    rows = batch_sharding(mesh)
+    whole, split = build_model(MIXTURE, 24), build_model(MIXTURE, 24, rows)
+    tokens_BT = np.random.default_rng(0).integers(0, 24, (8, 7), np.int32)
+
+    def gradient(model, params, tokens_BT):
+        def loss(params):
+            return jnp.square(model.logits(params, hidden(model, params, tokens_BT))).sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    params = jax.tree.map(lambda x: 5 * x, jax.jit(whole.init)(jax.random.key(0)))
+    places = shardings(mesh, LEARNER_RULES, whole.axes)
     jax.tree.map(
         lambda a, b: np.testing.assert_array_less(
             np.linalg.norm(a - b), 1e-5 * np.linalg.norm(b) + 1e-12
         ),
-        split,
-        gradient(params, tokens_BT),
+        gradient(split, jax.device_put(params, places), jax.device_put(tokens_BT, rows)),
+        gradient(whole, params, tokens_BT),
     )
+
+
+def test_tokens_are_sorted_by_expert_where_they_are():
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
+    rows = batch_sharding(mesh)
+    model = build_model(MIXTURE, 24, rows)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    tokens_BT = jax.ShapeDtypeStruct((8, 7), jnp.int32, sharding=rows)
+    places = shardings(mesh, ROLLOUT_RULES, model.axes)
+    forward = jax.jit(functools.partial(hidden, model), in_shardings=(places, rows))
+    text = forward.lower(params, tokens_BT).compile().as_text()
+    assert not re.search(r"all-(gather|reduce|to-all)|collective-permute", text)
