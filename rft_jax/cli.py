@@ -134,6 +134,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--samples", type=int, default=1, help="samples per item")
     evaluate.add_argument("--seed", type=_seed, default=0)
     evaluate.add_argument(
+        "--cluster-by", default="", metavar="KEY",
+        help="intervals: items with the same KEY are resampled together",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--macro-by", default="", metavar="KEY",
+        help="means over the values of KEY as well, each value counting alike",
+    )  # fmt: skip
+    evaluate.add_argument(
         "--html", type=Path, help="table and chart; default: evaluation.html in the run's directory"
     )
     evaluate.set_defaults(run=_eval)
@@ -258,12 +266,19 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    from rft_jax.config import EvaluateStage
     from rft_jax.evaluate import evaluate_models
     from rft_jax.parallel import is_first, joined
 
     paths, lines = [options.workdir] if options.workdir else options.model, []
+    settings = EvaluateStage(
+        samples=options.samples,
+        cluster_by=options.cluster_by,
+        macro_by=options.macro_by,
+        cases=0,
+    )
     with joined():
-        for line in evaluate_models(paths, options.data, options.samples, options.seed):
+        for line in evaluate_models(paths, options.data, settings, options.seed):
             if is_first():
                 print(json.dumps(line), flush=True)
             lines.append(line)

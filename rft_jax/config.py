@@ -311,6 +311,8 @@ class EvaluateStage:
     # a line {"output_text": ...} for each of them, in their order.
     baselines: tuple[str, ...] = ()
     samples: int = 1  # per item
+    cluster_by: str = ""  # key of the items whose equals the bootstrap draws together
+    macro_by: str = ""  # key of the items; `macro_` metrics are means over its values
     cases: int = 24  # the report shows what the models answered to the first so many items
 
 

@@ -19,11 +19,11 @@ import optax
 
 from rft_jax import data
 from rft_jax.compilation_cache import use_compilation_cache
-from rft_jax.config import ReinforceStage, RolloutConfig
+from rft_jax.config import EvaluateStage, ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import ANSWER, Grader, HostGrading, HostSample, Items, grade_samples
 from rft_jax.host_step import make_host_sampler
-from rft_jax.intervals import Column, intervals, paired_differences
+from rft_jax.intervals import Column, intervals, macro, numbered, paired_differences
 from rft_jax.models import Params, merge
 from rft_jax.parallel import (
     batch_parts,
@@ -51,6 +51,7 @@ from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, m
 from rft_jax.strings import ByteString, from_host
 
 TOP = (1, 5)  # top@k for graders that rank
+OF_MACRO = ("reward_mean", *(f"top{k}" for k in TOP), "top_max", "mrr")
 OF_TOKENS = ("truncated_share", "completion_tokens_mean", "reasoning_tokens_mean")
 EXACT = {"int8_weights": False, "int8_cache": False}
 
@@ -158,9 +159,8 @@ def bucketed(items: PromptData, rows: np.ndarray, config: RolloutConfig) -> int:
     return data.bucket(longest, config.prompt_tokens, config.prompt_buckets)
 
 
-def summarise(evaluation: Evaluation, grader: Grader) -> dict[str, Any]:
-    """Means over the valid samples of all items; for ranking graders top@k and the like."""
-    found = columns(evaluation, grader)
+def summarise(evaluation: Evaluation, found: Mapping[str, Column]) -> dict[str, Any]:
+    """The means of `columns`, and what else there is to say of an evaluation."""
     errors = {f"errors/{name}_mean": float(f.mean()) for name, f in evaluation.errors.items()}
     errors |= {f"errors/{name}_count": int(f.sum()) for name, f in evaluation.errors.items()}
     return {
@@ -257,9 +257,8 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
 def evaluate_models(
     paths: Sequence[Path],
     data_file: str | None,
-    samples: int,
+    settings: EvaluateStage,
     seed: int,
-    cases: int = 0,
     answers: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Evaluates models on one file of items, all by the grader of the first run that has one.
@@ -271,9 +270,9 @@ def evaluate_models(
     Args:
         paths: As for `run.open_model`.
         data_file: JSON lines; None: the first run's own validation file.
-        samples: Per item.
+        settings: How many samples, what is drawn together, and for how many items, from the first,
+            the samples come with the summary, under `cases`.
         seed: Of the samples' noise, the same for all.
-        cases: Items, from the first, whose samples come with the summary, under `cases`.
         answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
             reads them; they follow the models.
 
@@ -284,7 +283,7 @@ def evaluate_models(
     Raises:
         InputError: if there is no such model, no grader or no file.
     """
-    if samples < 1:
+    if settings.samples < 1:
         raise InputError("--samples must be at least 1")
     with together():
         models = [open_model(path) for path in paths]
@@ -303,41 +302,56 @@ def evaluate_models(
     evaluations: dict[str, dict[str, Column]] = {}
     for path, model in zip(paths, models, strict=True):
         run, stage, step = model
-        settings = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
+        as_trained = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
         with together():
             opened = judged(run.mesh)
             opened.check_tokenizer(run.tokenizer)
             run = dataclasses.replace(run, grader=opened)
-            items = read_prompt_data(run, settings, source)
+            items = read_prompt_data(run, as_trained, source)
         program = make_program(
-            run.model(stage), optax.identity(), run.grader, run.tokenizer, settings, run.mesh
+            run.model(stage), optax.identity(), run.grader, run.tokenizer, as_trained, run.mesh
         )
         params = run.load_params(stage, step)
         with open_on_all(run.grader.open_host()) as host:
-            evaluation = make_evaluator(program, host, items, samples, seed)(params)
-        evaluations[str(path)] = columns(evaluation, grader)
+            evaluation = make_evaluator(program, host, items, settings.samples, seed)(params)
+        clusters = numbered([item.get(settings.cluster_by) for item in items.items])
+        evaluations[str(path)] = found = _with_macro(
+            columns(evaluation, grader), items, settings.macro_by
+        )
         yield {
             "model": str(path),
             "data": source,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-            **summarise(evaluation, grader),
-            "intervals": intervals(evaluations[str(path)]),
-            **({"cases": _cases(run, items, evaluation, cases)} if cases else {}),
+            **summarise(evaluation, found),
+            "intervals": intervals(found, cluster_M=clusters),
+            **_cases(run, items, evaluation, settings.cases),
         }
     for name, file in (answers or {}).items():
         evaluation = _grade_answers(opened, items, data.load_answers(file, len(items.items)))
-        evaluations[name] = columns(evaluation, grader)
-        summary = summarise(evaluation, grader)
+        evaluations[name] = found = _with_macro(
+            columns(evaluation, grader), items, settings.macro_by
+        )
+        summary = summarise(evaluation, found)
         yield {
             "model": name,
             "data": source,
             **{key: value for key, value in summary.items() if key not in OF_TOKENS},
-            "intervals": intervals(evaluations[name]),
-            **({"cases": _cases(run, items, evaluation, cases)} if cases else {}),
+            "intervals": intervals(found, cluster_M=clusters),
+            **_cases(run, items, evaluation, settings.cases),
         }
     for b, a in itertools.combinations(evaluations, 2):
-        for name, interval in paired_differences(evaluations[a], evaluations[b]).items():
+        differences = paired_differences(evaluations[a], evaluations[b], cluster_M=clusters)
+        for name, interval in differences.items():
             yield {"a": a, "b": b, "metric": name, **interval}
+
+
+def _with_macro(found: dict[str, Column], items: PromptData, macro_by: str) -> dict[str, Column]:
+    if not macro_by:
+        return found
+    groups = numbered([item.get(macro_by) for item in items.items])
+    return found | {
+        f"macro_{name}": macro(column, groups) for name, column in found.items() if name in OF_MACRO
+    }
 
 
 def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) -> Evaluation:
@@ -354,8 +368,12 @@ def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) ->
     )
 
 
-def _cases(run: Run, items: PromptData, found: Evaluation, count: int) -> list[dict[str, Any]]:
-    """The samples of the first `count` items."""
+def _cases(
+    run: Run, items: PromptData, found: Evaluation, count: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The samples of the first `count` items under `cases`, if any are asked for."""
+    if not count:
+        return {}
     rows = []
     for m, s in np.ndindex(found.reward_MS[:count].shape):
         row = sample_row(
@@ -370,7 +388,7 @@ def _cases(run: Run, items: PromptData, found: Evaluation, count: int) -> list[d
             errors={name: made[m, s] for name, made in found.errors.items()},
         )
         rows.append(row | {"prompt": items.items[m]["messages"]})
-    return rows
+    return {"cases": rows}
 
 
 def evaluation_file(paths: Sequence[Path]) -> Path:

@@ -3,10 +3,11 @@
 A metric is a `Column`: for every item the sum over its samples and the weight of that sum, so that
 per-sample rates (weight: the valid samples) and per-item ones (weight: 1) are treated alike. Items
 are drawn with replacement, samples stay with their item, and the interval goes from the 2.5th to
-the 97.5th percentile of the resampled means.
+the 97.5th percentile of the resampled means. Items that are alike, such as patients of one
+publication, are drawn together: `cluster_M` numbers the clusters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +28,31 @@ class Column(NamedTuple):
         return float(self.total_M.sum() / _positive(self.weight_M.sum()))
 
 
+def numbered(labels: Sequence[Hashable]) -> np.ndarray:
+    """The number of each item's label; items without one (None or empty) stand alone."""
+    number: dict[Hashable, int] = {}
+    keys = [label or ("alone", item) for item, label in enumerate(labels)]
+    return np.array([number.setdefault(key, len(number)) for key in keys], int)
+
+
+def macro(column: Column, group_M: np.ndarray) -> Column:
+    """The metric with every group of items counting alike.
+
+    Args:
+        column: Of M items.
+        group_M: The number of each item's group.
+    """
+    with_weight_M = column.weight_M > 0
+    size = np.bincount(group_M, with_weight_M)
+    weight_M = with_weight_M / _positive(size[group_M])
+    return Column(column.total_M / _positive(column.weight_M) * weight_M, weight_M)
+
+
 def intervals(
-    columns: Mapping[str, Column], seed: int = 0, resamples: int = RESAMPLES
+    columns: Mapping[str, Column],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    cluster_M: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float]]:
     """(low, high) of every metric's mean.
 
@@ -36,38 +60,43 @@ def intervals(
         columns: By the metric's name, all of the same M items.
         seed: Of the bootstrap.
         resamples: Of the items, with replacement.
+        cluster_M: The number of each item's cluster; None: each is its own.
     """
     names = list(columns)
     rows = [columns[name].total_M for name in names] + [columns[name].weight_M for name in names]
+    if cluster_M is not None:
+        rows = [np.bincount(cluster_M, row) for row in rows]
     total_KR, weight_KR = np.split(_resampled_sums(np.stack(rows), seed, resamples), 2)
     low_K, high_K = np.percentile(total_KR / _positive(weight_KR), [2.5, 97.5], axis=1)
     return {name: (float(low_K[k]), float(high_K[k])) for k, name in enumerate(names)}
 
 
 def paired_differences(
-    a: Mapping[str, Column], b: Mapping[str, Column], seed: int = 0, resamples: int = RESAMPLES
+    a: Mapping[str, Column],
+    b: Mapping[str, Column],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    cluster_M: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """How much more a has of everything than b, on the same items.
 
-    Items without weight in either of the two are left out of a metric.
+    An item has the smaller of its two weights, so that those without weight in either of the two
+    are left out of a metric.
 
     Returns:
         By metric that both have the mean over items of their difference, with its interval from
         `low` to `high`.
     """
-    found = {}
+    columns = {}
     for name in [name for name in a if name in b]:
-        kept_M = (a[name].weight_M > 0) & (b[name].weight_M > 0)
-        difference_M = np.zeros(1)
-        if kept_M.any():
-            ours, theirs = ((c.total_M / _positive(c.weight_M))[kept_M] for c in (a[name], b[name]))
-            difference_M = ours - theirs
-        mean_R = _resampled_sums(difference_M[None], seed, resamples)[0] / len(difference_M)
-        low, high = np.percentile(mean_R, [2.5, 97.5])
-        found[name] = {
-            "difference": float(difference_M.mean()), "low": float(low), "high": float(high)
-        }  # fmt: skip
-    return found
+        ours, theirs = ((c.total_M / _positive(c.weight_M)) for c in (a[name], b[name]))
+        weight_M = np.minimum(a[name].weight_M, b[name].weight_M)
+        columns[name] = Column((ours - theirs) * weight_M, weight_M)
+    found = intervals(columns, seed, resamples, cluster_M) if columns else {}
+    return {
+        name: {"difference": columns[name].mean, "low": low, "high": high}
+        for name, (low, high) in found.items()
+    }
 
 
 def _resampled_sums(rows_KM: np.ndarray, seed: int, resamples: int) -> np.ndarray:

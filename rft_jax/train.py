@@ -221,8 +221,7 @@ def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
     items = input_file(run.workdir, f"stages.{stage.name}")
     start = time.perf_counter()
     answers = baseline_files(stage, items)
-    seed = run.seed(stage)
-    for line in evaluate_models(paths, items, stage.samples, seed, stage.cases, answers):
+    for line in evaluate_models(paths, items, stage, run.seed(stage), answers):
         if "model" in line:
             model = names[len(cases)]
             cases.append([{"model": model, **case} for case in line.pop("cases", [])])
@@ -285,13 +284,13 @@ def _drive(
             def evaluate(params: Any) -> dict[str, Any]:
                 start = time.perf_counter()
                 evaluation = evaluator(params)
-                summary = to_numbers(summarise(evaluation, run.grader))
+                found = columns(evaluation, run.grader)
+                summary = to_numbers(summarise(evaluation, found))
                 rewards.append(summary["reward_mean"])
-                reward = {"reward_mean": columns(evaluation, run.grader)["reward_mean"]}
-                low, high = intervals(reward)["reward_mean"]
+                low, high = intervals({"reward_mean": found["reward_mean"]})["reward_mean"]
                 summary |= {"reward_mean_low": low, "reward_mean_high": high}
-                found = {f"valid_{name}": value for name, value in summary.items()}
-                return found | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
+                row = {f"valid_{name}": value for name, value in summary.items()}
+                return row | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
 
             if done == 0 and evaluator is not None:
                 record({"step": 0, **evaluate(weights(model, state))})

@@ -52,9 +52,13 @@ def evaluation(rewards, answers):
     return Evaluation(rewards, valid, {}, details, {}, zero, zero, ~valid, tokens, text)
 
 
+def summarised(found):
+    return summarise(found, columns(found, grader()))
+
+
 def test_a_grader_defines_what_passes_and_what_an_answer_is():
     rewards, answers = np.array([[1.0, 1.0, 0.0]]), np.array([[0.0, 0.0, 1.0]])
-    summary = summarise(evaluation(rewards, answers), grader())
+    summary = summarised(evaluation(rewards, answers))
     assert summary["reward_mean"] == pytest.approx(2 / 3) == summary["pass_at_1"]
     assert summary["pass_at_2"] == 1 == summary["majority"]
     assert "letter/answer" not in str(list(summary))

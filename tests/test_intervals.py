@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from rft_jax.intervals import Column, intervals, paired_differences
+from rft_jax.intervals import Column, intervals, macro, numbered, paired_differences
 
 
 def column(values_MS, valid_MS=None):
@@ -55,6 +55,32 @@ def test_items_that_either_model_lacks_are_left_out_of_a_difference():
     half = column(np.array([[1.0], [1.0]]), np.array([[0.0], [1.0]]))
     found = paired_differences({"x": full}, {"x": half})["x"]
     assert found == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_items_that_are_alike_count_once():
+    """Ten copies of each item say no more than the items, if their clusters are known."""
+    values = np.random.default_rng(5).random((40, 1))
+    copies, clusters = np.repeat(values, 10, axis=0), np.repeat(np.arange(40), 10)
+    single = intervals({"x": column(values)})["x"]
+    assert intervals({"x": column(copies)}, cluster_M=clusters)["x"] == pytest.approx(single)
+    low, high = intervals({"x": column(copies)})["x"]
+    assert high - low < 0.5 * (single[1] - single[0])
+    single = paired_differences({"x": column(values)}, {"x": column(values**2)})["x"]
+    a, b = {"x": column(copies)}, {"x": column(copies**2)}
+    assert paired_differences(a, b, cluster_M=clusters)["x"] == pytest.approx(single)
+
+
+def test_a_macro_mean_is_a_mean_of_means():
+    values, groups = np.array([[1.0], [1.0], [1.0], [0.0], [5.0]]), np.array([0, 0, 0, 1, 2])
+    valid = np.array([[1.0], [1.0], [1.0], [1.0], [0.0]])
+    found = macro(column(values, valid), groups)
+    assert found.mean == pytest.approx(0.5)
+    difference = paired_differences({"x": found}, {"x": macro(column(0 * values, valid), groups)})
+    assert difference["x"]["difference"] == pytest.approx(0.5)
+
+
+def test_items_without_a_label_stand_alone():
+    assert numbered(["a", "", "b", None, "a"]).tolist() == [0, 1, 2, 3, 0]
 
 
 def test_memory_does_not_grow_with_items_times_resamples():

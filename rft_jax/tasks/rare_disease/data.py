@@ -12,7 +12,7 @@ from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, prepare
 
 @dataclass(frozen=True)
 class RareDiseaseData(RareDiseaseOptions, DataConfig):
-    """See `prepare.RareDiseaseOptions`; `train`, `valid` and `supervised` are filled in.
+    """See `prepare.RareDiseaseOptions`; the files' names are filled in.
 
     Attributes:
         validate_on: "unseen": cases of genes that no training case has. "seen": cases of the
@@ -27,7 +27,7 @@ class RareDiseaseData(RareDiseaseOptions, DataConfig):
         Raises:
             InputError: as `prepare`; or a file is named that would be replaced.
         """
-        for name in ("train", "valid", "supervised"):
+        for name in ("train", "valid", "supervised", "answers", "symbols"):
             if getattr(self, name):
                 raise InputError(
                     f"data.{name}: this task makes the file from data.archive; leave it empty, or "
@@ -39,4 +39,6 @@ class RareDiseaseData(RareDiseaseOptions, DataConfig):
             train=str(directory / "train.jsonl"),
             valid=str(directory / ("seen.jsonl" if self.validate_on == "seen" else "valid.jsonl")),
             supervised=str(directory / "pretrain.jsonl"),
+            answers=str(directory / "answers.jsonl"),
+            symbols=str(directory / "symbols.txt"),
         )

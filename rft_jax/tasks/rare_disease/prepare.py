@@ -1,16 +1,24 @@
 """Writes the files of a rare-disease run: `prepare(directory, archive=..., ...)`.
 
-    pretrain.jsonl   simulated patients with worked answers (supervised rows)
-    train.jsonl      real cases to reinforce on, capped by publication and gene
-    valid.jsonl      real cases of other publications and other genes
-    seen.jsonl       real cases of other publications and the training genes
-    grader.json      the rank grader
-    prepared.json    options, counts, checksums
+    pretrain.jsonl         simulated patients with worked answers (supervised rows)
+    train.jsonl            real cases to reinforce on, capped by publication and gene
+    answers.jsonl          the same with the right answer, for supervised fine-tuning
+    valid.jsonl            real cases of other publications and other genes
+    seen.jsonl             real cases of other publications and the training genes
+    valid_present.jsonl    those without absent findings; seen_present.jsonl likewise
+    *.annotations.jsonl    answers to each of the four by the annotations alone
+    *.naive_bayes.jsonl    answers by naive Bayes on the training cases alone
+    symbols.txt            findings, genes and the answer's fixed parts, a token each
+    grader.json            the rank grader
+    prepared.json          options, counts, checksums
 
 The publications of the validation cases, of the training cases (an option), and those of
 `exclude_pmids` are dropped from the annotations before a patient is simulated, and the last from
 the cases too. Training cases whose gene is then no candidate could only earn nothing: they are left
 out. Validation cases of that kind stay, as misses.
+
+With an archive `eval` all validation is on its cases: valid.jsonl has those whose gene no training
+case has, seen.jsonl the others.
 """
 
 import dataclasses
@@ -19,6 +27,7 @@ import json
 import random
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +37,15 @@ import numpy as np
 
 from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import hpo, phenopackets, prompts, ranking, simulate, splits
-from rft_jax.tasks.rare_disease.worked_answers import Habits, WorkedAnswer, work_answer
+from rft_jax.tasks.rare_disease.worked_answers import (
+    Habits,
+    WorkedAnswer,
+    symbols,
+    work_answer,
+)
+
+PATHS = ("archive", "exclude_pmids", "eval")  # options that say where, not what
+SYMBOL_FROM = 20  # simulated patients that a finding needs to be a token of its own
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class RareDiseaseOptions:
     Attributes:
         archive: release archive or folder of phenopackets.
         exclude_pmids: file with a PMID a line: publications of an evaluation to come.
+        eval: archive or folder of the cases to evaluate on; "": cases of `archive` are set aside.
         genes: candidates to simulate: "archive" (those of the cases) or "all" (every gene that
             HPO annotates: needed if the evaluation has genes of which the archive has no case).
         patients_per_gene: simulated patients of each gene.
@@ -52,6 +70,7 @@ class RareDiseaseOptions:
 
     archive: str = ""
     exclude_pmids: str = ""
+    eval: str = ""
     genes: Literal["archive", "all"] = "archive"
     patients_per_gene: int = 100
     noise: float = 2.0
@@ -87,8 +106,9 @@ def prepare(directory: str | Path, **options: Any) -> None:
     directory = Path(directory)
     chosen = _checked_options(options)
     inputs = {
-        "options": dataclasses.asdict(chosen) | {"archive": "", "exclude_pmids": ""},
+        "options": dataclasses.asdict(chosen) | dict.fromkeys(PATHS, ""),
         "archive_sha256": _archive_sha256(chosen.archive),
+        "eval_sha256": _archive_sha256(chosen.eval) if chosen.eval else "",
         "exclude_pmids": sorted(read_pmids(chosen.exclude_pmids)),
     }
     if _is_prepared(directory, inputs):
@@ -98,8 +118,8 @@ def prepare(directory: str | Path, **options: Any) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     data = build(chosen, hpo.load_ontology(), hpo.load_annotations)
-    for name in ("pretrain", "train", "valid", "seen"):
-        _write_lines(partial / f"{name}.jsonl", getattr(data, name))
+    for name, lines in data.files.items():
+        _write_lines(partial / name, lines)
     _write_json(partial / "grader.json", prompts.grader())
     _write_json(partial / "prepared.json", inputs | {"counts": data.counts})
     partial.rename(directory)
@@ -108,12 +128,9 @@ def prepare(directory: str | Path, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of the files as JSON lines, and what was counted."""
+    """The lines of the files by name, and what was counted."""
 
-    pretrain: list[str]
-    train: list[str]
-    valid: list[str]
-    seen: list[str]
+    files: dict[str, list[str]]
     counts: dict[str, Any]
 
 
@@ -127,18 +144,27 @@ def build(
     Args:
         load_annotations: from the ontology and the publications to leave out.
     Raises:
-        InputError: the archive cannot be read, or the split leaves nothing.
+        InputError: an archive cannot be read, or the split leaves nothing.
     """
-    cases = phenopackets.relabel(phenopackets.load_cases(options.archive), ontology.labels_by_id())
+    cases = _load_cases(options.archive, ontology)
     scorable = [case for case in cases if case.scorable]
+    evaluation = _load_cases(options.eval, ontology) if options.eval else []
     excluded = read_pmids(options.exclude_pmids)
-    split = splits.split(cases, len(cases), options.valid_cases, excluded, options.seed)
-    train_pmids = frozenset(pmid for case in split.train for pmid in case.pmids)
-    unseen = excluded | split.valid_pmids
-    annotations = load_annotations(
-        ontology, unseen | train_pmids if options.exclude_train_pmids else unseen
+    split = splits.split(
+        cases,
+        len(cases),
+        0 if options.eval else options.valid_cases,
+        excluded,
+        options.seed,
+        evaluation,
     )
-    of_cases = sorted({case.gene for case in scorable})
+    train_pmids = frozenset(pmid for case in split.train for pmid in case.pmids)
+    held_out_pmids = excluded | split.valid_pmids
+    annotations = load_annotations(
+        ontology, held_out_pmids | train_pmids if options.exclude_train_pmids else held_out_pmids
+    )
+    evaluation = [case for case in evaluation if case.scorable]
+    of_cases = sorted({case.gene for case in (*scorable, *evaluation)})
     wanted = of_cases if options.genes == "archive" else annotations.genes
     evidence = ranking.build_evidence(ontology, annotations, wanted)
     if not evidence.genes:
@@ -149,8 +175,27 @@ def build(
     candidates = set(evidence.genes)
     train = [case for case in split.train if case.gene in candidates][: options.train_cases]
     train_genes = {case.gene for case in train}
-    seen = [case for case in split.seen if case.gene in train_genes]
-    pretrain, quality = _simulated_rows(options, ontology, annotations, evidence)
+    unseen, seen = (evaluation, evaluation) if options.eval else (split.valid, split.seen)
+    held_out = {
+        "valid": [case for case in unseen if case.gene not in train_genes],
+        "seen": [case for case in seen if case.gene in train_genes],
+    }
+    for name, of in held_out.items():
+        if options.eval and not of:
+            which = "only genes with" if name == "valid" else "no gene with"
+            raise InputError(
+                f"eval {options.eval}: its {len(evaluation)} scorable cases have {which} training "
+                "cases, and both kinds are evaluated on; give other cases, or change train_cases."
+            )
+    simulated = _simulated(options, ontology, annotations, evidence)
+    files = {
+        "pretrain.jsonl": simulated.rows,
+        "train.jsonl": [_line(prompts.item(case, options.prompt)) for case in train],
+        "answers.jsonl": [_right_answer(case, options.prompt) for case in train],
+        "symbols.txt": symbols(simulated.findings, evidence.genes),
+    }
+    for name, of in held_out.items():
+        files |= _held_out_files(name, of, options.prompt, ontology, evidence, train)
     counts = {
         "cases": len(cases),
         "scorable": len(scorable),
@@ -158,36 +203,77 @@ def build(
         "genes_simulated": len(evidence.genes),
         "genes_without_annotation": len(set(of_cases) - candidates),
         "annotation_rows_excluded": annotations.excluded_rows,
-        "pretrain": len(pretrain),
+        "pretrain": len(simulated.rows),
         "train": len(train),
-        "valid": len(split.valid),
-        "seen": len(seen),
+        "valid": len(held_out["valid"]),
+        "seen": len(held_out["seen"]),
         "train_genes": len(train_genes),
-        "valid_genes": len({case.gene for case in split.valid}),
-        "worked_answers": quality,
+        "valid_genes": len({case.gene for case in held_out["valid"]}),
+        "worked_answers": simulated.hit_rates,
         "annotations_on_train": _annotation_rates(ontology, evidence, train, options),
-        "annotations_on_valid": _annotation_rates(ontology, evidence, split.valid, options),
+        "annotations_on_valid": _annotation_rates(ontology, evidence, held_out["valid"], options),
     }
-    return Prepared(
-        pretrain,
-        [_line(prompts.item(case, options.prompt)) for case in train],
-        [_line(prompts.item(case, options.prompt)) for case in split.valid],
-        [_line(prompts.item(case, options.prompt)) for case in seen],
-        counts,
-    )
+    return Prepared(files, counts)
 
 
-def _simulated_rows(
+def _load_cases(path: str, ontology: hpo.Ontology) -> list[phenopackets.Case]:
+    return phenopackets.relabel(phenopackets.load_cases(path), ontology.labels_by_id())
+
+
+def _right_answer(case: phenopackets.Case, options: prompts.PromptOptions) -> str:
+    answer = WorkedAnswer("", "", (case.gene,))
+    return _line({"messages": [*prompts.case_messages(case, options), answer.message()]})
+
+
+def _held_out_files(
+    name: str,
+    cases: Sequence[phenopackets.Case],
+    options: prompts.PromptOptions,
+    ontology: hpo.Ontology,
+    evidence: ranking.Evidence,
+    train: Sequence[phenopackets.Case],
+) -> dict[str, list[str]]:
+    """Items with and without absent findings, and the answers of what is not a model."""
+    present = [ontology.indices(i for i, _ in case.present) for case in cases]
+    absent = [ontology.indices(i for i, _ in case.absent) for case in cases]
+    of_train = [ontology.indices(i for i, _ in case.present) for case in train]
+    bayes = ranking.naive_bayes(ontology, of_train, [case.gene for case in train])
+    files = {}
+    for variant, present_only in ((name, options.present_only), (f"{name}_present", True)):
+        shown = dataclasses.replace(options, present_only=present_only)
+        score = ranking.scores(evidence, present, None if present_only else absent)
+        files |= {
+            f"{variant}.jsonl": [_line(prompts.item(case, shown)) for case in cases],
+            f"{variant}.annotations.jsonl": _answers(evidence.genes, score),
+            f"{variant}.naive_bayes.jsonl": _answers(bayes.genes, ranking.scores(bayes, present)),
+        }
+    return files
+
+
+def _answers(genes: Sequence[str], score: np.ndarray) -> list[str]:
+    return [_line({"output_text": text}) for text in ranking.answers(genes, score)]
+
+
+@dataclass(frozen=True)
+class _Simulated:
+    """Supervised rows in random order, how good their lists are, and the usual findings."""
+
+    rows: list[str]
+    hit_rates: dict[str, float]
+    findings: list[str]
+
+
+def _simulated(
     options: RareDiseaseOptions,
     ontology: hpo.Ontology,
     annotations: hpo.Annotations,
     evidence: ranking.Evidence,
-) -> tuple[list[str], dict[str, float]]:
-    """Supervised rows in random order, and how good the worked answers' lists are."""
+) -> _Simulated:
     simulator = simulate.build_simulator(ontology, annotations)
     habits = Habits(noise=options.noise)
     lines: list[str] = []
     ranks: list[int] = []
+    patients_with: Counter[int] = Counter()
     for done, gene in enumerate(evidence.genes):
         patients = simulate.simulate(
             simulator, gene, options.patients_per_gene, options.prompt, options.seed
@@ -197,10 +283,12 @@ def _simulated_rows(
             answer = work_answer(ontology, evidence, patient, habits, rng)
             lines.append(_line(_supervised_row(ontology, patient, answer, options.prompt)))
             ranks.append(answer.genes.index(gene) + 1 if gene in answer.genes else 0)
+            patients_with.update((*patient.present, *patient.absent))
         if done % 500 == 499:
             _log(f"simulated {len(lines)} patients of {done + 1}/{len(evidence.genes)} genes")
     random.Random(f"pretrain {options.seed}").shuffle(lines)
-    return lines, ranking.hit_rates(np.array(ranks))
+    usual = [ontology.labels[t] for t, n in sorted(patients_with.items()) if n >= SYMBOL_FROM]
+    return _Simulated(lines, ranking.hit_rates(np.array(ranks)), usual)
 
 
 def _supervised_row(

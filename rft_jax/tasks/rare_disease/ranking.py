@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rft_jax.tasks.rare_disease import prompts
 from rft_jax.tasks.rare_disease.hpo import Annotations, Ontology
 
 NOISE_SHARE = 0.1  # findings that have nothing to do with the gene
@@ -112,6 +113,46 @@ def scores(
     for row, terms in enumerate(absent or ()):
         total[row] += evidence.absent[list(terms)].sum(axis=0)
     return total
+
+
+def naive_bayes(
+    ontology: Ontology, cases: Sequence[Sequence[int]], genes: Sequence[str]
+) -> Evidence:
+    """Evidence from solved cases alone, for the genes that they have.
+
+    P(t | g) = (n(t, g) + P(t)) / (n(g) + 1): of the n(g) cases of gene g, n(t, g) have the finding
+    t or one below it, and one more is added that is like all cases together.
+
+    Args:
+        cases: for each of N cases the indices of the findings that are present.
+        genes: the N right genes.
+    """
+    names = tuple(sorted(set(genes)))
+    column = {gene: i for i, gene in enumerate(names)}
+    count = np.zeros((len(ontology.ids), len(names)), np.float32)
+    for terms, gene in zip(cases, genes, strict=True):
+        implied = frozenset(terms).union(*(ontology.ancestors[t] for t in terms))
+        count[list(implied), column[gene]] += 1
+    background = (count.sum(axis=1) + 0.5) / (len(cases) + 1)
+    cases_of = np.bincount([column[gene] for gene in genes], minlength=len(names))
+    frequency = (count + background[:, None]) / (cases_of + 1)
+    present = np.log(frequency / background[:, None])
+    absent = np.log1p(-ABSENT_WEIGHT * frequency) - np.log1p(-ABSENT_WEIGHT * background)[:, None]
+    return Evidence(names, present, absent, background)
+
+
+def answers(genes: Sequence[str], score: np.ndarray) -> list[str]:
+    """Rankings as answers in the task's format.
+
+    Args:
+        genes: the candidates.
+        score: float [N, genes]; higher is likelier.
+    """
+    best = np.argsort(-score, axis=1, kind="stable")[:, : prompts.MAX_GENES]
+    return [
+        prompts.answer(f"{genes[row[0]]} fits the findings best.", [genes[g] for g in row])
+        for row in best
+    ]
 
 
 def ranks(evidence: Evidence, score: np.ndarray, genes: Sequence[str]) -> np.ndarray:

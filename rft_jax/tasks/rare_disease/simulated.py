@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rft_jax.config import DataConfig
 from rft_jax.files import write_atomically
 from rft_jax.tasks.rare_disease import prompts, ranking, simulate
-from rft_jax.tasks.rare_disease.hpo import Annotations, Ontology
+from rft_jax.tasks.rare_disease.hpo import Ontology
 from rft_jax.tasks.rare_disease.ranking import Evidence
 from rft_jax.tasks.rare_disease.simulate import Patient
 from rft_jax.tasks.rare_disease.subset import load_subset
-from rft_jax.tasks.rare_disease.worked_answers import Habits, WorkedAnswer, work_answer
-
-# What an answer's text has between findings and genes.
-FIXED = ('{"explanation": "', '", "genes": ["', '", "', '"]}', " fits ", " and ", ": ", "; ", ", ")
+from rft_jax.tasks.rare_disease.worked_answers import (
+    Habits,
+    WorkedAnswer,
+    symbols,
+    work_answer,
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class SimulatedData(DataConfig):
         files = {f"{name}.jsonl": _lines(of) for name, of in rows.items()}
         for name, patients in held_out.items():
             files[f"{name}.ceiling.jsonl"] = _lines(_best_answers(evidence, patients))
-        files["symbols.txt"] = _symbols(ontology, annotations)
+        kept_whole = symbols(ontology.labels[1:], annotations.genes)
+        files["symbols.txt"] = "".join(f"{text}\n" for text in kept_whole)
         return files
 
     @property
@@ -141,16 +142,10 @@ class SimulatedData(DataConfig):
         return {"messages": [*messages, answer.message()]}
 
 
-def _symbols(ontology: Ontology, annotations: Annotations) -> str:
-    return "\n".join((*ontology.labels[1:], *annotations.genes, *FIXED)) + "\n"
-
-
 def _best_answers(evidence: Evidence, patients: Sequence[Patient]) -> Iterator[dict[str, str]]:
     """Ranking by the evidence of all present findings: what a model that knew it all would do."""
-    for score in ranking.scores(evidence, [patient.present for patient in patients]):
-        best = np.argsort(-score, kind="stable")[: prompts.MAX_GENES]
-        genes = [evidence.genes[gene] for gene in best]
-        yield {"output_text": prompts.answer(f"{genes[0]} fits all findings best.", genes)}
+    score = ranking.scores(evidence, [patient.present for patient in patients])
+    return ({"output_text": text} for text in ranking.answers(evidence.genes, score))
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:

@@ -22,7 +22,8 @@ class Split:
 
     Attributes:
         seen: cases of the training genes from clusters of neither; for a second validation.
-        valid_pmids: every publication of the clusters that the validation cases belong to.
+        valid_pmids: every publication of the clusters that validation cases, or those of an
+            evaluation elsewhere, belong to.
     """
 
     train: tuple[Case, ...]
@@ -98,10 +99,11 @@ def split(
     valid_cases: int,
     exclude_pmids: frozenset[str] = frozenset(),
     seed: int = 0,
+    evaluation: Sequence[Case] = (),
 ) -> Split:
     """Draws a capped training set and a validation set with other publications and other genes.
 
-    Clusters that touch `exclude_pmids` (publications of an evaluation elsewhere) take no part.
+    Clusters that touch `exclude_pmids` or have cases of an evaluation elsewhere take no part.
     Genes are drawn for validation until their cases suffice; what shares a cluster with a
     validation case, or its gene, is lost to training.
 
@@ -109,20 +111,25 @@ def split(
         cases: all cases; those that are not scorable serve to join publications only.
         train_cases: at most so many training cases.
         valid_cases: at most so many validation cases.
+        evaluation: cases from elsewhere, scorable or not, that are evaluated on.
     Raises:
         InputError: nothing is left to train on, or to validate on.
     """
+    everything = (*cases, *evaluation)
     cluster_of = {
         case.case_id: number
-        for case, number in zip(cases, publication_clusters(cases), strict=True)
+        for case, number in zip(everything, publication_clusters(everything), strict=True)
     }
     pmids_of: dict[int, set[str]] = defaultdict(set)
-    for case in cases:
+    for case in everything:
         pmids_of[cluster_of[case.case_id]].update(case.pmids)
+    evaluated = {cluster_of[case.case_id] for case in evaluation}
     usable = [
         case
         for case in cases
-        if case.scorable and not pmids_of[cluster_of[case.case_id]] & exclude_pmids
+        if case.scorable
+        and cluster_of[case.case_id] not in evaluated
+        and not pmids_of[cluster_of[case.case_id]] & exclude_pmids
     ]
     pool = capped(usable, seed=seed)
 
@@ -151,7 +158,8 @@ def split(
             f"training and {len(valid)} for validation; give more cases or ask for fewer "
             "validation cases."
         )
-    valid_pmids = frozenset().union(*(pmids_of[number] for number in valid_clusters))
+    held_out = valid_clusters | evaluated
+    valid_pmids = frozenset().union(*(pmids_of[number] for number in held_out))
     train_genes = {case.gene for case in train}
     known_clusters = valid_clusters | {cluster_of[case.case_id] for case in train}
     others = [

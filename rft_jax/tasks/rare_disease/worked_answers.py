@@ -7,7 +7,7 @@ associations and has seen every habit; which habits lead to the right gene is le
 to teach.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from rft_jax.tasks.rare_disease import prompts
 from rft_jax.tasks.rare_disease.hpo import Ontology
 from rft_jax.tasks.rare_disease.ranking import Evidence
 from rft_jax.tasks.rare_disease.simulate import Patient
+
+# What an answer's text has between findings and genes.
+FIXED = ('{"explanation": "', '", "genes": ["', '", "', '"]}', " fits ", " and ", ": ", "; ", ", ")
 
 # A finding points to a gene from so many nats on: e times as common as in all diseases together.
 POINTS_FROM = 1.0
@@ -114,3 +117,8 @@ def _lines(
         if named:
             lines.append(f"{ontology.labels[term]}: {', '.join(named)}.")
     return lines
+
+
+def symbols(findings: Iterable[str], genes: Iterable[str]) -> list[str]:
+    """What a tokenizer should keep whole of answers that name these."""
+    return [*findings, *genes, *FIXED]

@@ -1,16 +1,22 @@
 """`prepare` writes a whole directory or none, and evaluation publications leave no trace in it."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import hpo
 from rft_jax.tasks.rare_disease import prepare as prepare_module
-from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, build, prepare
+from rft_jax.tasks.rare_disease.prepare import SYMBOL_FROM, RareDiseaseOptions, build, prepare
+from rft_jax.tasks.rare_disease.worked_answers import FIXED
 
-DATA_FILES = ("pretrain.jsonl", "train.jsonl", "valid.jsonl", "seen.jsonl")
-FILES = (*DATA_FILES, "grader.json", "prepared.json")
+HELD_OUT = ("valid", "valid_present", "seen", "seen_present")
+FILES = (
+    *("pretrain.jsonl", "train.jsonl", "answers.jsonl", "symbols.txt"),
+    *(f"{name}{kind}.jsonl" for name in HELD_OUT for kind in ("", ".annotations", ".naive_bayes")),
+    *("grader.json", "prepared.json"),
+)
 SMALL = {"patients_per_gene": 20, "train_cases": 4, "valid_cases": 2}
 
 
@@ -38,6 +44,10 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def parsed(data, name):
+    return [json.loads(line) for line in data.files[f"{name}.jsonl"]]
+
+
 def test_writes_every_file_and_the_same_again(archive, made_up_hpo, tmp_path):
     prepare(tmp_path / "one", archive=archive, **SMALL)
     prepare(tmp_path / "two", archive=archive, **SMALL)
@@ -49,7 +59,8 @@ def test_writes_every_file_and_the_same_again(archive, made_up_hpo, tmp_path):
 
 def test_rows_are_in_the_formats_of_their_stages(archive, made_up_hpo, tmp_path):
     prepare(tmp_path / "data", archive=archive, **SMALL)
-    for row in rows_of(tmp_path / "data/pretrain.jsonl"):
+    pretrain = rows_of(tmp_path / "data/pretrain.jsonl")
+    for row in pretrain:
         user, assistant = row["messages"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         assert set(json.loads(assistant["content"])) == {"explanation", "genes"}
@@ -58,6 +69,22 @@ def test_rows_are_in_the_formats_of_their_stages(archive, made_up_hpo, tmp_path)
     for row in train + valid:
         assert [m["role"] for m in row["messages"]] == ["user"]
         assert set(row) == {"messages", "gene", "aliases", "case_id", "pmid"}
+    for row, right in zip(train, rows_of(tmp_path / "data/answers.jsonl"), strict=True):
+        assert right["messages"][:-1] == row["messages"]
+        assert json.loads(right["messages"][-1]["content"])["genes"] == [row["gene"]]
+    kept_whole = (tmp_path / "data/symbols.txt").read_text().splitlines()
+    named = {
+        gene for row in pretrain for gene in json.loads(row["messages"][1]["content"])["genes"]
+    }
+    findings = Counter(
+        finding
+        for row in pretrain
+        for line in row["messages"][0]["content"].splitlines()[1:]
+        for finding in line.partition(": ")[2].split("; ")
+    )
+    usual = {finding for finding, patients in findings.items() if patients >= SYMBOL_FROM}
+    assert 0 < len(usual) < len(findings)
+    assert set(kept_whole) == usual | named | set(FIXED)
     assert not {r["gene"] for r in train} & {r["gene"] for r in valid}
     counts = json.loads((tmp_path / "data/prepared.json").read_text())["counts"]
     assert (counts["train"], counts["valid"]) == (len(train), len(valid))
@@ -80,7 +107,7 @@ def test_annotations_of_held_out_and_excluded_publications_are_never_read(
             ontology,
             load,
         )
-        train, valid = ([json.loads(r) for r in rows] for rows in (data.train, data.valid))
+        train, valid = parsed(data, "train"), parsed(data, "valid")
         assert {"PMID:402", "PMID:101"} | {r["pmid"] for r in valid} <= asked[-1]
         assert ({r["pmid"] for r in train} <= asked[-1]) == exclude_train
         assert "PMID:101" not in {r["pmid"] for r in train + valid}
@@ -94,7 +121,7 @@ def test_training_cases_that_no_simulated_gene_can_answer_are_left_out(
         data = build(
             RareDiseaseOptions(**{**options.__dict__, "seed": seed}), ontology, load_annotations
         )
-        assert "UNKNOWN" not in {json.loads(row)["gene"] for row in data.train}
+        assert "UNKNOWN" not in {row["gene"] for row in parsed(data, "train")}
 
 
 def test_genes_all_adds_those_without_a_case(
@@ -107,6 +134,64 @@ def test_genes_all_adds_those_without_a_case(
     few = build(RareDiseaseOptions(archive, **sizes), ontology, load_annotations)
     every = build(RareDiseaseOptions(archive, genes="all", **sizes), ontology, load_annotations)
     assert (few.counts["genes_simulated"], every.counts["genes_simulated"]) == (2, 3)
+
+
+def test_every_held_out_case_is_there_without_absent_findings_too(
+    archive, ontology, load_annotations
+):
+    data = build(RareDiseaseOptions(archive, **SMALL), ontology, load_annotations)
+    for row, present in zip(parsed(data, "valid"), parsed(data, "valid_present"), strict=True):
+        text = row["messages"][0]["content"]
+        assert present == row | {"messages": [{"role": "user", "content": text.split("\nabs")[0]}]}
+        assert "absent: Square pupil" in text
+    for name in HELD_OUT:
+        for baseline in ("annotations", "naive_bayes"):
+            assert len(parsed(data, f"{name}.{baseline}")) == len(parsed(data, name))
+
+
+def test_baselines_know_what_they_may_know(write_archive, make_packet, ontology, load_annotations):
+    """The annotations all genes that they have; naive Bayes those of the training cases."""
+    genes = ["GENEA", "GENEA", "GENEB", "GENEB", "GENEC"]
+    packets = [make_packet(f"{n}", g, f"PMID:70{n}", variant=f"{n}") for n, g in enumerate(genes)]
+    options = RareDiseaseOptions(
+        str(write_archive(packets)), patients_per_gene=1, train_cases=9, valid_cases=1
+    )
+    data = build(options, ontology, load_annotations)
+
+    def listed(baseline):
+        answers = parsed(data, f"valid.{baseline}")
+        return {gene for row in answers for gene in json.loads(row["output_text"])["genes"]}
+
+    assert listed("annotations") == {"GENEA", "GENEB", "GENEC"}
+    assert listed("naive_bayes") == {row["gene"] for row in parsed(data, "train")}
+
+
+def test_cases_from_elsewhere_take_the_place_of_those_set_aside(
+    archive, write_archive, make_packet, ontology, load_annotations
+):
+    asked = []
+
+    def load(ontology, exclude):
+        asked.append(exclude)
+        return load_annotations(ontology, exclude)
+
+    elsewhere = write_archive(
+        [
+            make_packet("e1", "GENEA", "PMID:801", variant="e1"),
+            make_packet("e2", "GENED", "PMID:802", variant="e2"),
+            make_packet("e3", "GENEB", "PMID:902", variant="e3"),  # b2's publication
+        ],
+        "elsewhere.zip",
+    )
+    options = RareDiseaseOptions(archive, eval=str(elsewhere), patients_per_gene=1)
+    data = build(options, ontology, load)
+    assert [row["case_id"] for row in parsed(data, "valid")] == ["e2"]
+    assert [row["case_id"] for row in parsed(data, "seen")] == ["e1", "e3"]
+    assert "b2" not in {row["case_id"] for row in parsed(data, "train")}
+    assert {"PMID:801", "PMID:802", "PMID:902"} <= asked[-1]
+    with pytest.raises(InputError, match="its 1 scorable cases have only genes with training"):
+        only_a = write_archive([make_packet("e1", "GENEA", "PMID:801")], "only_a.zip")
+        build(RareDiseaseOptions(archive, eval=str(only_a)), ontology, load)
 
 
 def test_a_prepared_directory_is_reused_and_never_overwritten(
