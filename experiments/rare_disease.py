@@ -32,9 +32,9 @@ from rft_jax.tasks.rare_disease.data import RareDiseaseData
 from rft_jax.tasks.rare_disease.prompts import grader
 
 SMALL = ModelConfig(
-    name="small", layers=4, width=256, heads=4, kv_heads=4, head_dim=64, mlp_width=768
+    name="small", layers=4, width=256, heads=2, kv_heads=2, head_dim=128, mlp_width=768
 )
-LARGER = dataclasses.replace(SMALL, name="larger", width=512, heads=8, kv_heads=8, mlp_width=1536)
+LARGER = dataclasses.replace(SMALL, name="larger", width=512, heads=4, kv_heads=4, mlp_width=1536)
 MODELS = ("small_base", "larger_base", "small_sft", "larger_sft", "small_rft")
 HELD_OUT = {
     "genes_unseen": "valid",
@@ -54,9 +54,7 @@ def get_config() -> Config:
         models=(SMALL, LARGER),
         stages=(
             _pretrain("small", learning_rate=2e-2),
-            _pretrain("larger", learning_rate=1e-2),
             _right_answers("small"),
-            _right_answers("larger"),
             ReinforceStage(
                 name="small_rft",
                 model="small",
@@ -65,14 +63,16 @@ def get_config() -> Config:
                 batch_size=16,
                 rollout=RolloutConfig(
                     group_size=8,
-                    prompt_tokens=128,
-                    completion_tokens=96,
+                    prompt_tokens=224,
+                    completion_tokens=112,
                     output_bytes=640,
-                    reasoning_effort=48,
+                    reasoning_effort=56,
                 ),
                 optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
                 eval_interval=25,
             ),
+            _pretrain("larger", learning_rate=1e-2),
+            _right_answers("larger"),
             *(
                 EvaluateStage(
                     name=name,
@@ -93,9 +93,9 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     return SupervisedStage(
         name=f"{model}_base",
         model=model,
-        steps=1200,
-        batch_size=16,
-        row_tokens=256,
+        steps=1000,
+        batch_size=12,
+        row_tokens=320,
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=learning_rate,
@@ -114,7 +114,7 @@ def _right_answers(model: str) -> SupervisedStage:
         init=f"{model}_base",
         data="answers",
         steps=60,
-        batch_size=16,
-        row_tokens=256,
+        batch_size=12,
+        row_tokens=320,
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5, schedule="cosine"),
     )

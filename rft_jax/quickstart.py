@@ -24,9 +24,9 @@ from rft_jax.tasks.rare_disease.prompts import grader
 from rft_jax.tasks.rare_disease.simulated import SimulatedData
 
 SMALL = ModelConfig(
-    name="small", layers=2, width=128, heads=8, kv_heads=8, head_dim=16, mlp_width=384
+    name="small", layers=2, width=128, heads=2, kv_heads=2, head_dim=64, mlp_width=384
 )
-LARGER = dataclasses.replace(SMALL, name="larger", width=256, heads=16, kv_heads=16, mlp_width=768)
+LARGER = dataclasses.replace(SMALL, name="larger", width=256, heads=4, kv_heads=4, mlp_width=768)
 MODELS = ("small_base", "larger_base", "small_sft", "larger_sft", "small_rft")
 
 ROLLOUT = RolloutConfig(
@@ -56,7 +56,7 @@ def get_config(seed: int = 0) -> Config:
                 name="small_rft",
                 model="small",
                 init="small_base",
-                steps=100,
+                steps=120,
                 batch_size=16,
                 rollout=ROLLOUT,
                 policy_loss=PolicyLossConfig(kl_coefficient=0.1),  # or thoughts turn to gene names
