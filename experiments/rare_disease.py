@@ -49,7 +49,7 @@ def get_config() -> Config:
     """For a CPU of two cores."""
     return Config(
         name="rare_disease",
-        data=RareDiseaseData(patients_per_gene=150, noise=1.0),
+        data=RareDiseaseData(patients_per_gene=150, patients_per_finding=1, noise=1.0),
         grader=grader(),
         tokenizer=TokenizerConfig(vocab_size=6144),
         models=(SMALL, LARGER),
@@ -96,7 +96,7 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     return SupervisedStage(
         name=f"{model}_base",
         model=model,
-        steps=1000,
+        steps=1600,
         batch_size=12,
         row_tokens=320,
         optimizer=OptimizerConfig(

@@ -38,6 +38,7 @@ import numpy as np
 from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import hpo, phenopackets, prompts, ranking, simulate, splits
 from rft_jax.tasks.rare_disease.worked_answers import (
+    POINTS_FROM,
     Habits,
     WorkedAnswer,
     symbols,
@@ -59,6 +60,8 @@ class RareDiseaseOptions:
         genes: candidates to simulate: "archive" (those of the cases) or "all" (every gene that
             HPO annotates: needed if the evaluation has genes of which the archive has no case).
         patients_per_gene: simulated patients of each gene.
+        patients_per_finding: and with one finding alone, of each finding that points to a gene, so
+            that a model hears of those too that no patient happens to have.
         noise: temperature of the noise in the worked answers' ranking, in nats.
         max_present, max_absent, present_only, instructions: see `prompts.PromptOptions`.
         train_cases, valid_cases: at most so many real cases.
@@ -73,6 +76,7 @@ class RareDiseaseOptions:
     eval: str = ""
     genes: Literal["archive", "all"] = "archive"
     patients_per_gene: int = 100
+    patients_per_finding: int = 0
     noise: float = 2.0
     max_present: int = 20
     max_absent: int = 10
@@ -286,6 +290,12 @@ def _simulated(
             patients_with.update((*patient.present, *patient.absent))
         if done % 500 == 499:
             _log(f"simulated {len(lines)} patients of {done + 1}/{len(evidence.genes)} genes")
+    rng = simulate.generator(options.seed, "", "findings")
+    for term in np.flatnonzero(evidence.present.max(axis=1) >= POINTS_FROM).tolist():
+        patient = simulate.Patient("", "", None, (term,), ())
+        for _ in range(options.patients_per_finding):
+            answer = work_answer(ontology, evidence, patient, habits, rng)
+            lines.append(_line(_supervised_row(ontology, patient, answer, options.prompt)))
     random.Random(f"pretrain {options.seed}").shuffle(lines)
     usual = [ontology.labels[t] for t, n in sorted(patients_with.items()) if n >= SYMBOL_FROM]
     return _Simulated(lines, ranking.hit_rates(np.array(ranks)), usual)
@@ -357,7 +367,8 @@ def _checked_options(options: dict[str, Any]) -> RareDiseaseOptions:
         raise InputError(
             f"rare_disease: option genes should be 'archive' or 'all', not {chosen.genes!r}."
         )
-    least = {"patients_per_gene": 0, "noise": 0, "max_present": 1, "max_absent": 0}
+    least = {"patients_per_gene": 0, "patients_per_finding": 0, "noise": 0}
+    least |= {"max_present": 1, "max_absent": 0}
     for name, low in (least | {"train_cases": 0, "valid_cases": 0, "seed": 0}).items():
         value = getattr(chosen, name)
         kind = int | float if name == "noise" else int

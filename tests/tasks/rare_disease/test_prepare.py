@@ -149,6 +149,21 @@ def test_every_held_out_case_is_there_without_absent_findings_too(
             assert len(parsed(data, f"{name}.{baseline}")) == len(parsed(data, name))
 
 
+def test_every_finding_that_points_to_a_gene_has_a_patient_of_its_own(
+    archive, ontology, load_annotations
+):
+    options = RareDiseaseOptions(
+        archive, **SMALL | {"patients_per_gene": 0, "patients_per_finding": 2}
+    )
+    rows = parsed(build(options, ontology, load_annotations), "pretrain")
+    findings = Counter(row["messages"][0]["content"].partition("present: ")[2] for row in rows)
+    assert set(findings.values()) == {2} and set(findings) <= set(ontology.labels)
+    assert "Square pupil" in findings and "Phenotypic abnormality" not in findings
+    for row in rows:
+        finding = row["messages"][0]["content"].partition("present: ")[2]
+        assert row["messages"][1]["reasoning_content"].startswith(f"{finding}: GENE")
+
+
 def test_baselines_know_what_they_may_know(write_archive, make_packet, ontology, load_annotations):
     """The annotations all genes that they have; naive Bayes those of the training cases."""
     genes = ["GENEA", "GENEA", "GENEB", "GENEB", "GENEC"]
