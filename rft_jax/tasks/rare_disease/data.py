@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rft_jax.config import DataConfig
 from rft_jax.errors import InputError
@@ -12,14 +11,7 @@ from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, prepare
 
 @dataclass(frozen=True)
 class RareDiseaseData(RareDiseaseOptions, DataConfig):
-    """See `prepare.RareDiseaseOptions`; the files' names are filled in.
-
-    Attributes:
-        validate_on: "unseen": cases of genes that no training case has. "seen": cases of the
-            training genes from other publications, which the annotations may cite.
-    """
-
-    validate_on: Literal["unseen", "seen"] = "unseen"
+    """See `prepare.RareDiseaseOptions`; the files' names are filled in."""
 
     def materialise(self, directory: Path) -> DataConfig:
         """Prepares the files below `directory`, or finds them there.
@@ -37,7 +29,7 @@ class RareDiseaseData(RareDiseaseOptions, DataConfig):
         prepare(directory, **options)
         return DataConfig(
             train=str(directory / "train.jsonl"),
-            valid=str(directory / ("seen.jsonl" if self.validate_on == "seen" else "valid.jsonl")),
+            valid=str(directory / "valid.jsonl"),
             supervised=str(directory / "pretrain.jsonl"),
             answers=str(directory / "answers.jsonl"),
             symbols=str(directory / "symbols.txt"),
