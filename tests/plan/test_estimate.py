@@ -58,6 +58,17 @@ def test_the_arithmetic_is_that_of_the_compiled_halves(program, small):
     assert update.sent > 0 and rollout.sent > 0
 
 
+def test_slots_are_planned_for_completions_of_full_length(program, small):
+    rollout = dataclasses.replace(small.stages[0].rollout, slots=8)
+    stage = dataclasses.replace(small.stages[0], rollout=rollout)
+    mesh, topology = MeshConfig(1, 4, 2), parse_topology("v5e:2x4")
+    closed = estimate_plan(dataclasses.replace(small, stages=(stage,), mesh=mesh), topology)
+    static = estimate_plan(dataclasses.replace(small, mesh=mesh), topology)
+    assert closed.kept.cache < static.kept.cache
+    compiled = total(compile_rollout(dataclasses.replace(program, stage=stage)))
+    assert closed.rollout_cost.flops == pytest.approx(compiled.flops, rel=0.25)
+
+
 def test_more_micro_batches_need_fewer_bytes(small):
     def peak(parts):
         stage = small.stages[0]
