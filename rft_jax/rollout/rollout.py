@@ -80,18 +80,19 @@ def rollout(
     """
     parts = 1 if model.rows is None else batch_parts(model.rows.mesh)
     slots = config.slots // parts if 2 * config.slots <= keys_BG.size else 0
+    apart = slots > 0 and parts > 1  # a device has slots and a queue of its own
+    alone = dataclasses.replace(model, rows=None) if apart else model
 
     def record(params: Params, prompts: Prompts, keys_BG: Array) -> Record:
-        alone = dataclasses.replace(model, rows=None) if slots else model
         last_BD, prefix = alone.prefill(params, prompts.tokens_BP, prompts.length_B)
         prefix = prefix.in_int8() if config.int8_cache else prefix
         pairs = Pairs(prefix, prompts.length_B[:, None], last_BD[:, None], keys_BG)
         decoder = Decoder(alone, params, mask, config, stop_ids, pad_id)
         if not slots:
             return _decode_all(decoder, pairs)
-        return decode_queue(decoder, pairs, slots, in_any_part if parts > 1 else jnp.asarray)
+        return decode_queue(decoder, pairs, slots, in_any_part if apart else jnp.asarray)
 
-    if slots and parts > 1:  # a device has slots and a queue of its own
+    if apart:
         record = on_each_part(record, model.rows.mesh)
     return _finish(record(params, prompts, keys_BG), mask, stop_ids)
 
