@@ -213,6 +213,14 @@ def test_weights_and_tokens_are_shared_out_over_the_hosts(alone, settings, cache
     assert_same(tmp_path, alone)
 
 
+def test_slots_and_dynamic_sampling_are_those_of_one_process(settings, cache, tmp_path):
+    more = {"stages__rft__sampling_rounds": "3", "stages__rft__rollout__slots": "8"}
+    train_on(2, tmp_path / "two", settings, cache, **more)
+    train_on(1, tmp_path / "one", settings, cache, **more)
+    assert_same(tmp_path / "two", tmp_path / "one")
+    assert max(row["train_sampled_prompts"] for row in rows(tmp_path / "one", "rft")[1:]) > 8
+
+
 def test_one_hosts_rows_may_lie_on_all_hosts(settings, cache, tmp_path):
     mesh = {"mesh__data": "1", "mesh__tensor": "8", "models__policy__heads": "8"}
     more = mesh | {"models__policy__kv_heads": "8", "placement": "host"}
