@@ -156,8 +156,9 @@ class OptimizerConfig:
     """AdamW or Muon, with a global-norm clip.
 
     Muon (https://kellerjordan.github.io/posts/muon/) is for pre-training: it takes the layers'
-    matrices, AdamW the rest. Its updates are scaled to the size of AdamW's, and it counts weight
-    decay as AdamW does (https://arxiv.org/abs/2502.16982), so that the settings are common to both.
+    matrices, AdamW with Nesterov's momentum the rest. Its updates are scaled to the size of
+    AdamW's, and it counts weight decay as AdamW does (https://arxiv.org/abs/2502.16982), so that
+    the settings are common to both.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -314,6 +315,11 @@ class EvaluateStage:
     cluster_by: str = ""  # key of the items whose equals the bootstrap draws together
     macro_by: str = ""  # key of the items; `macro_` metrics are means over its values
     cases: int = 24  # the report shows what the models answered to the first so many items
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Those of the items that it needs."""
+        return tuple(key for key in (self.cluster_by, self.macro_by) if key)
 
 
 TrainingStage = SupervisedStage | ReinforceStage

@@ -298,6 +298,20 @@ def evaluate_models(
         source = data_file or input_file(with_grader.run.workdir, "valid")
         if not source:
             raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
+        rows = data.load_items(source)
+        data.check_keys(rows, settings.keys, source)
+        clusters, groups = (
+            numbered([row.get(key) for row in rows])
+            for key in (settings.cluster_by, settings.macro_by)
+        )
+
+    def all_columns(evaluation: Evaluation) -> dict[str, Column]:
+        found = columns(evaluation, grader)
+        of_macro = OF_MACRO if settings.macro_by else ()
+        return found | {
+            f"macro_{name}": macro(found[name], groups) for name in of_macro if name in found
+        }
+
     judged = functools.cache(lambda mesh: open_judges(grader, mesh))
     evaluations: dict[str, dict[str, Column]] = {}
     for path, model in zip(paths, models, strict=True):
@@ -314,10 +328,7 @@ def evaluate_models(
         params = run.load_params(stage, step)
         with open_on_all(run.grader.open_host()) as host:
             evaluation = make_evaluator(program, host, items, settings.samples, seed)(params)
-        clusters = numbered([item.get(settings.cluster_by) for item in items.items])
-        evaluations[str(path)] = found = _with_macro(
-            columns(evaluation, grader), items, settings.macro_by
-        )
+        evaluations[str(path)] = found = all_columns(evaluation)
         yield {
             "model": str(path),
             "data": source,
@@ -328,9 +339,7 @@ def evaluate_models(
         }
     for name, file in (answers or {}).items():
         evaluation = _grade_answers(opened, items, data.load_answers(file, len(items.items)))
-        evaluations[name] = found = _with_macro(
-            columns(evaluation, grader), items, settings.macro_by
-        )
+        evaluations[name] = found = all_columns(evaluation)
         summary = summarise(evaluation, found)
         yield {
             "model": name,
@@ -343,15 +352,6 @@ def evaluate_models(
         differences = paired_differences(evaluations[a], evaluations[b], cluster_M=clusters)
         for name, interval in differences.items():
             yield {"a": a, "b": b, "metric": name, **interval}
-
-
-def _with_macro(found: dict[str, Column], items: PromptData, macro_by: str) -> dict[str, Column]:
-    if not macro_by:
-        return found
-    groups = numbered([item.get(macro_by) for item in items.items])
-    return found | {
-        f"macro_{name}": macro(column, groups) for name, column in found.items() if name in OF_MACRO
-    }
 
 
 def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) -> Evaluation:
@@ -370,13 +370,11 @@ def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) ->
 
 def _cases(
     run: Run, items: PromptData, found: Evaluation, count: int
-) -> dict[str, list[dict[str, Any]]]:
-    """The samples of the first `count` items under `cases`, if any are asked for."""
-    if not count:
-        return {}
-    rows = []
-    for m, s in np.ndindex(found.reward_MS[:count].shape):
-        row = sample_row(
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """The samples of each of the first `count` items under `cases`, if any are asked for."""
+
+    def row(m: int, s: int) -> dict[str, Any]:
+        sample = sample_row(
             run.tokenizer,
             found.tokens_MST[m, s],
             found.text.bytes[m, s, : found.text.length[m, s]].tobytes(),
@@ -387,8 +385,10 @@ def _cases(
             scores={name: score[m, s] for name, score in found.scores.items()},
             errors={name: made[m, s] for name, made in found.errors.items()},
         )
-        rows.append(row | {"prompt": items.items[m]["messages"]})
-    return {"cases": rows}
+        return sample | {"prompt": items.items[m]["messages"]}
+
+    M, S = found.reward_MS[:count].shape
+    return {"cases": [[row(m, s) for s in range(S)] for m in range(M)]} if count else {}
 
 
 def evaluation_file(paths: Sequence[Path]) -> Path:

@@ -7,8 +7,9 @@ the 97.5th percentile of the resampled means. Items that are alike, such as pati
 publication, are drawn together: `cluster_M` numbers the clusters.
 """
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,10 +29,13 @@ class Column(NamedTuple):
         return float(self.total_M.sum() / _positive(self.weight_M.sum()))
 
 
-def numbered(labels: Sequence[Hashable]) -> np.ndarray:
-    """The number of each item's label; items without one (None or empty) stand alone."""
+def numbered(labels: Sequence[Any]) -> np.ndarray:
+    """The number of each item's label, any JSON value; items without one (None, "") stand alone."""
     number: dict[Hashable, int] = {}
-    keys = [label or ("alone", item) for item, label in enumerate(labels)]
+    keys = [
+        ("alone", item) if label in (None, "") else json.dumps(label)
+        for item, label in enumerate(labels)
+    ]
     return np.array([number.setdefault(key, len(number)) for key in keys], int)
 
 

@@ -568,6 +568,7 @@ def _read(
     if isinstance(stage, EvaluateStage):
         path = _needed(_evaluated(stage, files, workdir), "valid", stage)
         rows = _read_prompts(path, grader)
+        data.check_keys(rows.items, stage.keys, path)
         for answers in baseline_files(stage, path).values():
             data.load_answers(answers, len(rows.items))
         return {"valid": rows}

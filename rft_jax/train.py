@@ -224,7 +224,9 @@ def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
     for line in evaluate_models(paths, items, stage, run.seed(stage), answers):
         if "model" in line:
             model = names[len(cases)]
-            cases.append([{"model": model, **case} for case in line.pop("cases", [])])
+            cases.append(
+                [[{"model": model, **row} for row in of_item] for of_item in line.pop("cases", [])]
+            )
             if is_first():
                 log(f"{stage.name} {model}  reward_mean {line['reward_mean']:.4f}")
         lines.append(line)
@@ -233,8 +235,10 @@ def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:
     if not is_first():
         return
     run.directory(stage).mkdir(exist_ok=True)
-    by_case = itertools.chain.from_iterable(zip(*cases, strict=True))
-    write_atomically(run.directory(stage) / CASES_FILE, _json_lines(by_case))
+    by_item = itertools.chain.from_iterable(zip(*cases, strict=True))
+    write_atomically(
+        run.directory(stage) / CASES_FILE, _json_lines(itertools.chain.from_iterable(by_item))
+    )
     seconds = time.perf_counter() - start
     if not evaluations:
         rows = [row for s in trained for row in read_metrics(run.directory(s) / "metrics.jsonl")]

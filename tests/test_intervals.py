@@ -81,6 +81,7 @@ def test_a_macro_mean_is_a_mean_of_means():
 
 def test_items_without_a_label_stand_alone():
     assert numbered(["a", "", "b", None, "a"]).tolist() == [0, 1, 2, 3, 0]
+    assert numbered([0, 0, False, ["x"], ["x"]]).tolist() == [0, 0, 1, 2, 2]
 
 
 def test_memory_does_not_grow_with_items_times_resamples():

@@ -40,9 +40,21 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def compared(config):
-    """The same with a comparison at its end."""
-    stage = EvaluateStage(name="both", models=("sft", "rft"), samples=2)
+def compared(config, tmp_path_factory):
+    """The same with a comparison at its end, of both and of answers from elsewhere."""
+    items = tmp_path_factory.mktemp("items") / "items.jsonl"
+    items.write_text(Path(config.data.valid).read_text())
+    answer = {"output_text": '{"decision": "deny", "reason": "late"}'}
+    items.with_suffix(".always.jsonl").write_text(f"{json.dumps(answer)}\n" * 50)
+    stage = EvaluateStage(
+        name="both",
+        models=("sft", "rft"),
+        data=str(items),
+        baselines=("always",),
+        samples=2,
+        cluster_by="decision",
+        macro_by="reason",
+    )
     return dataclasses.replace(config, stages=(*config.stages, stage))
 
 
@@ -90,10 +102,20 @@ def test_a_stage_compares_models_once(compared, finished, monkeypatch):
     assert {"seed", "wall_s", "peak_rss_bytes"} <= results.keys()
     both = results["evaluations"]["both"]
     assert both["cases"] == 50 and both["samples"] == 2
-    assert list(both["models"]) == ["sft", "rft"]
+    assert list(both["models"]) == ["sft", "rft", "always"]
     for row in both["models"].values():
         low, high = row["intervals"]["reward_mean"]
-        assert low <= row["reward_mean"] <= high and row["parameters"] > 1000
+        assert low <= row["reward_mean"] <= high
+        assert low < high or row["reward_mean"] == 0
+    items = [json.loads(line) for line in Path(compared.stages[-1].data).read_text().splitlines()]
+    score = [0.6 * (i["decision"] == "deny") + 0.4 * (i["reason"] == "late") for i in items]
+    always = both["models"]["always"]
+    assert always["reward_mean"] == pytest.approx(np.mean(score))
+    of_reason = {i["reason"]: [] for i in items}
+    for item, found in zip(items, score, strict=True):
+        of_reason[item["reason"]].append(found)
+    means = [np.mean(found) for found in of_reason.values()]
+    assert always["macro_reward_mean"] == pytest.approx(np.mean(means))
     pair = next(pair for pair in both["paired"] if pair["metric"] == "reward_mean")
     assert (pair["a"], pair["b"]) == ("rft", "sft")
     difference = both["models"]["rft"]["reward_mean"] - both["models"]["sft"]["reward_mean"]
@@ -101,9 +123,9 @@ def test_a_stage_compares_models_once(compared, finished, monkeypatch):
     assert "both" in (finished / "report.html").read_text()
     lines = (finished / "both" / "cases.jsonl").read_text().splitlines()
     cases = [json.loads(line) for line in lines]
-    assert len(cases) == 24 * 2 * 2
-    assert [case["model"] for case in cases[:4]] == ["sft", "rft"] * 2
-    assert len({json.dumps(case["prompt"]) for case in cases[:4]}) == 1
+    assert len(cases) == 24 * (2 + 2 + 1)
+    assert [case["model"] for case in cases[:5]] == ["sft", "sft", "rft", "rft", "always"]
+    assert len({json.dumps(case["prompt"]) for case in cases[:5]}) == 1
     first = cases[0]
     assert first["prompt"][-1]["role"] == "user" and 0 <= first["reward"] <= 1
     assert {"thought", "answer", "scores", "errors", "stop_reason"} <= first.keys()

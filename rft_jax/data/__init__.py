@@ -9,6 +9,7 @@ tokens_BP = prompts.tokens_MP[batch.indices_B]
 from rft_jax.data.batching import Batch as Batch
 from rft_jax.data.batching import batch_at as batch_at
 from rft_jax.data.items import check_disjoint as check_disjoint
+from rft_jax.data.items import check_keys as check_keys
 from rft_jax.data.items import load_answers as load_answers
 from rft_jax.data.items import load_items as load_items
 from rft_jax.data.items import load_lines as load_lines

@@ -6,7 +6,7 @@ with one sentence that names file, line and field.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,19 @@ def load_items(path: str | Path) -> list[dict[str, Any]]:
                 "reference answer under a key of its own"
             )
     return items
+
+
+def check_keys(items: Sequence[dict[str, Any]], keys: Iterable[str], path: str | Path) -> None:
+    """Items may lack a key, but not all of them.
+
+    Raises:
+        InputError: naming the key that no item has.
+    """
+    for key in keys:
+        if not any(key in item for item in items):
+            raise InputError(
+                f"{path}: no item has the key {key!r}; they have {', '.join(sorted(items[0]))}"
+            )
 
 
 def load_rows(path: str | Path) -> list[dict[str, Any]]:

@@ -70,7 +70,8 @@ def candidates(config: Config, topology: Topology) -> Iterator[Plan]:
         except InputError:  # the mesh divides neither batch nor model
             continue
         kept = kept_bytes(program)
-        for parts in micro_batches(program.stage.batch_size, mesh):
+        packed = bool(program.stage.policy_loss.pack_rows)  # which are the parts themselves
+        for parts in [1] if packed else micro_batches(program.stage.batch_size, mesh):
             loss = dataclasses.replace(program.stage.policy_loss, micro_batches=parts)
             stage = dataclasses.replace(program.stage, policy_loss=loss)
             plan = estimate_program(dataclasses.replace(program, stage=stage), topology, kept)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.data import check_disjoint, load_answers, load_items, load_supervised_items
+from rft_jax.data import check_disjoint, check_keys, load_answers, load_items, load_supervised_items
 from rft_jax.errors import InputError
 
 USER = {"role": "user", "content": "Which gene?"}
@@ -199,3 +199,9 @@ def test_answers_are_one_for_each_item(path):
     path.write_text('{"output_text": "yes"}\n{"answer": "no"}\n')
     with pytest.raises(InputError, match=r"line 2: output_text: must be a string"):
         load_answers(path, 2)
+
+
+def test_a_key_that_no_item_has_is_named():
+    check_keys([GOOD, GOOD | {"pmid": 1}], ["gene", "pmid"], "valid.jsonl")
+    with pytest.raises(InputError, match=r"valid\.jsonl: no item has the key 'pmdi'; they have "):
+        check_keys([GOOD], ["gene", "pmdi"], "valid.jsonl")
