@@ -551,6 +551,13 @@ def _validate_evaluate(
     place: str, stage: EvaluateStage, earlier: Mapping[str, TrainingStage]
 ) -> None:
     _positive(place, stage, "samples")
+    taken = [*earlier, *stage.models]
+    for name in stage.baselines:
+        if not name or "/" in name or name in taken:
+            raise InputError(
+                f"{place}.baselines: {name!r} must differ from stages and models, without '/'"
+            )
+        taken.append(name)
     for name in stage.models:
         if "/" not in name and name not in earlier:
             raise InputError(

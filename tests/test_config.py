@@ -8,6 +8,7 @@ import pytest
 from rft_jax.config import (
     Config,
     DataConfig,
+    EvaluateStage,
     LoraConfig,
     MeshConfig,
     ModelConfig,
@@ -167,6 +168,11 @@ def reinforce(**changes):
     return Config(stages=(SupervisedStage(), ReinforceStage(**changes)))
 
 
+def compared(**changes):
+    stages = SupervisedStage(), ReinforceStage(), EvaluateStage(name="compare", **changes)
+    return Config(stages=stages)
+
+
 def sampled(**changes):
     return reinforce(rollout=RolloutConfig(**changes))
 
@@ -195,6 +201,9 @@ REFUSED = {
     "models.policy.heads: 3 is not a multiple of kv_heads": modelled(heads=3),
     "models.policy.head_dim: rotary positions need an even number": modelled(head_dim=7),
     "stages.pretrain.model: there is no model 'huge' in `models`": supervised(model="huge"),
+    "stages.compare.baselines: 'rft' must differ from stages": compared(baselines=("rft",)),
+    "stages.compare.baselines: 'a/b' must differ": compared(baselines=("a/b",)),
+    "stages.compare.baselines: 'b' must differ": compared(baselines=("b", "b")),
     "stages.pretrain.init: 'rft' is not an earlier stage of the model 'policy'; name one": Config(
         stages=(SupervisedStage(init="rft"), ReinforceStage())
     ),

@@ -31,7 +31,7 @@ def search(config: Config, slices: Iterable[Topology], compiled: int) -> Ranking
 
     Args:
         compiled: How many to compile, half of them the fastest and half the cheapest in closed
-            form; 0: the closed form is all.
+            form, and then more until one fits; 0: the closed form is all.
 
     Raises:
         InputError: no mesh fits, or compilation is not possible here.
@@ -41,8 +41,11 @@ def search(config: Config, slices: Iterable[Topology], compiled: int) -> Ranking
     plans = [p for p in plans if p.peak_bytes <= TOLERANCE * p.topology.device_hbm_bytes]
     by_time, by_cost = rank(plans)
     if compiled:
-        chosen = _distinct(_alternate(by_time, by_cost))[:compiled]
-        plans = [compile_plan(with_plan(config, plan), plan.topology) for plan in chosen]
+        plans = []
+        for plan in _distinct(_alternate(by_time, by_cost)):
+            if len(plans) >= compiled and any(compiled_plan.fits for compiled_plan in plans):
+                break
+            plans.append(compile_plan(with_plan(config, plan), plan.topology))
     ranking = rank(plan for plan in plans if plan.fits)
     if not ranking.by_time:
         raise InputError(

@@ -64,7 +64,7 @@ def test_muon_takes_each_expert_by_itself():
 @pytest.mark.parametrize(
     "path", [("embed_VD",), ("layers", "attention_norm_D"), ("layers", "q_bias_KMQ")]
 )
-def test_adamw_takes_the_rest(dense, path):
+def test_nesterov_adamw_takes_the_rest(dense, path):
     params, gradient, after = dense
     for key in path:
         params, gradient, after = params[key], gradient[key], after[key]
