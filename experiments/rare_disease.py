@@ -83,7 +83,7 @@ def get_config() -> Config:
                     data=data,
                     baselines=("annotations", "naive_bayes"),
                     samples=4,
-                    cluster_by="pmid",
+                    cluster_by="cluster",
                     macro_by="gene",
                 )
                 for name, data in HELD_OUT.items()

@@ -28,7 +28,7 @@ import random
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -198,8 +198,13 @@ def build(
         "answers.jsonl": [_right_answer(case, options.prompt) for case in train],
         "symbols.txt": symbols(simulated.findings, evidence.genes),
     }
+    findings = _Findings(ontology)
+    of_train, _ = findings.shown(train, options.prompt)
+    bayes = ranking.naive_bayes(ontology, of_train, [case.gene for case in train])
     for name, of in held_out.items():
-        files |= _held_out_files(name, of, options.prompt, ontology, evidence, train)
+        files |= _held_out_files(
+            name, of, options.prompt, evidence, bayes, findings, split.cluster_of
+        )
     counts = {
         "cases": len(cases),
         "scorable": len(scorable),
@@ -214,8 +219,10 @@ def build(
         "train_genes": len(train_genes),
         "valid_genes": len({case.gene for case in held_out["valid"]}),
         "worked_answers": simulated.hit_rates,
-        "annotations_on_train": _annotation_rates(ontology, evidence, train, options),
-        "annotations_on_valid": _annotation_rates(ontology, evidence, held_out["valid"], options),
+        "annotations_on_train": _annotation_rates(findings, evidence, train, options.prompt),
+        "annotations_on_valid": _annotation_rates(
+            findings, evidence, held_out["valid"], options.prompt
+        ),
     }
     return Prepared(files, counts)
 
@@ -229,27 +236,48 @@ def _right_answer(case: phenopackets.Case, options: prompts.PromptOptions) -> st
     return _line({"messages": [*prompts.case_messages(case, options), answer.message()]})
 
 
+class _Findings:
+    """Indices of the findings that prompts show; those that the ontology lacks are left out."""
+
+    def __init__(self, ontology: hpo.Ontology) -> None:
+        self._index = {label: i for i, label in enumerate(ontology.labels)}
+
+    def shown(
+        self, cases: Sequence[phenopackets.Case], options: prompts.PromptOptions
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Those present, and those absent, of every case."""
+        found = [prompts.shown(case, options) for case in cases]
+        present = [self._indices(of_case.present) for of_case in found]
+        return present, [self._indices(of_case.absent) for of_case in found]
+
+    def _indices(self, labels: Iterable[str]) -> list[int]:
+        return sorted(self._index[label] for label in labels if label in self._index)
+
+
 def _held_out_files(
     name: str,
     cases: Sequence[phenopackets.Case],
     options: prompts.PromptOptions,
-    ontology: hpo.Ontology,
     evidence: ranking.Evidence,
-    train: Sequence[phenopackets.Case],
+    bayes: ranking.Evidence,
+    findings: _Findings,
+    cluster_of: Mapping[str, str],
 ) -> dict[str, list[str]]:
     """Items with and without absent findings, and the answers of what is not a model."""
-    present = [ontology.indices(i for i, _ in case.present) for case in cases]
-    absent = [ontology.indices(i for i, _ in case.absent) for case in cases]
-    of_train = [ontology.indices(i for i, _ in case.present) for case in train]
-    bayes = ranking.naive_bayes(ontology, of_train, [case.gene for case in train])
     files = {}
     for variant, present_only in ((name, options.present_only), (f"{name}_present", True)):
-        shown = dataclasses.replace(options, present_only=present_only)
-        score = ranking.scores(evidence, present, None if present_only else absent)
+        variant_options = dataclasses.replace(options, present_only=present_only)
+        rows = [prompts.item(case, variant_options) for case in cases]
+        present, absent = findings.shown(cases, variant_options)
+        by_annotations = ranking.scores(evidence, present, absent)
+        by_cases = ranking.scores(bayes, present)
         files |= {
-            f"{variant}.jsonl": [_line(prompts.item(case, shown)) for case in cases],
-            f"{variant}.annotations.jsonl": _answers(evidence.genes, score),
-            f"{variant}.naive_bayes.jsonl": _answers(bayes.genes, ranking.scores(bayes, present)),
+            f"{variant}.jsonl": [
+                _line(row | {"cluster": cluster_of[case.case_id]})
+                for case, row in zip(cases, rows, strict=True)
+            ],
+            f"{variant}.annotations.jsonl": _answers(evidence.genes, by_annotations),
+            f"{variant}.naive_bayes.jsonl": _answers(bayes.genes, by_cases),
         }
     return files
 
@@ -311,15 +339,13 @@ def _supervised_row(
 
 
 def _annotation_rates(
-    ontology: hpo.Ontology,
+    findings: _Findings,
     evidence: ranking.Evidence,
     cases: Sequence[phenopackets.Case],
-    options: RareDiseaseOptions,
+    options: prompts.PromptOptions,
 ) -> dict[str, float]:
     """How often the annotations alone rank the right gene first; a gene not annotated is a miss."""
-    present = [ontology.indices(i for i, _ in case.present) for case in cases]
-    absent = [ontology.indices(i for i, _ in case.absent) for case in cases]
-    score = ranking.scores(evidence, present, None if options.present_only else absent)
+    score = ranking.scores(evidence, *findings.shown(cases, options))
     return ranking.hit_rates(ranking.ranks(evidence, score, [case.gene for case in cases]))
 
 

@@ -15,7 +15,7 @@ import json
 import random
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rft_jax.tasks.rare_disease.phenopackets import Case
 
@@ -77,15 +77,28 @@ def age_text(years: float | None) -> str:
     return f"{months // 12} years"
 
 
-def case_messages(case: Case, options: PromptOptions) -> list[dict[str, str]]:
-    """The messages of a real case; the same case gives the same messages."""
+class Shown(NamedTuple):
+    """Labels of the findings that a prompt shows, in its order."""
+
+    present: list[str]
+    absent: list[str]
+
+
+def shown(case: Case, options: PromptOptions) -> Shown:
+    """What the prompt of a real case shows; the same case gives the same findings."""
     # Two ids can share a label; a finding is never called present and absent at once.
     observed = {label for _, label in case.present}
-    looked_for = {label for _, label in case.absent} - observed
-    present = _choose(case, "present", observed, options.max_present)
-    absent = _choose(case, "absent", looked_for, options.max_absent)
+    looked_for = set() if options.present_only else {label for _, label in case.absent} - observed
+    return Shown(
+        _choose(case, "present", observed, options.max_present),
+        _choose(case, "absent", looked_for, options.max_absent),
+    )
+
+
+def case_messages(case: Case, options: PromptOptions) -> list[dict[str, str]]:
+    """The messages of a real case; the same case gives the same messages."""
     age = case.age_note or age_text(case.age_years)
-    return render(case.sex, age, present, absent, options)
+    return render(case.sex, age, *shown(case, options), options)
 
 
 def _choose(case: Case, kind: str, labels: Set[str], limit: int) -> list[str]:

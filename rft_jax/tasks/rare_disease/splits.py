@@ -6,7 +6,7 @@ gene's cases share its profile; a random split therefore flatters every method.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rft_jax.errors import InputError
@@ -24,12 +24,14 @@ class Split:
         seen: cases of the training genes from clusters of neither; for a second validation.
         valid_pmids: every publication of the clusters that validation cases, or those of an
             evaluation elsewhere, belong to.
+        cluster_of: by each case's id that of the first case in its cluster of publications.
     """
 
     train: tuple[Case, ...]
     valid: tuple[Case, ...]
     seen: tuple[Case, ...]
     valid_pmids: frozenset[str]
+    cluster_of: Mapping[str, str]
 
 
 def publication_clusters(cases: Sequence[Case]) -> list[int]:
@@ -168,4 +170,8 @@ def split(
         if case.gene in train_genes and cluster_of[case.case_id] not in known_clusters
     ]
     seen = capped(others, SEEN_PER_PUBLICATION, SEEN_PER_GENE, seed)[:valid_cases]
-    return Split(tuple(train), tuple(valid), tuple(seen), valid_pmids)
+    first_of: dict[int, str] = {}
+    for case_id, number in sorted(cluster_of.items()):
+        first_of.setdefault(number, case_id)
+    named = {case_id: first_of[number] for case_id, number in sorted(cluster_of.items())}
+    return Split(tuple(train), tuple(valid), tuple(seen), valid_pmids, named)
