@@ -135,7 +135,7 @@ def test_an_unknown_operation_is_named_with_its_path(claims, refuse):
     ("setting", "said"),
     [
         ("stages.rft.rollout.group_size=1", "use at least 2"),
-        ("stages.rft.batch_size=12", "batch of 12 cannot be split"),
+        ("stages.rft.batch_size=12", "12 cannot be split over data x fsdp = 8 devices"),
         ("mesh.tensor=3", "does not fit"),
         ("stages.rft.rollout.colour=red", "there is no setting 'colour'"),
         ("stages.rft.init=nothing", "is not an earlier stage"),

@@ -55,10 +55,9 @@ GRADER = {
     },
     "calculate_output": "0.75 * first + 0.25 * second",
 }
-SLOW_MESHES = [(8, 1, 1), (1, 8, 1), (4, 1, 2)]
+SLOW_MESHES = [(1, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2)]
 MESHES = [
     (2, 2, 2),
-    (1, 2, 2),
     *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in SLOW_MESHES),
 ]
 
@@ -330,6 +329,7 @@ def test_truncated_samples_are_treated_as_configured(truncated, tokenizer, grade
         assert (output.samples.grade.reward[~stopped] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_reference_policy_stays_while_the_policy_moves(tokenizer, grader, items):
     loss = PolicyLossConfig(kl_coefficient=0.1)
     program = make(tokenizer, grader, policy_loss=loss)
@@ -445,7 +445,8 @@ def test_without_enough_groups_that_differ_the_rest_teaches_nothing(
     assert (output.samples.prompt_id_B[teaches_B] == 5).all()
 
 
-@pytest.mark.parametrize("mesh", [(2, 2, 2), pytest.param((8, 1, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 2, 2), (8, 1, 1)])
 def test_dynamic_sampling_is_the_same_on_a_mesh(mesh, dynamic_run, tokenizer, grader, hard_items):
     program = make(tokenizer, grader, mesh, sampling_rounds=ROUNDS)
     state, outputs, cursors = run_dynamic(program, compile_step(program), hard_items, steps=2)

@@ -234,6 +234,7 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert {"rollout_s", "grade_s", "update_s", "peak_memory_bytes"} <= timing.keys()
 
 
+@pytest.mark.slow
 def test_a_stage_can_start_from_another_run(config, finished, tmp_path):
     settings = {
         "stages.rft.init": f"{finished}/sft",
