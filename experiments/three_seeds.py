@@ -33,12 +33,13 @@ def main() -> None:
     for seed in SEEDS:
         train(quickstart.get_config(seed), workdir / f"seed_{seed}")
     runs = [json.loads((workdir / f"seed_{seed}/results.json").read_text()) for seed in SEEDS]
-    text = "\n".join(_lines(runs)) + "\n"
+    text = "\n".join(lines_of(runs)) + "\n"
     (workdir / "three_seeds.md").write_text(text)
     print(text, end="")
 
 
-def _lines(runs: Sequence[dict[str, Any]]) -> list[str]:
+def lines_of(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The tables of the runs' `results.json`."""
     costs = [(run["seed"], run["wall_s"] / 60, run["peak_rss_bytes"] / 1e9) for run in runs]
     lines = [f"Seed {seed}: {minutes:.1f} minutes, {peak:.1f} GB." for seed, minutes, peak in costs]
     for name in runs[0]["evaluations"]:

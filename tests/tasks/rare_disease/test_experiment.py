@@ -1,0 +1,63 @@
+"""The experiment on real cases goes to its end, on made-up ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rft_jax.cli import load_config
+from rft_jax.config import apply_overrides
+from rft_jax.tasks.rare_disease import hpo
+from rft_jax.train import train
+
+EXPERIMENT = Path(__file__).parents[3] / "experiments" / "rare_disease.py"
+SMALL = {
+    "data.patients_per_gene": 20,
+    "data.valid_cases": 2,
+    "tokenizer.vocab_size": 600,
+    **{
+        f"models.{model}.{setting}": value
+        for model in ("small", "larger")
+        for setting, value in {"layers": 1, "width": 16, "head_dim": 8, "mlp_width": 16}.items()
+    },
+    **{
+        f"stages.{model}_{stage}.{setting}": value
+        for model in ("small", "larger")
+        for stage in ("base", "sft")
+        for setting, value in {
+            "steps": 2, "batch_size": 8, "optimizer.warmup_steps": 0
+        }.items()
+    },
+    "stages.small_rft.steps": 1,
+    "stages.small_rft.batch_size": 8,
+    "stages.small_rft.eval_interval": 0,
+    "stages.small_rft.rollout.group_size": 2,
+    "stages.small_rft.optimizer.warmup_steps": 0,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_models_and_baselines_are_compared_on_all_held_out_cases(
+    tmp_path, write_archive, make_packet, ontology, load_annotations, monkeypatch
+):
+    monkeypatch.setattr(hpo, "load_ontology", lambda: ontology)
+    monkeypatch.setattr(hpo, "load_annotations", load_annotations)
+    genes = ["GENEA"] * 9 + ["GENEB"] * 9 + ["GENEC"] * 9
+    packets = [
+        make_packet(f"case {n}", gene, f"PMID:{900 + n}", variant=f"{n}")
+        for n, gene in enumerate(genes)
+    ]
+    settings = SMALL | {"data.archive": write_archive(packets)}
+    settings = {name: str(value) for name, value in settings.items()}
+    config = apply_overrides(load_config(str(EXPERIMENT), {}), settings)
+    train(config, tmp_path / "run")
+    evaluations = json.loads((tmp_path / "run" / "results.json").read_text())["evaluations"]
+    stages = [stage for stage in config.stages if not hasattr(stage, "steps")]
+    assert list(evaluations) == [stage.name for stage in stages] and len(stages) == 4
+    for stage in stages:
+        found = evaluations[stage.name]
+        assert list(found["models"]) == [*stage.models, "annotations", "naive_bayes"]
+        for row in found["models"].values():
+            assert {"top1", "mrr", "malformed_rate", "mean_list_length", "macro_top1"} <= set(row)
+        cases = (tmp_path / "run" / stage.name / "cases.jsonl").read_text().splitlines()
+        assert len(cases) == found["cases"] * (4 * len(stage.models) + 2)
