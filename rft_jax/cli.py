@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         print(f"rft {options.command}: {error}; start the same command to go on", file=sys.stderr)
         return error.status
+    except KeyboardInterrupt:  # before there is anything to save
+        print(f"rft {options.command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -235,7 +239,8 @@ def _add_model(parser: argparse.ArgumentParser, action: str = "store") -> None:
     place.add_argument("--workdir", type=Path, help="a run; its last stage's model")
     place.add_argument(
         "--model", type=Path, action=action,
-        help="a run, a stage WORKDIR/STAGE, or WORKDIR/STAGE/checkpoints/STEP (or best)",
+        help="a run, a stage WORKDIR/STAGE, WORKDIR/STAGE/checkpoints/STEP (or best), or a Hugging "
+        "Face checkpoint, a directory or hf:Owner/Name",
     )  # fmt: skip
 
 

@@ -343,7 +343,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     tensorboard: bool = True  # event files beside the metrics
     wandb_project: str = ""  # of Weights & Biases; empty: off
-    # Folder of compiled programs; None: JAX_COMPILATION_CACHE_DIR, or ~/.cache/rft_jax; empty: off.
+    # Folder of compiled programs; None: JAX_COMPILATION_CACHE_DIR, or the user's own; empty: off.
     compilation_cache: str | None = None
     stages: tuple[Stage, ...] = field(default_factory=lambda: (SupervisedStage(), ReinforceStage()))
 

@@ -170,3 +170,12 @@ def test_usage_errors_have_status_2(capsys):
         with pytest.raises(SystemExit) as stopped:
             cli.main(arguments)
         assert stopped.value.code == 2
+
+
+def test_an_interrupt_before_there_is_anything_to_save_is_no_traceback(monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rft_jax.cli._quickstart", interrupt)
+    assert cli.main(["quickstart"]) == 130
+    assert capsys.readouterr().err == "rft quickstart: interrupted\n"
