@@ -256,9 +256,9 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
 
 def evaluate_models(
     paths: Sequence[Path],
-    data_file: str | None,
-    settings: EvaluateStage,
-    seed: int,
+    data_file: str | None = None,
+    settings: EvaluateStage = EvaluateStage(),
+    seed: int = 0,
     answers: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Evaluates models on one file of items, all by the grader of the first run that has one.
