@@ -51,6 +51,7 @@ from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, m
 from rft_jax.strings import ByteString, from_host
 
 TOP = (1, 5)  # top@k for graders that rank
+ONE_SAMPLE = EvaluateStage(cases=0)
 OF_MACRO = ("reward_mean", *(f"top{k}" for k in TOP), "top_max", "mrr")
 OF_TOKENS = ("truncated_share", "completion_tokens_mean", "reasoning_tokens_mean")
 EXACT = {"int8_weights": False, "int8_cache": False}
@@ -257,7 +258,7 @@ def _batch_size(program: Program, samples: int, items: int) -> int:
 def evaluate_models(
     paths: Sequence[Path],
     data_file: str | None = None,
-    settings: EvaluateStage = EvaluateStage(),
+    settings: EvaluateStage = ONE_SAMPLE,
     seed: int = 0,
     answers: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
