@@ -24,7 +24,7 @@ from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.learn.policy import policy_update
 from rft_jax.metrics import peak_memory_bytes
 from rft_jax.models import build_model
-from rft_jax.parallel import make_mesh
+from rft_jax.parallel import batch_parts, batch_sharding, check_batch, make_mesh
 from rft_jax.rollout import Prompts, completion_keys
 from rft_jax.run import open_model
 from rft_jax.step import (
@@ -35,6 +35,7 @@ from rft_jax.step import (
     grade_completed,
     make_program,
     rollout_params,
+    train_shardings,
 )
 
 WARM_UP = 2  # steps left out of the median
@@ -67,7 +68,7 @@ def bench(
         path: A model, as for `run.open_model`.
         prompt: Tokens of a prompt, P.
         completion: Tokens of a completion, T.
-        prompts: Prompts a step, B.
+        prompts: Prompts a step, B; split over all devices.
         group: Samples per prompt, G.
         steps: At least 3.
 
@@ -83,7 +84,9 @@ def bench(
     run, source, at = open_model(path)
     use_compilation_cache(run.config.compilation_cache)
     config = dataclasses.replace(run.model_config(source), compute_dtype="float32")
-    model = build_model(config, run.model(source).vocab_size)
+    mesh = make_mesh(MeshConfig())
+    check_batch(mesh, prompts, "--prompts")
+    model = build_model(config, run.model(source).vocab_size, batch_sharding(mesh))
     rollout = RolloutConfig(
         group_size=group,
         prompt_tokens=prompt,
@@ -93,14 +96,13 @@ def bench(
     )
     stage = ReinforceStage(batch_size=prompts, rollout=rollout)
     optimizer = make_optimizer(stage.optimizer, steps)
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     program = make_program(model, optimizer, VowelShare(), run.tokenizer, stage, mesh)
     stops = (*program.mask.forbidden_ids, *program.stop_ids)
     program = dataclasses.replace(
         program, mask=dataclasses.replace(program.mask, forbidden_ids=stops, end_of_think_id=None)
     )
     params = dataclasses.replace(run, mesh=mesh).load_params(source, at)
-    batches = [_random_batch(program, model.vocab_size, seed) for seed in range(steps)]
+    batches = [_random_batch(program, seed) for seed in range(steps)]
     parts = _time_parts(program, params, batches[:3])
     state = init_state(params, optimizer, 0)
     step = compile_step(program)
@@ -124,20 +126,22 @@ def bench(
         **parts,
         "peak_memory_bytes": peak_memory_bytes(),
         "device": jax.devices()[0].device_kind,
+        "devices": mesh.size,
     }
 
 
-def _random_batch(program: Program, vocab_size: int, seed: int) -> Batch:
+def _random_batch(program: Program, seed: int) -> Batch:
     B, P = program.stage.batch_size, program.stage.rollout.prompt_tokens
-    tokens_BP = np.random.default_rng(seed).integers(0, vocab_size, (B, P), np.int32)
-    prompts = Prompts(jnp.asarray(tokens_BP), jnp.full((B,), P, jnp.int32))
-    return Batch(prompts, jnp.arange(B), jnp.zeros((B,), jnp.int32), {})
+    tokens_BP = np.random.default_rng(seed).integers(0, program.model.vocab_size, (B, P), np.int32)
+    prompts = Prompts(tokens_BP, np.full(B, P, np.int32))
+    batch = Batch(prompts, np.arange(B, dtype=np.int32), np.zeros(B, np.int32), {})
+    return jax.device_put(batch, batch_sharding(program.mesh))
 
 
 def _time_parts(program: Program, params: Any, batches: list[Batch]) -> dict[str, float]:
     """Median seconds of rollout, grading and update, each compiled and run by itself."""
     group, loss = program.stage.rollout.group_size, program.stage.policy_loss
-    state = init_state(params, program.optimizer, 0)
+    state = jax.device_put(init_state(params, program.optimizer, 0), train_shardings(program))
 
     @jax.jit
     def sample(params, batch):
@@ -155,6 +159,7 @@ def _time_parts(program: Program, params: Any, batches: list[Batch]) -> dict[str
         return policy_update(
             program.model, program.optimizer, state, batch.prompts, completed.rollout, advantage_BG,
             grade.valid, program.mask, temperature=1.0, config=loss,
+            data_shards=batch_parts(program.mesh),
         )  # fmt: skip
 
     completions = [sample(params, batch) for batch in batches]

@@ -142,13 +142,15 @@ class ModelConfig:
     # results are kept; nothing.
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
+    # The layers in the loop over tokens; auto: unrolled on a CPU.
+    decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"
     # Train adapters only, over the weights of the source, which stay as they are; None: train all.
     # A source that is an adapter itself (PEFT's format) is trained on, whatever is set here.
     lora: LoraConfig | None = None
 
 
 # What a source does not say of a model: how it is run and trained.
-NOT_OF_SOURCE = ("name", "source", "remat", "compute_dtype", "lora")
+NOT_OF_SOURCE = ("name", "source", "remat", "compute_dtype", "decode_layers", "lora")
 
 
 @dataclass(frozen=True)

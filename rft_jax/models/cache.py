@@ -1,6 +1,8 @@
 """Keys and values: of a prompt, shared by its group, and of the completions while they grow."""
 
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,14 @@ from jax import Array
 
 from rft_jax.models.int8 import Int8, quantise
 
+Stack = Array | Int8 | tuple[Array | Int8, ...]  # of all layers; unrolled, a tuple of them
+
 
 class Prefix(NamedTuple):
     """What the samples of a group share: their prompt's keys and values in every layer."""
 
-    k_LBKPQ: Array | Int8
-    v_LBKPQ: Array | Int8
+    k_LBKPQ: Stack
+    v_LBKPQ: Stack
     # False at padding; X and Y are 1, or the rows and their tokens where it depends on them.
     mask_BXYP: Array
     place_P: Array  # int32, positions of the keys
@@ -49,6 +53,99 @@ class Prefix(NamedTuple):
         k, v = quantise(self.k_LBKPQ, (-1,)), quantise(self.v_LBKPQ, (-1,))
         return self._replace(k_LBKPQ=k, v_LBKPQ=v)
 
+    def unrolled(self) -> "Prefix":
+        """The same with the layers apart."""
+        return self._replace(k_LBKPQ=unstack(self.k_LBKPQ), v_LBKPQ=unstack(self.v_LBKPQ))
+
+    @property
+    def stacked(self) -> bool:
+        """Whether all layers are in one array each."""
+        return not isinstance(self.k_LBKPQ, tuple)
+
+    @property
+    def batch_axis(self) -> int:
+        """That of B, in every leaf of keys and values."""
+        return 1 if self.stacked else 0
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["k_LBGKTQ", "v_LBGKTQ"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Stacked:
+    """Keys and values of all layers in one array each, for a scan over the layers."""
+
+    k_LBGKTQ: Array | Int8
+    v_LBGKTQ: Array | Int8
+
+    @property
+    def places(self) -> int:
+        """T."""
+        return self.k_LBGKTQ.shape[4]
+
+    def write(self, layer: Array, place: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Stacked":
+        """Stores one token's keys and values of one layer."""
+        start = (layer, 0, 0, 0, place, 0)
+
+        def store(all_LBGKTQ: Array | Int8, one_BGKQ: Array) -> Array | Int8:
+            one_1BGK1Q = _like(all_LBGKTQ, one_BGKQ[None, :, :, :, None])
+            return jax.tree.map(
+                lambda whole, part: jax.lax.dynamic_update_slice(whole, part, start[: part.ndim]),
+                all_LBGKTQ,
+                one_1BGK1Q,
+            )
+
+        return Stacked(store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ))
+
+    def layer(self, index: Array) -> tuple[Array | Int8, Array | Int8]:
+        """Keys and values of one layer, each [R, K, T, Q]."""
+
+        def take(all_LBGKTx: Array) -> Array:
+            one_BGKTx = jax.lax.dynamic_index_in_dim(all_LBGKTx, index, keepdims=False)
+            return _join(one_BGKTx, 0)
+
+        return jax.tree.map(take, (self.k_LBGKTQ, self.v_LBGKTQ))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["k_RKQT", "v_RKTQ"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Unrolled:
+    """Keys and values of each layer apart.
+
+    On a CPU, XLA copies what is taken out of a stack, and transposes the keys in products with few
+    queries; so the layers lie apart, and the keys transposed.
+    """
+
+    k_RKQT: tuple[Array | Int8, ...]
+    v_RKTQ: tuple[Array | Int8, ...]
+
+    @property
+    def places(self) -> int:
+        """T."""
+        return self.v_RKTQ[0].shape[2]
+
+    def write(self, layer: int, place: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Unrolled":
+        """Stores one token's keys and values of one layer."""
+
+        def store(layers: tuple, one_BGKQ: Array, axis: int) -> tuple:
+            one_RKQ = _like(layers[layer], _join(one_BGKQ, 0))
+            stored = jax.tree.map(
+                lambda whole, part: jax.lax.dynamic_update_index_in_dim(
+                    whole, part, place, min(axis, part.ndim)
+                ),
+                layers[layer],
+                one_RKQ,
+            )
+            return (*layers[:layer], stored, *layers[layer + 1 :])
+
+        return Unrolled(store(self.k_RKQT, k_BGKQ, 3), store(self.v_RKTQ, v_BGKQ, 2))
+
+    def layer(self, index: int) -> tuple[Array | Int8, Array | Int8]:
+        """Keys and values of one layer, each [R, K, T, Q]."""
+        return jax.tree.map(_transposed, self.k_RKQT[index]), self.v_RKTQ[index]
+
 
 class Cache(NamedTuple):
     """Keys and values of the completions; a loop carry that is updated in place.
@@ -58,58 +155,58 @@ class Cache(NamedTuple):
     completion at any time, by setting its length to 0.
     """
 
-    k_LBGKTQ: Array | Int8
-    v_LBGKTQ: Array | Int8
+    kv: Stacked | Unrolled
     written: Array  # int32, tokens of each row since the loop began
     length_BG: Array  # int32, those of the row's present completion
 
     @property
     def age_T(self) -> Array:
         """int32: how many tokens ago a place was written, 0 where the next one goes."""
-        places = self.k_LBGKTQ.shape[4]
-        return (self.written - jnp.arange(places)) % places
+        return (self.written - jnp.arange(self.kv.places)) % self.kv.places
 
-    def write(self, layer: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Cache":
+    def write(self, layer: Array | int, k_BGKQ: Array, v_BGKQ: Array) -> "Cache":
         """Stores one token's keys and values of one layer; `advance` when all layers have."""
-        start = (layer, 0, 0, 0, self.written % self.k_LBGKTQ.shape[4], 0)
-
-        def store(all_LBGKTQ: Array | Int8, one_BGKQ: Array) -> Array | Int8:
-            one_1BGK1Q = one_BGKQ[None, :, :, :, None]
-            if isinstance(all_LBGKTQ, Int8):
-                one_1BGK1Q = quantise(one_1BGK1Q, (-1,))
-            return jax.tree.map(
-                lambda whole, part: jax.lax.dynamic_update_slice(whole, part, start[: part.ndim]),
-                all_LBGKTQ,
-                one_1BGK1Q,
-            )
-
-        k, v = store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ)
-        return self._replace(k_LBGKTQ=k, v_LBGKTQ=v)
+        place = self.written % self.kv.places
+        return self._replace(kv=self.kv.write(layer, place, k_BGKQ, v_BGKQ))
 
     def advance(self) -> "Cache":
         """The cache after a token in all layers."""
         return self._replace(written=self.written + 1, length_BG=self.length_BG + 1)
 
-    def layer(self, index: Array) -> tuple[Array | Int8, Array | Int8]:
-        """Keys and values of one layer, each [B, G, K, T, Q]."""
-        return jax.tree.map(
-            lambda whole: jax.lax.dynamic_index_in_dim(whole, index, keepdims=False),
-            (self.k_LBGKTQ, self.v_LBGKTQ),
-        )
+
+def init_cache(prefix: Prefix, group: int, tokens: int) -> Cache:
+    """An empty cache for `group` completions of up to `tokens` tokens at a time per prompt.
+
+    It is stacked or unrolled as the prefix is.
+    """
+    prompts = prefix.mask_BXYP.shape[0]
+
+    def zeros(leaf_LBKPx: Array) -> Array:
+        heads, _, *rest = leaf_LBKPx.shape[prefix.batch_axis + 1 :]
+        rows = (leaf_LBKPx.shape[0], prompts, group) if prefix.stacked else (prompts * group,)
+        return jnp.zeros((*rows, heads, tokens, *rest), leaf_LBKPx.dtype)
+
+    k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
+    kv = Stacked(k, v) if prefix.stacked else Unrolled(jax.tree.map(_transposed, k), v)
+    return Cache(kv, jnp.zeros((), jnp.int32), jnp.zeros((prompts, group), jnp.int32))
+
+
+def unstack(tree: Any) -> tuple[Any, ...]:
+    """The layers of a tree of stacked arrays, each by itself."""
+    leaves, structure = jax.tree.flatten(tree)
+    return tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))
+
+
+def _like(stored: Array | Int8, new: Array) -> Array | Int8:
+    """In eight bits where what is stored is."""
+    return quantise(new, (-1,)) if isinstance(stored, Int8) else new
+
+
+def _transposed(x_RKTQ: Array) -> Array:
+    """Keys; their scales, which lack the last axis, stay as they are."""
+    return jnp.swapaxes(x_RKTQ, 2, 3) if x_RKTQ.ndim == 4 else x_RKTQ
 
 
 def _join(x: Array, axis: int) -> Array:
     """The array with `axis` and the next one as one."""
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-
-def init_cache(prefix: Prefix, group: int, tokens: int) -> Cache:
-    """An empty cache for `group` completions of up to `tokens` tokens at a time per prompt."""
-
-    def zeros(leaf_LBKPx: Array) -> Array:
-        layers, prompts, heads, _, *rest = leaf_LBKPx.shape
-        return jnp.zeros((layers, prompts, group, heads, tokens, *rest), leaf_LBKPx.dtype)
-
-    k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
-    length_BG = jnp.zeros((prefix.k_LBKPQ.shape[1], group), jnp.int32)
-    return Cache(k, v, jnp.zeros((), jnp.int32), length_BG)

@@ -8,7 +8,8 @@ Tokens come as [B, S, T]: S rows for each of B prompts. A row is explicit about 
 its segments, so that it may be a prompt (S = 1), one completion (S = G), or several packed ones.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,7 @@ class Decoder(nnx.Module):
         *,
         prefix: Prefix | None = None,
         cache: Cache | None = None,
+        layers: Sequence[Any] | None = None,
         dtype: jnp.dtype,
         rows: NamedSharding | None = None,
     ) -> tuple[Array, tuple[Array, Array] | Cache]:
@@ -83,6 +85,7 @@ class Decoder(nnx.Module):
                 not read.
             prefix: The prompts' keys and values, seen by every token of the prompt's rows.
             cache: When decoding (T = 1), the rows' own keys and values so far.
+            layers: When decoding with prefix and cache unrolled, the weights of each layer.
             dtype: Of the activations and of the weights as they are multiplied.
             rows: How the leading axis of activations lies on a mesh. Without it XLA may leave the
                 weights where they are and split activations along D instead, whose partial sums
@@ -110,20 +113,20 @@ class Decoder(nnx.Module):
         def layer(carry, inputs):
             x_BSTD, cache = carry
             x_BSTD = _constrain_rows(x_BSTD, rows)
-            weights, index, kind, prefix_kv = inputs
+            index, weights, kind, prefix_kv = inputs
             block = nnx.merge(graph, weights)
             window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
             q, k, v = block.project(x_BSTD, rotation)
             if cache is None:
-                own_kv = k, v
+                own_kv = _of_rows(k), _of_rows(v)
                 distance = _distance(positions_BST, positions_BST)
                 mask = _within(window, visible_BSTU, distance)
             else:
                 cache = cache.write(index, k[..., 0, :], v[..., 0, :])
-                own_kv = _dequantise(cache.layer(index), dtype)
+                own_kv = _dequantise(cache.kv.layer(index), dtype)
                 mask = cache.age_T <= cache.length_BG[..., None, None]
                 mask = _within(window, mask, cache.age_T)
-            partial = _own_partial(q, *own_kv, mask, c)
+            partial = _partial(_of_rows(q), *own_kv, _of_rows(mask), c)
             out = partial.out_RKMTQ
             if prefix is not None:
                 distance = _distance(positions_BST, prefix.place_P)
@@ -136,8 +139,13 @@ class Decoder(nnx.Module):
         if c.remat != "none" and cache is None:
             layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
         prefix_kv = None if prefix is None else (prefix.k_LBKPQ, prefix.v_LBKPQ)
-        inputs = weights, jnp.arange(c.layers), jnp.asarray(kind_L), prefix_kv
-        (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)
+        if layers is None:
+            inputs = jnp.arange(c.layers), weights, jnp.asarray(kind_L), prefix_kv
+            (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)
+        else:
+            prefix_kv_L = zip(*prefix_kv, strict=True)
+            for inputs in zip(range(c.layers), layers, kind_L, prefix_kv_L, strict=True):
+                (x_BSTD, cache), _ = layer((x_BSTD, cache), inputs)
         hidden_BSTD = rms_norm(_constrain_rows(x_BSTD, rows), self.final_norm_D, c)
         if cache is not None:
             return hidden_BSTD, cache.advance()
@@ -281,11 +289,9 @@ def _dequantise(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tupl
     return dequantise(kv[0], dtype), dequantise(kv[1], dtype)
 
 
-def _own_partial(q_BSKMTQ, k_BSKUQ, v_BSKUQ, mask_BSTU, config: ModelConfig) -> Partial:
-    """Each row over its own keys; the result's rows are B x S."""
-    mask_RTU = mask_BSTU.reshape(-1, *mask_BSTU.shape[2:])
-    q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q_BSKMTQ, k_BSKUQ, v_BSKUQ))
-    return _partial(q, k, v, mask_RTU, config)
+def _of_rows(x_BSx: Array) -> Array:
+    """Rows of all prompts along one axis, R = B x S."""
+    return x_BSx.reshape(-1, *x_BSx.shape[2:])
 
 
 def _prefix_partial(q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BSTP, config: ModelConfig) -> Partial:

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import lora
-from rft_jax.models.cache import Cache, Prefix
+from rft_jax.models.cache import Cache, Prefix, unstack
 from rft_jax.models.decoder import Decoder
 from rft_jax.parallel import ROLLOUT_RULES, constrain, shardings
 
@@ -31,6 +31,7 @@ class Model:
     graph: nnx.GraphDef
     dtype: jnp.dtype  # of activations
     rows: NamedSharding | None = None  # of the activations' leading axis
+    unrolled: bool = False  # the layers in the loop over tokens
 
     def init(self, key: Array) -> Params:
         """Random float32 weights; with adapters, the others have the type of the frozen ones."""
@@ -109,10 +110,33 @@ class Model:
             tokens_BST, positions_BST, segments_BST, prefix=prefix, dtype=self.dtype, rows=self.rows
         )[0]
 
+    def prepare_decoding(
+        self, params: Params, prefix: Prefix
+    ) -> tuple[tuple[Params, ...] | None, Prefix]:
+        """What `decode` takes besides `params`, to be made once before the loop over tokens."""
+        if not self.unrolled:
+            return None, prefix
+        return unstack(params["layers"]), prefix.unrolled()
+
     def decode(
-        self, params: Params, tokens_BG: Array, positions_BG: Array, prefix: Prefix, cache: Cache
+        self,
+        params: Params,
+        layers: tuple[Params, ...] | None,
+        tokens_BG: Array,
+        positions_BG: Array,
+        prefix: Prefix,
+        cache: Cache,
     ) -> tuple[Array, Cache]:
-        """hidden_BGD of one new token per sample, and the cache with it."""
+        """hidden_BGD of one new token per sample, and the cache with it.
+
+        Args:
+            params: All weights; of the layers, those of `layers` are used if there are any.
+            layers: As `prefix`, from `prepare_decoding`.
+            tokens_BG: int32.
+            positions_BG: int32.
+            prefix: The prompts.
+            cache: The tokens before.
+        """
         positions = positions_BG[..., None]
         hidden_BG1D, cache = nnx.merge(self.graph, params)(
             tokens_BG[..., None],
@@ -120,6 +144,7 @@ class Model:
             None,
             prefix=prefix,
             cache=cache,
+            layers=layers,
             dtype=self.dtype,
             rows=self.rows,
         )
@@ -148,7 +173,10 @@ def build_model(config: ModelConfig, vocab_size: int, rows: NamedSharding | None
         rows: From `parallel.batch_sharding`, for a model that is trained on more than one device.
     """
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
-    return Model(config, vocab_size, graph, compute_dtype(config), rows)
+    unrolled = config.decode_layers == "unrolled" or (
+        config.decode_layers == "auto" and jax.default_backend() == "cpu"
+    )
+    return Model(config, vocab_size, graph, compute_dtype(config), rows, unrolled)
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:

@@ -86,6 +86,8 @@ def make_program(
     """The step's static parts without a tokenizer and a grader."""
     if config.compute_dtype == "auto":
         config = dataclasses.replace(config, compute_dtype="bfloat16")
+    if config.decode_layers == "auto":
+        config = dataclasses.replace(config, decode_layers="scanned")
     return Program(
         model=build_model(config, vocab_size, batch_sharding(mesh)),
         optimizer=make_optimizer(

@@ -96,7 +96,7 @@ def _cache(program: Program) -> float:
             C, samples = lanes(rollout.slots // parts, B // parts, G)
             prefixes.append(prefix_of(C * parts, PLACES * P))
         cache = init_cache(prefixes[-1], samples, rollout.completion_tokens)
-        return [prefix[:2] for prefix in prefixes], cache[:2]
+        return [prefix[:2] for prefix in prefixes], cache.kv
 
     leaves = jax.tree.leaves(jax.eval_shape(arrays))
     return sum(leaf.dtype.itemsize * leaf.size for leaf in leaves) / program.mesh.size

@@ -28,7 +28,7 @@ class _Loop(NamedTuple):
     prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
     prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
-    kv_LCKXQ: Any  # those, side by side: X = Z x P
+    kv_LCKXQ: Any  # those, side by side: X = Z x P; unrolled as the queue's prefix is
     newest_C: Array  # int32, place of the prompt that came last
     begun_C: Array  # int32, how many of its samples slots have taken
     taken: Array  # int32, prompts that lanes have taken
@@ -88,9 +88,11 @@ def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:
     """Nothing in the slots, all in the queue."""
     _, G = queue.keys_CM.shape
 
+    axis = queue.prefix.batch_axis
+
     def places(x_LBKPx: Array) -> Array:
-        L, _, K, P, *rest = x_LBKPx.shape
-        return jnp.zeros((L, C, K, PLACES * P, *rest), x_LBKPx.dtype)
+        _, K, P, *rest = x_LBKPx.shape[axis:]
+        return jnp.zeros((*x_LBKPx.shape[:axis], C, K, PLACES * P, *rest), x_LBKPx.dtype)
 
     loop = _Loop(
         slots=None,
@@ -120,8 +122,9 @@ def _take_prompts(queue: Pairs, loop: _Loop) -> _Loop:
 
     def move(lane: Array, kv_LCKXQ: Any) -> Any:
         def copy(x_LBKPx: Array, x_LCKXx: Array) -> Array:
-            one = jax.lax.dynamic_index_in_dim(x_LBKPx, prompt_C[lane], axis=1)
-            at = (0, lane, 0, newest_C[lane] * P, 0)
+            axis = queue.prefix.batch_axis
+            one = jax.lax.dynamic_index_in_dim(x_LBKPx, prompt_C[lane], axis)
+            at = (*(0,) * axis, lane, 0, newest_C[lane] * P, 0)
             return jax.lax.dynamic_update_slice(x_LCKXx, one, at[: one.ndim])
 
         return jax.tree.map(copy, _keys_and_values(queue), kv_LCKXQ)

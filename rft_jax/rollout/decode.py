@@ -19,6 +19,7 @@ class Decoder:
 
     model: Model
     params: Params
+    layers: tuple[Params, ...] | None  # from `Model.prepare_decoding`
     mask: LogitMask
     config: RolloutConfig
     stop_ids: tuple[int, ...]
@@ -95,6 +96,7 @@ def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> tuple[Slots, Record]
     stop_CM = decided_CM & is_stop(token_CM, decoder.stop_ids)
     hidden_CMD, cache = decoder.model.decode(
         decoder.params,
+        decoder.layers,
         token_CM,
         pairs.prompt_length_CX + position_CM,
         pairs.prefix,

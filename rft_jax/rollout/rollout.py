@@ -86,8 +86,9 @@ def rollout(
     def record(params: Params, prompts: Prompts, keys_BG: Array) -> Record:
         last_BD, prefix = alone.prefill(params, prompts.tokens_BP, prompts.length_B)
         prefix = prefix.in_int8() if config.int8_cache else prefix
+        layers, prefix = alone.prepare_decoding(params, prefix)
         pairs = Pairs(prefix, prompts.length_B[:, None], last_BD[:, None], keys_BG)
-        decoder = Decoder(alone, params, mask, config, stop_ids, pad_id)
+        decoder = Decoder(alone, params, layers, mask, config, stop_ids, pad_id)
         if not slots:
             return _decode_all(decoder, pairs)
         return decode_queue(decoder, pairs, slots, in_any_part if apart else jnp.asarray)

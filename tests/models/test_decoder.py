@@ -124,11 +124,12 @@ def completed_logits(model, params, prompts_BP, completions_BGT):
 def decoded_logits(model, params, prompts_BP, completions_BGT):
     """The same token by token, with a cache that is longer than the completions."""
     last_BD, prefix = model.prefill(params, prompts_BP, LENGTHS)
+    layers, prefix = model.prepare_decoding(params, prefix)
 
     def step(carry, tokens_BG):
         cache, position = carry
         hidden_BGD, cache = model.decode(
-            params, tokens_BG, position + jnp.zeros_like(tokens_BG), prefix, cache
+            params, layers, tokens_BG, position + jnp.zeros_like(tokens_BG), prefix, cache
         )
         return (cache, position + 1), model.logits(params, hidden_BGD)
 
@@ -138,8 +139,10 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
     return jnp.concatenate([first, jnp.moveaxis(logits_TBGV, 0, 2)], axis=2), cache.length_BG
 
 
-def test_prefill_and_cached_decoding_are_the_plain_forward(variant, tokens):
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_prefill_and_cached_decoding_are_the_plain_forward(variant, tokens, unrolled):
     model, params = variant
+    model = dataclasses.replace(model, unrolled=unrolled)
     logits, cached = decoded_logits(model, params, *tokens)
     np.testing.assert_allclose(logits, expected_logits(model, params, tokens), rtol=1e-5, atol=2e-5)
     assert (cached == T).all()
