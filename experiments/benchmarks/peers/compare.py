@@ -4,8 +4,9 @@
 
 The peers need an environment each; the top of their scripts says of what. Everything runs on the
 same machine, one after the other; what is compared are the medians over the rounds. A run that
-does not end in time counts as all its steps in that time, which is more than it did. Prints one
-JSON object and writes it to experiments/benchmarks/results/.
+does not end in time counts as all its steps in that time, which is more than it did. `rft bench`
+makes so many devices of a CPU's cores as --devices says; the peers use all cores as they do by
+themselves. Prints one JSON object and writes it to experiments/benchmarks/results/.
 """
 
 import argparse
@@ -63,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="for rft bench")
     parser.add_argument("--timeout", type=int, default=600, help="seconds of one run")
     return parser.parse_args()
 
@@ -77,12 +79,13 @@ def _compare(checkpoint: str, prompt: int, completion: int, options: argparse.Na
         "tunix": [options.tunix, HERE / "tunix_grpo.py", checkpoint, *flags],
         "floor": [sys.executable, HERE / "floor.py", checkpoint, *flags],
     }
+    environments = {"rft_jax": {"JAX_NUM_CPU_DEVICES": str(options.devices)}}
     runs: dict[str, list[Any]] = {name: [] for name in commands}
     for _ in range(options.rounds):
         for name, command in commands.items():
             if None in runs[name]:
                 continue  # one run that does not end in time is enough
-            runs[name].append(_run(command, options.timeout))
+            runs[name].append(_run(command, options.timeout, environments.get(name, {})))
             print(name, runs[name][-1], file=sys.stderr, flush=True)
     most = options.prompts * options.group * options.steps / options.timeout
     rate = {
@@ -100,11 +103,16 @@ def _compare(checkpoint: str, prompt: int, completion: int, options: argparse.Na
     }
 
 
-def _run(command: list[Any], timeout: int) -> Any:
+def _run(command: list[Any], timeout: int, environment: dict[str, str] | None = None) -> Any:
     """The JSON object that a command prints last; None if it takes too long."""
     try:
         done = subprocess.run(
-            list(map(str, command)), stdout=subprocess.PIPE, timeout=timeout, check=True, text=True
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            timeout=timeout,
+            check=True,
+            text=True,
+            env=os.environ | (environment or {}),
         )
     except subprocess.TimeoutExpired:
         return None
