@@ -14,7 +14,7 @@ a collective over the fusions that it overlaps with: it counts once, where it st
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -161,7 +161,7 @@ class Program:
         """Reads `compiled.as_text()`."""
         self.computations, self._entry = _parse(text)
 
-    def loops(self, unknown_trips: Callable[[str], int] | int = 1) -> list[Loop]:
+    def loops(self, unknown_trips: int = 1) -> list[Loop]:
         """The levels of the program, a line each; their costs times their trips are the whole.
 
         Args:
@@ -179,7 +179,7 @@ class Program:
             condition, body = _condition_and_body(instruction)
             count = self.trip_count(instruction)
             if count is None:
-                count = unknown_trips(label) if callable(unknown_trips) else unknown_trips
+                count = unknown_trips
             self._visit(body, label, trips * count, unknown_trips, found)
             found.append(Loop(label, trips * count, self._own(condition)[0]))
 
