@@ -227,11 +227,11 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert first == second  # greedy
     assert len(first["token_ids"]) <= 9 and first["stop_reason"] in ("stop", "length")
 
-    sizes = ["--prompt", "8", "--completion", "8", "--prompts", "2", "--group", "2"]
+    sizes = ["--prompt", "8", "--completion", "8", "--prompts", "8", "--group", "2"]
     assert cli.main(["bench", "--model", str(finished), *sizes, "--steps", "3"]) == 0
     timing = json.loads(capsys.readouterr().out)
     assert timing["step_s"] > 0 and timing["completion"] == 8
-    assert {"rollout_s", "grade_s", "update_s", "peak_memory_bytes"} <= timing.keys()
+    assert {"rollout_s", "grade_s", "update_s", "peak_memory_bytes", "devices"} <= timing.keys()
 
 
 @pytest.mark.slow
