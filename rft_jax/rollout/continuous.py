@@ -87,7 +87,6 @@ def decode_queue(
 def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:
     """Nothing in the slots, all in the queue."""
     _, G = queue.keys_CM.shape
-
     axis = queue.prefix.batch_axis
 
     def places(x_LBKPx: Array) -> Array:

@@ -107,6 +107,20 @@ def test_slots_may_outnumber_the_samples_of_a_prompt(group):
     assert_same(complete(slots=4, group=group), complete(group=group))
 
 
+@pytest.mark.parametrize("slots", [0, 16])
+@pytest.mark.parametrize("int8", [False, True])
+def test_scanned_and_unrolled_layers_sample_the_same(slots, int8):
+    scanned, unrolled = (
+        complete(
+            config=dataclasses.replace(SAMPLED, int8_cache=int8),
+            slots=slots,
+            family=dataclasses.replace(WINDOW, decode_layers=layers),
+        )
+        for layers in ("scanned", "unrolled")
+    )
+    assert_same(scanned, unrolled)
+
+
 def test_these_completions_differ_in_length():
     """So that slots are refilled at different times; some stop, some are cut."""
     completions = complete()

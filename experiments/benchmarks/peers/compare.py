@@ -12,6 +12,7 @@ themselves. Prints one JSON object and writes it to experiments/benchmarks/resul
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -64,7 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="for rft bench")
+    parser.add_argument("--devices", type=int, help="for rft bench; as many as divide the prompts")
     parser.add_argument("--timeout", type=int, default=600, help="seconds of one run")
     return parser.parse_args()
 
@@ -79,13 +80,14 @@ def _compare(checkpoint: str, prompt: int, completion: int, options: argparse.Na
         "tunix": [options.tunix, HERE / "tunix_grpo.py", checkpoint, *flags],
         "floor": [sys.executable, HERE / "floor.py", checkpoint, *flags],
     }
-    environments = {"rft_jax": {"JAX_NUM_CPU_DEVICES": str(options.devices)}}
+    devices = options.devices or math.gcd(os.cpu_count() or 1, options.prompts)
+    environments = {"rft_jax": {"JAX_NUM_CPU_DEVICES": str(devices)}}
     runs: dict[str, list[Any]] = {name: [] for name in commands}
     for _ in range(options.rounds):
         for name, command in commands.items():
             if None in runs[name]:
                 continue  # one run that does not end in time is enough
-            runs[name].append(_run(command, options.timeout, environments.get(name, {})))
+            runs[name].append(_run(command, options.timeout, environments.get(name)))
             print(name, runs[name][-1], file=sys.stderr, flush=True)
     most = options.prompts * options.group * options.steps / options.timeout
     rate = {
