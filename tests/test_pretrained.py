@@ -62,7 +62,7 @@ def test_a_checkpoint_is_sampled_and_timed(checkpoint, capsys):
     )
     (line,) = lines_of(capsys)
     assert 1 <= len(line["token_ids"]) <= 5 and line["thought"] == ""
-    sizes = ["--prompt", "8", "--completion", "8", "--prompts", "2", "--group", "2"]
+    sizes = ["--prompt", "8", "--completion", "8", "--prompts", "8", "--group", "2"]
     assert cli.main(["bench", "--model", str(checkpoint), *sizes, "--steps", "3"]) == 0
     assert lines_of(capsys)[0]["step_s"] > 0
 
