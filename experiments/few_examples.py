@@ -40,8 +40,7 @@ def tuned_config(seed: int, size: int, base: Path) -> Config:
     config = quickstart.get_config(seed)
     init = f"{base}/{BASE}"
     stages = {stage.name: stage for stage in config.training_stages}
-    sft = dataclasses.replace(stages[SFT], init=init, steps=max(15, 60 * size // SIZES[-1]))
-    rft = dataclasses.replace(stages[RFT], init=init)
+    sft, rft = (dataclasses.replace(stages[name], init=init) for name in (SFT, RFT))
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, train_cases=TRAIN_CASES, examples=size),
