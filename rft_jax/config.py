@@ -142,6 +142,9 @@ class ModelConfig:
     # results are kept; nothing.
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
+    # Of many queries, as in the update; pallas: a kernel for TPUs, where the lengths of prompts and
+    # completions are multiples of 128, up to 2,048.
+    attention: Literal["xla", "pallas"] = "xla"
     # The layers in the loop over tokens; auto: unrolled on a CPU.
     decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"
     # Train adapters only, over the weights of the source, which stay as they are; None: train all.
@@ -150,7 +153,9 @@ class ModelConfig:
 
 
 # What a source does not say of a model: how it is run and trained.
-NOT_OF_SOURCE = ("name", "source", "remat", "compute_dtype", "decode_layers", "lora")
+NOT_OF_SOURCE = (
+    *("name", "source", "remat", "compute_dtype", "attention", "decode_layers", "lora"),
+)
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,16 @@ def completion_logprobs(
     B, G, T = tokens_BGT.shape
     last_BD, prefix = model.prefill(params, prompts.tokens_BP, prompts.length_B)
     first_BG1D = jnp.broadcast_to(last_BD[:, None, None], (B, G, 1, last_BD.shape[-1]))
-    index_T = jnp.arange(T - 1)
+    index_T = jnp.arange(T)
+    # The last token predicts nothing, but tiles of T tokens are whole more often than of T - 1.
     hidden_BGTD = model.complete(
         params,
-        tokens_BGT[..., :-1],
-        jnp.broadcast_to(prompts.length_B[:, None, None] + index_T, (B, G, T - 1)),
+        tokens_BGT,
+        jnp.broadcast_to(prompts.length_B[:, None, None] + index_T, (B, G, T)),
         (index_T < length_BG[..., None]).astype(jnp.int32),
         prefix,
     )
-    hidden_BGTD = jnp.concatenate([first_BG1D, hidden_BGTD], axis=2)
+    hidden_BGTD = jnp.concatenate([first_BG1D, hidden_BGTD[:, :, :-1]], axis=2)
     return token_logprobs(
         model,
         params,

@@ -8,7 +8,8 @@ Tokens come as [B, S, T]: S rows for each of B prompts. A row is explicit about 
 its segments, so that it may be a prompt (S = 1), one completion (S = G), or several packed ones.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,17 +21,21 @@ from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig, RopeScaling
 from rft_jax.models.attention import Partial, merge, partial_attention, soft_cap
+from rft_jax.models.attention_kernel import kernel_attention, takes
 from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.int8 import Int8, dequantise
 from rft_jax.models.linear import embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
-from rft_jax.parallel import batch_parts, constrain, on_each_part
+from rft_jax.parallel import batch_parts, constrain, on_each_head, on_each_part
 
 _KEPT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+Attention = Callable[[Array, Array, Array, Array], Partial]  # of q, k, v and mask
 
 
 class LayerKind(NamedTuple):
@@ -109,6 +114,7 @@ class Decoder(nnx.Module):
         )
         graph, weights = nnx.split(self.layers)
         visible_BSTU = None if cache is not None else _causal(positions_BST, segments_BST)
+        attend = _plain(c) if cache is not None else _attention(c, rows, x_BSTD)
 
         def layer(carry, inputs):
             x_BSTD, cache = carry
@@ -126,13 +132,13 @@ class Decoder(nnx.Module):
                 own_kv = _dequantise(cache.kv.layer(index), dtype)
                 mask = cache.age_T <= cache.length_BG[..., None, None]
                 mask = _within(window, mask, cache.age_T)
-            partial = _partial(_of_rows(q), *own_kv, _of_rows(mask), c)
+            partial = attend(_of_rows(q), *own_kv, _of_rows(mask))
             out = partial.out_RKMTQ
             if prefix is not None:
                 distance = _distance(positions_BST, prefix.place_P)
                 mask = _within(window, prefix.mask_BXYP, distance)
                 shared_kv = _dequantise(prefix_kv, dtype)
-                out = merge(partial, _prefix_partial(q, *shared_kv, mask, c))
+                out = merge(partial, _prefix_partial(attend, q, *shared_kv, mask))
             out_BSKMTQ = out.reshape(q.shape).astype(dtype)
             return (block.finish(x_BSTD, out_BSKMTQ, rows), cache), None if cache else (k, v)
 
@@ -294,12 +300,12 @@ def _of_rows(x_BSx: Array) -> Array:
     return x_BSx.reshape(-1, *x_BSx.shape[2:])
 
 
-def _prefix_partial(q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BSTP, config: ModelConfig) -> Partial:
+def _prefix_partial(attend: Attention, q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BSTP) -> Partial:
     """All rows of a prompt over the prompt's keys in one product; the result's rows are B x S."""
     B, S, K, M, T, Q = q_BSKMTQ.shape
     q_BKMXQ = q_BSKMTQ.transpose(0, 2, 3, 1, 4, 5).reshape(B, K, M, S * T, Q)
     mask_BXP = mask_BSTP.reshape(B, -1, mask_BSTP.shape[-1])
-    partial = _partial(q_BKMXQ, k_BKPQ, v_BKPQ, mask_BXP, config)
+    partial = attend(q_BKMXQ, k_BKPQ, v_BKPQ, mask_BXP)
 
     def rows(x):
         x = x.reshape(B, K, M, S, T, *x.shape[4:])
@@ -308,9 +314,20 @@ def _prefix_partial(q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BSTP, config: ModelConfig) ->
     return Partial(rows(partial.out_RKMTQ), rows(partial.lse_RKMT))
 
 
-def _partial(q, k, v, mask, config: ModelConfig) -> Partial:
+def _attention(config: ModelConfig, rows: NamedSharding | None, x_BSTD: Array) -> Attention:
+    """The implementation of partials over many queries, as configured."""
+    plain = _plain(config)
+    if config.attention == "xla" or (rows is not None and not _divides(rows, x_BSTD)):
+        return plain
+    kernel = functools.partial(kernel_attention, **plain.keywords)
+    if rows is not None:
+        kernel = on_each_head(kernel, rows.mesh)
+    return lambda q, k, v, mask: (kernel if takes(q, k) else plain)(q, k, v, mask)
+
+
+def _plain(config: ModelConfig) -> Attention:
     scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-    return partial_attention(q, k, v, mask, scale=scale, softcap=config.attention_softcap)
+    return functools.partial(partial_attention, scale=scale, softcap=config.attention_softcap)
 
 
 def _causal(positions_BST: Array, segments_BST: Array) -> Array:

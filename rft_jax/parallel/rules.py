@@ -76,6 +76,21 @@ def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
     return mapped
 
 
+def on_each_head(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The attention of (q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU) on each part of R and of K apart.
+
+    For a kernel, which the compiler does not split. The result's arrays begin with R and K.
+    """
+    heads = PartitionSpec(BATCH_AXES, "tensor")
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(heads, heads, heads, PartitionSpec(BATCH_AXES)),
+        out_specs=heads,
+        check_vma=False,
+    )
+
+
 def in_any_part(flag: Array) -> Array:
     """Within `on_each_part`: whether the flag is set in any part."""
     return jax.lax.pmax(flag, BATCH_AXES)

@@ -1,0 +1,176 @@
+"""A partial as a Pallas kernel for TPUs: scores and softmax weights never leave the chip.
+
+The plain version writes its scores [R, K, M, T, U] in float32 to HBM, several times over in the
+backward pass; here a program holds a tile of one head's, against all keys of its row, so that a
+softmax needs one pass. The backward pass computes the weights anew from the normaliser
+(FlashAttention-2, https://arxiv.org/abs/2307.08691). Scores lie as [U, T], keys first: what belongs
+to a query is then a row, which is how the kernel stores it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from rft_jax.models.attention import MASKED, Partial, soft_cap
+
+LANES = 128
+SCORES = 2**18  # of a tile, in float32; the backward pass holds four such arrays in 16 MiB of VMEM
+
+
+def takes(q_RKMTQ: Array, k_RKUQ: Array) -> bool:
+    """Whether the kernel is for these shapes: whole tiles, and a row's keys fit beside them."""
+    T, U = q_RKMTQ.shape[3], k_RKUQ.shape[2]
+    return T % LANES == 0 and U % LANES == 0 and U * LANES <= SCORES
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def kernel_attention(
+    q_RKMTQ: Array,
+    k_RKUQ: Array,
+    v_RKUQ: Array,
+    mask_RTU: Array,
+    scale: float,
+    softcap: float | None = None,
+) -> Partial:
+    """`attention.partial_attention` of shapes that it `takes`, and its gradient.
+
+    Elsewhere than on a TPU the kernel is interpreted: slow, and for tests.
+    """
+    return _forward(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU, scale, softcap)[0]
+
+
+def _forward(q, k, v, mask_RTU, scale, softcap):
+    R, K, M, T, Q = q.shape
+    mask_RUT = mask_RTU.swapaxes(1, 2).astype(jnp.int8)
+    blocks = _Blocks(q, k, mask_RUT)
+    out_RKMTQ, lse_RKM1T = _call(
+        functools.partial(_forward_kernel, scale=scale, softcap=softcap),
+        (mask_RUT, q, k, v),
+        grid=blocks.grid,
+        in_specs=[blocks.mask, blocks.query, blocks.key, blocks.key],
+        out_specs=[blocks.query, blocks.row],
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            jax.ShapeDtypeStruct((R, K, M, 1, T), jnp.float32),
+        ],
+        cost_estimate=_cost(2, q, k, v, q),
+    )
+    partial = Partial(out_RKMTQ.astype(jnp.float32), lse_RKM1T[..., 0, :])
+    return partial, (q, k, v, mask_RUT, out_RKMTQ, lse_RKM1T)
+
+
+def _backward(scale, softcap, kept, cotangent):
+    q, k, v, mask_RUT, out_RKMTQ, lse_RKM1T = kept
+    dout_RKMTQ, dlse_RKMT = cotangent
+    # The gradient of a score is weight * (dout . (v - out) + dlse).
+    offset_RKMT = dlse_RKMT - (dout_RKMTQ * out_RKMTQ.astype(jnp.float32)).sum(axis=-1)
+    blocks = _Blocks(q, k, mask_RUT)
+    dq, dk, dv = _call(
+        functools.partial(_backward_kernel, scale=scale, softcap=softcap),
+        (mask_RUT, q, k, v, dout_RKMTQ.astype(q.dtype), lse_RKM1T, offset_RKMT[..., None, :]),
+        grid=blocks.grid,
+        in_specs=[
+            *(blocks.mask, blocks.query, blocks.key, blocks.key),
+            *(blocks.query, blocks.row, blocks.row),
+        ],
+        out_specs=[blocks.query, blocks.key, blocks.key],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
+        scratch_shapes=[pltpu.VMEM(k.shape[2:], jnp.float32) for _ in range(2)],
+        cost_estimate=_cost(5, q, k, v, q, q, k, v),
+    )
+    return dq, dk, dv, None
+
+
+kernel_attention.defvjp(_forward, _backward)
+
+
+class _Blocks:
+    """The grid (row, key/value head, query head, tile of queries), and what a program sees."""
+
+    def __init__(self, q_RKMTQ: Array, k_RKUQ: Array, mask_RUT: Array):
+        R, K, M, T, Q = q_RKMTQ.shape
+        U = k_RKUQ.shape[2]
+        tile = max(n for n in range(LANES, T + 1, LANES) if T % n == 0 and n * U <= SCORES)
+        rows, _, times = (size > 1 for size in mask_RUT.shape)
+        self.grid = (R, K, M, T // tile)
+        self.query = pl.BlockSpec((None, None, None, tile, Q), lambda r, k, m, t: (r, k, m, t, 0))
+        self.key = pl.BlockSpec((None, None, U, Q), lambda r, k, m, t: (r, k, 0, 0))
+        self.row = pl.BlockSpec((None, None, None, 1, tile), lambda r, k, m, t: (r, k, m, 0, t))
+        self.mask = pl.BlockSpec(
+            (None, U, tile if times else 1), lambda r, k, m, t: (r * rows, 0, t * times)
+        )
+
+
+def _forward_kernel(mask, q, k, v, out, lse, *, scale, softcap):
+    score_UT, _ = _scores(mask, q, k, scale, softcap)
+    peak_1T = score_UT.max(axis=0, keepdims=True)
+    weight_UT = jnp.exp(score_UT - peak_1T)
+    total_1T = weight_UT.sum(axis=0, keepdims=True)
+    out[...] = _product((weight_UT / total_1T).astype(v.dtype), v[...], 0, 0).astype(out.dtype)
+    lse[...] = peak_1T + jnp.log(total_1T)
+
+
+def _backward_kernel(
+    mask, q, k, v, dout, lse, offset, dq, dk, dv, dk_sum, dv_sum, *, scale, softcap
+):
+    place, last = (pl.program_id(2), pl.program_id(3)), (pl.num_programs(2), pl.num_programs(3))
+
+    @pl.when((place[0] == 0) & (place[1] == 0))
+    def _():
+        dk_sum[...] = jnp.zeros_like(dk_sum)
+        dv_sum[...] = jnp.zeros_like(dv_sum)
+
+    score_UT, seen_UT = _scores(mask, q, k, scale, softcap)
+    weight_UT = jnp.exp(score_UT - lse[...])
+    dscore_UT = weight_UT * (_product(v[...], dout[...], 1, 1) + offset[...])
+    if softcap is not None:
+        dscore_UT = dscore_UT * (1 - (score_UT / softcap) ** 2)
+    dscore_UT = jnp.where(seen_UT, dscore_UT * scale, 0).astype(q.dtype)
+    dv_sum[...] += _product(weight_UT.astype(v.dtype), dout[...], 1, 0)
+    dk_sum[...] += _product(dscore_UT, q[...], 1, 0)
+    dq[...] = _product(dscore_UT, k[...], 0, 0).astype(dq.dtype)
+
+    @pl.when((place[0] == last[0] - 1) & (place[1] == last[1] - 1))
+    def _():
+        dk[...] = dk_sum[...].astype(dk.dtype)
+        dv[...] = dv_sum[...].astype(dv.dtype)
+
+
+def _scores(mask, q, k, scale, softcap) -> tuple[Array, Array]:
+    """Masked scores of the tile, and where they are seen."""
+    seen_UT = mask[...].astype(jnp.int32) != 0
+    score_UT = soft_cap(_product(k[...], q[...], 1, 1) * scale, softcap)
+    seen_UT = jnp.broadcast_to(seen_UT, score_UT.shape)
+    return jnp.where(seen_UT, score_UT, MASKED), seen_UT
+
+
+def _product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
+    """The matrix product over an axis of each, in float32."""
+    axes = (((axis_a,), (axis_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
+
+
+def _cost(products: int, q: Array, k: Array, *moved: Array) -> pl.CostEstimate:
+    R, K, M, T, Q = q.shape
+    pairs = R * K * M * T * k.shape[2]
+    return pl.CostEstimate(
+        flops=2 * products * pairs * Q,
+        transcendentals=pairs,
+        bytes_accessed=sum(x.size * x.dtype.itemsize for x in (q, k, *moved)),
+    )
+
+
+def _call(kernel: Callable[..., None], arguments: tuple[Array, ...], **options: Any) -> Any:
+    def called(interpret: bool) -> Callable[..., Any]:
+        order = pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
+        )
+        return pl.pallas_call(kernel, compiler_params=order, interpret=interpret, **options)
+
+    return jax.lax.platform_dependent(*arguments, tpu=called(False), default=called(True))
