@@ -23,10 +23,9 @@ LANES = 128
 SCORES = 2**18  # of a tile, in float32; the backward pass holds four such arrays in 16 MiB of VMEM
 
 
-def takes(q_RKMTQ: Array, k_RKUQ: Array) -> bool:
-    """Whether the kernel is for these shapes: whole tiles, and a row's keys fit beside them."""
-    T, U = q_RKMTQ.shape[3], k_RKUQ.shape[2]
-    return T % LANES == 0 and U % LANES == 0 and U * LANES <= SCORES
+def takes(queries: int, keys: int) -> bool:
+    """Whether the kernel is for so many: whole tiles, and a row's keys fit beside them."""
+    return queries % LANES == 0 and keys % LANES == 0 and keys * LANES <= SCORES
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -38,7 +37,7 @@ def kernel_attention(
     scale: float,
     softcap: float | None = None,
 ) -> Partial:
-    """`attention.partial_attention` of shapes that it `takes`, and its gradient.
+    """`attention.partial_attention` of lengths T and U that it `takes`, and its gradient.
 
     Elsewhere than on a TPU the kernel is interpreted: slow, and for tests.
     """

@@ -322,7 +322,12 @@ def _attention(config: ModelConfig, rows: NamedSharding | None, x_BSTD: Array) -
     kernel = functools.partial(kernel_attention, **plain.keywords)
     if rows is not None:
         kernel = on_each_head(kernel, rows.mesh)
-    return lambda q, k, v, mask: (kernel if takes(q, k) else plain)(q, k, v, mask)
+
+    def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
+        function = kernel if takes(q_RKMTQ.shape[3], k_RKUQ.shape[2]) else plain
+        return function(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
+
+    return attend
 
 
 def _plain(config: ModelConfig) -> Attention:

@@ -202,7 +202,7 @@ def _compile(
     named.__name__ = name
     began = time.perf_counter()
     try:
-        compiled = jax.jit(named, **options).lower(*arguments).compile()
+        compiled = jax.jit(named, **options).lower(*arguments).compile(_options(program))
     except jax.errors.JaxRuntimeError as error:
         if (needed := _refused_bytes(str(error))) is None:
             raise
@@ -215,6 +215,12 @@ def _compile(
     unknown_trips = _packed_trips(program) if name == "update" else 1
     loops = CompiledProgram(compiled.as_text()).loops(unknown_trips)
     return Part(name, temporary, tuple(loops), seconds)
+
+
+def _options(program: Program) -> dict[str, bool]:
+    """The compiler's. With gathers on a v5p's sparse cores libtpu 0.0.42 cannot print a program."""
+    platform = program.mesh.devices.flat[0].platform
+    return {"xla_tpu_offload_gather_to_sparsecore": False} if platform == "tpu" else {}
 
 
 def _refused_bytes(message: str) -> float | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 
 from rft_jax.models import Model, base
+from rft_jax.models.attention_kernel import takes
 from rft_jax.parallel import batch_parts
 from rft_jax.plan.chips import Chip
 from rft_jax.plan.hlo import Cost
@@ -28,8 +29,9 @@ SCORES, HIDDEN, STREAM, LOGITS = 3, 6, 8, 4
 
 # How often HBM is crossed, as counted in compiled programs: by a layer's part of the cache in a
 # decoded token (sliced out, laid out anew, read), and in the update, with a recomputed forward
-# pass, by an array of attention's scores and by one of the residual stream.
-CACHE_TRAFFIC, SCORE_TRAFFIC, STREAM_TRAFFIC = 2.5, 20, 40
+# pass, by an array of attention's scores, with a kernel instead by one of all heads' queries, and
+# by one of the residual stream.
+CACHE_TRAFFIC, SCORE_TRAFFIC, KERNEL_TRAFFIC, STREAM_TRAFFIC = 2.5, 20, 48, 40
 
 
 class Estimate(NamedTuple):
@@ -172,7 +174,7 @@ def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     rows = stage.batch_size / batch_parts(program.mesh)
     P = stage.rollout.prompt_tokens
     prefix = 2 * item * c.layers * rows * c.kv_heads / tensor * P * c.head_dim
-    scores = 4 * rows * c.heads / tensor * P * P
+    scores = 0.0 if _in_kernel(program, P, P) else 4 * rows * c.heads / tensor * P * P
     hidden = item * rows * P * (2 * c.mlp_width / tensor + 4 * c.width)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
     return kept.rollout_weights + kept.cache + prefix + max(2 * scores + hidden, 3 * logits)
@@ -223,6 +225,8 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
     weights = c.layers * sizes.layer + sizes.head
     trained = weights if c.lora is None else 0.0
     scores = SCORE_TRAFFIC * 4 * parts * _score_elements(program, sizes)
+    if not scores:
+        scores = KERNEL_TRAFFIC * item * tokens * c.heads * c.head_dim / tensor
     stream = STREAM_TRAFFIC * item * tokens * c.width
     return Cost(
         flops=passes * (products + attention),
@@ -241,11 +245,18 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
 
 
 def _score_elements(program: Program, sizes: Sizes) -> float:
-    """Attention scores of a layer for the completions of a micro-batch."""
+    """Attention scores of a layer in memory, for the completions of a micro-batch."""
     stage, tensor = program.stage, program.mesh.shape["tensor"]
     P, T = stage.rollout.prompt_tokens, stage.rollout.completion_tokens
+    if _in_kernel(program, T, T) and _in_kernel(program, T, P):
+        return 0.0
     heads = program.model.config.heads / tensor
     return sizes.rows * stage.rollout.group_size * heads * T * (T + P)
+
+
+def _in_kernel(program: Program, queries: int, keys: int) -> bool:
+    """Whether attention's scores stay on the chip."""
+    return program.model.config.attention == "pallas" and takes(queries, keys)
 
 
 def _seen(program: Program, sizes: Sizes) -> float:

@@ -234,11 +234,9 @@ class Program:
             ]
             return sum(reads) + self._written(fused, fused.root, out)
         if instruction.opcode in ("copy-start", "slice-start"):
-            moved = instruction.shapes[0] if instruction.shapes else None
-            if moved is None:
-                return 0
-            source = shapes[0][0].in_hbm if shapes and shapes[0] else True
-            return moved.bytes * (moved.in_hbm + source)
+            # A copy's type begins with its result, a slice's with what it is taken of.
+            moved = instruction.shapes[instruction.opcode == "slice-start"]
+            return moved.bytes * (moved.in_hbm + shapes[0][0].in_hbm)
         if instruction.opcode in ("dynamic-slice", "gather", "slice"):
             taken = sum(shape.bytes for shape in instruction.shapes)
             return out + (taken if shapes[0][0].in_hbm else 0)
@@ -322,7 +320,9 @@ class Program:
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> float:
-    """Floating-point operations of a matrix product or convolution; 0 for anything else."""
+    """Floating-point operations of a matrix product or convolution, or a kernel's own estimate of
+    its; 0 for anything else.
+    """
     if instruction.opcode == "dot":
         left = computation.instructions[instruction.operands[0]].shapes[0]
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
@@ -330,6 +330,9 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
         return 2.0 * instruction.shapes[0].elements * summed
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, computation)
+    if instruction.opcode == "custom-call":
+        estimate = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
+        return float(estimate[1]) if estimate else 0.0
     return 0.0
 
 

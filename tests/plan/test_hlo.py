@@ -145,3 +145,17 @@ def test_a_batched_product_is_a_dilated_convolution():
     text = text.replace("bf16[8,64]", "bf16[4,8,64]").replace("bf16[64,64]", "bf16[4,64,64]")
     body = next(loop for loop in Program(text).loops() if loop.cost.flops)
     assert body.cost.flops == 4 * 2 * 8 * 64 * 64
+
+
+def test_a_kernels_own_estimate_counts_and_a_slice_moves_what_it_takes():
+    text = """HloModule test
+ENTRY %main (x: bf16[64,128]) -> bf16[8,128] {
+  %x = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %begun = ((bf16[64,128]{1,0:T(8,128)(2,1)}), bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) slice-start(%x), slice={[0:8], [0:128]}
+  %done = bf16[8,128]{1,0:T(8,128)(2,1)S(1)} slice-done(%begun)
+  ROOT %call = bf16[8,128]{1,0:T(8,128)(2,1)} custom-call(%done), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"4096","transcendentals":"0"}}}
+}
+"""  # noqa: E501
+    (whole,) = Program(text).loops()
+    assert whole.cost.flops == 4096
+    assert whole.cost.hbm_bytes == 2 * 8 * 128 + 2 * 8 * 128  # read by the slice; written
