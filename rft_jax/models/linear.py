@@ -55,8 +55,45 @@ def _product(x_xD: Array, weight_DY: Array, inputs: int, dtype: jnp.dtype | None
     D, Y = weight_DY.shape[:inputs], weight_DY.shape[inputs:]
     tokens = x_xD.shape[: x_xD.ndim - inputs]
     weight = weight_DY.astype(x_xD.dtype).reshape(math.prod(D), -1)
-    product = jnp.matmul(x_xD.reshape(-1, math.prod(D)), weight, preferred_element_type=dtype)
+    product = _matmul(x_xD.reshape(-1, math.prod(D)), weight, 0, dtype)
     return product.reshape(*tokens, *Y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _matmul(x_ND: Array, weight: Array, axis: int, dtype: jnp.dtype | None) -> Array:
+    """Products over D, the weight's `axis`, [N, Y], with a gradient that is fast on a CPU."""
+    contracted = ((1,), (axis,)), ((), ())
+    return jax.lax.dot_general(x_ND, weight, contracted, preferred_element_type=dtype)
+
+
+def _matmul_forward(x_ND, weight, axis, dtype):
+    return _matmul(x_ND, weight, axis, dtype), (x_ND, weight)
+
+
+def _matmul_backward(axis, _, kept, dout_NY):
+    x_ND, weight = kept
+    contracted = ((1,), (1 - axis,)), ((), ())
+    dx_ND = jax.lax.dot_general(dout_NY, weight, contracted, preferred_element_type=x_ND.dtype)
+    pair = (x_ND, dout_NY) if axis == 0 else (dout_NY, x_ND)
+    return dx_ND, _over_rows(*pair, weight.dtype)
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _over_rows(a_NX: Array, b_NY: Array, dtype: jnp.dtype) -> Array:
+    """[X, Y]. XLA on a CPU copies the transposed first factor, which had better be the smaller."""
+
+    def product(a: Array, b: Array) -> Array:
+        contracted = ((0,), (0,)), ((), ())
+        return jax.lax.dot_general(a, b, contracted, preferred_element_type=dtype)
+
+    def exchanged(a: Array, b: Array) -> Array:
+        return jax.lax.optimization_barrier(product(b, a)).T  # else XLA exchanges them again
+
+    if a_NX.shape[1] <= b_NY.shape[1]:
+        return product(a_NX, b_NY)
+    return jax.lax.platform_dependent(a_NX, b_NY, cpu=exchanged, default=product)
 
 
 def grouped_linear(x_XI: Array, weight_EIO: Array | Int8, size_E: Array) -> Array:
@@ -86,5 +123,6 @@ def unembed(hidden_xD: Array, table_VD: Array | Int8) -> Array:
     """Products with all rows of an embedding, float32 [..., V]."""
     if isinstance(table_VD, Int8):
         return unembed(hidden_xD, table_VD.values) * table_VD.scale
-    table_VD = table_VD.astype(hidden_xD.dtype)
-    return jnp.einsum("...D,VD->...V", hidden_xD, table_VD, preferred_element_type=jnp.float32)
+    hidden_ND = hidden_xD.reshape(-1, hidden_xD.shape[-1])
+    logits_NV = _matmul(hidden_ND, table_VD.astype(hidden_xD.dtype), 1, jnp.float32)
+    return logits_NV.reshape(*hidden_xD.shape[:-1], -1)
