@@ -4,7 +4,7 @@ from rft_jax.models.cache import Cache, Prefix, init_cache
 from rft_jax.models.int8 import quantise_weights, quantised_axes
 from rft_jax.models.lora import base, check_targets, merge, split
 from rft_jax.models.matrices import over_matrices
-from rft_jax.models.model import Model, Params, build_model, compute_dtype, count_parameters
+from rft_jax.models.model import Model, Params, build_model, count_parameters, for_platform
 from rft_jax.models.partition import check_partition
 
 __all__ = [
@@ -16,8 +16,8 @@ __all__ = [
     "build_model",
     "check_partition",
     "check_targets",
-    "compute_dtype",
     "count_parameters",
+    "for_platform",
     "init_cache",
     "merge",
     "over_matrices",

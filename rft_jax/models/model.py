@@ -4,6 +4,7 @@ The nnx module is split into its graph and its weights here, once; everything el
 weights, a nested dict of arrays, and calls `Model.hidden`, `Model.logits` and so on.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,12 @@ class Model:
     config: ModelConfig
     vocab_size: int
     graph: nnx.GraphDef
-    dtype: jnp.dtype  # of activations
     rows: NamedSharding | None = None  # of the activations' leading axis
-    unrolled: bool = False  # the layers in the loop over tokens
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of activations."""
+        return jnp.dtype(self.config.compute_dtype)
 
     def init(self, key: Array) -> Params:
         """Random float32 weights; with adapters, the others have the type of the frozen ones."""
@@ -114,7 +118,7 @@ class Model:
         self, params: Params, prefix: Prefix
     ) -> tuple[tuple[Params, ...] | None, Prefix]:
         """What `decode` takes besides `params`, to be made once before the loop over tokens."""
-        if not self.unrolled:
+        if self.config.decode_layers != "unrolled":
             return None, prefix
         return unstack(params["layers"]), prefix.unrolled()
 
@@ -172,18 +176,24 @@ def build_model(config: ModelConfig, vocab_size: int, rows: NamedSharding | None
     Args:
         rows: From `parallel.batch_sharding`, for a model that is trained on more than one device.
     """
+    config = for_platform(config, jax.default_backend())
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
-    unrolled = config.decode_layers == "unrolled" or (
-        config.decode_layers == "auto" and jax.default_backend() == "cpu"
-    )
-    return Model(config, vocab_size, graph, compute_dtype(config), rows, unrolled)
+    return Model(config, vocab_size, graph, rows)
 
 
-def compute_dtype(config: ModelConfig) -> jnp.dtype:
-    """bfloat16 where the hardware multiplies it natively, unless the configuration says."""
-    if config.compute_dtype == "auto":
-        return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    return jnp.dtype(config.compute_dtype)
+def for_platform(config: ModelConfig, platform: str) -> ModelConfig:
+    """The configuration with what is left to the platform decided.
+
+    Args:
+        platform: `cpu`, `gpu` or `tpu`.
+    """
+    on_cpu = platform == "cpu"
+    choices = {
+        "compute_dtype": "float32" if on_cpu else "bfloat16",
+        "decode_layers": "unrolled" if on_cpu else "scanned",
+    }
+    open_choices = {name: choices[name] for name in choices if getattr(config, name) == "auto"}
+    return dataclasses.replace(config, **open_choices)
 
 
 def count_parameters(params: Params) -> int:

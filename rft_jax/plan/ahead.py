@@ -5,7 +5,6 @@ shardings of `rft train`; nothing is allocated. The grader and the detokeniser b
 out: they need the run's data, and are small beside a language model.
 """
 
-import dataclasses
 import importlib.util
 import os
 import re
@@ -24,7 +23,7 @@ from rft_jax.config import ModelConfig, ReinforceStage
 from rft_jax.errors import InputError
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, weights
 from rft_jax.learn.policy import policy_update
-from rft_jax.models import build_model
+from rft_jax.models import build_model, for_platform
 from rft_jax.parallel import batch_parts, batch_sharding, replicated
 from rft_jax.plan.chips import GIB, Topology
 from rft_jax.plan.hlo import Loop
@@ -83,13 +82,9 @@ def tpu_devices(topology: Topology) -> Sequence[jax.Device]:
 def make_program(
     config: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh
 ) -> Program:
-    """The step's static parts without a tokenizer and a grader."""
-    if config.compute_dtype == "auto":
-        config = dataclasses.replace(config, compute_dtype="bfloat16")
-    if config.decode_layers == "auto":
-        config = dataclasses.replace(config, decode_layers="scanned")
+    """The step's static parts, as on a TPU, without a tokenizer and a grader."""
     return Program(
-        model=build_model(config, vocab_size, batch_sharding(mesh)),
+        model=build_model(for_platform(config, "tpu"), vocab_size, batch_sharding(mesh)),
         optimizer=make_optimizer(
             stage.optimizer,
             stage.steps,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rft_jax.config import LinearRope, ModelConfig
-from rft_jax.models import build_model, count_parameters, init_cache
+from rft_jax.models import build_model, count_parameters, for_platform, init_cache
 from rft_jax.parallel import LEARNER_RULES
 
 V, P, B, G, T = 61, 7, 3, 2, 5
@@ -139,10 +139,24 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
     return jnp.concatenate([first, jnp.moveaxis(logits_TBGV, 0, 2)], axis=2), cache.length_BG
 
 
-@pytest.mark.parametrize("unrolled", [True, False])
-def test_prefill_and_cached_decoding_are_the_plain_forward(variant, tokens, unrolled):
+@pytest.mark.parametrize(
+    "platform, choices",
+    [
+        ("cpu", ("float32", "unrolled")),
+        ("gpu", ("bfloat16", "scanned")),
+        ("tpu", ("bfloat16", "scanned")),
+    ],
+)
+def test_the_platform_decides_what_the_configuration_leaves_open(platform, choices):
+    config = for_platform(ModelConfig(), platform)
+    assert (config.compute_dtype, config.decode_layers) == choices
+    assert for_platform(PLAIN, platform).compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("layers", ["scanned", "unrolled"])
+def test_prefill_and_cached_decoding_are_the_plain_forward(variant, tokens, layers):
     model, params = variant
-    model = dataclasses.replace(model, unrolled=unrolled)
+    model = build_model(dataclasses.replace(model.config, decode_layers=layers), V)
     logits, cached = decoded_logits(model, params, *tokens)
     np.testing.assert_allclose(logits, expected_logits(model, params, tokens), rtol=1e-5, atol=2e-5)
     assert (cached == T).all()
