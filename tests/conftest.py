@@ -69,11 +69,36 @@ _TEMPLATE = (
 )
 
 
+_SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
+_SLIDING = {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# Names of the classes in transformers, of configuration and model, and settings of the family.
+_CHECKPOINTS = {
+    "llama": ("Llama", "Llama", {}),
+    "qwen2": ("Qwen2", "Qwen2", {}),
+    "qwen3": ("Qwen3", "Qwen3", {"head_dim": 8}),
+    "qwen3_moe": ("Qwen3Moe", "Qwen3Moe", {"head_dim": 8, **_EXPERTS}),
+    "gemma2": ("Gemma2", "Gemma2", _SLIDING),
+    "gemma3": ("Gemma3Text", "Gemma3", _SLIDING),
+}
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint():
     """Writes a random Hugging Face checkpoint with a byte-level tokenizer and a chat template."""
 
-    def make(directory: Path) -> Path:
+    def make(directory: Path, family: str = "qwen2") -> Path:
         torch = pytest.importorskip("torch")
         transformers = pytest.importorskip("transformers")
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -91,13 +116,10 @@ def make_checkpoint():
         tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_object=model, pad_token="<pad>", eos_token="<eos>", chat_template=_TEMPLATE
         )
+        config_name, model_name, settings = _CHECKPOINTS[family]
         torch.manual_seed(0)
-        config = transformers.Qwen2Config(
-            vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-            pad_token_id=0, eos_token_id=1, bos_token_id=None,
-        )  # fmt: skip
-        transformers.Qwen2ForCausalLM(config).save_pretrained(directory)
+        config = getattr(transformers, f"{config_name}Config")(**_SIZES | settings)
+        getattr(transformers, f"{model_name}ForCausalLM")(config).save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         return directory
 

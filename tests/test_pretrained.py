@@ -13,9 +13,12 @@ pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(make_checkpoint, tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request, make_checkpoint, tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
