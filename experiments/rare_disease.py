@@ -14,6 +14,20 @@ come from drawing publications, `macro_` is the mean over genes. The publication
 dropped from the annotations; `--config.data.exclude_pmids=FILE` drops others as well, and
 `--config.data.eval=ARCHIVE` evaluates on other cases. Baselines: the annotations' own ranking, and
 naive Bayes on the training cases.
+
+Two to three hours on two cores of a CPU, 3 GB. 2026-11-25, seed 0, four samples of 200 cases each,
+with --config.stages.larger_base.steps=1000; top@1, top@5 and top@max in %:
+
+                  genes unseen          genes seen
+    small_base       8.5   12.6   13.4     28.0   38.2   39.1
+    larger_base      7.8   11.4   11.8     24.0   36.2   37.2
+    small_sft        3.5    3.5    3.5     25.9   26.1   26.1
+    larger_sft       5.0    5.0    5.0     25.9   26.0   26.0
+    small_rft       11.1   16.2   16.4     32.6   50.6   51.7
+    annotations     19.5   29.5   44.0     32.0   58.5   71.0
+    naive_bayes      0.0    0.0    0.0     50.5   69.0   84.0
+
+All of it, with intervals, is in README.md beside this file.
 """
 
 import dataclasses
@@ -35,7 +49,7 @@ from rft_jax.tasks.rare_disease.prompts import grader
 SMALL = ModelConfig(
     name="small", layers=4, width=256, heads=2, kv_heads=2, head_dim=128, mlp_width=768
 )
-LARGER = dataclasses.replace(SMALL, name="larger", width=512, heads=4, kv_heads=4, mlp_width=1536)
+LARGER = dataclasses.replace(SMALL, name="larger", width=384, heads=3, kv_heads=3, mlp_width=1152)
 MODELS = ("small_base", "larger_base", "small_sft", "larger_sft", "small_rft")
 HELD_OUT = {
     "genes_unseen": "valid",
@@ -55,12 +69,12 @@ def get_config() -> Config:
         models=(SMALL, LARGER),
         stages=(
             _pretrain("small", learning_rate=2e-2),
-            _right_answers("small"),
+            _right_answers("small", learning_rate=1e-3),
             ReinforceStage(
                 name="small_rft",
                 model="small",
                 init="small_base",
-                steps=200,
+                steps=50,  # no case twice: from then on it learns which gene they have
                 batch_size=16,
                 rollout=RolloutConfig(
                     group_size=8,
@@ -75,7 +89,7 @@ def get_config() -> Config:
                 eval_interval=25,
             ),
             _pretrain("larger", learning_rate=1e-2),
-            _right_answers("larger"),
+            _right_answers("larger", learning_rate=3e-4),
             *(
                 EvaluateStage(
                     name=name,
@@ -110,7 +124,7 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     )
 
 
-def _right_answers(model: str) -> SupervisedStage:
+def _right_answers(model: str, learning_rate: float) -> SupervisedStage:
     return SupervisedStage(
         name=f"{model}_sft",
         model=model,
@@ -119,5 +133,5 @@ def _right_answers(model: str) -> SupervisedStage:
         steps=60,
         batch_size=12,
         row_tokens=320,
-        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5, schedule="cosine"),
+        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=5, schedule="cosine"),
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rft_jax import cli
+from rft_jax.tokenizers.hugging_face import HuggingFaceTokenizer
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 
@@ -90,7 +91,10 @@ def test_an_export_is_what_transformers_loads(checkpoint, workdir, tmp_path, cap
     prompt = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    theirs = exported.generate(**prompt, do_sample=False, max_new_tokens=12)[0]
+    forbidden = list(HuggingFaceTokenizer(out).forbidden_ids)  # special tokens are never sampled
+    theirs = exported.generate(
+        **prompt, do_sample=False, max_new_tokens=12, suppress_tokens=forbidden
+    )[0]
     theirs = theirs[prompt["input_ids"].shape[1] :]
     sample = ["sample", "--workdir", str(workdir), "--prompt", "broken ski", "--temperature", "0"]
     capsys.readouterr()
