@@ -51,7 +51,7 @@ def get_config(variant: str = "qwen3-8b") -> Config:
             output_bytes=4096,
             reasoning_effort=768,
         ),
-        policy_loss=PolicyLossConfig(micro_batches=8, logit_chunk=16),
+        policy_loss=PolicyLossConfig(logit_chunk=16),
         eval_interval=20,
     )
     return Config(

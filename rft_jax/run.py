@@ -34,11 +34,8 @@ from rft_jax.config import (
     Stage,
     SupervisedStage,
     TrainingStage,
-    differences,
-    read_config,
-    to_json,
-    validate,
 )
+from rft_jax.config_text import differences, read_config, to_json
 from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
 from rft_jax.files import write_atomically
@@ -50,7 +47,7 @@ from rft_jax.parallel import (
     LEARNER_RULES,
     Shardings,
     batch_sharding,
-    check_batch,
+    check_stage,
     first_alone,
     is_first,
     make_mesh,
@@ -65,6 +62,7 @@ from rft_jax.tokenizers import (
     message_text,
     train_sentencepiece,
 )
+from rft_jax.validation import validate
 
 # The only stage of a checkpoint that is no run's.
 BASE = SupervisedStage(name="base", init="")
@@ -268,9 +266,7 @@ def _open_run(config: Config, workdir: Path) -> Run:
     validate(config)
     mesh = make_mesh(config.mesh)
     for stage in config.training_stages:
-        check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
-        if isinstance(stage, ReinforceStage):
-            check_batch(mesh, stage.rollout.slots, f"stages.{stage.name}.rollout.slots")
+        check_stage(mesh, stage)
     stored = workdir / "config.json"
     if stored.exists():
         _check_same(stored, config)

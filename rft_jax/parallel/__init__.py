@@ -12,7 +12,7 @@ from rft_jax.parallel.hosts import (
     to_host,
     together,
 )
-from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, check_batch, make_mesh
+from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, check_batch, check_stage, make_mesh
 from rft_jax.parallel.rules import (
     LEARNER_RULES,
     ROLLOUT_RULES,
@@ -35,6 +35,7 @@ __all__ = [
     "batch_parts",
     "batch_sharding",
     "check_batch",
+    "check_stage",
     "constrain",
     "first_alone",
     "from_local",

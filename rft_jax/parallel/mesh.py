@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from rft_jax.config import MeshConfig
+from rft_jax.config import MeshConfig, ReinforceStage, TrainingStage
 from rft_jax.errors import InputError
 
 MESH_AXES = ("data", "fsdp", "tensor")  # "expert" and "context" are reserved names
@@ -65,3 +65,22 @@ def check_batch(mesh: Mesh, size: int, place: str) -> None:
             f"{place}: {size} cannot be split over data x fsdp = {parts} devices; use a multiple "
             f"of {parts} or another mesh"
         )
+
+
+def check_stage(mesh: Mesh, stage: TrainingStage) -> None:
+    """Refuses a stage whose batch, micro-batches or slots the mesh's batch axes do not divide.
+
+    With less than a whole prompt of a micro-batch on each device, the compiler would lay prompts
+    out over no axis at all, and send every activation to every device.
+
+    Raises:
+        InputError: as `check_batch`.
+    """
+    place = f"stages.{stage.name}"
+    check_batch(mesh, stage.batch_size, f"{place}.batch_size")
+    if isinstance(stage, ReinforceStage):
+        check_batch(mesh, stage.rollout.slots, f"{place}.rollout.slots")
+        parts, name = stage.policy_loss.micro_batches, "policy_loss.micro_batches"
+    else:
+        parts, name = stage.micro_batches, "micro_batches"
+    check_batch(mesh, stage.batch_size // parts, f"{place}.batch_size / {name}")

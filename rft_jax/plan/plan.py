@@ -7,10 +7,10 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from rft_jax.config import Config, MeshConfig, ModelConfig, ReinforceStage, validate
+from rft_jax.config import Config, MeshConfig, ModelConfig, ReinforceStage
 from rft_jax.errors import InputError
 from rft_jax.models import check_partition
-from rft_jax.parallel import LEARNER_RULES, check_batch, make_mesh
+from rft_jax.parallel import LEARNER_RULES, check_stage, make_mesh
 from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
 from rft_jax.plan.ahead import Part, compile_rollout, compile_update, make_program, tpu_devices
 from rft_jax.plan.chips import Topology
@@ -20,6 +20,7 @@ from rft_jax.plan.memory import Kept, kept_bytes
 from rft_jax.plan.roofline import loop_seconds
 from rft_jax.plan.shapes import model_shape
 from rft_jax.step import Program
+from rft_jax.validation import validate
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,7 @@ def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
 def _program(
     model: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh | AbstractMesh
 ) -> Program:
-    check_batch(mesh, stage.batch_size, f"stages.{stage.name}.batch_size")
-    check_batch(mesh, stage.rollout.slots, f"stages.{stage.name}.rollout.slots")
+    check_stage(mesh, stage)
     program = make_program(model, vocab_size, stage, mesh)
     check_partition(program.model, mesh, LEARNER_RULES)
     return program

@@ -1,12 +1,21 @@
 """Meshes, what they refuse, and how weights and optimiser state lie on them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
 from rft_jax.checkpoint import abstract
-from rft_jax.config import MeshConfig, ModelConfig, OptimizerConfig
+from rft_jax.config import (
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PolicyLossConfig,
+    ReinforceStage,
+    SupervisedStage,
+)
 from rft_jax.errors import InputError
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
@@ -15,6 +24,7 @@ from rft_jax.parallel import (
     ROLLOUT_RULES,
     batch_sharding,
     check_batch,
+    check_stage,
     make_mesh,
     replicated,
     shardings,
@@ -69,6 +79,20 @@ def test_a_batch_must_be_divided_by_the_batch_axes(mesh):
     check_batch(mesh, 8, "stages.rft.batch_size")
     with pytest.raises(InputError, match=r"stages.rft.batch_size: 6 cannot .* multiple of 4"):
         check_batch(mesh, 6, "stages.rft.batch_size")
+
+
+def test_the_batch_axes_must_divide_micro_batches_too(mesh):
+    reinforce = ReinforceStage(
+        name="rft", batch_size=8, policy_loss=PolicyLossConfig(micro_batches=2)
+    )
+    supervised = SupervisedStage(name="sft", batch_size=8, micro_batches=2)
+    for stage in (reinforce, supervised):
+        check_stage(mesh, stage)
+    with pytest.raises(InputError, match=r"rft.batch_size / policy_loss.micro_batches: 2 cannot"):
+        loss = PolicyLossConfig(micro_batches=4)
+        check_stage(mesh, dataclasses.replace(reinforce, policy_loss=loss))
+    with pytest.raises(InputError, match=r"stages.sft.batch_size / micro_batches: 2 cannot"):
+        check_stage(mesh, dataclasses.replace(supervised, micro_batches=4))
 
 
 def test_every_weight_has_a_sharding_by_its_axes(mesh, model):
