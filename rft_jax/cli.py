@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rft_jax.config import Config, HostOptions, apply_overrides
+from rft_jax.config import Config, HostOptions
+from rft_jax.config_text import apply_overrides
 from rft_jax.errors import InputError, Interrupted, RunFailed
 
 
@@ -69,7 +70,7 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
     if spec is None:
         raise InputError(f"{path}: an experiment is a Python file; its name ends with .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for `config.from_json` of data classes of its own
+    sys.modules[spec.name] = module  # for `config_text.from_json` of data classes of its own
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from rft_jax.config import to_json
+from rft_jax.config_text import to_json
 from rft_jax.errors import InputError
 from rft_jax.metrics import read_metrics
 from rft_jax.models import hugging_face

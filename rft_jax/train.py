@@ -19,14 +19,8 @@ import optax
 from rft_jax import data
 from rft_jax.checkpoint import METRIC, Checkpoints, abstract
 from rft_jax.compilation_cache import use_compilation_cache
-from rft_jax.config import (
-    Config,
-    EvaluateStage,
-    ReinforceStage,
-    SupervisedStage,
-    TrainingStage,
-    to_json,
-)
+from rft_jax.config import Config, EvaluateStage, ReinforceStage, SupervisedStage, TrainingStage
+from rft_jax.config_text import to_json
 from rft_jax.errors import RunFailed
 from rft_jax.evaluate import (
     bucketed,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rft_jax import cli, train  # noqa: F401  imported before jax.jit is replaced
-from rft_jax.config import validate
+from rft_jax.validation import validate
 
 REPOSITORY = Path(__file__).parents[1]
 CLAIMS = REPOSITORY / "experiments" / "claims"
@@ -147,7 +147,7 @@ def test_a_bad_setting_is_named(setting, said, refuse):
 
 
 def test_a_work_directory_of_another_configuration_is_refused(tmp_path, refuse):
-    from rft_jax.config import to_json
+    from rft_jax.config_text import to_json
 
     workdir = tmp_path / "run"
     workdir.mkdir()

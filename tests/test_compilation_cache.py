@@ -10,7 +10,7 @@ import pytest
 
 from rft_jax import cli
 from rft_jax.compilation_cache import default_directory, use_compilation_cache
-from rft_jax.config import apply_overrides
+from rft_jax.config_text import apply_overrides
 from rft_jax.metrics import CompileCounter, read_metrics
 from rft_jax.train import train
 

@@ -18,13 +18,10 @@ from rft_jax.config import (
     RolloutConfig,
     SupervisedStage,
     TokenizerConfig,
-    apply_overrides,
-    differences,
-    from_json,
-    to_json,
-    validate,
 )
+from rft_jax.config_text import apply_overrides, differences, from_json, to_json
 from rft_jax.errors import InputError
+from rft_jax.validation import validate
 
 CONFIG = Config(
     data=DataConfig(train="a.jsonl"),

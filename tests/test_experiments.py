@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rft_jax.cli import load_config
-from rft_jax.config import validate
+from rft_jax.validation import validate
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 VARIANTS = {

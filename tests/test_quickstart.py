@@ -5,8 +5,8 @@ import json
 import pytest
 
 from rft_jax.cli import main
-from rft_jax.config import validate
 from rft_jax.quickstart import MODELS, get_config
+from rft_jax.validation import validate
 
 SMALL = {
     "data.patients_per_gene": 1,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from rft_jax import cli
-from rft_jax.config import apply_overrides
+from rft_jax.config_text import apply_overrides
 from rft_jax.errors import InputError, Interrupted, RunFailed
 from rft_jax.metrics import MetricsFile, read_metrics
 from rft_jax.run import claim, open_model, open_run

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from rft_jax import cli, config
+from rft_jax.config_text import apply_overrides
 from rft_jax.settings import settings_text
 
 
@@ -19,7 +20,7 @@ def test_every_setting_can_be_set_as_it_is_shown():
     for name, default in found.items():
         if name.startswith(("models.NAME", "stages.NAME")):
             continue
-        assert config.apply_overrides(whole, {name: default.strip("'")}) == whole
+        assert apply_overrides(whole, {name: default.strip("'")}) == whole
     for kind, place in ((config.ModelConfig, "models"), *((kind, "stages") for kind in STAGES)):
         for field in dataclasses.fields(kind):
             if not dataclasses.is_dataclass(getattr(kind(), field.name)):

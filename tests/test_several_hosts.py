@@ -18,7 +18,7 @@ import pytest
 
 from rft_jax import cli
 from rft_jax.checkpoint import steps
-from rft_jax.config import apply_overrides
+from rft_jax.config_text import apply_overrides
 from rft_jax.metrics import read_metrics
 from rft_jax.parallel.distributed import VARIABLES
 from rft_jax.run import open_model

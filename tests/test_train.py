@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rft_jax import cli
-from rft_jax.config import EvaluateStage, apply_overrides
+from rft_jax.config import EvaluateStage
+from rft_jax.config_text import apply_overrides
 from rft_jax.errors import InputError
 from rft_jax.metrics import MetricsFile, read_metrics
 from rft_jax.run import open_model

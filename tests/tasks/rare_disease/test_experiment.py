@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rft_jax.cli import load_config
-from rft_jax.config import apply_overrides
+from rft_jax.config_text import apply_overrides
 from rft_jax.tasks.rare_disease import hpo
 from rft_jax.train import train
 
