@@ -37,16 +37,14 @@ from rft_jax.parallel import (
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
 from rft_jax.run import (
     OpenModel,
-    PromptData,
     Run,
     input_file,
     open_judges,
     open_model,
-    read_prompt_data,
     reopen_grader,
-    take,
 )
 from rft_jax.sample_rows import sample_row
+from rft_jax.stage_data import PromptData, read_prompt_data, take
 from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, make_program
 from rft_jax.strings import ByteString, from_host
 
@@ -322,7 +320,7 @@ def evaluate_models(
             opened = judged(run.mesh)
             opened.check_tokenizer(run.tokenizer)
             run = dataclasses.replace(run, grader=opened)
-            items = read_prompt_data(run, as_trained, source)
+            items = read_prompt_data(source, as_trained, run.grader, run.tokenizer)
         program = make_program(
             run.model(stage), optax.identity(), run.grader, run.tokenizer, as_trained, run.mesh
         )

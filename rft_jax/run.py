@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from rft_jax import data
@@ -36,7 +35,6 @@ from rft_jax.config import (
     TrainingStage,
 )
 from rft_jax.config_text import differences, read_config, to_json
-from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
 from rft_jax.files import write_atomically
 from rft_jax.graders import Grader, build_grader, grader_file, load_grader, load_pass_threshold
@@ -56,10 +54,19 @@ from rft_jax.parallel import (
 )
 from rft_jax.rollout import FrozenJudge
 from rft_jax.sources import Source, find_sources, keep, kept_sources, load_base, load_source
+from rft_jax.stage_data import (
+    Rows,
+    StageData,
+    baseline_files,
+    data_directory,
+    encode_rows,
+    evaluated_file,
+    read_rows,
+    training_texts,
+)
 from rft_jax.tokenizers import (
     SentencePieceTokenizer,
     Tokenizer,
-    message_text,
     train_sentencepiece,
 )
 from rft_jax.validation import validate
@@ -73,25 +80,6 @@ INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
 LOCK_FILE = ".lock"
 INIT_FILE = "init.json"  # the checkpoint of another run that a stage started from
-
-
-@dataclass(frozen=True)
-class PromptData:
-    """Items to be answered."""
-
-    source: str
-    items: list[dict[str, Any]]
-    prompts: Prompts
-    item_fields: Any  # tree of arrays with a row an item, for the grader
-
-
-@dataclass(frozen=True)
-class StageData:
-    """What a stage reads: `supervised` for supervised stages, the other two for reinforcement."""
-
-    supervised: Packed | None = None
-    train: PromptData | None = None
-    valid: PromptData | None = None
 
 
 @dataclass(frozen=True)
@@ -245,11 +233,6 @@ def claim(workdir: Path) -> Iterator[None]:
             raise
 
 
-def data_directory(workdir: Path) -> Path:
-    """Where a task writes the files that it makes."""
-    return workdir / "data"
-
-
 def open_run(config: Config, workdir: Path) -> Run:
     """Opens a work directory for training: checks everything, then writes its first files.
 
@@ -283,7 +266,7 @@ def _open_run(config: Config, workdir: Path) -> Run:
     files = config.data.materialise(data_directory(workdir))
     inputs = _inputs(config, files, workdir)
     _check_inputs(workdir / INPUTS_FILE, inputs)
-    rows = {stage.name: _read(stage, files, workdir, grader) for stage in config.stages}
+    rows = {stage.name: read_rows(stage, files, workdir, grader) for stage in config.stages}
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
@@ -303,7 +286,7 @@ def _open_run(config: Config, workdir: Path) -> Run:
                 )
             check_partition(run.model(stage), mesh, LEARNER_RULES)
         encoded = {
-            stage.name: _encode(stage, rows[stage.name], config, tokenizer)
+            stage.name: encode_rows(stage, rows[stage.name], config, tokenizer)
             for stage in config.stages
         }
         if temporary.exists():
@@ -440,15 +423,6 @@ def _step(folder: Path) -> int:
     return int(step)
 
 
-def read_prompt_data(run: Run, stage: ReinforceStage, path: str) -> PromptData:
-    """Items of a file, encoded for the stage's policy and for the grader.
-
-    Raises:
-        InputError: naming file, line and field of what cannot be used.
-    """
-    return _encode_prompts(_read_prompts(path, run.grader), stage, run.tokenizer)
-
-
 def _check_init(run: Run, stage: Stage) -> None:
     """Looks whether a stage can start from the other run's model that it names."""
     place = f"stages.{stage.name}.init"
@@ -497,7 +471,7 @@ def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[
     paths |= {"tokenizer": config.tokenizer.path}
     evaluations = [s for s in config.stages if isinstance(s, EvaluateStage)]
     for stage in evaluations:
-        paths[f"stages.{stage.name}"] = path = _evaluated(stage, files, workdir)
+        paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)
         for name, answers in baseline_files(stage, path).items():
             paths[f"stages.{stage.name}.{name}"] = answers
     if config.grader:
@@ -546,88 +520,12 @@ def _grader_text(grader: str | dict[str, Any]) -> str:
     return json.dumps(grader, indent=2) + "\n"
 
 
-class _Rows(NamedTuple):
-    """A file's items, before there is a tokenizer."""
-
-    source: str
-    items: list[dict[str, Any]]
-    item_fields: Any = None
-
-
-def _read(
-    stage: Stage, files: DataConfig, workdir: Path, grader: Grader | None
-) -> dict[str, _Rows]:
-    """The stage's items by purpose, checked as far as possible without a tokenizer."""
-    if isinstance(stage, SupervisedStage):
-        path = _needed(getattr(files, stage.data), stage.data, stage)
-        return {"supervised": _Rows(path, data.load_supervised_items(path))}
-    if isinstance(stage, EvaluateStage):
-        path = _needed(_evaluated(stage, files, workdir), "valid", stage)
-        rows = _read_prompts(path, grader)
-        data.check_keys(rows.items, stage.keys, path)
-        for answers in baseline_files(stage, path).values():
-            data.load_answers(answers, len(rows.items))
-        return {"valid": rows}
-    rows = {"train": _read_prompts(_needed(files.train, "train", stage), grader)}
-    if files.valid:
-        rows["valid"] = _read_prompts(files.valid, grader)
-        data.check_disjoint(rows["train"].items, rows["valid"].items, (files.train, files.valid))
-    return rows
-
-
-def _evaluated(stage: EvaluateStage, files: DataConfig, workdir: Path) -> str:
-    """The file that a comparison is made on; a task's files go by their names."""
-    made = data_directory(workdir) / f"{stage.data}.jsonl"
-    return str(made) if made.is_file() else stage.data or files.valid
-
-
-def baseline_files(stage: EvaluateStage, items: str) -> dict[str, str]:
-    """By name the files of answers that a comparison on a file of items includes."""
-    return {name: str(Path(items).with_suffix(f".{name}.jsonl")) for name in stage.baselines}
-
-
-def _read_prompts(path: str, grader: Grader) -> _Rows:
-    items = data.load_items(path)
-    return _Rows(path, items, grader.encode_items(items, path))
-
-
-def _encode(
-    stage: Stage, rows: dict[str, _Rows], config: Config, tokenizer: Tokenizer
-) -> StageData:
-    if not isinstance(stage, SupervisedStage):
-        settings = stage
-        if isinstance(stage, EvaluateStage):
-            settings = [s for s in config.stages if isinstance(s, ReinforceStage)][-1]
-        encoded = {name: _encode_prompts(row, settings, tokenizer) for name, row in rows.items()}
-        return StageData(**encoded)
-    row = rows["supervised"]
-    setting = f"stages.{stage.name}.row_tokens"
-    packed = data.pack_supervised(row.items, tokenizer, stage.row_tokens, row.source, setting)
-    return StageData(supervised=packed)
-
-
-def _encode_prompts(rows: _Rows, stage: ReinforceStage, tokenizer: Tokenizer) -> PromptData:
-    setting = f"stages.{stage.name}.rollout.prompt_tokens"
-    prompts = data.encode_prompts(
-        rows.items, tokenizer, stage.rollout.prompt_tokens, rows.source, setting
-    )
-    return PromptData(rows.source, rows.items, prompts, rows.item_fields)
-
-
-def _needed(path: str, name: str, stage: Stage) -> str:
-    if not path:
-        raise InputError(
-            f"data.{name}: the stage {stage.name!r} needs a file; give --config.data.{name}=FILE"
-        )
-    return path
-
-
 def _tokenizer(
     config: Config,
     sources: dict[str, Source],
     path: Path,
     temporary: Path,
-    rows: dict[str, dict[str, _Rows]],
+    rows: dict[str, dict[str, Rows]],
     symbols: str = "",
 ) -> Tokenizer:
     """The source's, the one that is named, the run's own, or a new one in a temporary file."""
@@ -637,27 +535,8 @@ def _tokenizer(
         return SentencePieceTokenizer(path)
     if config.tokenizer.path:
         return SentencePieceTokenizer(config.tokenizer.path)
-    items = [
-        item
-        for stage in rows.values()
-        for purpose, row in stage.items()
-        for item in row.items
-        if purpose != "valid"
-    ]
-    stride = -(-len(items) // config.tokenizer.training_texts)
-    texts = [
-        text
-        for item in items[::stride]
-        for message in item["messages"]
-        for text in (message_text(message), message.get("reasoning_content"))
-        if text
-    ]
+    texts = training_texts(rows, config.tokenizer.training_texts)
     log(f"training a tokenizer on {len(texts):,} texts")
     whole = data.load_lines(symbols) if symbols else ()
     train_sentencepiece(texts, temporary, config.tokenizer.vocab_size, whole)
     return SentencePieceTokenizer(temporary)
-
-
-def take(tree: Any, rows: np.ndarray) -> Any:
-    """Rows of every array of a tree."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)

@@ -71,9 +71,10 @@ from rft_jax.parallel import (
 )
 from rft_jax.progress import Progress
 from rft_jax.report import CASES_FILE, Reporter, compare
-from rft_jax.run import Run, baseline_files, claim, input_file, open_run, take
+from rft_jax.run import Run, claim, input_file, open_run
 from rft_jax.sample_rows import sample_row
 from rft_jax.signals import StopSignals, leave
+from rft_jax.stage_data import baseline_files, take
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
 
 RESULTS_FILE = "results.json"

@@ -26,7 +26,7 @@ from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import batch_sharding, make_mesh
 from rft_jax.rollout import FrozenJudge, completion_keys
-from rft_jax.run import PromptData
+from rft_jax.stage_data import PromptData
 from rft_jax.step import (
     compile_sampler,
     compile_step,
