@@ -132,8 +132,8 @@ class ModelConfig:
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
     # Of many queries, as in the update; pallas: a kernel for TPUs, where the lengths of prompts and
-    # completions are multiples of 128, up to 2,048.
-    attention: Literal["xla", "pallas"] = "xla"
+    # completions are multiples of 128, up to 2,048; auto: on a TPU.
+    attention: Literal["auto", "xla", "pallas"] = "auto"
     # The layers in the loop over tokens; auto: unrolled on a CPU.
     decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"
     # Train adapters only, over the weights of the source, which stay as they are; None: train all.

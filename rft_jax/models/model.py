@@ -190,6 +190,7 @@ def for_platform(config: ModelConfig, platform: str) -> ModelConfig:
     on_cpu = platform == "cpu"
     choices = {
         "compute_dtype": "float32" if on_cpu else "bfloat16",
+        "attention": "pallas" if platform == "tpu" else "xla",
         "decode_layers": "unrolled" if on_cpu else "scanned",
     }
     open_choices = {name: choices[name] for name in choices if getattr(config, name) == "auto"}

@@ -142,14 +142,14 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
 @pytest.mark.parametrize(
     "platform, choices",
     [
-        ("cpu", ("float32", "unrolled")),
-        ("gpu", ("bfloat16", "scanned")),
-        ("tpu", ("bfloat16", "scanned")),
+        ("cpu", ("float32", "xla", "unrolled")),
+        ("gpu", ("bfloat16", "xla", "scanned")),
+        ("tpu", ("bfloat16", "pallas", "scanned")),
     ],
 )
 def test_the_platform_decides_what_the_configuration_leaves_open(platform, choices):
     config = for_platform(ModelConfig(), platform)
-    assert (config.compute_dtype, config.decode_layers) == choices
+    assert (config.compute_dtype, config.attention, config.decode_layers) == choices
     assert for_platform(PLAIN, platform).compute_dtype == "float32"
 
 
