@@ -43,8 +43,8 @@ def get_config() -> Config:
         stages=(
             SupervisedStage(
                 name="sft",
-                steps=200,
-                batch_size=8,
+                steps=100,
+                batch_size=16,
                 row_tokens=256,
                 optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10, schedule="cosine"),
                 log_interval=50,

@@ -143,7 +143,13 @@ class ModelConfig:
 
 # What a source does not say of a model: how it is run and trained.
 NOT_OF_SOURCE = (
-    *("name", "source", "remat", "compute_dtype", "attention", "decode_layers", "lora"),
+    "name",
+    "source",
+    "remat",
+    "compute_dtype",
+    "attention",
+    "decode_layers",
+    "lora",
 )
 
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -74,8 +75,9 @@ from rft_jax.validation import validate
 # The only stage of a checkpoint that is no run's.
 BASE = SupervisedStage(name="base", init="")
 TOKENIZER_FILE = "tokenizer.model"
-# Settings that change no result; the mesh changes no more than rounding.
+# Settings that change no result, or no more than its rounding: of the run, and of its models.
 NO_RESULT = ("host", "tensorboard", "wandb_project", "compilation_cache", "mesh")
+NO_RESULT_OF_MODEL = ("remat", "attention", "decode_layers")
 INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
 LOCK_FILE = ".lock"
@@ -252,7 +254,7 @@ def _open_run(config: Config, workdir: Path) -> Run:
         check_stage(mesh, stage)
     stored = workdir / "config.json"
     if stored.exists():
-        _check_same(stored, config)
+        check_same(stored, config)
     elif not is_first():
         raise InputError(
             f"{workdir}: is not the folder that the first host writes to; use a --workdir that all "
@@ -449,12 +451,19 @@ def _check_init(run: Run, stage: Stage) -> None:
         )
 
 
-def _check_same(stored: Path, config: Config) -> None:
+def check_same(stored: Path, config: Config) -> None:
+    """Refuses to go on with settings that would give another result.
+
+    Raises:
+        InputError: naming them.
+    """
     old = to_json(read_config(stored))  # settings it lacks have their defaults
     new = json.loads(json.dumps(to_json(config)))
-    for name in NO_RESULT:
-        old.pop(name, None)
-        new.pop(name, None)
+    for run in (old, new):
+        for name in NO_RESULT:
+            run.pop(name, None)
+        for model, name in itertools.product(run["models"], NO_RESULT_OF_MODEL):
+            model.pop(name, None)
     if changed := differences(old, new):
         raise InputError(
             f"{stored.parent}: the work directory belongs to another configuration "

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from rft_jax import cli, train  # noqa: F401  imported before jax.jit is replaced
+from rft_jax.config_text import to_json
+from rft_jax.errors import InputError
+from rft_jax.run import check_same
 from rft_jax.validation import validate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -147,14 +150,21 @@ def test_a_bad_setting_is_named(setting, said, refuse):
 
 
 def test_a_work_directory_of_another_configuration_is_refused(tmp_path, refuse):
-    from rft_jax.config_text import to_json
-
     workdir = tmp_path / "run"
     workdir.mkdir()
     config = cli.load_config(EXPERIMENT, {"seed": "7"})
     (workdir / "config.json").write_text(json.dumps(to_json(config)))
     sentence = refuse()
     assert "another configuration (seed: 7 -> 0)" in sentence
+
+
+def test_what_changes_no_more_than_rounding_may_differ_when_a_run_goes_on(tmp_path):
+    stored = tmp_path / "config.json"
+    config = cli.load_config(EXPERIMENT, {"models.policy.attention": "xla", "mesh.data": "1"})
+    stored.write_text(json.dumps(to_json(config)))
+    check_same(stored, cli.load_config(EXPERIMENT, {"models.policy.remat": "dots"}))
+    with pytest.raises(InputError, match="models.policy.layers"):
+        check_same(stored, cli.load_config(EXPERIMENT, {"models.policy.layers": "1"}))
 
 
 def test_models_that_are_not_there_are_refused(tmp_path, capsys):

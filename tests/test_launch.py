@@ -12,6 +12,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from jax.sharding import AbstractMesh
+
+from rft_jax.cli import load_config
+from rft_jax.parallel import check_stage
+from rft_jax.parallel.mesh import MESH_AXES
 
 LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
 TRAIN = ["train", "--config", "experiments/jsonl.py", "--workdir", "runs/claims"]
@@ -146,6 +151,12 @@ def test_the_jobset_is_a_slice_with_all_of_its_chips():
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     mount = container["volumeMounts"][0]["mountPath"]
     assert container["args"][-1].startswith(f"{mount}/")  # the work directory
+
+
+def test_sixteen_devices_divide_the_experiments_batches():
+    mesh = AbstractMesh((1, 16, 1), MESH_AXES)  # as many as every script has
+    for stage in load_config(TRAIN[2], {}).training_stages:
+        check_stage(mesh, stage)
 
 
 def test_the_directives_of_slurm_stand_before_the_first_command():

@@ -20,12 +20,33 @@ from jax.experimental.pallas import tpu as pltpu
 from rft_jax.models.attention import MASKED, Partial, soft_cap
 
 LANES = 128
-SCORES = 2**18  # of a tile, in float32; the backward pass holds four such arrays in 16 MiB of VMEM
+SCORES = 2**18  # of a tile, in float32
+VMEM = 2**24  # bytes of a v4 or v5e that a program may use
 
 
-def takes(queries: int, keys: int) -> bool:
+def takes(queries: int, keys: int, head_dim: int, itemsize: int) -> bool:
     """Whether the kernel is for so many: whole tiles, and a row's keys fit beside them."""
-    return queries % LANES == 0 and keys % LANES == 0 and keys * LANES <= SCORES
+    return tile_size(queries, keys, head_dim, itemsize) > 0
+
+
+def tile_size(queries: int, keys: int, head_dim: int, itemsize: int) -> int:
+    """How many queries a program has at a time, the most that fit; 0 if none do.
+
+    Args:
+        itemsize: Bytes of a number in queries, keys and values.
+    """
+    if queries % LANES or keys % LANES:
+        return 0
+    width = -(-head_dim // LANES) * LANES
+
+    def fits(tile: int) -> bool:
+        # Of the backward pass: the blocks, of which the next ones are on their way; the sums.
+        blocks = 2 * itemsize * width * (4 * keys + 3 * tile) + 2 * keys * tile
+        sums, scores = 4 * 2 * keys * width, 4 * 3 * keys * tile
+        return keys * tile <= SCORES and blocks + sums + scores <= VMEM
+
+    tiles = (n for n in range(LANES, queries + 1, LANES) if queries % n == 0 and fits(n))
+    return max(tiles, default=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -39,6 +60,7 @@ def kernel_attention(
 ) -> Partial:
     """`attention.partial_attention` of lengths T and U that it `takes`, and its gradient.
 
+    Only a query that sees no key may have another gradient in v, to which `merge` gives no weight.
     Elsewhere than on a TPU the kernel is interpreted: slow, and for tests.
     """
     return _forward(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU, scale, softcap)[0]
@@ -95,7 +117,7 @@ class _Blocks:
     def __init__(self, q_RKMTQ: Array, k_RKUQ: Array, mask_RUT: Array):
         R, K, M, T, Q = q_RKMTQ.shape
         U = k_RKUQ.shape[2]
-        tile = max(n for n in range(LANES, T + 1, LANES) if T % n == 0 and n * U <= SCORES)
+        tile = tile_size(T, U, Q, q_RKMTQ.dtype.itemsize)
         rows, _, times = (size > 1 for size in mask_RUT.shape)
         self.grid = (R, K, M, T // tile)
         self.query = pl.BlockSpec((None, None, None, tile, Q), lambda r, k, m, t: (r, k, m, t, 0))

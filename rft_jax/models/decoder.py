@@ -320,11 +320,11 @@ def _attention(config: ModelConfig, rows: NamedSharding | None, x_BSTD: Array) -
     if config.attention == "xla" or (rows is not None and not _divides(rows, x_BSTD)):
         return plain
     kernel = functools.partial(kernel_attention, **plain.keywords)
-    if rows is not None:
-        kernel = on_each_head(kernel, rows.mesh)
+    kernel = on_each_head(kernel, None if rows is None else rows.mesh)
 
     def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
-        function = kernel if takes(q_RKMTQ.shape[3], k_RKUQ.shape[2]) else plain
+        T, U, Q = q_RKMTQ.shape[3], k_RKUQ.shape[2], q_RKMTQ.shape[4]
+        function = kernel if takes(T, U, Q, q_RKMTQ.dtype.itemsize) else plain
         return function(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
 
     return attend

@@ -174,7 +174,7 @@ def build_model(config: ModelConfig, vocab_size: int, rows: NamedSharding | None
     """The model of a configuration, without weights.
 
     Args:
-        rows: From `parallel.batch_sharding`, for a model that is trained on more than one device.
+        rows: From `parallel.batch_sharding`; needed for a model that runs on more than one device.
     """
     config = for_platform(config, jax.default_backend())
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))

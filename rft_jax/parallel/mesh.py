@@ -83,4 +83,9 @@ def check_stage(mesh: Mesh, stage: TrainingStage) -> None:
         parts, name = stage.policy_loss.micro_batches, "policy_loss.micro_batches"
     else:
         parts, name = stage.micro_batches, "micro_batches"
-    check_batch(mesh, stage.batch_size // parts, f"{place}.batch_size / {name}")
+    if stage.batch_size // parts % batch_parts(mesh):
+        raise InputError(
+            f"{place}.{name}: {parts} parts of a batch of {stage.batch_size} cannot be split over "
+            f"data x fsdp = {batch_parts(mesh)} devices; use a divisor of "
+            f"{stage.batch_size // batch_parts(mesh)}"
+        )

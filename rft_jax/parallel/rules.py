@@ -76,17 +76,24 @@ def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
     return mapped
 
 
-def on_each_head(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def on_each_head(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     """The attention of (q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU) on each part of R and of K apart.
 
     For a kernel, which the compiler does not split. The result's arrays begin with R and K.
+
+    Args:
+        mesh: None: that of `on_each_part`, within which R is this part's already; or none at all.
     """
-    heads = PartitionSpec(BATCH_AXES, "tensor")
+    if mesh is None and jax.sharding.get_abstract_mesh().empty:
+        return function
+    rows = None if mesh is None else BATCH_AXES
+    heads = PartitionSpec(rows, "tensor")
     return jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(heads, heads, heads, PartitionSpec(BATCH_AXES)),
+        in_specs=(heads, heads, heads, PartitionSpec(rows)),
         out_specs=heads,
+        axis_names={"tensor"} if mesh is None else set(mesh.axis_names),
         check_vma=False,
     )
 

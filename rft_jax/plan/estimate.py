@@ -247,16 +247,18 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
 def _score_elements(program: Program, sizes: Sizes) -> float:
     """Attention scores of a layer in memory, for the completions of a micro-batch."""
     stage, tensor = program.stage, program.mesh.shape["tensor"]
-    P, T = stage.rollout.prompt_tokens, stage.rollout.completion_tokens
-    if _in_kernel(program, T, T) and _in_kernel(program, T, P):
-        return 0.0
-    heads = program.model.config.heads / tensor
-    return sizes.rows * stage.rollout.group_size * heads * T * (T + P)
+    G, P, T = stage.rollout.group_size, stage.rollout.prompt_tokens, stage.rollout.completion_tokens
+    prefix = P * (2 if stage.policy_loss.pack_rows else 1)  # a packed row has two prompts
+    own = 0 if _in_kernel(program, T, T) else T
+    prompt = 0 if _in_kernel(program, G * T, prefix) else P
+    return sizes.rows * G * program.model.config.heads / tensor * T * (own + prompt)
 
 
 def _in_kernel(program: Program, queries: int, keys: int) -> bool:
     """Whether attention's scores stay on the chip."""
-    return program.model.config.attention == "pallas" and takes(queries, keys)
+    model = program.model
+    size = model.config.head_dim, model.dtype.itemsize
+    return model.config.attention == "pallas" and takes(queries, keys, *size)
 
 
 def _seen(program: Program, sizes: Sizes) -> float:

@@ -67,9 +67,10 @@ def rank(plans: Iterable[Plan]) -> Ranking:
 
 def candidates(config: Config, topology: Topology) -> Iterator[Plan]:
     """Closed-form plans of all meshes on a slice, each with the fewest micro-batches that fit."""
+    whole = _with_micro_batches(config, 1)
     for mesh in meshes(topology.devices):
         try:
-            program = abstract_program(dataclasses.replace(config, mesh=mesh), topology)
+            program = abstract_program(dataclasses.replace(whole, mesh=mesh), topology)
         except InputError:  # the mesh divides neither batch nor model
             continue
         kept = kept_bytes(program)
@@ -98,13 +99,17 @@ def micro_batches(batch_size: int, mesh: MeshConfig) -> list[int]:
 
 def with_plan(config: Config, plan: Plan) -> Config:
     """The configuration with a plan's mesh, and with its micro-batches in the planned stage."""
+    return dataclasses.replace(_with_micro_batches(config, plan.micro_batches), mesh=plan.mesh)
+
+
+def _with_micro_batches(config: Config, parts: int) -> Config:
     planned = plan_stage(config)
-    loss = dataclasses.replace(planned.policy_loss, micro_batches=plan.micro_batches)
+    loss = dataclasses.replace(planned.policy_loss, micro_batches=parts)
     stages = tuple(
         dataclasses.replace(stage, policy_loss=loss) if stage is planned else stage
         for stage in config.stages
     )
-    return dataclasses.replace(config, mesh=plan.mesh, stages=stages)
+    return dataclasses.replace(config, stages=stages)
 
 
 def _divisors(number: int) -> list[int]:

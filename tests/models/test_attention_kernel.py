@@ -11,7 +11,7 @@ from rft_jax.config import MeshConfig, ModelConfig
 from rft_jax.learn.logprobs import completion_logprobs
 from rft_jax.models import build_model
 from rft_jax.models.attention import Partial, partial_attention
-from rft_jax.models.attention_kernel import SCORES, kernel_attention, takes
+from rft_jax.models.attention_kernel import SCORES, kernel_attention, takes, tile_size
 from rft_jax.parallel import batch_sharding, make_mesh
 from rft_jax.rollout import LogitMask, Prompts
 
@@ -82,9 +82,17 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_partial():
 
 
 def test_lengths_that_are_no_whole_tiles_are_not_taken():
-    assert takes(128, 128) and takes(512, SCORES // 128)
-    assert not takes(127, 128) and not takes(128, 100)
-    assert not takes(128, SCORES // 128 + 128)
+    assert takes(128, 128, 128, 2) and takes(512, SCORES // 128, 128, 2)
+    assert not takes(127, 128, 128, 2) and not takes(128, 100, 128, 2)
+    assert not takes(128, SCORES // 128 + 128, 128, 2)
+
+
+def test_a_tile_fits_on_the_chip():
+    bf16, f32 = 2, 4  # with 256 numbers a head, as Gemma; refused ones did not compile for v5e
+    assert takes(2048, 2048, 256, bf16) and takes(2048, 2048, 128, f32)
+    assert not takes(2048, 2048, 256, f32) and not takes(1536, 1536, 256, f32)
+    assert takes(1024, 1024, 256, f32)
+    assert tile_size(8192, 128, 64, bf16) == 2048 > tile_size(8192, 128, 256, f32) > 0
 
 
 @pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=2, tensor=2)])

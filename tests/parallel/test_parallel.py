@@ -88,10 +88,12 @@ def test_the_batch_axes_must_divide_micro_batches_too(mesh):
     supervised = SupervisedStage(name="sft", batch_size=8, micro_batches=2)
     for stage in (reinforce, supervised):
         check_stage(mesh, stage)
-    with pytest.raises(InputError, match=r"rft.batch_size / policy_loss.micro_batches: 2 cannot"):
+    with pytest.raises(
+        InputError, match=r"policy_loss.micro_batches: 4 parts .* = 4 devices; use a divisor of 2"
+    ):
         loss = PolicyLossConfig(micro_batches=4)
         check_stage(mesh, dataclasses.replace(reinforce, policy_loss=loss))
-    with pytest.raises(InputError, match=r"stages.sft.batch_size / micro_batches: 2 cannot"):
+    with pytest.raises(InputError, match=r"stages.sft.micro_batches: 4 parts of a batch of 8"):
         check_stage(mesh, dataclasses.replace(supervised, micro_batches=4))
 
 

@@ -1,6 +1,27 @@
-"""What the compiler refuses."""
+"""What is compiled ahead of time, and what the compiler refuses."""
 
-from rft_jax.plan.ahead import _refused_bytes
+import dataclasses
+import functools
+
+import jax
+import pytest
+
+from rft_jax.config import MeshConfig
+from rft_jax.parallel import make_mesh
+from rft_jax.plan.ahead import _batch, _refused_bytes, _sample, abstract_state, make_program
+
+
+@pytest.mark.parametrize("slots", [0, 8])
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
+def test_the_attention_kernel_is_lowered_for_the_devices_of_a_mesh(small, sizes, slots):
+    """The compiler splits no kernel, neither over the batch nor, in slots, over the heads."""
+    stage = small.stages[0]
+    sampling = dataclasses.replace(stage.rollout, prompt_tokens=128, slots=slots)
+    stage = dataclasses.replace(stage, rollout=sampling)
+    program = make_program(small.models[0], 256, stage, make_mesh(MeshConfig(*sizes)))
+    arguments = abstract_state(program), *_batch(program)
+    traced = jax.jit(functools.partial(_sample, program)).trace(*arguments)
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_the_bytes_of_a_refusal_are_read():

@@ -34,6 +34,14 @@ def test_candidates_divide_model_and_batch(small):
     assert all(plan.fits and plan.micro_batches == 1 for plan in found)
 
 
+def test_candidates_do_not_depend_on_the_micro_batches_that_are_set(small):
+    loss = dataclasses.replace(small.stages[-1].policy_loss, micro_batches=8)
+    stage = dataclasses.replace(small.stages[-1], policy_loss=loss)
+    config = dataclasses.replace(small, stages=(*small.stages[:-1], stage))
+    topology = parse_topology("v5e:2x2")
+    assert list(candidates(config, topology)) == list(candidates(small, topology))
+
+
 def test_packed_rows_are_the_parts_of_the_update(small):
     loss = dataclasses.replace(small.stages[-1].policy_loss, pack_rows=2, micro_batches=1)
     stage = dataclasses.replace(small.stages[-1], policy_loss=loss)
