@@ -9,13 +9,13 @@ it stands decides the claims. Gemma and Llama are gated: accept their licence an
 
 Hardware: a v5litepod-4 slice, four TPU v5e chips of 16 GB. None was run on a TPU yet. Arguments and
 temporaries of a step on each chip, its grader left out, as the compiler plans them ahead of time
-(v5e:2x2, jax 0.10.2, libtpu 0.0.52, 2026-11-23; `rft plan` compiles for other slices and settings):
+(v5e:2x2, jax 0.10.2, libtpu 0.0.42, 2026-11-25; `rft plan` compiles for other slices and settings):
 
                     jsonl      rare_disease
-    qwen3-0.6b      6.3 GB      6.4 GB
-    qwen3-4b-lora  10.7 GB     11.3 GB
-    gemma-3-1b      8.5 GB      8.6 GB
-    llama-3.2-1b    9.7 GB      9.9 GB
+    qwen3-0.6b      5.1 GB      5.2 GB
+    qwen3-4b-lora   9.9 GB     10.1 GB
+    gemma-3-1b      9.1 GB      9.1 GB
+    llama-3.2-1b    8.5 GB      9.3 GB
 """
 
 from pathlib import Path
