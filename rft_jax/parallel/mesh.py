@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.experimental.mesh_utils import create_device_mesh
+from jax.sharding import Mesh
 
 from rft_jax.config import MeshConfig, ReinforceStage, TrainingStage
 from rft_jax.errors import InputError
@@ -25,9 +26,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = mesh_shape(config, len(devices))
-    if devices[0].platform == "tpu":  # follow the interconnect
-        return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
-    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES)
+    if devices[0].platform == "tpu":  # follow the interconnect, such as 4 x 4 x 4 with 8 x 8
+        arranged = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        arranged = np.asarray(devices).reshape(shape)
+    return Mesh(arranged, MESH_AXES)
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:

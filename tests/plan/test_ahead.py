@@ -2,13 +2,37 @@
 
 import dataclasses
 import functools
+import importlib.util
 
 import jax
 import pytest
 
 from rft_jax.config import MeshConfig
 from rft_jax.parallel import make_mesh
-from rft_jax.plan.ahead import _batch, _refused_bytes, _sample, abstract_state, make_program
+from rft_jax.plan import parse_topology
+from rft_jax.plan.ahead import (
+    _batch,
+    _refused_bytes,
+    _sample,
+    abstract_state,
+    make_program,
+    tpu_devices,
+)
+from rft_jax.plan.search import meshes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs a TPU's compiler, the extra `tpu`"
+)
+@pytest.mark.parametrize("name", ["v4:4x4x4", "v5e:8x8", "v5p:4x4x4", "v6e:8x8", "tpu7x:2x4x4"])
+def test_a_slice_takes_every_mesh_that_is_searched(name):
+    devices = tpu_devices(parse_topology(name))
+    assert len(devices) == 64
+    for sizes in meshes(64):
+        mesh = make_mesh(sizes, devices)
+        assert mesh.devices.shape == (sizes.data, sizes.fsdp, sizes.tensor)
+        assert {d.id for d in mesh.devices.flat} == {d.id for d in devices}
 
 
 @pytest.mark.parametrize("slots", [0, 8])
