@@ -27,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     arguments, overrides = split_overrides(sys.argv[1:] if argv is None else list(argv))
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if overrides and "config" not in options:
-        parser.error(f"{options.command} takes no --config.* settings")
-    options.overrides, options.began = overrides, began
     sys.path.insert(0, os.getcwd())  # for modules that an experiment or a grader names
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs
     try:
+        options = parser.parse_args(arguments)
+        if overrides and "config" not in options:
+            parser.error(f"{options.command} takes no --config.* settings")
+        options.overrides, options.began = overrides, began
         options.run(options)
     except InputError as error:
         print(f"rft {options.command}: {error}", file=sys.stderr)
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     grade = commands.add_parser("grade", help="grade answers; one JSON object a sample")
-    grade.add_argument("--grader", required=True, type=Path, help="JSON in OpenAI's format")
+    _add_grader(grade)
     grade.add_argument("--items", type=Path, help="the items, as JSON lines")
     grade.add_argument("--samples", type=Path, help="JSON lines with output_text and item")
     grade.add_argument("--placement", choices=("auto", "device", "host"), default="auto")
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     validate = commands.add_parser(
         "validate", help="check grader and data together; probe for reward hacking"
     )
-    validate.add_argument("--grader", required=True, type=Path)
+    _add_grader(validate)
     validate.add_argument("--data", required=True, type=Path, help="training items as JSON lines")
     validate.add_argument(
         "--range", nargs=2, type=float, default=(0, 1), metavar=("LOW", "HIGH"),
@@ -216,10 +216,15 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="time full RFT steps; one JSON object")
     bench.add_argument("--model", required=True, type=Path, help="as for eval")
-    for name, default in {
-        "prompt": 512, "completion": 64, "prompts": 8, "group": 8, "steps": 8,
-    }.items():  # fmt: skip
-        bench.add_argument(f"--{name}", type=int, default=default)
+    for name, default, what in (
+        ("prompt", 512, "tokens of a prompt"),
+        ("completion", 64, "tokens of a completion, all of which are sampled"),
+        ("prompts", 8, "prompts of a step"),
+        ("group", 8, "samples of a prompt"),
+        ("steps", 8, "steps, the first two of which do not count"),
+    ):
+        help_text = f"{what}; default: {default}"
+        bench.add_argument(f"--{name}", type=int, default=default, help=help_text)
     bench.set_defaults(run=_bench)
     return parser
 
@@ -231,7 +236,7 @@ class _HelpWithSettings(argparse.Action):
         from rft_jax.settings import settings_text
 
         parser.print_help()
-        print(f"\n{settings_text()}")
+        print(f"\n{settings_text()}", flush=True)
         parser.exit()
 
 
@@ -243,6 +248,12 @@ def _add_model(parser: argparse.ArgumentParser, action: str = "store") -> None:
         help="a run, a stage WORKDIR/STAGE, WORKDIR/STAGE/checkpoints/STEP (or best), or a Hugging "
         "Face checkpoint, a directory or hf:Owner/Name",
     )  # fmt: skip
+
+
+def _add_grader(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grader", required=True, help="JSON in OpenAI's format, or MODULE:NAME of a device_grader"
+    )
 
 
 def _add_sandbox(parser: argparse.ArgumentParser) -> None:

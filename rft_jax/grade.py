@@ -29,22 +29,22 @@ from rft_jax.run import open_judges
 _TOKEN_COUNTS = ("prompt_tokens", "completion_tokens")
 
 
-def explain_grader(path: Path, placement: str) -> Iterator[dict[str, str]]:
+def explain_grader(grader: str, placement: str) -> Iterator[dict[str, str]]:
     """Where each node of a grader runs, and why.
 
     Raises:
         InputError: the grader cannot be used.
     """
-    return explain(build_grader(load_grader(path), placement).spec)
+    return explain(build_grader(load_grader(grader), placement).spec)
 
 
 def grade_files(
-    grader_file: Path, items_file: Path, samples_file: Path, placement: str, options: HostOptions
+    grader_name: str, items_file: Path, samples_file: Path, placement: str, options: HostOptions
 ) -> Iterator[dict[str, Any]]:
     """Grades answers.
 
     Args:
-        grader_file: JSON in OpenAI's format.
+        grader_name: as for `load_grader`.
         items_file: JSON lines, the items.
         samples_file: JSON lines with `output_text` and, unless there are as many samples as items
             in the same order, `item`, the number of the item's line from 1.
@@ -58,7 +58,7 @@ def grade_files(
     Raises:
         InputError: naming file, line and field of what cannot be used.
     """
-    grader = _open(build_grader(load_grader(grader_file), placement, options))
+    grader = _open(build_grader(load_grader(grader_name), placement, options))
     items = Items(data.load_rows(items_file), str(items_file))
     samples, rows = _read_samples(samples_file, len(items.rows), items_file)
     began = time.perf_counter()
@@ -139,12 +139,12 @@ def _read_samples(path: Path, count: int, items_file: Path) -> tuple[list[HostSa
 
 
 def validate_files(
-    grader_file: Path, data_file: Path, low: float, high: float, options: HostOptions
+    grader_name: str, data_file: Path, low: float, high: float, options: HostOptions
 ) -> tuple[dict[str, Any], list[str]]:
     """Checks a grader and the items together, and probes for reward hacking.
 
     Args:
-        grader_file: JSON in OpenAI's format.
+        grader_name: as for `load_grader`.
         data_file: training items as JSON lines.
         low: the least reward that is meant to occur.
         high: the greatest.
@@ -156,11 +156,11 @@ def validate_files(
     Raises:
         InputError: naming file, line and field of what cannot be used.
     """
-    grader = _open(build_grader(load_grader(grader_file), options=options))
+    grader = _open(build_grader(load_grader(grader_name), options=options))
     items = Items(data.load_items(data_file), str(data_file))
     probes = probe(grader, items)
     summary = {
-        "grader": str(grader_file),
+        "grader": grader_name,
         "data": str(data_file),
         "items": len(items.rows),
         "probes": {p.name: {"mean": p.reward, "min": p.lowest, "max": p.highest} for p in probes},

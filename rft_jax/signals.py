@@ -48,7 +48,10 @@ class StopSignals:
         del frame
         self.signum = signum
         self._restore()
-        os.write(2, b"ending after this step, with all saved; once more ends at once\n")
+        os.write(
+            2,
+            b"ending after the steps under way, with all saved; once more ends at once\n",
+        )
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -115,6 +115,22 @@ def test_validate_checks_every_row_and_probes(files, capsys):
     assert "bad.jsonl, line 4: graders.reason.reference needs" in capsys.readouterr().err
 
 
+def test_validate_takes_a_grader_of_ones_own(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    (files / "own_grader.py").write_text(
+        "from rft_jax.graders import device_grader\n"
+        "from rft_jax.strings import contains\n\n\n"
+        "@device_grader(answer='{{ sample.output_text }}', wanted='{{ item.decision }}')\n"
+        "def names_it(answer, wanted):\n"
+        "    return contains(answer, wanted)\n"
+    )
+    data = ["--data", str(files / "items.jsonl")]
+    assert main(["validate", "--grader", "own_grader:names_it", *data]) == 0
+    assert json.loads(capsys.readouterr().out)["grader"] == "own_grader:names_it"
+    assert main(["validate", "--grader", "own_grader:another", *data]) == 2
+    assert "own_grader: has no another" in capsys.readouterr().err
+
+
 def test_a_judge_on_the_device_grades(files, capsys, tmp_path_factory):
     model = write_small(tmp_path_factory.mktemp("judge"))
     grader = {
