@@ -15,20 +15,19 @@ dropped from the annotations; `--config.data.exclude_pmids=FILE` drops others as
 `--config.data.eval=ARCHIVE` evaluates on other cases. Baselines: the annotations' own ranking, and
 naive Bayes on the training cases.
 
-106 minutes on two cores of a CPU, 3.1 GB, with --config.stages.larger_base.steps=1000; 2026-11-25,
-seed 0, stages put together from several runs, steps of reinforcement chosen on the unseen genes.
-Four samples of 200 cases each; top@1, top@5 and top@max in %:
+188 minutes on two cores of a CPU (AMD EPYC, with other work on it), 42 of them for fine-tuning,
+4.0 GB; 2026-11-25, seed 0. Four samples of 200 cases each; top@1, top@5 and top@max in %:
 
                   genes unseen          genes seen
     small_base       8.5   12.6   13.4     28.0   38.2   39.1
-    larger_base      7.8   11.4   11.8     24.0   36.2   37.2
+    larger_base      6.0   11.4   11.8     25.9   37.9   39.1
     small_sft        3.5    3.5    3.5     25.9   26.1   26.1
-    larger_sft       5.0    5.0    5.0     25.9   26.0   26.0
-    small_rft       11.1   16.2   16.4     32.6   50.6   51.7
+    larger_sft       5.5    5.6    5.6     28.2   28.7   28.7
+    small_rft       12.6   19.1   20.2     40.4   57.1   58.1
     annotations     19.5   29.5   44.0     32.0   58.5   71.0
     naive_bayes      0.0    0.0    0.0     50.5   69.0   84.0
 
-README.md beside this file has the intervals and what did not work.
+README.md beside this file has the full command, the intervals and what did not work.
 """
 
 import dataclasses
