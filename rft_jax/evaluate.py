@@ -23,6 +23,7 @@ from rft_jax.config import EvaluateStage, ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import ANSWER, Grader, HostGrading, HostSample, Items, grade_samples
 from rft_jax.host_step import make_host_sampler
+from rft_jax.input_sums import input_file
 from rft_jax.intervals import Column, intervals, macro, numbered, paired_differences
 from rft_jax.models import Params, merge
 from rft_jax.parallel import (
@@ -38,7 +39,6 @@ from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
 from rft_jax.run import (
     OpenModel,
     Run,
-    input_file,
     open_judges,
     open_model,
     reopen_grader,

@@ -7,7 +7,6 @@ run = reopen(workdir)                    # for evaluation and sampling
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -26,8 +25,6 @@ from rft_jax.checkpoint import abstract, best_step, load_params, steps
 from rft_jax.config import (
     NOT_OF_SOURCE,
     Config,
-    DataConfig,
-    EvaluateStage,
     MeshConfig,
     ModelConfig,
     ReinforceStage,
@@ -38,7 +35,8 @@ from rft_jax.config import (
 from rft_jax.config_text import differences, read_config, to_json
 from rft_jax.errors import InputError
 from rft_jax.files import write_atomically
-from rft_jax.graders import Grader, build_grader, grader_file, load_grader, load_pass_threshold
+from rft_jax.graders import Grader, build_grader, load_grader, load_pass_threshold
+from rft_jax.input_sums import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.metrics import log
 from rft_jax.models import Model, Params, build_model, check_partition, split
 from rft_jax.models.hugging_face import is_checkpoint
@@ -58,10 +56,8 @@ from rft_jax.sources import Source, find_sources, keep, kept_sources, load_base,
 from rft_jax.stage_data import (
     Rows,
     StageData,
-    baseline_files,
     data_directory,
     encode_rows,
-    evaluated_file,
     read_rows,
     training_texts,
 )
@@ -78,7 +74,6 @@ TOKENIZER_FILE = "tokenizer.model"
 # Settings that change no result, or no more than its rounding: of the run, and of its models.
 NO_RESULT = ("host", "tensorboard", "wandb_project", "compilation_cache", "mesh")
 NO_RESULT_OF_MODEL = ("remat", "attention", "decode_layers")
-INPUTS_FILE = "inputs.json"  # the sums of the files that a run reads
 GRADER_FILE = "grader.json"
 LOCK_FILE = ".lock"
 INIT_FILE = "init.json"  # the checkpoint of another run that a stage started from
@@ -266,8 +261,8 @@ def _open_run(config: Config, workdir: Path) -> Run:
         if isinstance(stage, ReinforceStage):
             _check_placement(stage, grader)
     files = config.data.materialise(data_directory(workdir))
-    inputs = _inputs(config, files, workdir)
-    _check_inputs(workdir / INPUTS_FILE, inputs)
+    inputs = input_sums(config, files, workdir)
+    check_input_sums(workdir, inputs)
     rows = {stage.name: read_rows(stage, files, workdir, grader) for stage in config.stages}
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -350,12 +345,6 @@ def reopen_grader(run: Run) -> Grader | None:
     if (kept := run.workdir / GRADER_FILE).exists():
         return _grader(dataclasses.replace(run.config, grader=str(kept)))
     return _grader(run.config)
-
-
-def input_file(workdir: Path, role: str) -> str | None:
-    """The file that a run reads as `train`, `valid` or `supervised`."""
-    entry = _read_inputs(workdir / INPUTS_FILE).get(role)
-    return entry and str(workdir / entry["path"])
 
 
 class OpenModel(NamedTuple):
@@ -469,49 +458,6 @@ def check_same(stored: Path, config: Config) -> None:
             f"{stored.parent}: the work directory belongs to another configuration "
             f"({'; '.join(changed)}); use another --workdir or the same settings"
         )
-
-
-def _inputs(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[str, str]]:
-    """The files that the run reads, by role: their paths and BLAKE2 sums.
-
-    A path below the work directory is relative to it, so that the directory can be moved.
-    """
-    paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
-    paths |= {"tokenizer": config.tokenizer.path}
-    evaluations = [s for s in config.stages if isinstance(s, EvaluateStage)]
-    for stage in evaluations:
-        paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)
-        for name, answers in baseline_files(stage, path).items():
-            paths[f"stages.{stage.name}.{name}"] = answers
-    if config.grader:
-        paths["grader"] = grader_file(config.grader)
-    found = {}
-    for role, path in paths.items():
-        if path and Path(path).is_file():
-            with Path(path).open("rb") as file:
-                digest = hashlib.file_digest(file, "blake2b").hexdigest()
-            inside = Path(path).resolve().is_relative_to(workdir.resolve())
-            shown = os.path.relpath(path, workdir) if inside else str(Path(path).resolve())
-            found[role] = {"path": shown, "blake2b": digest}
-    return found
-
-
-def _check_inputs(stored: Path, inputs: dict[str, dict[str, str]]) -> None:
-    for role, before in _read_inputs(stored).items():
-        if inputs.get(role, {}).get("blake2b") != before["blake2b"]:
-            raise InputError(
-                f"{before['path']}: has changed since the run in {stored.parent} began; put the "
-                "file back as it was, or use another --workdir"
-            )
-
-
-def _read_inputs(stored: Path) -> dict[str, dict[str, str]]:
-    if not stored.exists():
-        return {}
-    try:
-        return json.loads(stored.read_text())
-    except ValueError:
-        raise InputError(f"{stored}: cannot be read; use another --workdir") from None
 
 
 def _grader(config: Config) -> Grader | None:

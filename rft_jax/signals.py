@@ -48,10 +48,7 @@ class StopSignals:
         del frame
         self.signum = signum
         self._restore()
-        os.write(
-            2,
-            b"ending after the steps under way, with all saved; once more ends at once\n",
-        )
+        os.write(2, b"ending after the steps under way, all saved; once more ends at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -20,9 +20,9 @@ from rft_jax import data
 from rft_jax.checkpoint import METRIC, Checkpoints, abstract
 from rft_jax.compilation_cache import use_compilation_cache
 from rft_jax.config import Config, EvaluateStage, ReinforceStage, SupervisedStage, TrainingStage
-from rft_jax.config_text import to_json
 from rft_jax.errors import RunFailed
 from rft_jax.evaluate import (
+    Evaluation,
     bucketed,
     columns,
     evaluate_models,
@@ -33,6 +33,7 @@ from rft_jax.evaluate import (
 from rft_jax.files import write_atomically
 from rft_jax.graders import Items
 from rft_jax.host_step import Batches, make_host_step
+from rft_jax.input_sums import input_file
 from rft_jax.intervals import intervals
 from rft_jax.learn.optimizer import (
     BASE,
@@ -45,12 +46,6 @@ from rft_jax.learn.optimizer import (
 )
 from rft_jax.learn.supervised import SupervisedBatch, make_supervised_step
 from rft_jax.metrics import (
-    CompileCounter,
-    MetricsFile,
-    TensorBoardFile,
-    WandbRun,
-    Writer,
-    Writers,
     import_wandb,
     log,
     peak_memory_bytes,
@@ -69,12 +64,12 @@ from rft_jax.parallel import (
     to_host,
     together,
 )
-from rft_jax.progress import Progress
 from rft_jax.report import CASES_FILE, Reporter, compare
-from rft_jax.run import Run, claim, input_file, open_run
+from rft_jax.run import Run, claim, open_run
 from rft_jax.sample_rows import sample_row
 from rft_jax.signals import StopSignals, leave
 from rft_jax.stage_data import baseline_files, take
+from rft_jax.stage_record import StageRecord
 from rft_jax.step import Batch, Samples, StepOutput, compile_step, make_program, train_shardings
 
 RESULTS_FILE = "results.json"
@@ -278,21 +273,15 @@ def _drive(
         if done >= stage.steps or _stale(stage, rewards):
             return
         state = _start(run, stage, optimizer, places, checkpoints)
-        with program as (step, evaluator), _Record(run, stage, done, began) as record:
+        with program as (step, evaluator), StageRecord(run, stage, done, began) as record:
 
-            def evaluate(params: Any) -> dict[str, Any]:
-                start = time.perf_counter()
-                evaluation = evaluator(params)
-                found = columns(evaluation, run.grader)
-                summary = to_numbers(summarise(evaluation, found))
-                rewards.append(summary["reward_mean"])
-                low, high = intervals({"reward_mean": found["reward_mean"]})["reward_mean"]
-                summary |= {"reward_mean_low": low, "reward_mean_high": high}
-                row = {f"valid_{name}": value for name, value in summary.items()}
-                return row | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
+            def evaluate() -> dict[str, Any]:
+                row = _validation(run, evaluator, weights(model, state))
+                rewards.append(row[METRIC])
+                return row
 
             if done == 0 and evaluator is not None:
-                record({"step": 0, **evaluate(weights(model, state))})
+                record({"step": 0, **evaluate()})
             pending = None
             for k in range(done, stage.steps):
                 with jax.transfer_guard("disallow"):
@@ -307,7 +296,7 @@ def _drive(
                 row = {"step": k + 1, **describe(pending, k + 1)}
                 pending = None
                 if evaluates:
-                    found = evaluate(weights(model, state))
+                    found = evaluate()
                     row |= found | {"timing": row["timing"] | found["timing"]}
                 record(row)
                 checkpoints.save(k + 1, state, rewards[-1] if evaluates else None)
@@ -321,6 +310,20 @@ def _drive(
         _require_saved(checkpoints, k + 1, directory)
 
 
+def _validation(
+    run: Run, evaluator: Callable[[Params], Evaluation], params: Params
+) -> dict[str, Any]:
+    """A metrics row of the validation items, without its step."""
+    start = time.perf_counter()
+    evaluation = evaluator(params)
+    found = columns(evaluation, run.grader)
+    summary = to_numbers(summarise(evaluation, found))
+    low, high = intervals({"reward_mean": found["reward_mean"]})["reward_mean"]
+    summary |= {"reward_mean_low": low, "reward_mean_high": high}
+    row = {f"valid_{name}": value for name, value in summary.items()}
+    return row | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
+
+
 def _require_saved(checkpoints: Checkpoints, step: int, directory: Path) -> None:
     checkpoints.wait()
     with together():
@@ -328,85 +331,6 @@ def _require_saved(checkpoints: Checkpoints, step: int, directory: Path) -> None
             raise RunFailed(
                 f"{directory}: the checkpoint of step {step} could not be written; make room and "
                 "start the same command again"
-            )
-
-
-def _open_writers(run: Run, stage: TrainingStage, done: int) -> list[Writer]:
-    directory = run.directory(stage)
-    writers: list[Writer] = [MetricsFile(directory / "metrics.jsonl", done)]
-    if run.config.tensorboard:
-        writers.append(TensorBoardFile(directory / "tensorboard", done))
-    if run.config.wandb_project:
-        settings = to_json(run.config)
-        writers.append(WandbRun(run.config.wandb_project, directory, run.config.name, settings))
-    return writers
-
-
-class _Record:
-    """Where a stage's metrics rows go: files, the terminal, the report; a context manager.
-
-    Only the first host writes and speaks; the others look as well whether the run can go on.
-    """
-
-    def __init__(self, run: Run, stage: TrainingStage, done: int, began: float):
-        self._stage = stage
-        self._began, self._first_step = began, done + 1
-        self._first = is_first()
-        with together():
-            self._writers = Writers(_open_writers(run, stage, done) if self._first else [])
-        self._progress = Progress(stage.name, stage.steps, getattr(stage, "log_interval", 1))
-        self._report = Reporter(run.workdir)
-        self._compiled = CompileCounter()
-        self._last = time.perf_counter()
-
-    def __enter__(self) -> "_Record":
-        self._compiled.__enter__()
-        self._writers.__enter__()
-        if self._first:
-            self._progress.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.__exit__(*exception)
-        self._writers.__exit__(*exception)
-        self._compiled.__exit__(*exception)
-        if self._first:
-            self._report.finish()
-
-    def __call__(self, row: dict[str, Any]) -> None:
-        """Takes a row with its step.
-
-        Raises:
-            RunFailed: if too many updates in a row were left out.
-        """
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        timing = {
-            "full_iteration": round(seconds, 4),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "compilations": self._compiled.count,
-            "compilations_cached": self._compiled.cached,
-            "compile_seconds": round(self._compiled.seconds, 2),
-        }
-        timing |= row.pop("timing", {})
-        if row["step"] == self._first_step:
-            evaluating = timing.get("eval", 0.0)
-            timing["first_step_seconds"] = round(now - self._began - evaluating, 4)
-        if "train_tokens" in row:
-            trained = seconds - timing.get("eval", 0.0)
-            timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / trained, 1)
-        row = to_numbers({"stage": self._stage.name, **row, "timing": timing})
-        self._writers.write(row)
-        if self._first:
-            self._progress.update(row)
-            if METRIC in row:
-                self._report.update()
-        skipped = row.get("train_skipped_updates", 0)
-        if skipped >= self._stage.optimizer.max_skipped:
-            raise RunFailed(
-                f"{self._stage.name}: the gradient was not finite in {skipped} steps in a row, up "
-                f"to step {row['step']}, and the weights are those before; look at the samples and "
-                "the metrics, lower the learning rate, and use another --workdir"
             )
 
 

@@ -84,7 +84,7 @@ def on_each_head(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..
     Args:
         mesh: None: that of `on_each_part`, within which R is this part's already; or none at all.
     """
-    if mesh is None and jax.sharding.get_abstract_mesh().empty:
+    if mesh is None and "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
         return function
     rows = None if mesh is None else BATCH_AXES
     heads = PartitionSpec(rows, "tensor")
