@@ -15,6 +15,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import hypothesis
+import jax
 import pytest
 
 # A first example compiles, so that no deadline fits; in CI a failure must come back on every run.
@@ -55,6 +56,13 @@ def _strict(report, config):
             report.outcome = "failed"
             report.longrepr = f"skipped, which --strict-skips forbids: {reason}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _drop_programs():
+    """A program takes several memory maps, of which Linux gives a process 65,530 by default."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
