@@ -23,11 +23,11 @@ from rft_jax.config import ModelConfig, RopeScaling
 from rft_jax.models.attention import Partial, merge, partial_attention, soft_cap
 from rft_jax.models.attention_kernel import kernel_attention, takes
 from rft_jax.models.cache import Cache, Prefix
-from rft_jax.models.int8 import Int8, dequantise
+from rft_jax.models.int8 import Int8, dequantise, quantised_axes
 from rft_jax.models.linear import embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
-from rft_jax.parallel import batch_parts, constrain, on_each_head, on_each_part
+from rft_jax.parallel import batch_parts, constrain, on_each_head, on_each_share
 
 _KEPT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -252,24 +252,27 @@ class Block(nnx.Module):
             weights = (weight.get_value() for weight in weights)
             return gated_mlp(h_BSTD, *weights, c.activation)
 
-        def mixture(weights: tuple[Array | Int8, ...], h_BSTD: Array) -> Array:
+        def mixture(weights: dict[str, Array | Int8], h_BSTD: Array) -> Array:
             return expert_mlp(
                 h_BSTD,
-                *weights,
-                c.activation,
+                **weights,
+                activation=c.activation,
                 chosen=c.experts_per_token,
                 normalize=c.normalize_experts,
             )
 
-        variables = (self.router_DE, self.gate_EDF, self.up_EDF, self.down_EFD)
-        weights = tuple(variable.get_value() for variable in variables)
-        if _divides(rows, h_BSTD):  # else all devices' tokens would be sorted together
-            weights = jax.tree.map(
-                lambda weight: weight if isinstance(weight, Int8) else weight.astype(h_BSTD.dtype),
-                weights,
-                is_leaf=lambda node: isinstance(node, Int8),
-            )
-            mixture = on_each_part(mixture, rows.mesh)
+        names = ("router_DE", "gate_EDF", "up_EDF", "down_EFD")
+        variables = {name: getattr(self, name) for name in names}
+        weights = {
+            name: weight if isinstance(weight, Int8) else weight.astype(h_BSTD.dtype)
+            for name, variable in variables.items()
+            for weight in (variable.get_value(),)
+        }
+        axes = {name: variable.axes[1:] for name, variable in variables.items()}
+        if isinstance(weights["gate_EDF"], Int8):
+            axes = quantised_axes(axes)
+        if rows is None or _divides(rows, h_BSTD):  # else all devices' tokens are sorted together
+            mixture = on_each_share(mixture, axes, None if rows is None else rows.mesh)
         return mixture(weights, h_BSTD)
 
 

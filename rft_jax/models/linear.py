@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
 from rft_jax.models.int8 import Int8
+
+TILE = 128  # rows of a TPU's tile
 
 
 @functools.partial(
@@ -105,11 +108,55 @@ def grouped_linear(x_XI: Array, weight_EIO: Array | Int8, size_E: Array) -> Arra
         size_E: int32, the groups' numbers of rows.
     """
     if not isinstance(weight_EIO, Int8):
-        return jax.lax.ragged_dot(x_XI, weight_EIO.astype(x_XI.dtype), size_E)
+        return _grouped_matmul(x_XI, weight_EIO.astype(x_XI.dtype), size_E)
     out_XO = grouped_linear(x_XI, weight_EIO.values, size_E)
     groups = jnp.arange(len(size_E))
     group_X = jnp.repeat(groups, size_E, total_repeat_length=len(x_XI))
     return (out_XO * weight_EIO.scale[group_X]).astype(x_XI.dtype)
+
+
+@jax.custom_vjp
+def _grouped_matmul(x_XI: Array, weight_EIO: Array, size_E: Array) -> Array:
+    """`ragged_dot`, whose gradient in the weights XLA for TPUs would compute of all rows for each
+    group.
+    """
+    return jax.lax.ragged_dot(x_XI, weight_EIO, size_E)
+
+
+def _grouped_matmul_forward(x_XI, weight_EIO, size_E):
+    return _grouped_matmul(x_XI, weight_EIO, size_E), (x_XI, weight_EIO, size_E)
+
+
+def _grouped_matmul_backward(kept, dout_XO):
+    x_XI, weight_EIO, size_E = kept
+    dx_XI = jax.lax.ragged_dot(dout_XO, weight_EIO.swapaxes(1, 2), size_E)
+    dweight_EIO = jax.lax.platform_dependent(
+        x_XI, dout_XO, size_E, tpu=over_groups_kernel, default=over_groups
+    )
+    return dx_XI, dweight_EIO, None
+
+
+_grouped_matmul.defvjp(_grouped_matmul_forward, _grouped_matmul_backward)
+
+
+def over_groups(a_XI: Array, b_XO: Array, size_E: Array) -> Array:
+    """The products of two factors over each group's rows, [E, I, O]."""
+    contracted = ((0,), (0,)), ((), ())
+    numbers = jax.lax.RaggedDotDimensionNumbers(contracted, [0], [])
+    return jax.lax.ragged_dot_general(a_XI, b_XO, size_E, numbers)
+
+
+def over_groups_kernel(
+    a_XI: Array, b_XO: Array, size_E: Array, *, interpret: bool = False
+) -> Array:
+    """`over_groups` by the Pallas kernel for TPUs that comes with JAX (MegaBlocks,
+    https://arxiv.org/abs/2211.15841).
+    """
+    padding = [(0, -len(a_XI) % TILE), (0, 0)]  # in no group
+    a_XI, b_XO = jnp.pad(a_XI, padding), jnp.pad(b_XO, padding)
+    rows = next(n for n in (4 * TILE, 2 * TILE, TILE) if len(a_XI) % n == 0)
+    tiles = rows, 8 * TILE, 4 * TILE
+    return tgmm(a_XI.T, b_XO, size_E, a_XI.dtype, tiles, interpret=interpret)
 
 
 def embed(table_VD: Array | Int8, tokens: Array, dtype: jnp.dtype) -> Array:

@@ -29,8 +29,8 @@ def expert_mlp(
     gate_EDF: Array | Int8,
     up_EDF: Array | Int8,
     down_EFD: Array | Int8,
-    activation: str,
     *,
+    activation: str,
     chosen: int,
     normalize: bool,
 ) -> Array:
@@ -38,7 +38,7 @@ def expert_mlp(
 
     No expert has a capacity: nothing is dropped and a token's result depends on no other token.
     The (token, expert) pairs are sorted by expert, so that each expert multiplies one contiguous
-    group of rows.
+    group of rows. With a share of each expert's hidden layer, F, it is that share of the sum.
 
     Args:
         h_xD: Tokens.

@@ -22,6 +22,7 @@ from rft_jax.parallel.rules import (
     in_any_part,
     on_each_head,
     on_each_part,
+    on_each_share,
     replicated,
     shardings,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "make_mesh",
     "on_each_head",
     "on_each_part",
+    "on_each_share",
     "open_on_all",
     "replicated",
     "shardings",

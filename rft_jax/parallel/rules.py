@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -37,8 +38,12 @@ def shardings(mesh: Mesh, rules: Rules, axes: Any) -> Shardings:
     Args:
         axes: The weights' tree with a tuple of logical axis names, one a dimension, for each leaf.
     """
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(rules, axes))
+
+
+def _specs(rules: Rules, axes: Any) -> Any:
     return jax.tree.map(
-        lambda names: NamedSharding(mesh, PartitionSpec(*(rules[name] for name in names))),
+        lambda names: PartitionSpec(*(rules[name] for name in names)),
         axes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
@@ -74,6 +79,36 @@ def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
         )(weights, *batch)
 
     return mapped
+
+
+def on_each_share(
+    function: Callable[[Any, Array], Array], axes: Any, mesh: Mesh | None
+) -> Callable[[Any, Array], Array]:
+    """The function of (weights, batch) on each part of the batch and each share of the weights
+    apart; the results of the shares are summed.
+
+    Args:
+        axes: The weights' logical axis names, as for `shardings`; `embed` is whole.
+        mesh: None: that of `on_each_part`, within which the batch is this part's already; or none
+            at all.
+    """
+    if mesh is None and "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
+        return function
+    rows = () if mesh is None else (BATCH_AXES,)
+    split = jax.shard_map(
+        lambda weights, batch: function(weights, batch)[None],
+        mesh=mesh,
+        in_specs=(_specs(ROLLOUT_RULES, axes), PartitionSpec(*rows)),
+        out_specs=PartitionSpec("tensor", *rows),
+        axis_names={"tensor"} if mesh is None else set(mesh.axis_names),
+        check_vma=False,
+    )
+
+    def summed(weights: Any, batch: Array) -> Array:
+        shares = split(weights, batch)
+        return jax.lax.reduce(shares, jnp.zeros((), shares.dtype), jax.lax.add, (0,))
+
+    return summed
 
 
 def on_each_head(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rft_jax.models.linear import over_groups, over_groups_kernel
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 
 N, D, F, E = 12, 8, 6, 5
@@ -23,7 +24,7 @@ def tokens_ND():
 
 
 def mixture(tokens, weights, chosen=2, normalize=True):
-    return expert_mlp(tokens, *weights, "silu", chosen=chosen, normalize=normalize)
+    return expert_mlp(tokens, *weights, activation="silu", chosen=chosen, normalize=normalize)
 
 
 @pytest.mark.parametrize("chosen, normalize", [(1, False), (2, True), (E, True)])
@@ -55,3 +56,15 @@ def test_every_weight_has_a_gradient(tokens_ND, weights):
     gradients = jax.grad(lambda w: jnp.square(mixture(tokens_ND, w)).sum())(weights)
     for gradient in gradients:
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize("sizes", [(5, 0, 7, 12), (0, 0, 24, 0), (300, 1, 210, 1)])
+@pytest.mark.parametrize("function", [over_groups, over_groups_kernel])
+def test_the_product_over_each_groups_rows(function, sizes):
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(sum(sizes), n)).astype(np.float32) for n in (6, 10))
+    ends = np.cumsum(sizes)
+    expected = [a[end - n : end].T @ b[end - n : end] for n, end in zip(sizes, ends, strict=True)]
+    options = {"interpret": True} if function is over_groups_kernel else {}
+    got = function(jnp.asarray(a), jnp.asarray(b), jnp.asarray(sizes, jnp.int32), **options)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)

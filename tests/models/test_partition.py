@@ -11,7 +11,14 @@ import pytest
 
 from rft_jax.config import MeshConfig, ModelConfig
 from rft_jax.errors import InputError
-from rft_jax.models import build_model, check_partition
+from rft_jax.models import (
+    base,
+    build_model,
+    check_partition,
+    merge,
+    quantise_weights,
+    quantised_axes,
+)
 from rft_jax.parallel import (
     LEARNER_RULES,
     ROLLOUT_RULES,
@@ -86,8 +93,22 @@ def test_experts_and_windows_compute_the_same_on_a_mesh():
     )
 
 
-def test_tokens_are_sorted_by_expert_where_they_are():
-    mesh = make_mesh(MeshConfig(data=4, fsdp=2, tensor=1))
+def test_experts_in_eight_bits_compute_the_same_on_a_mesh():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    rows = batch_sharding(mesh)
+    whole, split = build_model(MIXTURE, 24), build_model(MIXTURE, 24, rows)
+    tokens_BT = np.random.default_rng(0).integers(0, 24, (8, 7), np.int32)
+    params = jax.tree.map(lambda x: 5 * x, jax.jit(whole.init)(jax.random.key(0)))
+    params = quantise_weights(merge(params, whole.dtype))
+    places = shardings(mesh, ROLLOUT_RULES, quantised_axes(base(whole.axes)))
+    arguments = jax.device_put(params, places), jax.device_put(tokens_BT, rows)
+    got = jax.jit(functools.partial(hidden, split))(*arguments)
+    np.testing.assert_allclose(got, hidden(whole, params, tokens_BT), rtol=1e-4, atol=1e-5)
+
+
+def collectives(sizes):
+    """Those of a forward pass on a mesh: their kinds and shapes."""
+    mesh = make_mesh(MeshConfig(**sizes))
     rows = batch_sharding(mesh)
     model = build_model(MIXTURE, 24, rows)
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -95,4 +116,15 @@ def test_tokens_are_sorted_by_expert_where_they_are():
     places = shardings(mesh, ROLLOUT_RULES, model.axes)
     forward = jax.jit(functools.partial(hidden, model), in_shardings=(places, rows))
     text = forward.lower(params, tokens_BT).compile().as_text()
-    assert not re.search(r"all-(gather|reduce|to-all)|collective-permute", text)
+    names = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    return re.findall(rf"= \w+\[([\d,]*)\]\S* ({names})(?:-start)?\(", text)
+
+
+def test_tokens_are_sorted_by_expert_where_they_are():
+    assert collectives({"data": 4, "fsdp": 2, "tensor": 1}) == []
+
+
+def test_experts_are_summed_before_they_cross_the_tensor_axis():
+    found = collectives({"data": 2, "fsdp": 2, "tensor": 2})
+    largest = max(np.prod([int(n) for n in shape.split(",") if n]) for shape, _ in found)
+    assert largest == 8 // 4 * 7 * MIXTURE.width

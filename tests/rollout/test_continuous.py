@@ -33,10 +33,15 @@ PLAIN = ModelConfig(
 WINDOW = dataclasses.replace(
     PLAIN, attention_pattern=("sliding", "full"), sliding_window=4, attention_softcap=20.0
 )
+MIXTURE = dataclasses.replace(PLAIN, experts=4, experts_per_token=2)
 MESHES = [
-    (2, 2, 2),
-    (8, 1, 1),
-    *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]),
+    (PLAIN, (2, 2, 2)),
+    (PLAIN, (8, 1, 1)),
+    (MIXTURE, (2, 2, 2)),
+    *(
+        pytest.param(PLAIN, mesh, marks=pytest.mark.slow)
+        for mesh in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]
+    ),
 ]
 
 
@@ -181,16 +186,17 @@ def test_a_free_slot_begins_the_next_sample_at_once():
     assert len(CountingModel.calls) < 0.7 * at_a_time
 
 
-def model_on(mesh):
-    mesh = make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
-    return build_model(PLAIN, V, batch_sharding(mesh)), mesh
+def model_on(shape, family=PLAIN):
+    mesh = make_mesh(MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])
+    return build_model(family, V, batch_sharding(mesh)), mesh
 
 
-def compile_on(shape, config):
+def compile_on(shape, config, family=PLAIN):
     """The rollout, compiled for a mesh, and its arguments where they belong."""
-    model, mesh = model_on(shape)
+    model, mesh = model_on(shape, family)
     rows = batch_sharding(mesh)
-    params = jax.device_put(model_and_params(PLAIN)[1], shardings(mesh, ROLLOUT_RULES, model.axes))
+    params = model_and_params(family)[1]
+    params = jax.device_put(params, shardings(mesh, ROLLOUT_RULES, model.axes))
     inputs = jax.device_put((PROMPTS, keys_of()), rows)
 
     def run(params, prompts, keys_BG):
@@ -202,10 +208,10 @@ def compile_on(shape, config):
     return jax.jit(run, out_shardings=rows).lower(*arguments).compile(), arguments
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_a_mesh_changes_nothing(mesh):
-    compiled, arguments = compile_on(mesh, dataclasses.replace(SAMPLED, slots=16))
-    assert_same(jax.device_get(compiled(*arguments)), complete())
+@pytest.mark.parametrize(("family", "mesh"), MESHES)
+def test_a_mesh_changes_nothing(family, mesh):
+    compiled, arguments = compile_on(mesh, dataclasses.replace(SAMPLED, slots=16), family)
+    assert_same(jax.device_get(compiled(*arguments)), complete(family=family))
 
 
 def test_devices_decode_on_their_own():
