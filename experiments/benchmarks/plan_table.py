@@ -142,8 +142,7 @@ def main() -> None:
         f"{stage.rollout.prompt_tokens} prompt and {stage.rollout.completion_tokens} completion "
         "tokens, all weights trained with AdamW in float32, every completion at full length. Each "
         "cell: the slice, the estimated seconds of a step, the most GiB that a device holds, and "
-        "the mesh data·fsdp·tensor / micro-batches. Those of qwen3-30b-a3b were not held against "
-        "the compiler.",
+        "the mesh data·fsdp·tensor / micro-batches.",
         "",
         *(scaling(file) if options.compile else []),
         "## The fastest mesh in closed form",

@@ -24,14 +24,17 @@ from rft_jax.step import Program
 
 # Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
 # of the MLP's hidden layer, of the residual stream; and of a chunk of logits in that of the
-# vocabulary's projection.
-SCORES, HIDDEN, STREAM, LOGITS = 3, 6, 8, 4
+# vocabulary's projection; of a mixture of experts, of the size of the residual stream for each
+# (token, expert) pair, in a backward pass and in a forward one alone.
+SCORES, HIDDEN, STREAM, LOGITS, PAIRS, PREFILL_PAIRS = 3, 6, 8, 4, 4, 3
 
 # How often HBM is crossed, as counted in compiled programs: by a layer's part of the cache in a
 # decoded token (sliced out, laid out anew, read), and in the update, with a recomputed forward
-# pass, by an array of attention's scores, with a kernel instead by one of all heads' queries, and
-# by one of the residual stream.
-CACHE_TRAFFIC, SCORE_TRAFFIC, KERNEL_TRAFFIC, STREAM_TRAFFIC = 2.5, 20, 48, 40
+# pass, by an array of attention's scores, with a kernel instead by one of all heads' queries, by
+# one of the residual stream, and by one of that for each (token, expert) pair. An expert's weights
+# are sliced out of the layers', too, before a decoded token's kernel reads them.
+CACHE_TRAFFIC, SCORE_TRAFFIC, KERNEL_TRAFFIC, STREAM_TRAFFIC, PAIR_TRAFFIC = 2.5, 20, 48, 40, 55
+EXPERT_TRAFFIC = 3
 
 
 class Estimate(NamedTuple):
@@ -52,6 +55,7 @@ class Sizes(NamedTuple):
     Attributes:
         matrix: Weights of a layer's products, those of one expert's share of tokens.
         layer: All weights of a layer.
+        experts: Those of its experts; 0 without.
         head: Weights of the vocabulary's projection.
         prompts, completions: Tokens of a step.
         rows: Prompts of a micro-batch.
@@ -59,6 +63,7 @@ class Sizes(NamedTuple):
 
     matrix: float
     layer: float
+    experts: float
     head: float
     prompts: float
     completions: float
@@ -97,6 +102,7 @@ def count(program: Program) -> Sizes:
     return Sizes(
         matrix=matrix / tensor,
         layer=_layer_weights(program.model) / tensor,
+        experts=mlp * c.experts / tensor,
         head=program.model.vocab_size * c.width / tensor,
         prompts=per_device * stage.rollout.prompt_tokens,
         completions=per_device * stage.rollout.group_size * stage.rollout.completion_tokens,
@@ -146,7 +152,7 @@ def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float)
     common = kept.gradient * (loss.micro_batches > 1 or loss.pack_rows > 0) + cast + head
     vocabulary = 4 * LOGITS * rows * min(loss.logit_chunk, T) * program.model.vocab_size / tensor
     hidden = HIDDEN * max(1, c.experts_per_token) * c.mlp_width / tensor
-    stream = rows * T * item * (hidden + STREAM * c.width)
+    stream = rows * T * item * (hidden + (STREAM + PAIRS * c.experts_per_token) * c.width)
     layer = 2 * item * sizes.layer + 4 * SCORES * _score_elements(program, sizes) + stream
     prompts = (
         activations
@@ -175,7 +181,8 @@ def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     P = stage.rollout.prompt_tokens
     prefix = 2 * item * c.layers * rows * c.kv_heads / tensor * P * c.head_dim
     scores = 0.0 if _in_kernel(program, P, P) else 4 * rows * c.heads / tensor * P * P
-    hidden = item * rows * P * (2 * c.mlp_width / tensor + 4 * c.width)
+    hidden = 2 * max(1, c.experts_per_token) * c.mlp_width / tensor
+    hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.width)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
     return kept.rollout_weights + kept.cache + prefix + max(2 * scores + hidden, 3 * logits)
 
@@ -189,6 +196,8 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     if slots := stage.rollout.slots // parts:  # as if every completion had T tokens
         T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
     between = (tensor - 1) / tensor
+    experts = c.layers * sizes.experts / (c.layers * sizes.layer + sizes.head)  # of all weights
+    read = kept.rollout_weights * (1 + (EXPERT_TRAFFIC - 1) * experts)
     prefill = Cost(
         flops=2 * c.layers * sizes.matrix * sizes.prompts,
         hbm_bytes=2 * kept.rollout_weights,
@@ -201,7 +210,7 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     )
     decode = Cost(
         flops=2 * rows * (c.layers * sizes.matrix + sizes.head),
-        hbm_bytes=kept.rollout_weights + CACHE_TRAFFIC * kept.cache,
+        hbm_bytes=read + CACHE_TRAFFIC * kept.cache,
         sent_bytes=_sent(
             {
                 "all-reduce": 4 * c.layers * rows * c.width * item * between,
@@ -227,7 +236,8 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
     scores = SCORE_TRAFFIC * 4 * parts * _score_elements(program, sizes)
     if not scores:
         scores = KERNEL_TRAFFIC * item * tokens * c.heads * c.head_dim / tensor
-    stream = STREAM_TRAFFIC * item * tokens * c.width
+    stream = STREAM_TRAFFIC + PAIR_TRAFFIC * c.experts_per_token
+    stream *= item * tokens * c.width
     return Cost(
         flops=passes * (products + attention),
         hbm_bytes=parts * item * weights * passes

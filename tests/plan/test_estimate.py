@@ -87,6 +87,7 @@ CONFIGS = {  # slice, mesh and micro-batches
     "qwen3-4b": ("v5e:4x4", MeshConfig(1, 8, 2), 8),
     "qwen3-8b": ("v5e:4x4", MeshConfig(1, 4, 4), 16),
     "qwen3-8b-v5p": ("v5p:2x2x2", MeshConfig(1, 8, 1), 8),
+    "qwen3-30b-a3b": ("v5p:2x2x4", MeshConfig(1, 8, 2), 2),
     "llama-3-70b": ("v5p:4x4x4", MeshConfig(1, 8, 8), 8),
 }
 
