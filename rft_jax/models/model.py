@@ -191,7 +191,8 @@ def for_platform(config: ModelConfig, platform: str) -> ModelConfig:
     choices = {
         "compute_dtype": "float32" if on_cpu else "bfloat16",
         "attention": "pallas" if platform == "tpu" else "xla",
-        "decode_layers": "unrolled" if on_cpu else "scanned",
+        # An expert's weights would be copied out of the stack for the kernel that multiplies them.
+        "decode_layers": "unrolled" if on_cpu or config.experts else "scanned",
     }
     open_choices = {name: choices[name] for name in choices if getattr(config, name) == "auto"}
     return dataclasses.replace(config, **open_choices)

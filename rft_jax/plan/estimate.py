@@ -31,8 +31,8 @@ SCORES, HIDDEN, STREAM, LOGITS, PAIRS, PREFILL_PAIRS = 3, 6, 8, 4, 4, 3
 # How often HBM is crossed, as counted in compiled programs: by a layer's part of the cache in a
 # decoded token (sliced out, laid out anew, read), and in the update, with a recomputed forward
 # pass, by an array of attention's scores, with a kernel instead by one of all heads' queries, by
-# one of the residual stream, and by one of that for each (token, expert) pair. An expert's weights
-# are sliced out of the layers', too, before a decoded token's kernel reads them.
+# one of the residual stream, and by one of that for each (token, expert) pair. Experts' weights are
+# sliced out like the cache. With layers unrolled, both are only read.
 CACHE_TRAFFIC, SCORE_TRAFFIC, KERNEL_TRAFFIC, STREAM_TRAFFIC, PAIR_TRAFFIC = 2.5, 20, 48, 40, 55
 EXPERT_TRAFFIC = 3
 
@@ -184,7 +184,10 @@ def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     hidden = 2 * max(1, c.experts_per_token) * c.mlp_width / tensor
     hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.width)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
-    return kept.rollout_weights + kept.cache + prefix + max(2 * scores + hidden, 3 * logits)
+    layers = c.layers * sizes.layer
+    unstacked = kept.rollout_weights * layers / (layers + sizes.head) if _unrolled(program) else 0.0
+    working = max(2 * scores + hidden, 3 * logits)
+    return kept.rollout_weights + unstacked + kept.cache + prefix + working
 
 
 def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost, int]:
@@ -196,8 +199,11 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     if slots := stage.rollout.slots // parts:  # as if every completion had T tokens
         T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
     between = (tensor - 1) / tensor
-    experts = c.layers * sizes.experts / (c.layers * sizes.layer + sizes.head)  # of all weights
-    read = kept.rollout_weights * (1 + (EXPERT_TRAFFIC - 1) * experts)
+    read = kept.rollout_weights + kept.cache
+    if not _unrolled(program):
+        experts = c.layers * sizes.experts / (c.layers * sizes.layer + sizes.head)  # of all weights
+        read += (EXPERT_TRAFFIC - 1) * experts * kept.rollout_weights
+        read += (CACHE_TRAFFIC - 1) * kept.cache
     prefill = Cost(
         flops=2 * c.layers * sizes.matrix * sizes.prompts,
         hbm_bytes=2 * kept.rollout_weights,
@@ -210,7 +216,7 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     )
     decode = Cost(
         flops=2 * rows * (c.layers * sizes.matrix + sizes.head),
-        hbm_bytes=read + CACHE_TRAFFIC * kept.cache,
+        hbm_bytes=read,
         sent_bytes=_sent(
             {
                 "all-reduce": 4 * c.layers * rows * c.width * item * between,
@@ -269,6 +275,10 @@ def _in_kernel(program: Program, queries: int, keys: int) -> bool:
     model = program.model
     size = model.config.head_dim, model.dtype.itemsize
     return model.config.attention == "pallas" and takes(queries, keys, *size)
+
+
+def _unrolled(program: Program) -> bool:
+    return program.model.config.decode_layers == "unrolled"
 
 
 def _seen(program: Program, sizes: Sizes) -> float:

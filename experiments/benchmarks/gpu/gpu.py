@@ -1,0 +1,305 @@
+"""Sampling and updating on one GPU: shares of the card's own bandwidth and matrix rate.
+
+    python experiments/benchmarks/gpu/gpu.py [--torch torch/bin/python]
+
+Models of the shapes of Qwen3 with random weights: float32 masters, bfloat16 products. A token's
+time is the difference of two rollouts, of all the tokens and of two, so that the prompts' part
+drops out; its limit is what must be read, weights and the keys and values so far, at the rate of a
+large copy. The update's limit is its arithmetic, a forward and twice as much backward (nothing that
+is recomputed counts), at the rate of the same products alone. With --torch, the Python of an
+environment with torch and transformers, `peer.py` times `generate` and a plain training step on the
+same card. Prints one JSON object and writes it to experiments/benchmarks/results/.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rft_jax.config import (
+    ModelConfig,
+    OptimizerConfig,
+    PolicyLossConfig,
+    ReinforceStage,
+    RolloutConfig,
+)
+from rft_jax.learn.optimizer import init_state, make_optimizer
+from rft_jax.learn.policy import policy_update
+from rft_jax.metrics import peak_memory_bytes
+from rft_jax.models import Model, build_model, merge
+from rft_jax.plan.shapes import SHAPES
+from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
+
+HERE = Path(__file__).resolve().parent
+ROUNDS = 5
+REPEATED_S = 0.05
+FEW = 2  # tokens of the rollout that is subtracted
+PAD_ID, STOP_ID = 0, 1
+
+
+def main() -> None:
+    """Measures all, writes and prints the result."""
+    options = _options()
+    rows = []
+    for name in options.models:
+        for batch in options.batch:
+            rows.append(_measure(name, batch, options))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(sys.argv),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "rows": rows,
+    }
+    text = json.dumps(result, indent=1)
+    results = HERE.parent / "results"
+    (results / f"{result['date']}_{jax.default_backend()}.json").write_text(text + "\n")
+    print(text)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[64, 256], help="completions")
+    parser.add_argument("--group", type=int, default=8, help="samples per prompt")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens")
+    parser.add_argument("--completion", type=int, default=256, help="tokens")
+    parser.add_argument("--micro-batch", type=int, default=32, help="completions of the update")
+    parser.add_argument("--logit-chunk", type=int, default=64)
+    parser.add_argument("--remat", default="dots", help="full, dots or none")
+    parser.add_argument("--layers", type=int, help="fewer, to try the script")
+    parser.add_argument("--torch", help="the Python of an environment with torch, transformers")
+    return parser.parse_args()
+
+
+def _measure(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One model with one number of completions."""
+    config, vocab_size = SHAPES[name]
+    config = dataclasses.replace(
+        config,
+        layers=options.layers or config.layers,
+        compute_dtype="bfloat16",
+        remat=options.remat,
+    )
+    model = build_model(config, vocab_size)
+    stage = ReinforceStage(
+        batch_size=batch // options.group,
+        rollout=RolloutConfig(
+            group_size=options.group,
+            prompt_tokens=options.prompt,
+            completion_tokens=options.completion,
+            reasoning_effort=0,
+        ),
+        policy_loss=PolicyLossConfig(
+            micro_batches=max(1, batch // options.micro_batch), logit_chunk=options.logit_chunk
+        ),
+        optimizer=OptimizerConfig(),
+    )
+    row = {
+        "model": name,
+        "layers": config.layers,
+        "batch": batch,
+        "prompt": options.prompt,
+        "completion": options.completion,
+        **_decoding(model, stage),
+        **_updating(model, stage),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    if options.torch:
+        row["torch"] = peer = _peer(config, vocab_size, batch, options)
+        for part in ("token_s", "update_s"):
+            row[f"torch_{part}_over_ours"] = round(peer[part] / row[part], 3)
+    return row
+
+
+def _decoding(model: Model, stage: ReinforceStage) -> dict[str, float]:
+    """Seconds a token of all completions, and the least they could be."""
+    params = jax.jit(lambda key: merge(model.init(key), model.dtype))(jax.random.key(0))
+    B, G, P, T = _sizes(stage)
+    prompts, keys_BG = _prompts(model, stage), _keys(stage)
+
+    def seconds(tokens: int) -> float:
+        sample = jax.jit(lambda params: _sample(model, params, prompts, keys_BG, stage, tokens))
+        return _seconds(lambda: sample(params))
+
+    token_s = (seconds(T) - seconds(FEW)) / (T - FEW)
+    c = model.config
+    pair = 2 * model.dtype.itemsize * c.layers * c.kv_heads * c.head_dim  # a key and a value
+    untied = 0 if c.tie_embeddings else c.width * model.vocab_size * model.dtype.itemsize
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) - untied
+    read = weights + pair * (B * P + B * G * (T + FEW) / 2)
+    bandwidth = _bandwidth()
+    return {
+        "token_s": round(token_s, 6),
+        "tokens_per_s": round(B * G / token_s, 1),
+        "read_bytes_a_token": int(read),
+        "bandwidth_bytes_per_s": bandwidth,
+        "share_of_bandwidth": round(read / bandwidth / token_s, 3),
+    }
+
+
+def _updating(model: Model, stage: ReinforceStage) -> dict[str, float]:
+    """Seconds of an update, and the least they could be."""
+    B, G, P, T = _sizes(stage)
+    optimizer = make_optimizer(stage.optimizer, 100)
+    mask = _mask()
+
+    def update(state, prompts, completions, advantage_BG):
+        valid_BG = jnp.ones((B, G), bool)
+        return policy_update(
+            model, optimizer, state, prompts, completions, advantage_BG, valid_BG, mask,
+            temperature=1.0, config=stage.policy_loss,
+        )[0]  # fmt: skip
+
+    update = jax.jit(update, donate_argnums=0)
+    state = jax.jit(lambda key: init_state(model.init(key), optimizer, 0))(jax.random.key(0))
+    prompts, keys_BG = _prompts(model, stage), _keys(stage)
+    completions = jax.jit(
+        lambda params: _sample(model, merge(params, model.dtype), prompts, keys_BG, stage, T)
+    )(state.params)
+    advantage_BG = jax.random.normal(jax.random.key(1), (B, G))
+    holder = [state]
+    del state
+
+    def step() -> Any:
+        holder[0] = update(holder[0], prompts, completions, advantage_BG)
+        return holder[0]
+
+    update_s = _seconds(step)
+    holder.clear()
+    flops, rate = _update_flops(model, stage), _matrix_rate(model, stage)
+    return {
+        "update_s": round(update_s, 5),
+        "update_tokens_per_s": round(B * (P + G * T) / update_s, 1),
+        "update_flops": flops,
+        "matrix_flops_per_s": rate,
+        "share_of_matrix_rate": round(flops / rate / update_s, 3),
+    }
+
+
+def _sizes(stage: ReinforceStage) -> tuple[int, int, int, int]:
+    r = stage.rollout
+    return stage.batch_size, r.group_size, r.prompt_tokens, r.completion_tokens
+
+
+def _prompts(model: Model, stage: ReinforceStage) -> Prompts:
+    B, _, P, _ = _sizes(stage)
+    tokens_BP = np.random.default_rng(0).integers(2, model.vocab_size, (B, P), np.int32)
+    return Prompts(jnp.asarray(tokens_BP), jnp.full(B, P, jnp.int32))
+
+
+def _keys(stage: ReinforceStage) -> jax.Array:
+    ids = jnp.arange(stage.batch_size)
+    return completion_keys(jnp.uint32(0), jnp.int32(0), ids, ids, stage.rollout.group_size)
+
+
+def _mask() -> LogitMask:
+    return LogitMask((PAD_ID, STOP_ID), end_of_think_id=None, thinking_tokens=0)
+
+
+def _sample(model, params, prompts, keys_BG, stage: ReinforceStage, tokens: int) -> Rollout:
+    config = dataclasses.replace(stage.rollout, completion_tokens=tokens)
+    ends = {"stop_ids": (STOP_ID,), "pad_id": PAD_ID}
+    return rollout(model, params, prompts, keys_BG, _mask(), config, **ends)
+
+
+def _products(config: ModelConfig) -> list[tuple[int, int]]:
+    """Shapes of a layer's weights."""
+    width, inner = config.width, config.mlp_width
+    heads, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    attention = [(width, heads), (width, keys), (width, keys), (heads, width)]
+    return [*attention, (width, inner), (width, inner), (inner, width)]
+
+
+def _update_flops(model: Model, stage: ReinforceStage) -> float:
+    """Of a forward pass and a backward pass of twice its products."""
+    c = model.config
+    B, G, P, T = _sizes(stage)
+    tokens = B * (P + G * T)
+    seen = B * P * (P + 1) / 2 + B * G * T * (P + (T + 1) / 2)  # pairs of a token and a key
+    layer = 2 * tokens * sum(map(math.prod, _products(c))) + 4 * c.heads * c.head_dim * seen
+    return 3.0 * (c.layers * layer + 2 * B * G * T * c.width * model.vocab_size)
+
+
+def _matrix_rate(model: Model, stage: ReinforceStage) -> float:
+    """FLOP/s of the update's own products with weights, each alone, in bfloat16."""
+    c, parts = model.config, stage.policy_loss.micro_batches
+    B, G, _, T = _sizes(stage)
+    tokens = B * G * T // parts
+    chunk = B * G * stage.policy_loss.logit_chunk // parts
+    shapes = [(tokens, *shape) for shape in _products(c)] * c.layers
+    shapes += [(chunk, c.width, model.vocab_size)] * (tokens // chunk)
+    spent = {shape: _product_seconds(*shape) for shape in set(shapes)}
+    return sum(2 * math.prod(s) for s in shapes) / sum(spent[s] for s in shapes)
+
+
+def _product_seconds(rows: int, inputs: int, outputs: int) -> float:
+    x = jnp.ones((rows, inputs), jnp.bfloat16)
+    w = jnp.ones((inputs, outputs), jnp.bfloat16)
+    multiply = jax.jit(jnp.matmul)
+    return _repeated_seconds(lambda: multiply(x, w))
+
+
+def _bandwidth() -> float:
+    """Bytes/s that a large copy reads and writes."""
+    x = jnp.zeros(2**28, jnp.float32)
+    add = jax.jit(lambda x: x + 1)
+    return 2 * x.nbytes / _repeated_seconds(lambda: add(x))
+
+
+def _repeated_seconds(call: Callable[[], Any]) -> float:
+    """Seconds of one of many calls in a row, which do not wait for the host."""
+    times = max(1, round(REPEATED_S / _seconds(call)))
+    return _seconds(lambda: [call() for _ in range(times)][-1]) / times
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """The median of some calls after two."""
+    for _ in range(2):
+        jax.block_until_ready(call())
+    measured = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        measured.append(time.perf_counter() - began)
+    return statistics.median(measured)
+
+
+def _peer(
+    config: ModelConfig, vocab_size: int, batch: int, options: argparse.Namespace
+) -> dict[str, float]:
+    """The JSON object that `peer.py` prints last."""
+    shape = {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.mlp_width,
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+    sizes: Sequence[str] = [
+        f"--{name}={getattr(options, name.replace('-', '_'))}"
+        for name in ("prompt", "completion", "micro-batch")
+    ]
+    command = [options.torch, str(HERE / "peer.py"), json.dumps(shape), f"--batch={batch}", *sizes]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
