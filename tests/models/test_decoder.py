@@ -151,6 +151,7 @@ def test_the_platform_decides_what_the_configuration_leaves_open(platform, choic
     config = for_platform(ModelConfig(), platform)
     assert (config.compute_dtype, config.attention, config.decode_layers) == choices
     assert for_platform(PLAIN, platform).compute_dtype == "float32"
+    assert for_platform(ModelConfig(experts=2), platform).decode_layers == "unrolled"
 
 
 @pytest.mark.parametrize("layers", ["scanned", "unrolled"])
