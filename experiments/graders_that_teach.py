@@ -3,16 +3,18 @@
     pip install -e '.[notebooks]'
     python experiments/graders_that_teach.py --workdir runs/graders_that_teach
 
-The quickstart's small base model is pre-trained once, then reinforced three times on the same cases
-with graders that differ in their credit only. Writes graders_that_teach.json (all validations, on
-genes without a training case) and graders_that_teach.svg into the work directory. Stopped, the same
-command goes on.
+The quickstart's small base model is pre-trained once a seed, then reinforced three times on the
+same cases with graders that differ in their credit only. Writes graders_that_teach.json (all
+validations, on genes without a training case) and graders_that_teach.svg into the work directory.
+Stopped, the same command goes on.
 """
 
 import argparse
 import dataclasses
 import json
 from pathlib import Path
+
+import numpy as np
 
 from rft_jax import quickstart
 from rft_jax.config import Config
@@ -25,6 +27,7 @@ GRADERS = {
     "partial credit by rank": list(CREDIT),
     "presence anywhere": [1.0] * MAX_GENES,
 }
+SEEDS = (0, 1, 2)
 BASE, RFT = "small_base", "small_rft"
 PANELS = {
     "valid_reward_mean": "reward, by its own grader",
@@ -33,16 +36,16 @@ PANELS = {
 }
 
 
-def base_config() -> Config:
+def base_config(seed: int) -> Config:
     """Pre-trains the base model."""
-    config = quickstart.get_config()
+    config = quickstart.get_config(seed)
     stages = tuple(stage for stage in config.stages if stage.name == BASE)
     return dataclasses.replace(config, stages=stages)
 
 
-def tuned_config(credit: list[float], base: Path) -> Config:
+def tuned_config(seed: int, credit: list[float], base: Path) -> Config:
     """Reinforces the base model in that work directory with such credit by rank."""
-    config = quickstart.get_config()
+    config = quickstart.get_config(seed)
     rft = next(stage for stage in config.stages if stage.name == RFT)
     return dataclasses.replace(
         config,
@@ -57,27 +60,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     workdir = parser.parse_args().workdir
-    base = workdir / "base"
-    train(base_config(), base)
-    found = {}
-    for number, (name, credit) in enumerate(GRADERS.items()):
-        run = workdir / f"grader_{number}"
-        train(tuned_config(credit, base), run)
-        rows = [row for row in read_metrics(run / RFT / "metrics.jsonl") if "valid_top1" in row]
-        found[name] = [{key: row[key] for key in ("step", *PANELS)} for row in rows]
-        print(json.dumps({"grader": name, **found[name][-1]}), flush=True)
-    (workdir / "graders_that_teach.json").write_text(json.dumps(found, indent=1) + "\n")
-    plot(found, workdir / "graders_that_teach.svg")
+    lines = []
+    for seed in SEEDS:
+        base = workdir / f"seed_{seed}" / "base"
+        train(base_config(seed), base)
+        for number, (name, credit) in enumerate(GRADERS.items()):
+            run = base.with_name(f"grader_{number}")
+            train(tuned_config(seed, credit, base), run)
+            rows = [row for row in read_metrics(run / RFT / "metrics.jsonl") if "valid_top1" in row]
+            lines += [
+                {"seed": seed, "grader": name} | {key: row[key] for key in ("step", *PANELS)}
+                for row in rows
+            ]
+            print(json.dumps(lines[-1]), flush=True)
+    (workdir / "graders_that_teach.json").write_text(json.dumps(lines, indent=1) + "\n")
+    plot(lines, workdir / "graders_that_teach.svg")
 
 
-def plot(found: dict[str, list[dict]], path: Path) -> None:
-    """A panel a metric, a line a grader."""
+def plot(lines: list[dict], path: Path) -> None:
+    """A panel a metric; of each grader the mean over the seeds, and the seeds as points."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, len(PANELS), figsize=(11, 3.4), layout="constrained")
     for axes, (metric, title) in zip(panels, PANELS.items(), strict=True):
-        for name, rows in found.items():
-            axes.plot([r["step"] for r in rows], [r[metric] for r in rows], "o-", ms=3, label=name)
+        for index, name in enumerate(GRADERS):
+            found = [line for line in lines if line["grader"] == name]
+            steps = sorted({line["step"] for line in found})
+            values = [[r[metric] for r in found if r["step"] == step] for step in steps]
+            axes.plot(steps, np.mean(values, axis=1), f"C{index}", label=name)
+            axes.plot(steps, values, f"C{index}.", markersize=3, alpha=0.5)
         axes.set(xlabel="step", ylim=(0, None))
         axes.set_title(title, loc="left", fontsize=10)
     panels[0].legend(frameon=False, fontsize=8)

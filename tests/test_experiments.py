@@ -47,7 +47,7 @@ def test_few_examples(size, tmp_path):
 def test_graders_that_teach(tmp_path):
     script = load("graders_that_teach.py")
     for credit in script.GRADERS.values():
-        config = script.tuned_config(credit, tmp_path / "base")
+        config = script.tuned_config(0, credit, tmp_path / "base")
         assert config.grader["credit"] == credit
         validate(config)
 
@@ -64,8 +64,13 @@ def test_figures(tmp_path):
     ]
     script.plot(lines, tmp_path / "few_examples.svg")
     script = load("graders_that_teach.py")
-    rows = [{"step": step, **dict.fromkeys(script.PANELS, 0.1 * step)} for step in range(3)]
-    script.plot(dict.fromkeys(script.GRADERS, rows), tmp_path / "graders.svg")
+    lines = [
+        {"seed": seed, "grader": name, "step": step, **dict.fromkeys(script.PANELS, 0.1 * step)}
+        for seed in script.SEEDS
+        for name in script.GRADERS
+        for step in range(3)
+    ]
+    script.plot(lines, tmp_path / "graders.svg")
     for name in ("few_examples.svg", "graders.svg"):
         assert (tmp_path / name).read_text().rstrip().endswith("</svg>")
 

@@ -51,7 +51,8 @@ def search(config: Config, slices: Iterable[Topology], compiled: int) -> Ranking
         raise InputError(
             f"{', '.join(topology.name for topology in slices)}: no mesh and number of "
             "micro-batches fits; name a larger slice, or use adapters, "
-            "policy_loss.micro_batches or rollout.int8_weights"
+            "policy_loss.micro_batches, rollout.int8_weights or, with experts, "
+            "models.NAME.decode_layers=scanned"
         )
     return ranking
 
