@@ -114,7 +114,7 @@ class Stacked:
 class Unrolled:
     """Keys and values of each layer apart.
 
-    On a CPU, XLA copies what is taken out of a stack, and transposes the keys in products with few
+    XLA copies what is taken out of a stack, and on a CPU transposes the keys in products with few
     queries; so the layers lie apart, and the keys transposed.
     """
 

@@ -263,15 +263,16 @@ class Block(nnx.Module):
 
         names = ("router_DE", "gate_EDF", "up_EDF", "down_EFD")
         variables = {name: getattr(self, name) for name in names}
-        weights = {
-            name: weight if isinstance(weight, Int8) else weight.astype(h_BSTD.dtype)
-            for name, variable in variables.items()
-            for weight in (variable.get_value(),)
-        }
+        weights = {name: variable.get_value() for name, variable in variables.items()}
+        for name, weight in weights.items():
+            if not isinstance(weight, Int8):  # gathered over fsdp in this type
+                weights[name] = weight.astype(h_BSTD.dtype)
         axes = {name: variable.axes[1:] for name, variable in variables.items()}
         if isinstance(weights["gate_EDF"], Int8):
             axes = quantised_axes(axes)
-        if rows is None or _divides(rows, h_BSTD):  # else all devices' tokens are sorted together
+        # Rows that the mesh does not divide are sorted over all devices, and have no gradient on
+        # TPUs, whose kernel the compiler cannot split. Batches of a run are divided.
+        if rows is None or _divides(rows, h_BSTD):
             mixture = on_each_share(mixture, axes, None if rows is None else rows.mesh)
         return mixture(weights, h_BSTD)
 

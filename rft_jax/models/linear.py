@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
 from rft_jax.models.int8 import Int8
 
-TILE = 128  # rows of a TPU's tile
+TILE = 128  # rows and columns that a kernel's blocks are multiples of
 
 
 @functools.partial(

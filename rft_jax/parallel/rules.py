@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -104,11 +103,8 @@ def on_each_share(
         check_vma=False,
     )
 
-    def summed(weights: Any, batch: Array) -> Array:
-        shares = split(weights, batch)
-        return jax.lax.reduce(shares, jnp.zeros((), shares.dtype), jax.lax.add, (0,))
-
-    return summed
+    # Not jnp.sum, which sums, and sends, bfloat16 in float32.
+    return lambda weights, batch: jax.lax.reduce_sum(split(weights, batch), (0,))
 
 
 def on_each_head(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:

@@ -36,6 +36,9 @@ SCORES, HIDDEN, STREAM, LOGITS, PAIRS, PREFILL_PAIRS = 3, 6, 8, 4, 4, 3
 CACHE_TRAFFIC, SCORE_TRAFFIC, KERNEL_TRAFFIC, STREAM_TRAFFIC, PAIR_TRAFFIC = 2.5, 20, 48, 40, 55
 EXPERT_TRAFFIC = 3
 
+# Of the layers' weights, what is alive twice while they are unstacked.
+UNSTACKED = 0.6
+
 
 class Estimate(NamedTuple):
     """As `Plan` has them."""
@@ -184,8 +187,8 @@ def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     hidden = 2 * max(1, c.experts_per_token) * c.mlp_width / tensor
     hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.width)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
-    layers = c.layers * sizes.layer
-    unstacked = kept.rollout_weights * layers / (layers + sizes.head) if _unrolled(program) else 0.0
+    unstacked = UNSTACKED * _unrolled(program) * kept.rollout_weights
+    unstacked *= _of_all(program, sizes, sizes.layer)
     working = max(2 * scores + hidden, 3 * logits)
     return kept.rollout_weights + unstacked + kept.cache + prefix + working
 
@@ -201,8 +204,8 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     between = (tensor - 1) / tensor
     read = kept.rollout_weights + kept.cache
     if not _unrolled(program):
-        experts = c.layers * sizes.experts / (c.layers * sizes.layer + sizes.head)  # of all weights
-        read += (EXPERT_TRAFFIC - 1) * experts * kept.rollout_weights
+        experts = _of_all(program, sizes, sizes.experts) * kept.rollout_weights
+        read += (EXPERT_TRAFFIC - 1) * experts
         read += (CACHE_TRAFFIC - 1) * kept.cache
     prefill = Cost(
         flops=2 * c.layers * sizes.matrix * sizes.prompts,
@@ -275,6 +278,13 @@ def _in_kernel(program: Program, queries: int, keys: int) -> bool:
     model = program.model
     size = model.config.head_dim, model.dtype.itemsize
     return model.config.attention == "pallas" and takes(queries, keys, *size)
+
+
+def _of_all(program: Program, sizes: Sizes, of_layer: float) -> float:
+    """The share that such a number of weights in each layer has of all weights."""
+    c = program.model.config
+    tables = 1 if c.tie_embeddings else 2
+    return c.layers * of_layer / (c.layers * sizes.layer + tables * sizes.head)
 
 
 def _unrolled(program: Program) -> bool:

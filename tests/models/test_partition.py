@@ -106,16 +106,16 @@ def test_experts_in_eight_bits_compute_the_same_on_a_mesh():
     np.testing.assert_allclose(got, hidden(whole, params, tokens_BT), rtol=1e-4, atol=1e-5)
 
 
-def collectives(sizes):
-    """Those of a forward pass on a mesh: their kinds and shapes."""
+def collectives(sizes, function=hidden):
+    """Those of a function of the weights on a mesh: their shapes and kinds."""
     mesh = make_mesh(MeshConfig(**sizes))
     rows = batch_sharding(mesh)
     model = build_model(MIXTURE, 24, rows)
     params = jax.eval_shape(model.init, jax.random.key(0))
     tokens_BT = jax.ShapeDtypeStruct((8, 7), jnp.int32, sharding=rows)
     places = shardings(mesh, ROLLOUT_RULES, model.axes)
-    forward = jax.jit(functools.partial(hidden, model), in_shardings=(places, rows))
-    text = forward.lower(params, tokens_BT).compile().as_text()
+    compiled = jax.jit(functools.partial(function, model), in_shardings=(places, rows))
+    text = compiled.lower(params, tokens_BT).compile().as_text()
     names = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
     return re.findall(rf"= \w+\[([\d,]*)\]\S* ({names})(?:-start)?\(", text)
 
@@ -128,3 +128,14 @@ def test_experts_are_summed_before_they_cross_the_tensor_axis():
     found = collectives({"data": 2, "fsdp": 2, "tensor": 2})
     largest = max(np.prod([int(n) for n in shape.split(",") if n]) for shape, _ in found)
     assert largest == 8 // 4 * 7 * MIXTURE.width
+
+
+def test_a_gradient_needs_sums_alone():
+    def gradient(model, params, tokens_BT):
+        def loss(params):
+            return jnp.square(hidden(model, params, tokens_BT)).sum()
+
+        return jax.grad(loss)(params)
+
+    found = collectives({"data": 2, "fsdp": 2, "tensor": 2}, gradient)
+    assert {kind for _, kind in found} <= {"all-reduce", "reduce-scatter", "all-gather"}

@@ -1,10 +1,10 @@
 """transformers' `generate` and a plain torch training step: seconds, as one JSON line.
 
-    python experiments/benchmarks/gpu/peer.py CONFIG --batch 64 --prompt 512 --completion 256
+    python experiments/benchmarks/gpu/peer.py --model Qwen/Qwen3-0.6B --batch 64
 
-CONFIG is JSON, the sizes of a Qwen3 model of random weights. `generate` samples with a bfloat16
-copy; the step, in bfloat16 autocast with float32 weights and fused AdamW, has the policy gradient's
-log-probabilities as its loss, so many completions at a time, each with its prompt before it.
+`generate` samples with a bfloat16 copy of random weights; the step, in bfloat16 autocast with
+float32 weights and fused AdamW, has the policy gradient's log-probabilities as its loss, so many
+completions at a time, each with its prompt before it.
 """
 
 import argparse
@@ -17,6 +17,10 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+SHAPES = {
+    "Qwen/Qwen3-0.6B": {"hidden_size": 1024, "intermediate_size": 3072},
+    "Qwen/Qwen3-1.7B": {"hidden_size": 2048, "intermediate_size": 6144},
+}
 ROUNDS = 3
 FEW = 2
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,15 +29,25 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def main() -> None:
     """Prints both times."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("config")
+    parser.add_argument("--model", choices=SHAPES, required=True)
+    parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--completion", type=int, default=256)
-    parser.add_argument("--micro-batch", type=int, default=32)
+    parser.add_argument("--micro-batch", type=int, default=8)
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    model = Qwen3ForCausalLM(Qwen3Config(**json.loads(options.config))).to(DEVICE)
+    config = Qwen3Config(
+        **SHAPES[options.model],
+        num_hidden_layers=options.layers,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151_936,
+        tie_word_embeddings=True,
+    )
+    model = Qwen3ForCausalLM(config).to(DEVICE)
     length = options.prompt + options.completion
     vocabulary = model.config.vocab_size
     tokens = torch.randint(2, vocabulary, (options.batch, length), device=DEVICE)

@@ -1,27 +1,21 @@
-"""Sampling and updating on one GPU: shares of the card's own bandwidth and matrix rate.
+"""One model's sampling and updating on one GPU: shares of the card's own bandwidth and matrix rate.
 
-    python experiments/benchmarks/gpu/gpu.py [--torch torch/bin/python]
+    python experiments/benchmarks/gpu/ours.py --model Qwen/Qwen3-0.6B --batch 64
 
-Models of the shapes of Qwen3 with random weights: float32 masters, bfloat16 products. A token's
-time is the difference of two rollouts, of all the tokens and of two, so that the prompts' part
-drops out; its limit is what must be read, weights and the keys and values so far, at the rate of a
-large copy. The update's limit is its arithmetic, a forward and twice as much backward (nothing that
-is recomputed counts), at the rate of the same products alone. With --torch, the Python of an
-environment with torch and transformers, `peer.py` times `generate` and a plain training step on the
-same card. Prints one JSON object and writes it to experiments/benchmarks/results/.
+A model of that shape with random weights: float32 masters, bfloat16 products. A token's time is the
+difference of two rollouts, of all the tokens and of two, so that the prompts' part drops out; its
+limit is what must be read, weights and the keys and values so far, at the rate of a large copy. The
+update's limit is its arithmetic, a forward and twice as much backward (nothing that is recomputed
+counts), at the rate of the same products alone. Prints one JSON line.
 """
 
 import argparse
 import dataclasses
-import datetime
 import json
 import math
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,7 +36,6 @@ from rft_jax.models import Model, build_model, merge
 from rft_jax.plan.shapes import SHAPES
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
 
-HERE = Path(__file__).resolve().parent
 ROUNDS = 5
 REPEATED_S = 0.05
 FEW = 2  # tokens of the rollout that is subtracted
@@ -50,30 +43,11 @@ PAD_ID, STOP_ID = 0, 1
 
 
 def main() -> None:
-    """Measures all, writes and prints the result."""
-    options = _options()
-    rows = []
-    for name in options.models:
-        for batch in options.batch:
-            rows.append(_measure(name, batch, options))
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(sys.argv),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "rows": rows,
-    }
-    text = json.dumps(result, indent=1)
-    results = HERE.parent / "results"
-    (results / f"{result['date']}_{jax.default_backend()}.json").write_text(text + "\n")
-    print(text)
-
-
-def _options() -> argparse.Namespace:
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[64, 256], help="completions")
+    dense = [name for name, (config, _) in SHAPES.items() if not config.experts]
+    parser.add_argument("--model", choices=dense, required=True)
+    parser.add_argument("--batch", type=int, default=64, help="completions")
     parser.add_argument("--group", type=int, default=8, help="samples per prompt")
     parser.add_argument("--prompt", type=int, default=512, help="tokens")
     parser.add_argument("--completion", type=int, default=256, help="tokens")
@@ -81,13 +55,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--logit-chunk", type=int, default=64)
     parser.add_argument("--remat", default="dots", help="full, dots or none")
     parser.add_argument("--layers", type=int, help="fewer, to try the script")
-    parser.add_argument("--torch", help="the Python of an environment with torch, transformers")
-    return parser.parse_args()
-
-
-def _measure(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One model with one number of completions."""
-    config, vocab_size = SHAPES[name]
+    options = parser.parse_args()
+    config, vocab_size = SHAPES[options.model]
     config = dataclasses.replace(
         config,
         layers=options.layers or config.layers,
@@ -96,7 +65,7 @@ def _measure(name: str, batch: int, options: argparse.Namespace) -> dict[str, An
     )
     model = build_model(config, vocab_size)
     stage = ReinforceStage(
-        batch_size=batch // options.group,
+        batch_size=options.batch // options.group,
         rollout=RolloutConfig(
             group_size=options.group,
             prompt_tokens=options.prompt,
@@ -104,29 +73,30 @@ def _measure(name: str, batch: int, options: argparse.Namespace) -> dict[str, An
             reasoning_effort=0,
         ),
         policy_loss=PolicyLossConfig(
-            micro_batches=max(1, batch // options.micro_batch), logit_chunk=options.logit_chunk
+            micro_batches=max(1, options.batch // options.micro_batch),
+            logit_chunk=options.logit_chunk,
         ),
         optimizer=OptimizerConfig(),
     )
+    found = {**_decoding(model, stage), **_updating(model, stage)}
+    found["peak_memory_bytes"] = peak_memory_bytes()  # before the probes
+    bandwidth, rate = _bandwidth(), _matrix_rate(model, stage)
     row = {
-        "model": name,
+        **vars(options),
         "layers": config.layers,
-        "batch": batch,
-        "prompt": options.prompt,
-        "completion": options.completion,
-        **_decoding(model, stage),
-        **_updating(model, stage),
-        "peak_memory_bytes": peak_memory_bytes(),
+        **found,
+        "bandwidth_bytes_per_s": bandwidth,
+        "share_of_bandwidth": round(found["token_bytes"] / bandwidth / found["token_s"], 3),
+        "matrix_flops_per_s": rate,
+        "share_of_matrix_rate": round(found["update_flops"] / rate / found["update_s"], 3),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
     }
-    if options.torch:
-        row["torch"] = peer = _peer(config, vocab_size, batch, options)
-        for part in ("token_s", "update_s"):
-            row[f"torch_{part}_over_ours"] = round(peer[part] / row[part], 3)
-    return row
+    print(json.dumps(row))
 
 
 def _decoding(model: Model, stage: ReinforceStage) -> dict[str, float]:
-    """Seconds a token of all completions, and the least they could be."""
+    """Seconds a token of all completions, and the bytes that it must read."""
     params = jax.jit(lambda key: merge(model.init(key), model.dtype))(jax.random.key(0))
     B, G, P, T = _sizes(stage)
     prompts, keys_BG = _prompts(model, stage), _keys(stage)
@@ -141,18 +111,15 @@ def _decoding(model: Model, stage: ReinforceStage) -> dict[str, float]:
     untied = 0 if c.tie_embeddings else c.width * model.vocab_size * model.dtype.itemsize
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) - untied
     read = weights + pair * (B * P + B * G * (T + FEW) / 2)
-    bandwidth = _bandwidth()
     return {
         "token_s": round(token_s, 6),
         "tokens_per_s": round(B * G / token_s, 1),
-        "read_bytes_a_token": int(read),
-        "bandwidth_bytes_per_s": bandwidth,
-        "share_of_bandwidth": round(read / bandwidth / token_s, 3),
+        "token_bytes": int(read),
     }
 
 
 def _updating(model: Model, stage: ReinforceStage) -> dict[str, float]:
-    """Seconds of an update, and the least they could be."""
+    """Seconds of an update, and its arithmetic."""
     B, G, P, T = _sizes(stage)
     optimizer = make_optimizer(stage.optimizer, 100)
     mask = _mask()
@@ -179,14 +146,10 @@ def _updating(model: Model, stage: ReinforceStage) -> dict[str, float]:
         return holder[0]
 
     update_s = _seconds(step)
-    holder.clear()
-    flops, rate = _update_flops(model, stage), _matrix_rate(model, stage)
     return {
         "update_s": round(update_s, 5),
         "update_tokens_per_s": round(B * (P + G * T) / update_s, 1),
-        "update_flops": flops,
-        "matrix_flops_per_s": rate,
-        "share_of_matrix_rate": round(flops / rate / update_s, 3),
+        "update_flops": _update_flops(model, stage),
     }
 
 
@@ -241,14 +204,15 @@ def _matrix_rate(model: Model, stage: ReinforceStage) -> float:
     tokens = B * G * T // parts
     chunk = B * G * stage.policy_loss.logit_chunk // parts
     shapes = [(tokens, *shape) for shape in _products(c)] * c.layers
-    shapes += [(chunk, c.width, model.vocab_size)] * (tokens // chunk)
+    shapes += [(chunk, c.width, model.vocab_size)] * max(1, tokens // chunk)
     spent = {shape: _product_seconds(*shape) for shape in set(shapes)}
     return sum(2 * math.prod(s) for s in shapes) / sum(spent[s] for s in shapes)
 
 
 def _product_seconds(rows: int, inputs: int, outputs: int) -> float:
-    x = jnp.ones((rows, inputs), jnp.bfloat16)
-    w = jnp.ones((inputs, outputs), jnp.bfloat16)
+    keys = jax.random.split(jax.random.key(0))  # constant numbers would take less power
+    x = jax.random.normal(keys[0], (rows, inputs), jnp.bfloat16)
+    w = jax.random.normal(keys[1], (inputs, outputs), jnp.bfloat16)
     multiply = jax.jit(jnp.matmul)
     return _repeated_seconds(lambda: multiply(x, w))
 
@@ -263,7 +227,13 @@ def _bandwidth() -> float:
 def _repeated_seconds(call: Callable[[], Any]) -> float:
     """Seconds of one of many calls in a row, which do not wait for the host."""
     times = max(1, round(REPEATED_S / _seconds(call)))
-    return _seconds(lambda: [call() for _ in range(times)][-1]) / times
+
+    def repeated() -> Any:
+        for _ in range(times):
+            result = call()
+        return result
+
+    return _seconds(repeated) / times
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -276,29 +246,6 @@ def _seconds(call: Callable[[], Any]) -> float:
         jax.block_until_ready(call())
         measured.append(time.perf_counter() - began)
     return statistics.median(measured)
-
-
-def _peer(
-    config: ModelConfig, vocab_size: int, batch: int, options: argparse.Namespace
-) -> dict[str, float]:
-    """The JSON object that `peer.py` prints last."""
-    shape = {
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_width,
-        "vocab_size": vocab_size,
-        "tie_word_embeddings": config.tie_embeddings,
-    }
-    sizes: Sequence[str] = [
-        f"--{name}={getattr(options, name.replace('-', '_'))}"
-        for name in ("prompt", "completion", "micro-batch")
-    ]
-    command = [options.torch, str(HERE / "peer.py"), json.dumps(shape), f"--batch={batch}", *sizes]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
