@@ -5,7 +5,7 @@
 
 `all_phenopackets.zip` is a release of phenopacket-store, from
 https://github.com/monarch-initiative/phenopacket-store/releases; a folder of phenopackets will do.
-Needs `pip install 'rft_jax[rare-disease]'` for the Human Phenotype Ontology.
+Needs `pip install -e '.[rare-disease]'` for the Human Phenotype Ontology.
 
 The models are pre-trained on patients simulated from the ontology's annotations, then tuned on
 about a thousand real cases. All are compared on cases of other publications, of genes that no

@@ -3,9 +3,9 @@
     python experiments/benchmarks/plan_table.py [--compile]
 
 Writes `results/DATE_plans.md`: for each model of `experiments/plans.py` and each slice, the fastest
-mesh in closed form. With `--compile` (needs `pip install 'rft_jax[tpu]'`, and takes hours on two
-cores) it compiles Qwen3-8B on v5p slices from 4 to 256 chips and plots what a chip sends in a step,
-`results/DATE_plans.svg`.
+mesh in closed form. With `--compile` (needs `pip install -e '.[tpu,notebooks]'`, and takes 20
+minutes on two cores) it compiles Qwen3-8B on v5p slices from 4 to 256 chips and plots what a chip
+sends in a step, `results/DATE_plans.svg`.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def fastest(variant: str, generation: str, chips: int) -> Plan | None:
 def cell(plan: Plan | None) -> str:
     """A plan in a table."""
     if plan is None:
-        return "does not fit"
+        return "none"
     mesh, peak = plan.mesh, plan.peak_bytes / GIB
     shape = f"{mesh.data}·{mesh.fsdp}·{mesh.tensor}/{plan.micro_batches}"
     return f"**{plan.step_seconds:.1f} s**, {peak:.1f} GiB, {shape}"
@@ -142,7 +142,8 @@ def main() -> None:
         f"{stage.rollout.prompt_tokens} prompt and {stage.rollout.completion_tokens} completion "
         "tokens, all weights trained with AdamW in float32, every completion at full length. Each "
         "cell: the slice, the estimated seconds of a step, the most GiB that a device holds, and "
-        "the mesh data·fsdp·tensor / micro-batches.",
+        "the mesh data·fsdp·tensor / micro-batches; none: no mesh divides prompts and model and "
+        "fits. A chip of tpu7x is two devices.",
         "",
         *(scaling(file) if options.compile else []),
         "## The fastest mesh in closed form",

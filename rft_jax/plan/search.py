@@ -50,7 +50,7 @@ def search(config: Config, slices: Iterable[Topology], compiled: int) -> Ranking
     if not ranking.by_time:
         raise InputError(
             f"{', '.join(topology.name for topology in slices)}: no mesh and number of "
-            "micro-batches fits; name a larger slice, or use adapters, "
+            "micro-batches divides the batch and fits; name another slice, or use adapters, "
             "policy_loss.micro_batches, rollout.int8_weights or, with experts, "
             "models.NAME.decode_layers=scanned"
         )
