@@ -83,7 +83,7 @@ def test_compilation_goes_on_until_a_plan_fits(small, monkeypatch, fitting, expe
 
 def test_a_model_that_fits_no_mesh_is_told():
     config = load_config("experiments/plans.py:llama-3-70b", {})
-    with pytest.raises(InputError, match="v5e:2x2: no mesh .* fits; name a larger slice"):
+    with pytest.raises(InputError, match="v5e:2x2: no mesh .* fits; name another slice"):
         search(config, [parse_topology("v5e:2x2")], compiled=0)
 
 
