@@ -134,8 +134,8 @@ class ModelConfig:
     # Of many queries, as in the update; pallas: a kernel for TPUs, where the lengths of prompts and
     # completions are multiples of 128, up to 2,048; auto: on a TPU.
     attention: Literal["auto", "xla", "pallas"] = "auto"
-    # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's weights,
-    # and longer to compile; auto: on a CPU, and with experts.
+    # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's
+    # weights, and longer to compile; auto: on a CPU, and with experts.
     decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"
     # Train adapters only, over the weights of the source, which stay as they are; None: train all.
     # A source that is an adapter itself (PEFT's format) is trained on, whatever is set here.
