@@ -131,9 +131,10 @@ class ModelConfig:
     # results are kept; nothing.
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
-    # Of many queries, as in the update; pallas: a kernel for TPUs, where the lengths of prompts and
-    # completions are multiples of 128, up to 2,048; auto: on a TPU.
-    attention: Literal["auto", "xla", "pallas"] = "auto"
+    # Of many queries, as in the update. pallas: a kernel for TPUs, where the lengths of prompts and
+    # completions are multiples of 128, up to 2,048. cudnn: NVIDIA's for its GPUs, in bfloat16, for
+    # even lengths, head dimensions up to 128 and no softcap. auto: that of the platform.
+    attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
     # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's
     # weights, and longer to compile; auto: on a CPU, and with experts.
     decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"

@@ -1,16 +1,20 @@
 """Log-probabilities of given completions, with the prompt run once per prompt."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from rft_jax.models import Model, Params
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
 from rft_jax.rollout.rollout import Prompts
+
+NORMALISER = "normaliser"
+_KEPT = jax.checkpoint_policies.save_only_these_names(NORMALISER)
 
 
 def completion_logprobs(
@@ -81,19 +85,57 @@ def token_logprobs(
         hidden_BGCD, tokens_BGC, states_BGC = inputs
         logits_BGCV = model.logits(params, hidden_BGCD)
         logits_BGCV = logit_masks.policy_logits(mask, states_BGC, logits_BGCV, temperature)
-        logprobs_BGCV = jax.nn.log_softmax(logits_BGCV)
-        entropy_BGC = -(jnp.exp(logprobs_BGCV) * logprobs_BGCV).sum(axis=-1)
-        taken_BGC1 = jnp.take_along_axis(logprobs_BGCV, tokens_BGC[..., None], axis=-1)
-        return taken_BGC1[..., 0], jax.lax.stop_gradient(entropy_BGC)
+        scores = score_tokens(logits_BGCV, tokens_BGC)
+        return scores.logprob_x, scores.entropy_x
 
     return in_chunks(logprobs, (hidden_BGTD, tokens_BGT, states_BGT), logit_chunk)
+
+
+class TokenScores(NamedTuple):
+    """What logits say of one token; only the log-probability has a gradient."""
+
+    logprob_x: Array  # float32
+    entropy_x: Array  # float32, of all tokens, in nats
+    likeliest_x: Array  # bool: no token is more probable
+
+
+@jax.custom_vjp
+def score_tokens(logits_xV: Array, token_x: Array) -> TokenScores:
+    """Scores a token by the softmax of logits.
+
+    The gradient, one-hot minus softmax, is written in one pass over the logits, where
+    differentiating a gather out of log-probabilities would scatter into an array of zeros as large.
+    """
+    return _score_tokens(logits_xV, token_x)[0]
+
+
+def _score_tokens(logits_xV, token_x):
+    peak_x = logits_xV.max(axis=-1)
+    weight_xV = jnp.exp(logits_xV - peak_x[..., None])
+    total_x = weight_xV.sum(axis=-1)
+    normaliser_x = checkpoint_name(peak_x + jnp.log(total_x), NORMALISER)
+    mean_x = (weight_xV * logits_xV).sum(axis=-1) / total_x
+    logit_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0]
+    scores = TokenScores(logit_x - normaliser_x, normaliser_x - mean_x, logit_x >= peak_x)
+    return scores, (logits_xV, token_x, normaliser_x)
+
+
+def _score_tokens_gradient(kept, cotangent):
+    logits_xV, token_x, normaliser_x = kept
+    taken_xV = jnp.arange(logits_xV.shape[-1]) == token_x[..., None]
+    softmax_xV = jnp.exp(logits_xV - normaliser_x[..., None])
+    return cotangent.logprob_x[..., None] * (taken_xV - softmax_xV), None
+
+
+score_tokens.defvjp(_score_tokens, _score_tokens_gradient)
 
 
 def in_chunks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
     """Applies a function to `size` positions of time at a time, so that logits are never all there.
 
     Args:
-        function: Acts on each position by itself; recomputed in the backward pass.
+        function: Acts on each position by itself; recomputed in the backward pass, but for the
+            normalisers of `score_tokens`.
         inputs: Tree of arrays [B, G, T, ...].
         size: Positions of T; with T or more there is one chunk and nothing is recomputed.
 
@@ -104,7 +146,8 @@ def in_chunks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
     if size >= T:
         return function(inputs)
     chunks = jax.tree.map(lambda leaf: _split_time(leaf, size), inputs)
-    outputs = jax.lax.map(jax.checkpoint(function), chunks)
+    recomputed = jax.checkpoint(function, policy=_KEPT)
+    outputs = jax.lax.map(recomputed, chunks)
     return jax.tree.map(lambda leaf: _join_time(leaf, T), outputs)
 
 

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from rft_jax.learn.accumulate import accumulate_gradient
-from rft_jax.learn.logprobs import in_chunks
+from rft_jax.learn.logprobs import in_chunks, score_tokens
 from rft_jax.learn.optimizer import BASE, TrainState, apply_gradient
 from rft_jax.models import Model, Params
 
@@ -46,10 +46,8 @@ def make_supervised_step(
 
         def score(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             hidden_B1CD, target_B1C = inputs
-            logits_B1CV = model.logits(gathered, hidden_B1CD)
-            loss_B1C = optax.softmax_cross_entropy_with_integer_labels(logits_B1CV, target_B1C)
-            logit_B1C1 = jnp.take_along_axis(logits_B1CV, target_B1C[..., None], axis=-1)
-            return loss_B1C, logit_B1C1[..., 0] >= logits_B1CV.max(axis=-1)
+            scores = score_tokens(model.logits(gathered, hidden_B1CD), target_B1C)
+            return -scores.logprob_x, scores.likeliest_x
 
         scores = in_chunks(score, (hidden_BCD[:, None], target_BC[:, None]), logit_chunk)
         return jax.tree.map(lambda x: x[:, 0], scores)

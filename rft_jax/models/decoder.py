@@ -8,8 +8,7 @@ Tokens come as [B, S, T]: S rows for each of B prompts. A row is explicit about 
 its segments, so that it may be a prompt (S = 1), one completion (S = G), or several packed ones.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,22 +19,19 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig, RopeScaling
-from rft_jax.models.attention import Partial, merge, partial_attention, soft_cap
-from rft_jax.models.attention_kernel import kernel_attention, takes
+from rft_jax.models.attention import soft_cap
 from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.int8 import Int8, dequantise, quantised_axes
-from rft_jax.models.linear import embed, linear, unembed
+from rft_jax.models.linear import PRODUCT, embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
-from rft_jax.parallel import batch_parts, constrain, on_each_head, on_each_share
+from rft_jax.models.row_attention import Keys, kernel_attention, plain_attention
+from rft_jax.parallel import batch_parts, constrain, on_each_share
 
 _KEPT = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
-
-
-Attention = Callable[[Array, Array, Array, Array], Partial]  # of q, k, v and mask
 
 
 class LayerKind(NamedTuple):
@@ -114,7 +110,9 @@ class Decoder(nnx.Module):
         )
         graph, weights = nnx.split(self.layers)
         visible_BSTU = None if cache is not None else _causal(positions_BST, segments_BST)
-        attend = _plain(c) if cache is not None else _attention(c, rows, x_BSTD)
+        attention = plain_attention(c)
+        if cache is None and (rows is None or _divides(rows, x_BSTD)):
+            attention = kernel_attention(c, None if rows is None else rows.mesh)
 
         def layer(carry, inputs):
             x_BSTD, cache = carry
@@ -132,14 +130,12 @@ class Decoder(nnx.Module):
                 own_kv = _dequantise(cache.kv.layer(index), dtype)
                 mask = cache.age_T <= cache.length_BG[..., None, None]
                 mask = _within(window, mask, cache.age_T)
-            partial = attend(_of_rows(q), *own_kv, _of_rows(mask))
-            out = partial.out_RKMTQ
+            own, shared = Keys(*own_kv, mask), None
             if prefix is not None:
                 distance = _distance(positions_BST, prefix.place_P)
                 mask = _within(window, prefix.mask_BXYP, distance)
-                shared_kv = _dequantise(prefix_kv, dtype)
-                out = merge(partial, _prefix_partial(attend, q, *shared_kv, mask))
-            out_BSKMTQ = out.reshape(q.shape).astype(dtype)
+                shared = Keys(*_dequantise(prefix_kv, dtype), mask)
+            out_BSKMTQ = attention(q, own, shared).astype(dtype)
             return (block.finish(x_BSTD, out_BSKMTQ, rows), cache), None if cache else (k, v)
 
         if c.remat != "none" and cache is None:
@@ -302,41 +298,6 @@ def _dequantise(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tupl
 def _of_rows(x_BSx: Array) -> Array:
     """Rows of all prompts along one axis, R = B x S."""
     return x_BSx.reshape(-1, *x_BSx.shape[2:])
-
-
-def _prefix_partial(attend: Attention, q_BSKMTQ, k_BKPQ, v_BKPQ, mask_BSTP) -> Partial:
-    """All rows of a prompt over the prompt's keys in one product; the result's rows are B x S."""
-    B, S, K, M, T, Q = q_BSKMTQ.shape
-    q_BKMXQ = q_BSKMTQ.transpose(0, 2, 3, 1, 4, 5).reshape(B, K, M, S * T, Q)
-    mask_BXP = mask_BSTP.reshape(B, -1, mask_BSTP.shape[-1])
-    partial = attend(q_BKMXQ, k_BKPQ, v_BKPQ, mask_BXP)
-
-    def rows(x):
-        x = x.reshape(B, K, M, S, T, *x.shape[4:])
-        return jnp.moveaxis(x, 3, 1).reshape(B * S, K, M, T, *x.shape[5:])
-
-    return Partial(rows(partial.out_RKMTQ), rows(partial.lse_RKMT))
-
-
-def _attention(config: ModelConfig, rows: NamedSharding | None, x_BSTD: Array) -> Attention:
-    """The implementation of partials over many queries, as configured."""
-    plain = _plain(config)
-    if config.attention == "xla" or (rows is not None and not _divides(rows, x_BSTD)):
-        return plain
-    kernel = functools.partial(kernel_attention, **plain.keywords)
-    kernel = on_each_head(kernel, None if rows is None else rows.mesh)
-
-    def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
-        T, U, Q = q_RKMTQ.shape[3], k_RKUQ.shape[2], q_RKMTQ.shape[4]
-        function = kernel if takes(T, U, Q, q_RKMTQ.dtype.itemsize) else plain
-        return function(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
-
-    return attend
-
-
-def _plain(config: ModelConfig) -> Attention:
-    scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-    return functools.partial(partial_attention, scale=scale, softcap=config.attention_softcap)
 
 
 def _causal(positions_BST: Array, segments_BST: Array) -> Array:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
 from rft_jax.models.int8 import Int8
 
+PRODUCT = "product"  # by which a checkpoint's policy knows the results
 TILE = 128  # rows and columns that a kernel's blocks are multiples of
 
 
@@ -42,6 +44,10 @@ def linear(x_xD: Array, weight: Weight, inputs: int = 1) -> Array:
         weight: [D, ...].
         inputs: How many axes D stands for.
     """
+    return checkpoint_name(_linear(x_xD, weight, inputs), PRODUCT)
+
+
+def _linear(x_xD: Array, weight: Weight, inputs: int) -> Array:
     if isinstance(weight, Int8):
         product = _product(x_xD, weight.values, inputs, jnp.float32)
         return (product * weight.scale).astype(x_xD.dtype)
@@ -108,7 +114,8 @@ def grouped_linear(x_XI: Array, weight_EIO: Array | Int8, size_E: Array) -> Arra
         size_E: int32, the groups' numbers of rows.
     """
     if not isinstance(weight_EIO, Int8):
-        return _grouped_matmul(x_XI, weight_EIO.astype(x_XI.dtype), size_E)
+        product_XO = _grouped_matmul(x_XI, weight_EIO.astype(x_XI.dtype), size_E)
+        return checkpoint_name(product_XO, PRODUCT)
     out_XO = grouped_linear(x_XI, weight_EIO.values, size_E)
     groups = jnp.arange(len(size_E))
     group_X = jnp.repeat(groups, size_E, total_repeat_length=len(x_XI))

@@ -190,7 +190,7 @@ def for_platform(config: ModelConfig, platform: str) -> ModelConfig:
     on_cpu = platform == "cpu"
     choices = {
         "compute_dtype": "float32" if on_cpu else "bfloat16",
-        "attention": "pallas" if platform == "tpu" else "xla",
+        "attention": {"tpu": "pallas", "gpu": "cudnn"}.get(platform, "xla"),
         # An expert's weights would be copied out of the stack for the kernel that multiplies them.
         "decode_layers": "unrolled" if on_cpu or config.experts else "scanned",
     }

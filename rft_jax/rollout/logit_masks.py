@@ -69,16 +69,27 @@ def forced(mask: LogitMask, state: MaskState) -> Array:
 
 def replay(mask: LogitMask, tokens_xT: Array) -> MaskState:
     """The states before each token of finished completions; leaves are [..., T]."""
+    if mask.end_of_think_id is None:
+        return start(mask, tokens_xT.shape)
+    passed_xT = jnp.cumsum(tokens_xT == mask.end_of_think_id, axis=-1) > 0
+    thought_xT = jnp.cumsum(~passed_xT, axis=-1, dtype=jnp.int32)
 
-    def step(state, tokens):
-        return advance(mask, state, tokens), state
+    def before(x_xT: Array) -> Array:
+        return jnp.pad(x_xT[..., :-1], [(0, 0)] * (x_xT.ndim - 1) + [(1, 0)])
 
-    tokens_Tx = jnp.moveaxis(tokens_xT, -1, 0)
-    _, states = jax.lax.scan(step, start(mask, tokens_xT.shape[:-1]), tokens_Tx)
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), states)
+    return MaskState(before(thought_xT), before(passed_xT))
 
 
 def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperature: float) -> Array:
-    """Logits whose softmax is the policy: over the temperature, masked, before any truncation."""
+    """Logits whose softmax is the policy: over the temperature, masked, before any truncation.
+
+    Masked ones are MASKED: next to that a logit is nothing.
+    """
+    # Sums, since the other value of a `where` would become an array of its own outside of a scan.
+    ids_V = np.arange(logits_xV.shape[-1])
     logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
-    return jnp.where(allowed(mask, state, logits_xV.shape[-1]), logits_xV, MASKED)
+    logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), MASKED, 0)
+    if mask.end_of_think_id is None:
+        return logits_xV
+    passed_x1 = jnp.where(state.answering, MASKED, 0)[..., None]
+    return logits_xV + passed_x1 * (ids_V == mask.end_of_think_id)

@@ -1,0 +1,144 @@
+"""Attention of rows to keys of their own and to those of their prompt, which its rows share.
+
+As two partials that are merged, the prompt's keys are read once for all its rows, but scores go to
+memory unless a kernel for TPUs keeps them on the chip. cuDNN's kernel for GPUs does too, without a
+gradient in the normalisers that partials are merged by: it is given both sets of keys as one. So
+the prompt's are repeated for each row, which moves less than the scores of so many queries.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from rft_jax.config import ModelConfig
+from rft_jax.models import attention_kernel as tpu_kernel
+from rft_jax.models.attention import Partial, merge, partial_attention
+from rft_jax.parallel import on_each_head
+
+CUDNN = "cudnn"  # the implementation of jax.nn
+
+
+class Keys(NamedTuple):
+    """Keys and values, and which of them a token sees."""
+
+    k_xKUQ: Array  # x is R = B x S rows, or B prompts whose rows share them
+    v_xKUQ: Array
+    mask_BSTU: Array  # axes S and T of size 1 broadcast
+
+
+Attention = Callable[[Array, Keys, Keys | None], Array]
+
+
+def plain_attention(config: ModelConfig) -> Attention:
+    """Attention of q_BSKMTQ to the rows' own keys and shared ones, in the shape of q, float32."""
+    return functools.partial(_merged, _partial(config))
+
+
+def kernel_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
+    """The same over many queries, by the configured kernel where it takes their lengths.
+
+    Args:
+        mesh: Splits the rows, which it must divide.
+    """
+    plain, scale, softcap = plain_attention(config), _scale(config), config.attention_softcap
+    if config.attention == "xla":
+        return plain
+    if config.attention == "pallas":
+        kernel = functools.partial(tpu_kernel.kernel_attention, scale=scale, softcap=softcap)
+        kernel = on_each_head(kernel, mesh)
+
+        def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
+            T, U, Q = q_RKMTQ.shape[3], k_RKUQ.shape[2], q_RKMTQ.shape[4]
+            taken = tpu_kernel.takes(T, U, Q, q_RKMTQ.dtype.itemsize)
+            return (kernel if taken else _partial(config))(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
+
+        return functools.partial(_merged, attend)
+    joint = on_each_head(functools.partial(joint_attention, scale=scale), mesh)
+
+    def attention(q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
+        if softcap is None and cudnn_takes(q_BSKMTQ, own, shared):
+            return _joined(joint, q_BSKMTQ, own, shared)
+        return plain(q_BSKMTQ, own, shared)
+
+    return attention
+
+
+def cudnn_takes(q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> bool:
+    """Whether cuDNN has a kernel with a gradient for these, on every GPU that JAX supports."""
+    T, Q = q_BSKMTQ.shape[-2:]
+    keys = own.k_xKUQ.shape[-2] + (0 if shared is None else shared.k_xKUQ.shape[-2])
+    even = T % 2 == 0 and keys % 2 == 0
+    return q_BSKMTQ.dtype == jnp.bfloat16 and even and Q % 8 == 0 and Q <= 128
+
+
+def joint_attention(
+    q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array, *, scale: float
+) -> Array:
+    """Attention of grouped queries over all keys, [R, K, M, T, Q]."""
+    R, K, M, T, Q = q_RKMTQ.shape
+    q_RTHQ = jnp.moveaxis(q_RKMTQ, 3, 1).reshape(R, T, K * M, Q)
+    k_RUKQ, v_RUKQ = (jnp.moveaxis(x, 2, 1) for x in (k_RKUQ, v_RKUQ))
+    out_RTHQ = jax.nn.dot_product_attention(
+        q_RTHQ, k_RUKQ, v_RUKQ, mask=mask_RTU[:, None], scale=scale, implementation=CUDNN
+    )
+    return jnp.moveaxis(out_RTHQ.reshape(R, T, K, M, Q), 1, 3)
+
+
+def _merged(attend, q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
+    """By a partial of each set of keys."""
+    partial = attend(_of_rows(q_BSKMTQ), *own[:2], _of_rows(own.mask_BSTU))
+    out = partial.out_RKMTQ
+    if shared is not None:
+        out = merge(partial, _shared_partial(attend, q_BSKMTQ, shared))
+    return out.reshape(q_BSKMTQ.shape)
+
+
+def _shared_partial(attend, q_BSKMTQ: Array, shared: Keys) -> Partial:
+    """All rows of a prompt over the prompt's keys in one product; the result's rows are B x S."""
+    B, S, K, M, T, Q = q_BSKMTQ.shape
+    q_BKMXQ = q_BSKMTQ.transpose(0, 2, 3, 1, 4, 5).reshape(B, K, M, S * T, Q)
+    mask_BXP = shared.mask_BSTU.reshape(B, -1, shared.mask_BSTU.shape[-1])
+    partial = attend(q_BKMXQ, shared.k_xKUQ, shared.v_xKUQ, mask_BXP)
+
+    def rows(x):
+        x = x.reshape(B, K, M, S, T, *x.shape[4:])
+        return jnp.moveaxis(x, 3, 1).reshape(B * S, K, M, T, *x.shape[5:])
+
+    return Partial(rows(partial.out_RKMTQ), rows(partial.lse_RKMT))
+
+
+def _joined(joint, q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
+    """Over both sets of keys as one."""
+    B, S, _, _, T, _ = q_BSKMTQ.shape
+
+    def of_rows(mask_BSTU: Array) -> Array:
+        return _of_rows(jnp.broadcast_to(mask_BSTU, (B, S, T, mask_BSTU.shape[-1])))
+
+    k_RKUQ, v_RKUQ, mask_RTU = *own[:2], of_rows(own.mask_BSTU)
+    if shared is not None:
+        repeated = (jnp.repeat(x_BKPQ, S, axis=0) for x_BKPQ in shared[:2])
+        k_RKUQ, v_RKUQ = (
+            jnp.concatenate(pair, axis=2) for pair in zip(own[:2], repeated, strict=True)
+        )
+        mask_RTU = jnp.concatenate([mask_RTU, of_rows(shared.mask_BSTU)], axis=2)
+    return joint(_of_rows(q_BSKMTQ), k_RKUQ, v_RKUQ, mask_RTU).reshape(q_BSKMTQ.shape)
+
+
+def _partial(config: ModelConfig) -> Callable[..., Partial]:
+    softcap = config.attention_softcap
+    return functools.partial(partial_attention, scale=_scale(config), softcap=softcap)
+
+
+def _scale(config: ModelConfig) -> float:
+    given = config.attention_scale
+    return config.head_dim**-0.5 if given is None else given
+
+
+def _of_rows(x_BSx: Array) -> Array:
+    """Rows of all prompts along one axis, R = B x S."""
+    return x_BSx.reshape(-1, *x_BSx.shape[2:])
