@@ -136,7 +136,7 @@ class ModelConfig:
     # even lengths, head dimensions up to 128 and no softcap. auto: that of the platform.
     attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
     # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's
-    # weights, and longer to compile; auto: on a CPU, and with experts.
+    # weights, and longer to compile; auto: on CPUs and GPUs, and with experts.
     decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"
     # Train adapters only, over the weights of the source, which stay as they are; None: train all.
     # A source that is an adapter itself (PEFT's format) is trained on, whatever is set here.

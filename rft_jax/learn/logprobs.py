@@ -110,20 +110,21 @@ def score_tokens(logits_xV: Array, token_x: Array) -> TokenScores:
 
 
 def _score_tokens(logits_xV, token_x):
-    peak_x = logits_xV.max(axis=-1)
-    weight_xV = jnp.exp(logits_xV - peak_x[..., None])
+    peak_x = checkpoint_name(logits_xV.max(axis=-1), NORMALISER)
+    below_xV = logits_xV - peak_x[..., None]
+    weight_xV = jnp.exp(below_xV)
     total_x = weight_xV.sum(axis=-1)
-    normaliser_x = checkpoint_name(peak_x + jnp.log(total_x), NORMALISER)
-    mean_x = (weight_xV * logits_xV).sum(axis=-1) / total_x
-    logit_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0]
-    scores = TokenScores(logit_x - normaliser_x, normaliser_x - mean_x, logit_x >= peak_x)
-    return scores, (logits_xV, token_x, normaliser_x)
+    log_total_x = checkpoint_name(jnp.log(total_x), NORMALISER)
+    below_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0] - peak_x
+    entropy_x = log_total_x - (weight_xV * below_xV).sum(axis=-1) / total_x
+    scores = TokenScores(below_x - log_total_x, entropy_x, below_x >= 0)
+    return scores, (logits_xV, token_x, peak_x, log_total_x)
 
 
 def _score_tokens_gradient(kept, cotangent):
-    logits_xV, token_x, normaliser_x = kept
+    logits_xV, token_x, peak_x, log_total_x = kept
     taken_xV = jnp.arange(logits_xV.shape[-1]) == token_x[..., None]
-    softmax_xV = jnp.exp(logits_xV - normaliser_x[..., None])
+    softmax_xV = jnp.exp(logits_xV - peak_x[..., None] - log_total_x[..., None])
     return cotangent.logprob_x[..., None] * (taken_xV - softmax_xV), None
 
 

@@ -49,7 +49,7 @@ def partial_attention(
         "RKMTQ,RKUQ->RKMTU", q_RKMTQ, k_RKUQ, preferred_element_type=jnp.float32
     )
     score_RKMTU = soft_cap(score_RKMTU * scale, softcap)
-    # A sum, since the other value of a `where` would become an array of its own outside of a scan.
+    # Of a `where`, the other value would become an array of its own outside of a scan.
     score_RKMTU = score_RKMTU + jnp.where(mask_RTU, 0.0, MASKED)[:, None, None]
     peak_RKMT = jax.lax.stop_gradient(score_RKMTU.max(axis=-1))
     weight_RKMTU = jnp.exp(score_RKMTU - peak_RKMT[..., None])

@@ -1,5 +1,6 @@
 """Keys and values: of a prompt, shared by its group, and of the completions while they grow."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ class Prefix(NamedTuple):
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["k_LBGKTQ", "v_LBGKTQ"], meta_fields=[]
+    jax.tree_util.register_dataclass, data_fields=["k_LBGKTQ", "v_LBGKTQ"], meta_fields=["places"]
 )
 @dataclass(frozen=True)
 class Stacked:
@@ -77,11 +78,7 @@ class Stacked:
 
     k_LBGKTQ: Array | Int8
     v_LBGKTQ: Array | Int8
-
-    @property
-    def places(self) -> int:
-        """T."""
-        return self.k_LBGKTQ.shape[4]
+    places: int  # of T, that are in use
 
     def write(self, layer: Array, place: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Stacked":
         """Stores one token's keys and values of one layer."""
@@ -95,16 +92,22 @@ class Stacked:
                 one_1BGK1Q,
             )
 
-        return Stacked(store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ))
+        return Stacked(store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ), self.places)
 
     def layer(self, index: Array) -> tuple[Array | Int8, Array | Int8]:
-        """Keys and values of one layer, each [R, K, T, Q]."""
+        """Keys and values of one layer, each [R, K, places, Q]."""
 
         def take(all_LBGKTx: Array) -> Array:
-            one_BGKTx = jax.lax.dynamic_index_in_dim(all_LBGKTx, index, keepdims=False)
-            return _join(one_BGKTx, 0)
+            _, B, G, K, _, *x = all_LBGKTx.shape
+            start = (index, *[0] * (all_LBGKTx.ndim - 1))
+            one_1BGKTx = jax.lax.dynamic_slice(all_LBGKTx, start, (1, B, G, K, self.places, *x))
+            return _join(one_1BGKTx[0], 0)
 
         return jax.tree.map(take, (self.k_LBGKTQ, self.v_LBGKTQ))
+
+    def with_places(self, places: int) -> "Stacked":
+        """The same with so many places, at least as many."""
+        return dataclasses.replace(self, places=places)
 
 
 @functools.partial(
@@ -143,8 +146,23 @@ class Unrolled:
         return Unrolled(store(self.k_RKQT, k_BGKQ, 3), store(self.v_RKTQ, v_BGKQ, 2))
 
     def layer(self, index: int) -> tuple[Array | Int8, Array | Int8]:
-        """Keys and values of one layer, each [R, K, T, Q]."""
+        """Keys and values of one layer, each [R, K, places, Q]."""
         return jax.tree.map(_transposed, self.k_RKQT[index]), self.v_RKTQ[index]
+
+    def with_places(self, places: int) -> "Unrolled":
+        """The same with so many places, at least as many: a copy, since XLA on a CPU would copy in
+        each token what is sliced out of a larger array.
+        """
+
+        def padded(layers: tuple, axis: int) -> tuple:
+            def pad(x: Array) -> Array:
+                widths = [(0, 0)] * x.ndim
+                widths[min(axis, x.ndim - 1)] = (0, places - self.places)
+                return jnp.pad(x, widths)
+
+            return jax.tree.map(pad, layers)
+
+        return Unrolled(padded(self.k_RKQT, 3), padded(self.v_RKTQ, 2))
 
 
 class Cache(NamedTuple):
@@ -164,6 +182,10 @@ class Cache(NamedTuple):
         """int32: how many tokens ago a place was written, 0 where the next one goes."""
         return (self.written - jnp.arange(self.kv.places)) % self.kv.places
 
+    def with_places(self, places: int) -> "Cache":
+        """The same with room for so many tokens, while none has been overwritten."""
+        return self._replace(kv=self.kv.with_places(places))
+
     def write(self, layer: Array | int, k_BGKQ: Array, v_BGKQ: Array) -> "Cache":
         """Stores one token's keys and values of one layer; `advance` when all layers have."""
         place = self.written % self.kv.places
@@ -174,20 +196,26 @@ class Cache(NamedTuple):
         return self._replace(written=self.written + 1, length_BG=self.length_BG + 1)
 
 
-def init_cache(prefix: Prefix, group: int, tokens: int) -> Cache:
+def init_cache(prefix: Prefix, group: int, tokens: int, places: int) -> Cache:
     """An empty cache for `group` completions of up to `tokens` tokens at a time per prompt.
 
     It is stacked or unrolled as the prefix is.
+
+    Args:
+        places: For the first tokens; later `with_places`.
     """
     prompts = prefix.mask_BXYP.shape[0]
 
     def zeros(leaf_LBKPx: Array) -> Array:
         heads, _, *rest = leaf_LBKPx.shape[prefix.batch_axis + 1 :]
-        rows = (leaf_LBKPx.shape[0], prompts, group) if prefix.stacked else (prompts * group,)
-        return jnp.zeros((*rows, heads, tokens, *rest), leaf_LBKPx.dtype)
+        if prefix.stacked:
+            shape = leaf_LBKPx.shape[0], prompts, group, heads, tokens, *rest
+        else:
+            shape = prompts * group, heads, places, *rest
+        return jnp.zeros(shape, leaf_LBKPx.dtype)
 
     k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
-    kv = Stacked(k, v) if prefix.stacked else Unrolled(jax.tree.map(_transposed, k), v)
+    kv = Stacked(k, v, places) if prefix.stacked else Unrolled(jax.tree.map(_transposed, k), v)
     return Cache(kv, jnp.zeros((), jnp.int32), jnp.zeros((prompts, group), jnp.int32))
 
 

@@ -15,6 +15,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
+from rft_jax.errors import InputError
 from rft_jax.models import lora
 from rft_jax.models.cache import Cache, Prefix, unstack
 from rft_jax.models.decoder import Decoder
@@ -186,13 +187,21 @@ def for_platform(config: ModelConfig, platform: str) -> ModelConfig:
 
     Args:
         platform: `cpu`, `gpu` or `tpu`.
+
+    Raises:
+        InputError: what it decides is not to be had there.
     """
-    on_cpu = platform == "cpu"
+    if config.attention == "cudnn" and platform != "gpu":
+        raise InputError(
+            f"models.{config.name}: attention=cudnn is for GPUs, and this is a {platform}; "
+            "leave it to auto"
+        )
     choices = {
-        "compute_dtype": "float32" if on_cpu else "bfloat16",
+        "compute_dtype": "float32" if platform == "cpu" else "bfloat16",
         "attention": {"tpu": "pallas", "gpu": "cudnn"}.get(platform, "xla"),
-        # An expert's weights would be copied out of the stack for the kernel that multiplies them.
-        "decode_layers": "unrolled" if on_cpu or config.experts else "scanned",
+        # XLA for CPUs and GPUs would copy weights and cache out of the stack, that for TPUs the
+        # weights of experts.
+        "decode_layers": "unrolled" if platform != "tpu" or config.experts else "scanned",
     }
     open_choices = {name: choices[name] for name in choices if getattr(config, name) == "auto"}
     return dataclasses.replace(config, **open_choices)

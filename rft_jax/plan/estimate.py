@@ -130,7 +130,8 @@ def activation_bytes(program: Program, sizes: Sizes) -> float:
     kept = c.width
     if c.remat != "full":
         heads = c.head_dim * (c.heads + 2 * c.kv_heads)
-        kept += (heads + 2 * c.mlp_width * max(1, c.experts_per_token)) / tensor + 2 * c.width
+        hidden = 2 * c.mlp_width * max(1, c.experts_per_token)
+        kept += (heads + hidden) / tensor + (1 + c.experts_per_token) * c.width
     prompt_kv = 2 * 2 * sizes.rows * P * c.kv_heads * c.head_dim / tensor  # and its gradient
     scores = 0.0
     if c.remat == "none":

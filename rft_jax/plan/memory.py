@@ -95,7 +95,8 @@ def _cache(program: Program) -> float:
         if rollout.slots:
             C, samples = lanes(rollout.slots // parts, B // parts, G)
             prefixes.append(prefix_of(C * parts, PLACES * P))
-        cache = init_cache(prefixes[-1], samples, rollout.completion_tokens)
+        T = rollout.completion_tokens
+        cache = init_cache(prefixes[-1], samples, T, T)
         return [prefix[:2] for prefix in prefixes], cache.kv
 
     leaves = jax.tree.leaves(jax.eval_shape(arrays))

@@ -55,13 +55,13 @@ class Slots(NamedTuple):
     running_CM: Array
 
 
-def init_slots(decoder: Decoder, pairs: Pairs) -> Slots:
-    """A slot for each pair, before its first token."""
+def init_slots(decoder: Decoder, pairs: Pairs, places: int) -> Slots:
+    """A slot for each pair, before its first token; with room for so many in the cache."""
     shape, T = pairs.keys_CM.shape, decoder.config.completion_tokens
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
     return Slots(
         hidden_CMD=hidden_CMD,
-        cache=init_cache(pairs.prefix, shape[1], T),
+        cache=init_cache(pairs.prefix, shape[1], T, places),
         state=logit_masks.start(decoder.mask, shape),
         running_CM=jnp.ones(shape, bool),
     )

@@ -1,14 +1,13 @@
 """What may be sampled: the one seam for logit masks, shared by sampler and learner.
 
 A mask carries a state from token to token. Today's state is that of the thinking format: thought,
-end-of-think marker, answer. The sampler asks `allowed` and `forced` before each token and calls
-`advance` after it; the learner gets the same states of finished completions from `replay`.
+end-of-think marker, answer. The sampler asks `policy_logits` and `forced` before each token and
+calls `advance` after it; the learner gets the same states of finished completions from `replay`.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -51,15 +50,6 @@ def advance(mask: LogitMask, state: MaskState, tokens: Array) -> MaskState:
     return MaskState(state.thought + ~answering, answering)
 
 
-def allowed(mask: LogitMask, state: MaskState, vocab_size: int) -> Array:
-    """bool [..., V]: tokens that may be sampled; the marker only once."""
-    ids_V = np.arange(vocab_size)
-    allowed_V = ~np.isin(ids_V, mask.forbidden_ids)
-    if mask.end_of_think_id is None:
-        return jnp.broadcast_to(allowed_V, (*state.thought.shape, vocab_size))
-    return allowed_V & ~(state.answering[..., None] & (ids_V == mask.end_of_think_id))
-
-
 def forced(mask: LogitMask, state: MaskState) -> Array:
     """bool [...]: the budget is spent, so the next token is the marker whatever the policy says."""
     if mask.end_of_think_id is None:
@@ -83,9 +73,10 @@ def replay(mask: LogitMask, tokens_xT: Array) -> MaskState:
 def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperature: float) -> Array:
     """Logits whose softmax is the policy: over the temperature, masked, before any truncation.
 
-    Masked ones are MASKED: next to that a logit is nothing.
+    Masked are forbidden tokens, and the marker once it has been passed.
     """
-    # Sums, since the other value of a `where` would become an array of its own outside of a scan.
+    # Sums, next to which a logit is nothing: of a `where`, the other value would become an array of
+    # its own outside of a scan.
     ids_V = np.arange(logits_xV.shape[-1])
     logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
     logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), MASKED, 0)

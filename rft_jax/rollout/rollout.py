@@ -6,6 +6,7 @@ completions, they wait in a queue (`continuous`).
 """
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,9 @@ from rft_jax.rollout.decode import (
     is_stop,
 )
 from rft_jax.rollout.logit_masks import LogitMask
+
+STRETCHES = 4  # at most; each is compiled by itself
+STRETCH = 64  # tokens at least
 
 
 class Prompts(NamedTuple):
@@ -99,21 +103,32 @@ def rollout(
 
 
 def _decode_all(decoder: Decoder, pairs: Pairs) -> Record:
-    """Completes B x G pairs side by side."""
+    """Completes B x G pairs side by side, in stretches with as much of the cache as they fill."""
 
-    def unfinished(loop: tuple[Slots, Record]) -> Array:
-        slots, _ = loop
-        in_time = slots.cache.written < decoder.config.completion_tokens
-        return in_time & slots.running_CM.any()
-
-    def step(loop: tuple[Slots, Record]) -> tuple[Slots, Record]:
-        slots, record_BGT = loop
+    def step(loop: tuple[Array, Slots, Record]) -> tuple[Array, Slots, Record]:
+        done, slots, record_BGT = loop
         at = slots.cache.written
         slots, new_BG = decode(decoder, pairs, slots)
-        return slots, jax.tree.map(lambda x, new: x.at[..., at].set(new), record_BGT, new_BG)
+        record_BGT = jax.tree.map(lambda x, new: x.at[..., at].set(new), record_BGT, new_BG)
+        return done + 1, slots, record_BGT
 
-    start = init_slots(decoder, pairs), empty_record(decoder, pairs.keys_CM)
-    return jax.lax.while_loop(unfinished, step, start)[1]
+    record_BGT = empty_record(decoder, pairs.keys_CM)
+    ends = stretches(decoder.config.completion_tokens)
+    slots = init_slots(decoder, pairs, ends[0])
+    for before, end in itertools.pairwise([0, *ends]):
+        slots = slots._replace(cache=slots.cache.with_places(end))
+        _, slots, record_BGT = jax.lax.while_loop(
+            lambda loop: (loop[0] < end - before) & loop[1].running_CM.any(),  # noqa: B023
+            step,
+            (jnp.int32(0), slots, record_BGT),
+        )
+    return record_BGT
+
+
+def stretches(tokens: int) -> list[int]:
+    """After how many tokens each stretch of decoding ends."""
+    number = max(1, min(STRETCHES, tokens // STRETCH))
+    return [-(-tokens * (index + 1) // number) for index in range(number)]
 
 
 def _finish(record: Record, mask: LogitMask, stop_ids: tuple[int, ...]) -> Rollout:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rft_jax.config import ModelConfig
-from rft_jax.learn.logprobs import completion_logprobs, in_chunks
+from rft_jax.learn.logprobs import completion_logprobs, in_chunks, score_tokens
 from rft_jax.models import build_model
 from rft_jax.rollout import LogitMask, Prompts
 
@@ -173,6 +173,31 @@ def test_no_array_of_the_compiled_program_has_all_logits(model, params, batch):
     sizes = [int(np.prod(shape)) for shape in shapes if any(x % V == 0 for x in shape)]
     assert B * G * 3 * V in sizes
     assert max(sizes) < B * G * T * V
+
+
+@pytest.mark.parametrize("scale", [1.0, 80.0])
+def test_scores_and_their_gradient_are_those_of_log_softmax(scale):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(scale * rng.normal(size=(5, 7, V)), jnp.float32).at[..., 4].set(-1e30)
+    token = jnp.asarray(rng.integers(5, V, (5, 7))).at[0].set(logits[0].argmax(axis=-1))
+    weight = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
+
+    def plain(logits):
+        logprob = jax.nn.log_softmax(logits)
+        taken = jnp.take_along_axis(logprob, token[..., None], axis=-1)[..., 0]
+        return (taken * weight).sum(), (taken, -(jnp.exp(logprob) * logprob).sum(axis=-1))
+
+    def scored(logits):
+        scores = score_tokens(logits, token)
+        return (scores.logprob_x * weight).sum() + 3 * scores.entropy_x.sum(), scores
+
+    (_, scores), gradient = jax.value_and_grad(scored, has_aux=True)(logits)
+    (_, (taken, entropy)), plain_gradient = jax.value_and_grad(plain, has_aux=True)(logits)
+    np.testing.assert_allclose(scores.logprob_x, taken, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores.entropy_x, entropy, rtol=1e-5, atol=1e-5 * scale)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(scores.likeliest_x, token == logits.argmax(axis=-1))
+    assert scores.likeliest_x[0].all() and not scores.likeliest_x.all()
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8])

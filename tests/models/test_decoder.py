@@ -1,5 +1,6 @@
 """The decoder: prefill, completions, decoding and packed rows are one causal forward."""
 
+import collections
 import dataclasses
 import functools
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from rft_jax.config import LinearRope, ModelConfig
+from rft_jax.errors import InputError
 from rft_jax.models import build_model, count_parameters, for_platform, init_cache
 from rft_jax.parallel import LEARNER_RULES
 
@@ -133,7 +135,7 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
         )
         return (cache, position + 1), model.logits(params, hidden_BGD)
 
-    start = (init_cache(prefix, G, T + 3), LENGTHS[:, None])
+    start = (init_cache(prefix, G, T + 3, T + 3), LENGTHS[:, None])
     (cache, _), logits_TBGV = jax.lax.scan(step, start, jnp.moveaxis(completions_BGT, 2, 0))
     first = jnp.broadcast_to(model.logits(params, last_BD)[:, None, None], (B, G, 1, V))
     return jnp.concatenate([first, jnp.moveaxis(logits_TBGV, 0, 2)], axis=2), cache.length_BG
@@ -143,7 +145,7 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
     "platform, choices",
     [
         ("cpu", ("float32", "xla", "unrolled")),
-        ("gpu", ("bfloat16", "xla", "scanned")),
+        ("gpu", ("bfloat16", "cudnn", "unrolled")),
         ("tpu", ("bfloat16", "pallas", "scanned")),
     ],
 )
@@ -152,6 +154,11 @@ def test_the_platform_decides_what_the_configuration_leaves_open(platform, choic
     assert (config.compute_dtype, config.attention, config.decode_layers) == choices
     assert for_platform(PLAIN, platform).compute_dtype == "float32"
     assert for_platform(ModelConfig(experts=2), platform).decode_layers == "unrolled"
+
+
+def test_cudnn_is_refused_where_there_is_no_gpu():
+    with pytest.raises(InputError, match="attention=cudnn is for GPUs"):
+        build_model(ModelConfig(attention="cudnn"), V)
 
 
 @pytest.mark.parametrize("layers", ["scanned", "unrolled"])
@@ -186,6 +193,27 @@ def test_remat_changes_no_gradient(tokens, kept):
         gradient(kept),
         gradient("none"),
     )
+
+
+def test_of_a_layer_dots_keeps_the_products_with_weights(tokens):
+    rows = concatenated(tokens)[:, 0]
+    N, X = rows.shape
+
+    def kept(remat):
+        """Shapes of what the forward pass leaves for the backward pass, of all layers."""
+        model, params = make(remat=remat)
+        positions, segments = jnp.broadcast_to(jnp.arange(X), rows.shape), jnp.ones_like(rows)
+        forward = jax.grad(lambda p: model.hidden(p, rows, positions, segments).sum())
+        program = jax.make_jaxpr(forward)(params)
+        forward = next(e for e in program.jaxpr.eqns if e.primitive.name == "scan")
+        return collections.Counter(variable.aval.shape[1:] for variable in forward.outvars)
+
+    c = make()[0].config
+    width, hidden = (N, 1, X, c.width), (N, 1, X, c.mlp_width)
+    key = (N, 1, X, c.kv_heads, c.head_dim)
+    query = (*key[:4], c.heads // c.kv_heads, c.head_dim)
+    # Not the MLP's result, which no gradient needs.
+    assert kept("dots") - kept("full") == {width: 1, hidden: 2, query: 1, key: 2}
 
 
 def test_what_stands_in_the_padding_reaches_nothing(plain, tokens):

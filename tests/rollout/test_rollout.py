@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -283,6 +284,24 @@ def test_the_loop_ends_when_every_completion_has_stopped(model, params):
     short = complete(model, params)
     for sample, same in zip(samples(short), samples(completions), strict=True):
         assert sample.tokens_BGT == same.tokens_BGT[:T]
+
+
+@pytest.mark.parametrize("layers", ["scanned", "unrolled"])
+@pytest.mark.parametrize("int8", [False, True])
+def test_stretches_change_no_completion(model, params, layers, int8, monkeypatch):
+    module = importlib.import_module("rft_jax.rollout.rollout")
+    model = Model(dataclasses.replace(model.config, decode_layers=layers), V, model.graph)
+    mask = LogitMask((*FORBIDDEN, MARKER, STOPS[0]), None, 0)
+    config = dataclasses.replace(SAMPLED, completion_tokens=50, int8_cache=int8)
+    at_once = complete(model, params, mask, config)
+    monkeypatch.setattr(module, "STRETCH", 13)
+    assert module.stretches(50) == [17, 34, 50]
+    config = dataclasses.replace(config, output_bytes=config.output_bytes + 1)  # compiled anew
+    in_stretches = complete(model, params, mask, config)
+    length_BG = at_once.length_BG
+    assert {length_BG.min() < 17, length_BG.max() > 34} == {True}
+    for whole, stretched in zip(at_once, in_stretches, strict=True):
+        np.testing.assert_allclose(whole, stretched, rtol=0, atol=1e-5)
 
 
 def test_masks_of_sampler_and_learner_agree(model, params):
