@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rft_jax.config import Config, HostOptions
+from rft_jax.config import GPU_MEMORY_SHARE, Config, HostOptions
 from rft_jax.config_text import apply_overrides
 from rft_jax.errors import InputError, Interrupted, RunFailed
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     sys.path.insert(0, os.getcwd())  # for modules that an experiment or a grader names
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_MEMORY_SHARE))
     try:
         options = parser.parse_args(arguments)
         if overrides and "config" not in options:
@@ -192,13 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     validate.set_defaults(run=_validate)
 
     plan = commands.add_parser(
-        "plan", help="what a step takes of a TPU slice: bytes, seconds, collectives; without a TPU",
+        "plan", help="what a step takes of TPUs or GPUs, without them: bytes, seconds, collectives",
         usage="rft plan --config FILE --topology v5e:4x4 [--search] [--config.SETTING=VALUE ...]",
     )  # fmt: skip
     plan.add_argument("--config", required=True, help="experiment file with get_config()")
     plan.add_argument(
         "--topology", required=True, action="append",
-        help="GENERATION:SHAPE, such as v5e:4x4 or v5p:2x2x2; with --search several, or a "
+        help="GENERATION:SHAPE, such as v5e:4x4, v5p:2x2x2 or h100:8; with --search several, or a "
         "generation alone for all of its slices",
     )  # fmt: skip
     plan.add_argument("--search", action="store_true", help="try all meshes and micro-batches")

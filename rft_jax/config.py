@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 REASONING_EFFORTS = ("low", "medium", "high")
+# Of a GPU's memory, what `rft` allocates at its start unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
+GPU_MEMORY_SHARE = 0.92
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import jax.numpy as jnp  # noqa: E402
 from rft_jax.models.attention import partial_attention  # noqa: E402
 from rft_jax.models.attention_kernel import kernel_attention  # noqa: E402
 from rft_jax.plan import parse_topology  # noqa: E402
-from rft_jax.plan.ahead import tpu_devices  # noqa: E402
+from rft_jax.plan.ahead import devices  # noqa: E402
 from rft_jax.plan.hlo import Program  # noqa: E402
 
 R, K, M, Q = 4, 8, 2, 128  # four rows of Qwen3-0.6B's heads
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v5e:2x2")
     topology = parser.parse_args().topology
-    place = jax.sharding.SingleDeviceSharding(tpu_devices(parse_topology(topology))[0])
+    place = jax.sharding.SingleDeviceSharding(devices(parse_topology(topology))[0])
     for T, U in LENGTHS:
         line = {"topology": topology, "queries": T, "keys": U}
         for name, attention in (("kernel", kernel_attention), ("plain", partial_attention)):

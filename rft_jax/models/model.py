@@ -171,13 +171,19 @@ class Model:
         return nnx.merge(self.graph, params).logits(hidden_xD)
 
 
-def build_model(config: ModelConfig, vocab_size: int, rows: NamedSharding | None = None) -> Model:
+def build_model(
+    config: ModelConfig,
+    vocab_size: int,
+    rows: NamedSharding | None = None,
+    platform: str | None = None,
+) -> Model:
     """The model of a configuration, without weights.
 
     Args:
         rows: From `parallel.batch_sharding`; needed for a model that runs on more than one device.
+        platform: Where it runs; None: here.
     """
-    config = for_platform(config, jax.default_backend())
+    config = for_platform(config, platform or jax.default_backend())
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
     return Model(config, vocab_size, graph, rows)
 

@@ -61,19 +61,19 @@ def kernel_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
     joint = on_each_head(functools.partial(joint_attention, scale=scale), mesh)
 
     def attention(q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
-        if softcap is None and cudnn_takes(q_BSKMTQ, own, shared):
+        T, Q = q_BSKMTQ.shape[-2:]
+        keys = own.k_xKUQ.shape[-2] + (0 if shared is None else shared.k_xKUQ.shape[-2])
+        if softcap is None and cudnn_takes(T, keys, Q, q_BSKMTQ.dtype):
             return _joined(joint, q_BSKMTQ, own, shared)
         return plain(q_BSKMTQ, own, shared)
 
     return attention
 
 
-def cudnn_takes(q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> bool:
-    """Whether cuDNN has a kernel with a gradient for these, on every GPU that JAX supports."""
-    T, Q = q_BSKMTQ.shape[-2:]
-    keys = own.k_xKUQ.shape[-2] + (0 if shared is None else shared.k_xKUQ.shape[-2])
-    even = T % 2 == 0 and keys % 2 == 0
-    return q_BSKMTQ.dtype == jnp.bfloat16 and even and Q % 8 == 0 and Q <= 128
+def cudnn_takes(queries: int, keys: int, head_dim: int, dtype: jnp.dtype) -> bool:
+    """Whether cuDNN has a kernel with a gradient for so many, on every GPU that JAX supports."""
+    even = queries % 2 == 0 and keys % 2 == 0
+    return dtype == jnp.bfloat16 and even and head_dim % 8 == 0 and head_dim <= 128
 
 
 def joint_attention(

@@ -1,4 +1,4 @@
-"""`rft plan`: which TPU slice a run needs, found without one.
+"""`rft plan`: which TPU slice or GPUs a run needs, found without them.
 
     plan = compile_plan(config, parse_topology("v5e:4x4"))
     ranking = search(config, [parse_topology("v5e:4x4"), parse_topology("v5e:8x8")], compiled=4)

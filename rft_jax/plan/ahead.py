@@ -23,7 +23,7 @@ from rft_jax.config import ModelConfig, ReinforceStage
 from rft_jax.errors import InputError
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, weights
 from rft_jax.learn.policy import policy_update
-from rft_jax.models import build_model, for_platform
+from rft_jax.models import build_model
 from rft_jax.parallel import batch_parts, batch_sharding, replicated
 from rft_jax.plan.chips import GIB, Topology
 from rft_jax.plan.hlo import Loop
@@ -52,27 +52,51 @@ class Part:
     compile_seconds: float
 
 
-def tpu_devices(topology: Topology) -> Sequence[jax.Device]:
+def devices(topology: Topology) -> Sequence[jax.Device]:
     """The devices of a slice, for compilation only.
 
     Raises:
-        InputError: libtpu is not installed, or knows no such slice.
+        InputError: their compiler is not installed, or knows no such slice.
     """
-    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
-        raise InputError(
-            "compiling for a TPU needs its compiler; pip install 'rft_jax[tpu]', or leave "
-            "compilation out with --estimate"
-        )
+    chip = topology.chip
+    if chip.platform == "gpu":
+        if not is_installed("jax_plugins.xla_cuda13"):
+            raise InputError(_NO_COMPILER.format("GPU", "cuda"))
+        shape = f"1x1x{topology.chips}"  # parts, hosts of each, GPUs of each
+        options: dict[str, Any] = {"target_config": chip.config, "topology": shape}
+        return _described("cuda", topology, "", options)
+    if not is_installed("libtpu") and "TPU_LIBRARY_PATH" not in os.environ:
+        raise InputError(_NO_COMPILER.format("TPU", "tpu"))
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU's metadata server here
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nobody else's TPU is taken
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # any; or it looks for its own
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_WORKER_ID", "0")
-    options: dict[str, Any] = {"chip_config_name": topology.chip.config}
+    options = {"chip_config_name": chip.config}
     if topology.chips < 4:
         options["chips_per_host_bounds"] = [*topology.shape, 1, 1][:3]
+    return _described("tpu", topology, topology.name, options)
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module could be imported."""
     try:
-        found = topologies.get_topology_desc(topology.name, platform="tpu", **options)
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
+_NO_COMPILER = (
+    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or leave compilation out "
+    "with --estimate"
+)
+
+
+def _described(
+    platform: str, topology: Topology, name: str, options: dict[str, Any]
+) -> Sequence[jax.Device]:
+    try:
+        found = topologies.get_topology_desc(name, platform=platform, **options)
     except Exception as error:  # jaxlib's, of one of several kinds
         sentence = str(error).splitlines()[0]
         raise InputError(f"topology {topology.name!r}: {sentence}; use another") from None
@@ -80,11 +104,11 @@ def tpu_devices(topology: Topology) -> Sequence[jax.Device]:
 
 
 def make_program(
-    config: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh
+    config: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh, platform: str = "tpu"
 ) -> Program:
-    """The step's static parts, as on a TPU, without a tokenizer and a grader."""
+    """The step's static parts, as on a platform, without a tokenizer and a grader."""
     return Program(
-        model=build_model(for_platform(config, "tpu"), vocab_size, batch_sharding(mesh)),
+        model=build_model(config, vocab_size, batch_sharding(mesh), platform),
         optimizer=make_optimizer(
             stage.optimizer,
             stage.steps,

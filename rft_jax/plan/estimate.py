@@ -7,19 +7,23 @@ named as in `ahead`.
 """
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
 import jax
 
+from rft_jax.config import RolloutConfig
 from rft_jax.models import Model, base
 from rft_jax.models.attention_kernel import takes
+from rft_jax.models.row_attention import cudnn_takes
 from rft_jax.parallel import batch_parts
 from rft_jax.plan.chips import Chip
 from rft_jax.plan.hlo import Cost
 from rft_jax.plan.memory import Kept
 from rft_jax.plan.roofline import seconds
 from rft_jax.rollout.continuous import most_tokens
+from rft_jax.rollout.rollout import stretches
 from rft_jax.step import Program
 
 # Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
@@ -203,11 +207,12 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     if slots := stage.rollout.slots // parts:  # as if every completion had T tokens
         T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
     between = (tensor - 1) / tensor
-    read = kept.rollout_weights + kept.cache
+    cache = kept.cache * _cache_seen(stage.rollout)
+    read = kept.rollout_weights + cache
     if not _unrolled(program):
         experts = _of_all(program, sizes, sizes.experts) * kept.rollout_weights
         read += (EXPERT_TRAFFIC - 1) * experts
-        read += (CACHE_TRAFFIC - 1) * kept.cache
+        read += (CACHE_TRAFFIC - 1) * cache
     prefill = Cost(
         flops=2 * c.layers * sizes.matrix * sizes.prompts,
         hbm_bytes=2 * kept.rollout_weights,
@@ -229,6 +234,16 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
         ),
     )
     return prefill, decode, T
+
+
+def _cache_seen(rollout: RolloutConfig) -> float:
+    """The share of the cache that a decoded token reads, on average over stretches."""
+    if rollout.slots:
+        return 1.0
+    own, ends = rollout.group_size * rollout.completion_tokens, stretches(rollout.completion_tokens)
+    seen = sum(end * (end - before) for before, end in itertools.pairwise([0, *ends]))
+    unseen = rollout.group_size * (rollout.completion_tokens - seen / rollout.completion_tokens)
+    return 1 - unseen / (own + rollout.prompt_tokens)
 
 
 def update_cost(program: Program, sizes: Sizes) -> Cost:
@@ -276,9 +291,10 @@ def _score_elements(program: Program, sizes: Sizes) -> float:
 
 def _in_kernel(program: Program, queries: int, keys: int) -> bool:
     """Whether attention's scores stay on the chip."""
-    model = program.model
-    size = model.config.head_dim, model.dtype.itemsize
-    return model.config.attention == "pallas" and takes(queries, keys, *size)
+    c, dtype = program.model.config, program.model.dtype
+    if c.attention == "cudnn":
+        return c.attention_softcap is None and cudnn_takes(queries, keys, c.head_dim, dtype)
+    return c.attention == "pallas" and takes(queries, keys, c.head_dim, dtype.itemsize)
 
 
 def _of_all(program: Program, sizes: Sizes, of_layer: float) -> float:

@@ -28,7 +28,7 @@ ITEM_BITS = {
 
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id "
-    "opt-barrier copy-done slice-done async-done async-update send-done recv-done domain".split()
+    "opt-barrier async-update domain".split()
 )
 _COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
@@ -195,7 +195,7 @@ class Program:
                     inner, inner_loops = self._own(called)
                     cost.add(inner)
                     loops += inner_loops
-            elif instruction.opcode not in _FREE:
+            elif instruction.opcode not in _FREE and not instruction.opcode.endswith("-done"):
                 cost.add(self._cost(computation, instruction))
         return cost, loops
 
@@ -320,8 +320,8 @@ class Program:
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> float:
-    """Floating-point operations of a matrix product or convolution, or a kernel's own estimate of
-    its; 0 for anything else.
+    """Floating-point operations of a matrix product or convolution, of cuDNN's attention, or a
+    kernel's own estimate of its; 0 for anything else.
     """
     if instruction.opcode == "dot":
         left = computation.instructions[instruction.operands[0]].shapes[0]
@@ -330,6 +330,10 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
         return 2.0 * instruction.shapes[0].elements * summed
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, computation)
+    if "__cudnn$fmha" in instruction.attributes:
+        query, key = (computation.instructions[name].shapes[0] for name in instruction.operands[:2])
+        products = 5 if "Backward" in instruction.attributes else 2  # scores are computed anew
+        return 2.0 * products * query.elements * key.sizes[1]
     if instruction.opcode == "custom-call":
         estimate = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
         return float(estimate[1]) if estimate else 0.0

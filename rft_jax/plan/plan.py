@@ -12,7 +12,7 @@ from rft_jax.errors import InputError
 from rft_jax.models import check_partition
 from rft_jax.parallel import LEARNER_RULES, check_stage, make_mesh
 from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
-from rft_jax.plan.ahead import Part, compile_rollout, compile_update, make_program, tpu_devices
+from rft_jax.plan.ahead import Part, compile_rollout, compile_update, devices, make_program
 from rft_jax.plan.chips import Topology
 from rft_jax.plan.estimate import estimate
 from rft_jax.plan.hlo import Cost
@@ -142,12 +142,13 @@ def compile_plan(config: Config, topology: Topology) -> Plan:
     """A plan out of programs that are compiled for the slice.
 
     Raises:
-        InputError: as `estimate_plan` and `tpu_devices`.
+        InputError: as `estimate_plan` and `devices`.
     """
     closed = estimate_plan(config, topology)
     stage = plan_stage(config)
-    mesh = make_mesh(closed.mesh, tpu_devices(topology))
-    program = _program(*model_shape(config, stage.model), stage, mesh)
+    mesh = make_mesh(closed.mesh, devices(topology))
+    shape = model_shape(config, stage.model)
+    program = _program(*shape, stage, mesh, topology.chip.platform)
     parts = {part.name: part for part in (compile_rollout(program), compile_update(program))}
     for part in parts.values():
         closed = _with_part(closed, part)
@@ -161,14 +162,19 @@ def abstract_program(config: Config, topology: Topology) -> Program:
         InputError: as `estimate_plan`.
     """
     stage, sizes = plan_stage(config), mesh_shape(config.mesh, topology.devices)
-    return _abstract_program(*model_shape(config, stage.model), stage, sizes)
+    shape = model_shape(config, stage.model)
+    return _abstract_program(*shape, stage, sizes, topology.chip.platform)
 
 
 @functools.cache  # a search asks for the same mesh on slices of several generations
 def _abstract_program(
-    model: ModelConfig, vocab_size: int, stage: ReinforceStage, sizes: tuple[int, ...]
+    model: ModelConfig,
+    vocab_size: int,
+    stage: ReinforceStage,
+    sizes: tuple[int, ...],
+    platform: str,
 ) -> Program:
-    return _program(model, vocab_size, stage, AbstractMesh(sizes, MESH_AXES))
+    return _program(model, vocab_size, stage, AbstractMesh(sizes, MESH_AXES), platform)
 
 
 def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
@@ -190,10 +196,14 @@ def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
 
 
 def _program(
-    model: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh | AbstractMesh
+    model: ModelConfig,
+    vocab_size: int,
+    stage: ReinforceStage,
+    mesh: Mesh | AbstractMesh,
+    platform: str,
 ) -> Program:
     check_stage(mesh, stage)
-    program = make_program(model, vocab_size, stage, mesh)
+    program = make_program(model, vocab_size, stage, mesh, platform)
     check_partition(program.model, mesh, LEARNER_RULES)
     return program
 

@@ -1,7 +1,8 @@
 """Seconds by a roofline: at each level of a program, the slowest of arithmetic, HBM and network.
 
-An estimate: within one trip of a loop the three are taken to overlap perfectly, and each to reach
-the share of its peak below. No share was measured on a TPU.
+An estimate: within one trip of a loop the three are taken to overlap perfectly, but the kernels of
+a GPU, which run one after the other, to be bound by arithmetic or by HBM; and each is taken to
+reach the share of its peak below. No share was measured on a TPU or a GPU.
 """
 
 from collections.abc import Iterable
@@ -16,11 +17,10 @@ RING_SHARE = 0.8  # of one axis of the torus
 
 def seconds(chip: Chip, flops: float, hbm_bytes: float, sent_bytes: float) -> float:
     """Time of something on one device of a chip."""
-    return chip.devices * max(
-        flops / (chip.peak_flops * MATRIX_SHARE),
-        hbm_bytes / (chip.hbm_bytes_per_s * HBM_SHARE),
-        sent_bytes / (chip.ring_bytes_per_s * RING_SHARE),
-    )
+    arithmetic = flops / (chip.peak_flops * MATRIX_SHARE)
+    memory = hbm_bytes / (chip.hbm_bytes_per_s * HBM_SHARE)
+    kernels = arithmetic + memory if chip.platform == "gpu" else max(arithmetic, memory)
+    return chip.devices * max(kernels, sent_bytes / (chip.ring_bytes_per_s * RING_SHARE))
 
 
 def loop_seconds(chip: Chip, loops: Iterable[Loop]) -> float:

@@ -70,21 +70,19 @@ def test_all_keys_at_once_are_the_merged_partials_with_their_gradient(
 
 
 def test_what_cudnn_has_no_kernel_for_is_left_to_partials():
-    q, own, shared = inputs((B, 1, 1))
-
-    def half(tree):
-        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
-
-    assert cudnn_takes(half(q), half(own), half(shared)) and cudnn_takes(half(q), half(own), None)
-    assert not cudnn_takes(q, own, shared)
-    odd = Keys(shared.k_xKUQ[:, :, 1:], shared.v_xKUQ[:, :, 1:], shared.mask_BSTU[..., 1:])
-    assert not cudnn_takes(half(q), half(own), half(odd))
-    assert not cudnn_takes(half(q[..., :5, :]), half(own), half(shared))
-    assert not cudnn_takes(half(q[..., :4]), half(own), half(shared))
-    for softcap in (None, 3.0):
+    assert cudnn_takes(T, T + P, Q, jnp.bfloat16)
+    assert not cudnn_takes(T, T + P, Q, jnp.float32)
+    assert not cudnn_takes(T, T + P - 1, Q, jnp.bfloat16)
+    assert not cudnn_takes(T - 1, T + P, Q, jnp.bfloat16)
+    assert not cudnn_takes(T, T + P, Q - 4, jnp.bfloat16)
+    assert not cudnn_takes(T, T + P, 256, jnp.bfloat16)
+    arguments = inputs((B, 1, 1))
+    half = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, arguments
+    )
+    for softcap, given in ((None, arguments), (3.0, half)):
         config = ModelConfig(
             heads=K * M, kv_heads=K, head_dim=Q, attention="cudnn", attention_softcap=softcap
         )
-        out = row_attention.kernel_attention(config, None)(q, own, shared)
-        plain = row_attention.plain_attention(config)(q, own, shared)
-        np.testing.assert_array_equal(out, plain)
+        out = row_attention.kernel_attention(config, None)(*given)
+        np.testing.assert_array_equal(out, row_attention.plain_attention(config)(*given))

@@ -15,8 +15,8 @@ from rft_jax.plan.ahead import (
     _refused_bytes,
     _sample,
     abstract_state,
+    devices,
     make_program,
-    tpu_devices,
 )
 from rft_jax.plan.search import meshes
 
@@ -27,12 +27,12 @@ from rft_jax.plan.search import meshes
 )
 @pytest.mark.parametrize("name", ["v4:4x4x4", "v5e:8x8", "v5p:4x4x4", "v6e:8x8", "tpu7x:2x4x4"])
 def test_a_slice_takes_every_mesh_that_is_searched(name):
-    devices = tpu_devices(parse_topology(name))
-    assert len(devices) == 64
+    found = devices(parse_topology(name))
+    assert len(found) == 64
     for sizes in meshes(64):
-        mesh = make_mesh(sizes, devices)
+        mesh = make_mesh(sizes, found)
         assert mesh.devices.shape == (sizes.data, sizes.fsdp, sizes.tensor)
-        assert {d.id for d in mesh.devices.flat} == {d.id for d in devices}
+        assert {d.id for d in mesh.devices.flat} == {d.id for d in found}
 
 
 @pytest.mark.parametrize("slots", [0, 8])

@@ -1,7 +1,6 @@
 """The closed form, by hand and against programs compiled for simulated devices."""
 
 import dataclasses
-import importlib.util
 import os
 
 import jax
@@ -11,7 +10,7 @@ from rft_jax.cli import load_config
 from rft_jax.config import MeshConfig
 from rft_jax.parallel import make_mesh
 from rft_jax.plan import compile_plan, estimate_plan, parse_topology
-from rft_jax.plan.ahead import compile_rollout, compile_update, make_program
+from rft_jax.plan.ahead import compile_rollout, compile_update, is_installed, make_program
 from rft_jax.plan.estimate import count, update_cost
 from rft_jax.plan.hlo import Cost
 
@@ -89,7 +88,10 @@ CONFIGS = {  # slice, mesh and micro-batches
     "qwen3-8b-v5p": ("v5p:2x2x2", MeshConfig(1, 8, 1), 8),
     "qwen3-30b-a3b": ("v5p:2x2x4", MeshConfig(1, 8, 2), 2),
     "llama-3-70b": ("v5p:4x4x4", MeshConfig(1, 8, 8), 8),
+    "qwen3-0.6b-gpu": ("h100:1", MeshConfig(1, 1, 1), 2),
+    "qwen3-8b-gpu": ("h100:8", MeshConfig(1, 8, 1), 1),
 }
+COMPILERS = {"tpu": "libtpu", "gpu": "jax_plugins.xla_cuda13"}
 
 
 @pytest.fixture
@@ -103,15 +105,16 @@ def all_optimizations():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_optimizations")
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs a TPU's compiler, the extra `tpu`"
-)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_closed_form_is_within_a_tenth_of_the_compiled_bytes(name):
     slice_name, mesh, parts = CONFIGS[name]
     topology = parse_topology(slice_name)
+    if not is_installed(COMPILERS[topology.chip.platform]):
+        pytest.skip(f"needs a {topology.chip.platform.upper()}'s compiler, an extra")
     settings = {"stages.rft.policy_loss.micro_batches": str(parts)}
-    config = load_config(f"experiments/plans.py:{name.removesuffix('-v5p')}", settings)
+    config = load_config(
+        f"experiments/plans.py:{name.removesuffix('-v5p').removesuffix('-gpu')}", settings
+    )
     config = dataclasses.replace(config, mesh=mesh)
     closed, found = estimate_plan(config, topology), compile_plan(config, topology)
     assert closed.peak_bytes == pytest.approx(found.peak_bytes, rel=0.1)

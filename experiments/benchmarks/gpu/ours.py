@@ -48,12 +48,7 @@ def main() -> None:
     dense = [name for name, (config, _) in SHAPES.items() if not config.experts]
     parser.add_argument("--model", choices=dense, required=True)
     parser.add_argument("--batch", type=int, default=64, help="completions")
-    parser.add_argument("--group", type=int, default=8, help="samples per prompt")
-    parser.add_argument("--prompt", type=int, default=512, help="tokens")
-    parser.add_argument("--completion", type=int, default=256, help="tokens")
-    parser.add_argument("--micro-batch", type=int, default=32, help="completions of the update")
-    parser.add_argument("--logit-chunk", type=int, default=64)
-    parser.add_argument("--remat", default="dots", help="full, dots or none")
+    add_sizes(parser)
     parser.add_argument("--layers", type=int, help="fewer, to try the script")
     options = parser.parse_args()
     config, vocab_size = SHAPES[options.model]
@@ -63,21 +58,7 @@ def main() -> None:
         compute_dtype="bfloat16",
         remat=options.remat,
     )
-    model = build_model(config, vocab_size)
-    stage = ReinforceStage(
-        batch_size=options.batch // options.group,
-        rollout=RolloutConfig(
-            group_size=options.group,
-            prompt_tokens=options.prompt,
-            completion_tokens=options.completion,
-            reasoning_effort=0,
-        ),
-        policy_loss=PolicyLossConfig(
-            micro_batches=max(1, options.batch // options.micro_batch),
-            logit_chunk=options.logit_chunk,
-        ),
-        optimizer=OptimizerConfig(),
-    )
+    model, stage = build_model(config, vocab_size), make_stage(options, options.batch)
     found = {**_decoding(model, stage), **_updating(model, stage)}
     found["peak_memory_bytes"] = peak_memory_bytes()  # before the probes
     bandwidth, rate = _bandwidth(), _matrix_rate(model, stage)
@@ -93,6 +74,34 @@ def main() -> None:
         "jax": jax.__version__,
     }
     print(json.dumps(row))
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The options of `make_stage`, and what the backward pass keeps."""
+    parser.add_argument("--group", type=int, default=8, help="samples per prompt")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens")
+    parser.add_argument("--completion", type=int, default=256, help="tokens")
+    parser.add_argument("--micro-batch", type=int, default=32, help="completions of the update")
+    parser.add_argument("--logit-chunk", type=int, default=256)
+    parser.add_argument("--remat", default="dots", help="full, dots or none")
+
+
+def make_stage(options: argparse.Namespace, batch: int) -> ReinforceStage:
+    """The stage of so many completions."""
+    return ReinforceStage(
+        batch_size=batch // options.group,
+        rollout=RolloutConfig(
+            group_size=options.group,
+            prompt_tokens=options.prompt,
+            completion_tokens=options.completion,
+            reasoning_effort=0,
+        ),
+        policy_loss=PolicyLossConfig(
+            micro_batches=max(1, batch // options.micro_batch),
+            logit_chunk=options.logit_chunk,
+        ),
+        optimizer=OptimizerConfig(),
+    )
 
 
 def _decoding(model: Model, stage: ReinforceStage) -> dict[str, float]:
