@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 REASONING_EFFORTS = ("low", "medium", "high")
-# Of a GPU's memory, what `rft` allocates at its start unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
+# Of a GPU's memory, what `rft` allocates at its start unless XLA_CLIENT_MEM_FRACTION is set.
 GPU_MEMORY_SHARE = 0.92
 
 
@@ -134,8 +134,9 @@ class ModelConfig:
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
     # Of many queries, as in the update. pallas: a kernel for TPUs, where the lengths of prompts and
-    # completions are multiples of 128, up to 2,048. cudnn: NVIDIA's for its GPUs, in bfloat16, for
-    # even lengths, head dimensions up to 128 and no softcap. auto: that of the platform.
+    # completions are multiples of 128, up to 2,048. cudnn: NVIDIA's for its GPUs since Ampere, in
+    # bfloat16, for even lengths, head dimensions up to 128 and no softcap. xla where these do not
+    # hold. auto: that of the platform.
     attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
     # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's
     # weights, and longer to compile; auto: on CPUs and GPUs, and with experts.

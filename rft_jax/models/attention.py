@@ -3,7 +3,7 @@
 A completion's token attends to its prompt, which all samples of the group share, and to the
 completion's own earlier tokens. Each of the two is a partial: a softmax over its own keys together
 with the log of its normaliser. `merge` combines them exactly (the identity behind
-FlashAttention, https://arxiv.org/abs/2205.14135). A platform's kernel implements a partial.
+FlashAttention, https://arxiv.org/abs/2205.14135). `row_attention` chooses who computes them.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,8 @@ def partial_attention(
             https://arxiv.org/abs/2408.00118); None: unbounded.
 
     Returns:
-        The partial. Rows that see no key have a normaliser near exp(MASKED) and vanish in `merge`.
+        The partial. Rows that see no key have a normaliser near exp(MASKED) and vanish in `merge`,
+        with their gradient.
     """
     score_RKMTU = jnp.einsum(
         "RKMTQ,RKUQ->RKMTU", q_RKMTQ, k_RKUQ, preferred_element_type=jnp.float32

@@ -60,7 +60,7 @@ def kernel_attention(
 ) -> Partial:
     """`attention.partial_attention` of lengths T and U that it `takes`, and its gradient.
 
-    Only a query that sees no key may have another gradient in v, to which `merge` gives no weight.
+    Only a query that sees no key has another gradient, to which `merge` gives no weight.
     Elsewhere than on a TPU the kernel is interpreted: slow, and for tests.
     """
     return _forward(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU, scale, softcap)[0]

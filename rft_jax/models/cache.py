@@ -117,8 +117,8 @@ class Stacked:
 class Unrolled:
     """Keys and values of each layer apart.
 
-    XLA copies what is taken out of a stack, and on a CPU transposes the keys in products with few
-    queries; so the layers lie apart, and the keys transposed.
+    XLA for CPUs and GPUs copies what is taken out of a stack, and on a CPU transposes the keys in
+    products with few queries; so the layers lie apart, and the keys transposed.
     """
 
     k_RKQT: tuple[Array | Int8, ...]
@@ -196,14 +196,15 @@ class Cache(NamedTuple):
         return self._replace(written=self.written + 1, length_BG=self.length_BG + 1)
 
 
-def init_cache(prefix: Prefix, group: int, tokens: int, places: int) -> Cache:
+def init_cache(prefix: Prefix, group: int, tokens: int, places: int | None = None) -> Cache:
     """An empty cache for `group` completions of up to `tokens` tokens at a time per prompt.
 
     It is stacked or unrolled as the prefix is.
 
     Args:
-        places: For the first tokens; later `with_places`.
+        places: For the first tokens, later `with_places`; None: for all.
     """
+    places = places or tokens
     prompts = prefix.mask_BXYP.shape[0]
 
     def zeros(leaf_LBKPx: Array) -> Array:

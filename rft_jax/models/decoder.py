@@ -25,7 +25,7 @@ from rft_jax.models.int8 import Int8, dequantise, quantised_axes
 from rft_jax.models.linear import PRODUCT, embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
-from rft_jax.models.row_attention import Keys, kernel_attention, plain_attention
+from rft_jax.models.row_attention import Keys, fused_attention, of_rows, plain_attention
 from rft_jax.parallel import batch_parts, constrain, on_each_share
 
 _KEPT = {
@@ -112,7 +112,7 @@ class Decoder(nnx.Module):
         visible_BSTU = None if cache is not None else _causal(positions_BST, segments_BST)
         attention = plain_attention(c)
         if cache is None and (rows is None or _divides(rows, x_BSTD)):
-            attention = kernel_attention(c, None if rows is None else rows.mesh)
+            attention = fused_attention(c, None if rows is None else rows.mesh)
 
         def layer(carry, inputs):
             x_BSTD, cache = carry
@@ -122,7 +122,7 @@ class Decoder(nnx.Module):
             window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
             q, k, v = block.project(x_BSTD, rotation)
             if cache is None:
-                own_kv = _of_rows(k), _of_rows(v)
+                own_kv = of_rows(k), of_rows(v)
                 distance = _distance(positions_BST, positions_BST)
                 mask = _within(window, visible_BSTU, distance)
             else:
@@ -293,11 +293,6 @@ def _constrain_rows(x_BSTD: Array, rows: NamedSharding | None) -> Array:
 
 def _dequantise(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:
     return dequantise(kv[0], dtype), dequantise(kv[1], dtype)
-
-
-def _of_rows(x_BSx: Array) -> Array:
-    """Rows of all prompts along one axis, R = B x S."""
-    return x_BSx.reshape(-1, *x_BSx.shape[2:])
 
 
 def _causal(positions_BST: Array, segments_BST: Array) -> Array:

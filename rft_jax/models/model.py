@@ -15,7 +15,6 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
-from rft_jax.errors import InputError
 from rft_jax.models import lora
 from rft_jax.models.cache import Cache, Prefix, unstack
 from rft_jax.models.decoder import Decoder
@@ -183,34 +182,36 @@ def build_model(
         rows: From `parallel.batch_sharding`; needed for a model that runs on more than one device.
         platform: Where it runs; None: here.
     """
-    config = for_platform(config, platform or jax.default_backend())
+    config = for_platform(config, platform)
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
     return Model(config, vocab_size, graph, rows)
 
 
-def for_platform(config: ModelConfig, platform: str) -> ModelConfig:
+def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfig:
     """The configuration with what is left to the platform decided.
 
     Args:
-        platform: `cpu`, `gpu` or `tpu`.
-
-    Raises:
-        InputError: what it decides is not to be had there.
+        platform: `cpu`, `gpu` or `tpu`; None: this one.
     """
-    if config.attention == "cudnn" and platform != "gpu":
-        raise InputError(
-            f"models.{config.name}: attention=cudnn is for GPUs, and this is a {platform}; "
-            "leave it to auto"
-        )
+    cudnn = has_cudnn_attention(jax.local_devices()[0]) if platform is None else platform == "gpu"
+    platform = platform or jax.default_backend()
+    if config.attention == "cudnn" and not cudnn:
+        config = dataclasses.replace(config, attention="xla")
     choices = {
         "compute_dtype": "float32" if platform == "cpu" else "bfloat16",
-        "attention": {"tpu": "pallas", "gpu": "cudnn"}.get(platform, "xla"),
+        "attention": "cudnn" if cudnn else "pallas" if platform == "tpu" else "xla",
         # XLA for CPUs and GPUs would copy weights and cache out of the stack, that for TPUs the
         # weights of experts.
         "decode_layers": "unrolled" if platform != "tpu" or config.experts else "scanned",
     }
     open_choices = {name: choices[name] for name in choices if getattr(config, name) == "auto"}
     return dataclasses.replace(config, **open_choices)
+
+
+def has_cudnn_attention(device: jax.Device) -> bool:
+    """Whether cuDNN has fused attention for it: for NVIDIA's GPUs since Ampere."""
+    major, dot, _ = getattr(device, "compute_capability", "").partition(".")
+    return bool(dot) and int(major) >= 8
 
 
 def count_parameters(params: Params) -> int:

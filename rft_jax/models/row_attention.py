@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig
-from rft_jax.models import attention_kernel as tpu_kernel
+from rft_jax.models import attention_kernel
 from rft_jax.models.attention import Partial, merge, partial_attention
 from rft_jax.parallel import on_each_head
 
@@ -39,8 +39,10 @@ def plain_attention(config: ModelConfig) -> Attention:
     return functools.partial(_merged, _partial(config))
 
 
-def kernel_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
+def fused_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
     """The same over many queries, by the configured kernel where it takes their lengths.
+
+    cuDNN's result is of the type of q.
 
     Args:
         mesh: Splits the rows, which it must divide.
@@ -49,12 +51,12 @@ def kernel_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
     if config.attention == "xla":
         return plain
     if config.attention == "pallas":
-        kernel = functools.partial(tpu_kernel.kernel_attention, scale=scale, softcap=softcap)
+        kernel = functools.partial(attention_kernel.kernel_attention, scale=scale, softcap=softcap)
         kernel = on_each_head(kernel, mesh)
 
         def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
             T, U, Q = q_RKMTQ.shape[3], k_RKUQ.shape[2], q_RKMTQ.shape[4]
-            taken = tpu_kernel.takes(T, U, Q, q_RKMTQ.dtype.itemsize)
+            taken = attention_kernel.takes(T, U, Q, q_RKMTQ.dtype.itemsize)
             return (kernel if taken else _partial(config))(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
 
         return functools.partial(_merged, attend)
@@ -71,7 +73,7 @@ def kernel_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
 
 
 def cudnn_takes(queries: int, keys: int, head_dim: int, dtype: jnp.dtype) -> bool:
-    """Whether cuDNN has a kernel with a gradient for so many, on every GPU that JAX supports."""
+    """Whether cuDNN has a kernel with a gradient for so many, on every GPU since Ampere."""
     even = queries % 2 == 0 and keys % 2 == 0
     return dtype == jnp.bfloat16 and even and head_dim % 8 == 0 and head_dim <= 128
 
@@ -91,7 +93,7 @@ def joint_attention(
 
 def _merged(attend, q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
     """By a partial of each set of keys."""
-    partial = attend(_of_rows(q_BSKMTQ), *own[:2], _of_rows(own.mask_BSTU))
+    partial = attend(of_rows(q_BSKMTQ), *own[:2], of_rows(own.mask_BSTU))
     out = partial.out_RKMTQ
     if shared is not None:
         out = merge(partial, _shared_partial(attend, q_BSKMTQ, shared))
@@ -116,17 +118,17 @@ def _joined(joint, q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
     """Over both sets of keys as one."""
     B, S, _, _, T, _ = q_BSKMTQ.shape
 
-    def of_rows(mask_BSTU: Array) -> Array:
-        return _of_rows(jnp.broadcast_to(mask_BSTU, (B, S, T, mask_BSTU.shape[-1])))
+    def whole(mask_BSTU: Array) -> Array:
+        return of_rows(jnp.broadcast_to(mask_BSTU, (B, S, T, mask_BSTU.shape[-1])))
 
-    k_RKUQ, v_RKUQ, mask_RTU = *own[:2], of_rows(own.mask_BSTU)
+    k_RKUQ, v_RKUQ, mask_RTU = *own[:2], whole(own.mask_BSTU)
     if shared is not None:
         repeated = (jnp.repeat(x_BKPQ, S, axis=0) for x_BKPQ in shared[:2])
         k_RKUQ, v_RKUQ = (
             jnp.concatenate(pair, axis=2) for pair in zip(own[:2], repeated, strict=True)
         )
-        mask_RTU = jnp.concatenate([mask_RTU, of_rows(shared.mask_BSTU)], axis=2)
-    return joint(_of_rows(q_BSKMTQ), k_RKUQ, v_RKUQ, mask_RTU).reshape(q_BSKMTQ.shape)
+        mask_RTU = jnp.concatenate([mask_RTU, whole(shared.mask_BSTU)], axis=2)
+    return joint(of_rows(q_BSKMTQ), k_RKUQ, v_RKUQ, mask_RTU).reshape(q_BSKMTQ.shape)
 
 
 def _partial(config: ModelConfig) -> Callable[..., Partial]:
@@ -139,6 +141,6 @@ def _scale(config: ModelConfig) -> float:
     return config.head_dim**-0.5 if given is None else given
 
 
-def _of_rows(x_BSx: Array) -> Array:
+def of_rows(x_BSx: Array) -> Array:
     """Rows of all prompts along one axis, R = B x S."""
     return x_BSx.reshape(-1, *x_BSx.shape[2:])

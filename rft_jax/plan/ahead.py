@@ -104,7 +104,7 @@ def _described(
 
 
 def make_program(
-    config: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh, platform: str = "tpu"
+    config: ModelConfig, vocab_size: int, stage: ReinforceStage, mesh: Mesh, platform: str
 ) -> Program:
     """The step's static parts, as on a platform, without a tokenizer and a grader."""
     return Program(

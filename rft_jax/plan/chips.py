@@ -61,15 +61,15 @@ def _gpu(
     memory_bytes: int,
     hbm_bytes_per_s: float,
     nvlink_bytes_per_s: float,
-    properties: tuple[int, int, float, int],
+    properties: tuple[int, int, float, int, int, float],
 ) -> Chip:
     """A GPU, the only one or one of up to eight of a machine, all neighbours by NVLink.
 
     Args:
         properties: Major compute capability, multiprocessors, MiB of L2 cache, KiB of shared memory
-            of a multiprocessor.
+            and number of float32 lanes of a multiprocessor, GHz at most.
     """
-    capability, multiprocessors, l2, shared = properties
+    capability, multiprocessors, l2, shared, lanes, clock = properties
     config = _GPU_CONFIG.format(
         name=name,
         memory=memory_bytes,
@@ -79,6 +79,8 @@ def _gpu(
         l2=round(l2 * 2**20),
         shared=shared * 2**10,
         block=(shared - 1) * 2**10,  # the rest is the system's
+        lanes=lanes,
+        clock=clock,
     )
     return Chip(
         name,
@@ -96,15 +98,15 @@ def _gpu(
     )
 
 
-# What deviceQuery prints of every data-centre GPU since the A100 but for the numbers of its name.
+# What deviceQuery prints, of which the rest is the same for data-centre GPUs since the A100.
 _GPU_CONFIG = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
   shared_memory_per_block: 49152 shared_memory_per_core: {shared}
-  shared_memory_per_block_optin: {block} core_count: {multiprocessors} fpus_per_core: 128
+  shared_memory_per_block_optin: {block} core_count: {multiprocessors} fpus_per_core: {lanes}
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
   thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536 clock_rate_ghz: 1.8
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536 clock_rate_ghz: {clock}
   memory_bandwidth: {bandwidth} l2_cache_size: {l2} device_memory_size: {memory}
   cuda_compute_capability {{ major: {capability} }}
 }}
@@ -128,10 +130,10 @@ CHIPS = {
         Chip("v5p", 459e12, 95, 2765e9, 1200e9, 3, 1, "megacore", _3D, f"{_DOCS}/v5p"),
         Chip("v6e", 918e12, 32, 1638e9, 800e9, 2, 1, "default", _2D, f"{_DOCS}/v6e"),
         Chip("tpu7x", 2307e12, 192, 7380e9, 1200e9, 3, 2, "default", _3D, f"{_DOCS}/tpu7x"),
-        _gpu("a100", 312e12, 85_100_068_864, 2039e9, 600e9, (8, 108, 40, 164)),
-        _gpu("h100", 989e12, 84_942_979_072, 3350e9, 900e9, (9, 132, 50, 228)),
-        _gpu("h200", 989e12, 151_397_597_184, 4800e9, 900e9, (9, 132, 50, 228)),
-        _gpu("b200", 2250e12, 191_514_411_008, 7672e9, 1800e9, (10, 148, 126.5, 228)),
+        _gpu("a100", 312e12, 85_100_068_864, 2039e9, 600e9, (8, 108, 40, 164, 64, 1.41)),
+        _gpu("h100", 989e12, 84_942_979_072, 3350e9, 900e9, (9, 132, 50, 228, 128, 1.98)),
+        _gpu("h200", 989e12, 151_397_597_184, 4800e9, 900e9, (9, 132, 50, 228, 128, 1.98)),
+        _gpu("b200", 2250e12, 191_514_411_008, 7672e9, 1800e9, (10, 148, 126.5, 228, 128, 1.965)),
     )
 }
 
@@ -177,7 +179,9 @@ def parse_topology(text: str) -> Topology:
             f"topology {text!r}: it begins with one of {known}, such as v5e:4x4 or h100:8"
         )
     chip = CHIPS[name]
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or shape.count("x") != chip.axes - 1:
+    listed = chip.platform == "tpu" or shape in chip.slices  # TPUs have slices of other shapes too
+    torus = re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) and shape.count("x") == chip.axes - 1
+    if not (torus and listed):
         kind = "a GPU" if chip.platform == "gpu" else f"a torus of {chip.axes} dimensions"
         raise InputError(
             f"topology {text!r}: {name} is {kind}; use one of "

@@ -284,8 +284,11 @@ def _score_elements(program: Program, sizes: Sizes) -> float:
     stage, tensor = program.stage, program.mesh.shape["tensor"]
     G, P, T = stage.rollout.group_size, stage.rollout.prompt_tokens, stage.rollout.completion_tokens
     prefix = P * (2 if stage.policy_loss.pack_rows else 1)  # a packed row has two prompts
-    own = 0 if _in_kernel(program, T, T) else T
-    prompt = 0 if _in_kernel(program, G * T, prefix) else P
+    if program.model.config.attention == "cudnn":  # takes all keys at once
+        own = prompt = _in_kernel(program, T, T + prefix)
+    else:
+        own, prompt = _in_kernel(program, T, T), _in_kernel(program, G * T, prefix)
+    own, prompt = 0 if own else T, 0 if prompt else P
     return sizes.rows * G * program.model.config.heads / tensor * T * (own + prompt)
 
 

@@ -237,6 +237,10 @@ class Program:
             # A copy's type begins with its result, a slice's with what it is taken of.
             moved = instruction.shapes[instruction.opcode == "slice-start"]
             return moved.bytes * (moved.in_hbm + shapes[0][0].in_hbm)
+        if instruction.opcode in ("all-gather-start", "collective-permute-start"):
+            # Its type has the operands, the results, and more.
+            results = instruction.shapes[len(shapes) : 2 * len(shapes)]
+            out = sum(shape.traffic for shape in results)
         if instruction.opcode in ("dynamic-slice", "gather", "slice"):
             taken = sum(shape.bytes for shape in instruction.shapes)
             return out + (taken if shapes[0][0].in_hbm else 0)

@@ -96,7 +96,7 @@ def _cache(program: Program) -> float:
             C, samples = lanes(rollout.slots // parts, B // parts, G)
             prefixes.append(prefix_of(C * parts, PLACES * P))
         T = rollout.completion_tokens
-        cache = init_cache(prefixes[-1], samples, T, T)
+        cache = init_cache(prefixes[-1], samples, T)
         return [prefix[:2] for prefix in prefixes], cache.kv
 
     leaves = jax.tree.leaves(jax.eval_shape(arrays))

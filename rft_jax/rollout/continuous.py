@@ -104,7 +104,7 @@ def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:
         taken=jnp.zeros((), jnp.int32),
         record_BGT=empty_record(decoder, queue.keys_CM),
     )
-    slots = init_slots(decoder, _in_slots(queue, loop), decoder.config.completion_tokens)
+    slots = init_slots(decoder, _in_slots(queue, loop))
     return loop._replace(slots=slots._replace(running_CM=jnp.zeros((C, M), bool)))
 
 
@@ -150,7 +150,7 @@ def _begin_samples(decoder: Decoder, queue: Pairs, loop: _Loop) -> _Loop:
         sample_CM=jnp.where(begins_CM, sample_CM, loop.sample_CM),
         begun_C=loop.begun_C + begins_CM.sum(axis=1, dtype=jnp.int32),
     )
-    fresh = init_slots(decoder, _in_slots(queue, loop), decoder.config.completion_tokens)
+    fresh = init_slots(decoder, _in_slots(queue, loop))
 
     def begin(new: Array, old: Array) -> Array:
         return jnp.where(begins_CM.reshape(begins_CM.shape + (1,) * (old.ndim - 2)), new, old)

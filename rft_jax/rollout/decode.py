@@ -55,8 +55,8 @@ class Slots(NamedTuple):
     running_CM: Array
 
 
-def init_slots(decoder: Decoder, pairs: Pairs, places: int) -> Slots:
-    """A slot for each pair, before its first token; with room for so many in the cache."""
+def init_slots(decoder: Decoder, pairs: Pairs, places: int | None = None) -> Slots:
+    """A slot for each pair, before its first token; with room for so many in the cache, or all."""
     shape, T = pairs.keys_CM.shape, decoder.config.completion_tokens
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
     return Slots(

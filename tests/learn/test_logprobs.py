@@ -144,26 +144,41 @@ def test_what_stands_beyond_a_completion_or_a_prompt_reaches_nothing(model, para
     jax.tree.map(np.testing.assert_array_equal, gradient, other_gradient)
 
 
-def arrays_of(jaxpr):
-    """Shapes of all intermediate arrays, those of nested programs too."""
+def equations_of(jaxpr):
+    """All equations, those of nested programs too."""
     for equation in jaxpr.eqns:
-        for variable in equation.outvars:
-            yield variable.aval.shape
+        yield equation
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from arrays_of(inner)
+            yield from equations_of(inner)
+
+
+def gradient_equations(model, params, batch, logit_chunk):
+    prompts, tokens_BGT, _ = batch
+    program = jax.make_jaxpr(
+        jax.grad(lambda p: shared_logprobs(model, p, prompts, tokens_BGT, logit_chunk)[0].sum())
+    )(params)
+    return list(equations_of(program.jaxpr))
 
 
 @pytest.mark.parametrize("logit_chunk", [T, 3])
 def test_logits_exist_only_at_completion_positions_a_chunk_at_a_time(
     model, params, batch, logit_chunk
 ):
-    prompts, tokens_BGT, _ = batch
-    program = jax.make_jaxpr(
-        jax.grad(lambda p: shared_logprobs(model, p, prompts, tokens_BGT, logit_chunk)[0].sum())
-    )(params)
-    shapes = [shape for shape in arrays_of(program.jaxpr) if V in shape and shape != (V, D)]
+    equations = gradient_equations(model, params, batch, logit_chunk)
+    shapes = [variable.aval.shape for equation in equations for variable in equation.outvars]
+    shapes = [shape for shape in shapes if V in shape and shape != (V, D)]
     assert (B, G, logit_chunk, V) in shapes
     assert max(int(np.prod(shape)) for shape in shapes) == B * G * logit_chunk * V
+
+
+def test_the_backward_pass_computes_no_normaliser_again(model, params, batch):
+    reductions = [
+        equation.primitive.name
+        for equation in gradient_equations(model, params, batch, 3)
+        if equation.primitive.name.startswith("reduce_")
+        and equation.invars[0].aval.shape == (B, G, 3, V)
+    ]
+    assert sorted(reductions) == ["reduce_max", "reduce_sum", "reduce_sum"]
 
 
 def test_no_array_of_the_compiled_program_has_all_logits(model, params, batch):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from rft_jax.config import LinearRope, ModelConfig
-from rft_jax.errors import InputError
 from rft_jax.models import build_model, count_parameters, for_platform, init_cache
+from rft_jax.models.model import has_cudnn_attention
 from rft_jax.parallel import LEARNER_RULES
 
 V, P, B, G, T = 61, 7, 3, 2, 5
@@ -135,7 +136,7 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
         )
         return (cache, position + 1), model.logits(params, hidden_BGD)
 
-    start = (init_cache(prefix, G, T + 3, T + 3), LENGTHS[:, None])
+    start = (init_cache(prefix, G, T + 3), LENGTHS[:, None])
     (cache, _), logits_TBGV = jax.lax.scan(step, start, jnp.moveaxis(completions_BGT, 2, 0))
     first = jnp.broadcast_to(model.logits(params, last_BD)[:, None, None], (B, G, 1, V))
     return jnp.concatenate([first, jnp.moveaxis(logits_TBGV, 0, 2)], axis=2), cache.length_BG
@@ -156,9 +157,16 @@ def test_the_platform_decides_what_the_configuration_leaves_open(platform, choic
     assert for_platform(ModelConfig(experts=2), platform).decode_layers == "unrolled"
 
 
-def test_cudnn_is_refused_where_there_is_no_gpu():
-    with pytest.raises(InputError, match="attention=cudnn is for GPUs"):
-        build_model(ModelConfig(attention="cudnn"), V)
+@pytest.mark.parametrize("platform", [None, "cpu", "tpu"])
+def test_a_run_of_a_gpu_goes_on_where_there_is_none(platform):
+    assert for_platform(ModelConfig(attention="cudnn"), platform).attention == "xla"
+
+
+@pytest.mark.parametrize(
+    "capability, has", [("7.5", False), ("8.0", True), ("10.0", True), ("gfx942", False)]
+)
+def test_cudnn_has_attention_for_gpus_since_ampere(capability, has):
+    assert has_cudnn_attention(SimpleNamespace(compute_capability=capability)) == has
 
 
 @pytest.mark.parametrize("layers", ["scanned", "unrolled"])

@@ -63,7 +63,7 @@ def test_all_keys_at_once_are_the_merged_partials_with_their_gradient(
     plain = gradient(row_attention.plain_attention(config))
     mesh = None if mesh is None else make_mesh(mesh, jax.devices()[:4])
     config = dataclasses.replace(config, attention="cudnn")
-    joint = gradient(row_attention.kernel_attention(config, mesh))
+    joint = gradient(row_attention.fused_attention(config, mesh))
     assert len(joint) == (7 if shared_mask else 5)
     for a, b in zip(plain, joint, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -84,5 +84,5 @@ def test_what_cudnn_has_no_kernel_for_is_left_to_partials():
         config = ModelConfig(
             heads=K * M, kv_heads=K, head_dim=Q, attention="cudnn", attention_softcap=softcap
         )
-        out = row_attention.kernel_attention(config, None)(*given)
+        out = row_attention.fused_attention(config, None)(*given)
         np.testing.assert_array_equal(out, row_attention.plain_attention(config)(*given))

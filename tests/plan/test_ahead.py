@@ -42,7 +42,7 @@ def test_the_attention_kernel_is_lowered_for_the_devices_of_a_mesh(small, sizes,
     stage = small.stages[0]
     sampling = dataclasses.replace(stage.rollout, prompt_tokens=128, slots=slots)
     stage = dataclasses.replace(stage, rollout=sampling)
-    program = make_program(small.models[0], 256, stage, make_mesh(MeshConfig(*sizes)))
+    program = make_program(small.models[0], 256, stage, make_mesh(MeshConfig(*sizes)), "tpu")
     arguments = abstract_state(program), *_batch(program)
     traced = jax.jit(functools.partial(_sample, program)).trace(*arguments)
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()

@@ -18,7 +18,7 @@ from rft_jax.plan.hlo import Cost
 @pytest.fixture(scope="module")
 def program(small):
     mesh = make_mesh(MeshConfig(1, 4, 2), jax.devices()[:8])
-    return make_program(small.models[0], 256, small.stages[0], mesh)
+    return make_program(small.models[0], 256, small.stages[0], mesh, "tpu")
 
 
 def total(part) -> Cost:

@@ -20,7 +20,7 @@ MESH = MeshConfig(2, 2, 2)
 @pytest.fixture(scope="module")
 def program(small):
     mesh = make_mesh(MESH, jax.devices()[:8])
-    return make_program(small.models[0], 256, small.stages[0], mesh)
+    return make_program(small.models[0], 256, small.stages[0], mesh, "tpu")
 
 
 def held(tree) -> int:

@@ -296,10 +296,11 @@ def test_stretches_change_no_completion(model, params, layers, int8, monkeypatch
     at_once = complete(model, params, mask, config)
     monkeypatch.setattr(module, "STRETCH", 13)
     assert module.stretches(50) == [17, 34, 50]
-    config = dataclasses.replace(config, output_bytes=config.output_bytes + 1)  # compiled anew
+    _rollout.clear_cache()
     in_stretches = complete(model, params, mask, config)
     length_BG = at_once.length_BG
-    assert {length_BG.min() < 17, length_BG.max() > 34} == {True}
+    assert length_BG.min() < 17
+    assert length_BG.max() > 34
     for whole, stretched in zip(at_once, in_stretches, strict=True):
         np.testing.assert_allclose(whole, stretched, rtol=0, atol=1e-5)
 

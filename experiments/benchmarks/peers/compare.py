@@ -36,7 +36,6 @@ def main() -> None:
         shapes = {name: _compare(checkpoint, *SHAPES[name], options) for name in options.shapes}
     result = {
         "date": datetime.date.today().isoformat(),
-        "command": " ".join(sys.argv),
         "machine": {"cores": os.cpu_count(), "cpu": _cpu(), "load_average": os.getloadavg()[0]},
         "versions": {
             "trl": _versions(options.trl, "trl", "torch"),
@@ -46,6 +45,8 @@ def main() -> None:
         "prompts": options.prompts,
         "group": options.group,
         "steps": options.steps,
+        "rounds": options.rounds,
+        "timeout_s": options.timeout,
         "shapes": shapes,
     }
     text = json.dumps(result, indent=1)
