@@ -97,6 +97,11 @@ def _described(
 ) -> Sequence[jax.Device]:
     try:
         found = topologies.get_topology_desc(name, platform=platform, **options)
+    except NotImplementedError:
+        raise InputError(
+            f"topology {topology.name!r}: JAX began without its compiler; where there is no such "
+            "device, set JAX_PLATFORMS=cpu"
+        ) from None
     except Exception as error:  # jaxlib's, of one of several kinds
         sentence = str(error).splitlines()[0]
         raise InputError(f"topology {topology.name!r}: {sentence}; use another") from None
