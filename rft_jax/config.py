@@ -138,6 +138,9 @@ class ModelConfig:
     # bfloat16, for even lengths, head dimensions up to 128 and no softcap. xla where these do not
     # hold. auto: that of the platform.
     attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
+    # Of one query a row, in the loop over tokens. triton: a kernel for NVIDIA's GPUs since Ampere,
+    # in bfloat16, for head dimensions that are powers of two up to 256. auto: that where it can be.
+    decode_attention: Literal["auto", "xla", "triton"] = "auto"
     # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's
     # weights, and longer to compile; auto: on CPUs and GPUs, and with experts.
     decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"
@@ -153,6 +156,7 @@ NOT_OF_SOURCE = (
     "remat",
     "compute_dtype",
     "attention",
+    "decode_attention",
     "decode_layers",
     "lora",
 )

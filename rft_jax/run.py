@@ -73,7 +73,7 @@ BASE = SupervisedStage(name="base", init="")
 TOKENIZER_FILE = "tokenizer.model"
 # Settings that change no result, or no more than its rounding: of the run, and of its models.
 NO_RESULT = ("host", "tensorboard", "wandb_project", "compilation_cache", "mesh")
-NO_RESULT_OF_MODEL = ("remat", "attention", "decode_layers")
+NO_RESULT_OF_MODEL = ("remat", "attention", "decode_attention", "decode_layers")
 GRADER_FILE = "grader.json"
 LOCK_FILE = ".lock"
 INIT_FILE = "init.json"  # the checkpoint of another run that a stage started from

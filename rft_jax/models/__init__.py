@@ -1,6 +1,6 @@
 """The decoder, its key/value caches and its weights as a plain tree."""
 
-from rft_jax.models.cache import Cache, Prefix, init_cache
+from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.int8 import quantise_weights, quantised_axes
 from rft_jax.models.lora import base, check_targets, merge, split
 from rft_jax.models.matrices import over_matrices
@@ -18,7 +18,6 @@ __all__ = [
     "check_targets",
     "count_parameters",
     "for_platform",
-    "init_cache",
     "merge",
     "over_matrices",
     "quantise_weights",

@@ -111,18 +111,19 @@ class Stacked:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["k_RKQT", "v_RKTQ"], meta_fields=[]
+    jax.tree_util.register_dataclass, data_fields=["k_RKxx", "v_RKTQ"], meta_fields=["transposed"]
 )
 @dataclass(frozen=True)
 class Unrolled:
     """Keys and values of each layer apart.
 
-    XLA for CPUs and GPUs copies what is taken out of a stack, and on a CPU transposes the keys in
-    products with few queries; so the layers lie apart, and the keys transposed.
+    XLA for CPUs and GPUs copies what is taken out of a stack; so the layers lie apart. On a CPU it
+    also transposes the keys in products with few queries; so they may lie transposed.
     """
 
-    k_RKQT: tuple[Array | Int8, ...]
+    k_RKxx: tuple[Array | Int8, ...]
     v_RKTQ: tuple[Array | Int8, ...]
+    transposed: bool  # keys [R, K, Q, T], else [R, K, T, Q]
 
     @property
     def places(self) -> int:
@@ -143,11 +144,14 @@ class Unrolled:
             )
             return (*layers[:layer], stored, *layers[layer + 1 :])
 
-        return Unrolled(store(self.k_RKQT, k_BGKQ, 3), store(self.v_RKTQ, v_BGKQ, 2))
+        k_RKxx = store(self.k_RKxx, k_BGKQ, self._key_axis)
+        return dataclasses.replace(self, k_RKxx=k_RKxx, v_RKTQ=store(self.v_RKTQ, v_BGKQ, 2))
 
     def layer(self, index: int) -> tuple[Array | Int8, Array | Int8]:
         """Keys and values of one layer, each [R, K, places, Q]."""
-        return jax.tree.map(_transposed, self.k_RKQT[index]), self.v_RKTQ[index]
+        k_RKxx = self.k_RKxx[index]
+        k_RKTQ = jax.tree.map(_transposed, k_RKxx) if self.transposed else k_RKxx
+        return k_RKTQ, self.v_RKTQ[index]
 
     def with_places(self, places: int) -> "Unrolled":
         """The same with so many places, at least as many: a copy, since XLA on a CPU would copy in
@@ -162,7 +166,13 @@ class Unrolled:
 
             return jax.tree.map(pad, layers)
 
-        return Unrolled(padded(self.k_RKQT, 3), padded(self.v_RKTQ, 2))
+        k_RKxx = padded(self.k_RKxx, self._key_axis)
+        return dataclasses.replace(self, k_RKxx=k_RKxx, v_RKTQ=padded(self.v_RKTQ, 2))
+
+    @property
+    def _key_axis(self) -> int:
+        """That of T in the keys."""
+        return 3 if self.transposed else 2
 
 
 class Cache(NamedTuple):
@@ -182,6 +192,11 @@ class Cache(NamedTuple):
         """int32: how many tokens ago a place was written, 0 where the next one goes."""
         return (self.written - jnp.arange(self.kv.places)) % self.kv.places
 
+    @property
+    def in_int8(self) -> bool:
+        """Whether keys and values are kept in eight bits."""
+        return any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.kv))
+
     def with_places(self, places: int) -> "Cache":
         """The same with room for so many tokens, while none has been overwritten."""
         return self._replace(kv=self.kv.with_places(places))
@@ -196,13 +211,21 @@ class Cache(NamedTuple):
         return self._replace(written=self.written + 1, length_BG=self.length_BG + 1)
 
 
-def init_cache(prefix: Prefix, group: int, tokens: int, places: int | None = None) -> Cache:
+def init_cache(
+    prefix: Prefix,
+    group: int,
+    tokens: int,
+    places: int | None = None,
+    *,
+    transposed: bool = False,
+) -> Cache:
     """An empty cache for `group` completions of up to `tokens` tokens at a time per prompt.
 
     It is stacked or unrolled as the prefix is.
 
     Args:
         places: For the first tokens, later `with_places`; None: for all.
+        transposed: As in `Unrolled`.
     """
     places = places or tokens
     prompts = prefix.mask_BXYP.shape[0]
@@ -216,7 +239,10 @@ def init_cache(prefix: Prefix, group: int, tokens: int, places: int | None = Non
         return jnp.zeros(shape, leaf_LBKPx.dtype)
 
     k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
-    kv = Stacked(k, v, places) if prefix.stacked else Unrolled(jax.tree.map(_transposed, k), v)
+    if prefix.stacked:
+        kv = Stacked(k, v, places)
+    else:
+        kv = Unrolled(jax.tree.map(_transposed, k) if transposed else k, v, transposed)
     return Cache(kv, jnp.zeros((), jnp.int32), jnp.zeros((prompts, group), jnp.int32))
 
 

@@ -25,7 +25,13 @@ from rft_jax.models.int8 import Int8, dequantise, quantised_axes
 from rft_jax.models.linear import PRODUCT, embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
-from rft_jax.models.row_attention import Keys, fused_attention, of_rows, plain_attention
+from rft_jax.models.row_attention import (
+    Keys,
+    fused_attention,
+    of_rows,
+    plain_attention,
+    token_attention,
+)
 from rft_jax.parallel import batch_parts, constrain, on_each_share
 
 _KEPT = {
@@ -110,9 +116,13 @@ class Decoder(nnx.Module):
         )
         graph, weights = nnx.split(self.layers)
         visible_BSTU = None if cache is not None else _causal(positions_BST, segments_BST)
-        attention = plain_attention(c)
-        if cache is None and (rows is None or _divides(rows, x_BSTD)):
-            attention = fused_attention(c, None if rows is None else rows.mesh)
+        mesh = None if rows is None else rows.mesh
+        if rows is not None and not _divides(rows, x_BSTD):
+            attention = plain_attention(c)
+        elif cache is None:
+            attention = fused_attention(c, mesh)
+        else:  # a kernel would have what is in eight bits written out in more
+            attention = plain_attention(c) if cache.in_int8 else token_attention(c, mesh)
 
         def layer(carry, inputs):
             x_BSTD, cache = carry

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import lora
-from rft_jax.models.cache import Cache, Prefix, unstack
+from rft_jax.models.cache import Cache, Prefix, init_cache, unstack
 from rft_jax.models.decoder import Decoder
 from rft_jax.parallel import ROLLOUT_RULES, constrain, shardings
 
@@ -122,6 +122,13 @@ class Model:
             return None, prefix
         return unstack(params["layers"]), prefix.unrolled()
 
+    def init_cache(
+        self, prefix: Prefix, group: int, tokens: int, places: int | None = None
+    ) -> Cache:
+        """An empty cache for `decode`; see `cache.init_cache`."""
+        transposed = self.config.decode_attention == "xla"
+        return init_cache(prefix, group, tokens, places, transposed=transposed)
+
     def decode(
         self,
         params: Params,
@@ -195,11 +202,14 @@ def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfi
     """
     cudnn = has_cudnn_attention(jax.local_devices()[0]) if platform is None else platform == "gpu"
     platform = platform or jax.default_backend()
-    if config.attention == "cudnn" and not cudnn:
-        config = dataclasses.replace(config, attention="xla")
+    if not cudnn:
+        for name, kernel in {"attention": "cudnn", "decode_attention": "triton"}.items():
+            if getattr(config, name) == kernel:
+                config = dataclasses.replace(config, **{name: "xla"})
     choices = {
         "compute_dtype": "float32" if platform == "cpu" else "bfloat16",
         "attention": "cudnn" if cudnn else "pallas" if platform == "tpu" else "xla",
+        "decode_attention": "triton" if cudnn else "xla",
         # XLA for CPUs and GPUs would copy weights and cache out of the stack, that for TPUs the
         # weights of experts.
         "decode_layers": "unrolled" if platform != "tpu" or config.experts else "scanned",

@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig
-from rft_jax.models import attention_kernel
+from rft_jax.models import attention_kernel, decode_kernel
 from rft_jax.models.attention import Partial, merge, partial_attention
 from rft_jax.parallel import on_each_head
 
@@ -70,6 +70,24 @@ def fused_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
         return plain(q_BSKMTQ, own, shared)
 
     return attention
+
+
+def token_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
+    """The same over one query a row, by the configured kernel where it takes the heads.
+
+    Args:
+        mesh: As for `fused_attention`.
+    """
+    if config.decode_attention == "xla":
+        return plain_attention(config)
+    options = {"scale": _scale(config), "softcap": config.attention_softcap}
+    kernel = on_each_head(functools.partial(decode_kernel.decode_attention, **options), mesh)
+
+    def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
+        taken = decode_kernel.takes(q_RKMTQ.shape[-1], q_RKMTQ.dtype)
+        return (kernel if taken else _partial(config))(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
+
+    return functools.partial(_merged, attend)
 
 
 def cudnn_takes(queries: int, keys: int, head_dim: int, dtype: jnp.dtype) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rft_jax.checkpoint import abstract
 from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
-from rft_jax.models import Prefix, base, init_cache, merge, quantise_weights, quantised_axes
+from rft_jax.models import Prefix, base, merge, quantise_weights, quantised_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.ahead import abstract_state
 from rft_jax.rollout.continuous import PLACES, lanes
@@ -96,7 +96,7 @@ def _cache(program: Program) -> float:
             C, samples = lanes(rollout.slots // parts, B // parts, G)
             prefixes.append(prefix_of(C * parts, PLACES * P))
         T = rollout.completion_tokens
-        cache = init_cache(prefixes[-1], samples, T)
+        cache = model.init_cache(prefixes[-1], samples, T)
         return [prefix[:2] for prefix in prefixes], cache.kv
 
     leaves = jax.tree.leaves(jax.eval_shape(arrays))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.config import RolloutConfig
-from rft_jax.models import Cache, Model, Params, Prefix, init_cache
+from rft_jax.models import Cache, Model, Params, Prefix
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
 from rft_jax.rollout.sampling import sample, token_uniform
@@ -61,7 +61,7 @@ def init_slots(decoder: Decoder, pairs: Pairs, places: int | None = None) -> Slo
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
     return Slots(
         hidden_CMD=hidden_CMD,
-        cache=init_cache(pairs.prefix, shape[1], T, places),
+        cache=decoder.model.init_cache(pairs.prefix, shape[1], T, places),
         state=logit_masks.start(decoder.mask, shape),
         running_CM=jnp.ones(shape, bool),
     )

@@ -62,7 +62,8 @@ def sample(
     """
     peak_x1 = logits_xV.max(axis=-1, keepdims=True)
     weight_xV = jnp.exp(logits_xV - peak_x1)
-    log_total_x = jnp.log(weight_xV.sum(axis=-1)) + peak_x1[..., 0]
+    # Summed as in `inverse_cdf`: without truncation, one pass for both.
+    log_total_x = jnp.log(_cumulative(_blocks(weight_xV))[..., -1]) + peak_x1[..., 0]
     if greedy:
         token_x = jnp.argmax(logits_xV, axis=-1).astype(jnp.int32)
     else:
@@ -96,19 +97,26 @@ def inverse_cdf(weight_xV: Array, uniform_x: Array) -> Array:
     and one random number per token, where Gumbel noise needs V numbers and two logarithms each.
     A token of weight zero is never drawn.
     """
-    weight_xV = jnp.pad(
-        weight_xV, [(0, 0)] * (weight_xV.ndim - 1) + [(0, -weight_xV.shape[-1] % CDF_BLOCK)]
-    )
-    weight_xKC = weight_xV.reshape(*weight_xV.shape[:-1], -1, CDF_BLOCK)
-    weight_xK = weight_xKC.sum(axis=-1)
-    upto_xK = jnp.cumsum(weight_xK, axis=-1)
+    weight_xKC = _blocks(weight_xV)
+    upto_xK = _cumulative(weight_xKC)
     target_x = uniform_x * upto_xK[..., -1]
-    block_x = _first_above(upto_xK, target_x, weight_xK)
+    block_x = _first_above(upto_xK, target_x, weight_xKC.sum(axis=-1))
     inside_xC = jnp.take_along_axis(weight_xKC, block_x[..., None, None], axis=-2)[..., 0, :]
     upto_xC = jnp.cumsum(inside_xC, axis=-1)
     block_end_x = jnp.take_along_axis(upto_xK, block_x[..., None], axis=-1)[..., 0]
     target_x = target_x - (block_end_x - upto_xC[..., -1])
     return (block_x * CDF_BLOCK + _first_above(upto_xC, target_x, inside_xC)).astype(jnp.int32)
+
+
+def _blocks(weight_xV: Array) -> Array:
+    """[x, K, C]: the vocabulary in blocks, the last one filled up with zeros."""
+    padding = [(0, 0)] * (weight_xV.ndim - 1) + [(0, -weight_xV.shape[-1] % CDF_BLOCK)]
+    return jnp.pad(weight_xV, padding).reshape(*weight_xV.shape[:-1], -1, CDF_BLOCK)
+
+
+def _cumulative(weight_xKC: Array) -> Array:
+    """[x, K]: the weight up to the end of each block."""
+    return jnp.cumsum(weight_xKC.sum(axis=-1), axis=-1)
 
 
 def _first_above(upto_xN: Array, target_x: Array, weight_xN: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rft_jax.config import LinearRope, ModelConfig
-from rft_jax.models import build_model, count_parameters, for_platform, init_cache
+from rft_jax.models import build_model, count_parameters, for_platform
 from rft_jax.models.model import has_cudnn_attention
 from rft_jax.parallel import LEARNER_RULES
 
@@ -136,7 +136,7 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
         )
         return (cache, position + 1), model.logits(params, hidden_BGD)
 
-    start = (init_cache(prefix, G, T + 3), LENGTHS[:, None])
+    start = (model.init_cache(prefix, G, T + 3), LENGTHS[:, None])
     (cache, _), logits_TBGV = jax.lax.scan(step, start, jnp.moveaxis(completions_BGT, 2, 0))
     first = jnp.broadcast_to(model.logits(params, last_BD)[:, None, None], (B, G, 1, V))
     return jnp.concatenate([first, jnp.moveaxis(logits_TBGV, 0, 2)], axis=2), cache.length_BG
@@ -145,21 +145,23 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
 @pytest.mark.parametrize(
     "platform, choices",
     [
-        ("cpu", ("float32", "xla", "unrolled")),
-        ("gpu", ("bfloat16", "cudnn", "unrolled")),
-        ("tpu", ("bfloat16", "pallas", "scanned")),
+        ("cpu", ("float32", "xla", "xla", "unrolled")),
+        ("gpu", ("bfloat16", "cudnn", "triton", "unrolled")),
+        ("tpu", ("bfloat16", "pallas", "xla", "scanned")),
     ],
 )
 def test_the_platform_decides_what_the_configuration_leaves_open(platform, choices):
     config = for_platform(ModelConfig(), platform)
-    assert (config.compute_dtype, config.attention, config.decode_layers) == choices
+    names = ("compute_dtype", "attention", "decode_attention", "decode_layers")
+    assert tuple(getattr(config, name) for name in names) == choices
     assert for_platform(PLAIN, platform).compute_dtype == "float32"
     assert for_platform(ModelConfig(experts=2), platform).decode_layers == "unrolled"
 
 
 @pytest.mark.parametrize("platform", [None, "cpu", "tpu"])
 def test_a_run_of_a_gpu_goes_on_where_there_is_none(platform):
-    assert for_platform(ModelConfig(attention="cudnn"), platform).attention == "xla"
+    config = for_platform(ModelConfig(attention="cudnn", decode_attention="triton"), platform)
+    assert (config.attention, config.decode_attention) == ("xla", "xla")
 
 
 @pytest.mark.parametrize(
