@@ -139,7 +139,8 @@ class ModelConfig:
     # hold. auto: that of the platform.
     attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
     # Of one query a row, in the loop over tokens. triton: a kernel for NVIDIA's GPUs since Ampere,
-    # in bfloat16, for head dimensions that are powers of two up to 256. auto: that where it can be.
+    # in bfloat16, for head dimensions that are powers of two from 16 to 256, and not for a cache in
+    # eight bits. auto: that where there is such a GPU.
     decode_attention: Literal["auto", "xla", "triton"] = "auto"
     # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's
     # weights, and longer to compile; auto: on CPUs and GPUs, and with experts.

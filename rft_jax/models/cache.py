@@ -118,7 +118,8 @@ class Unrolled:
     """Keys and values of each layer apart.
 
     XLA for CPUs and GPUs copies what is taken out of a stack; so the layers lie apart. On a CPU it
-    also transposes the keys in products with few queries; so they may lie transposed.
+    also transposes the keys in products with few queries; so they lie transposed, but for a kernel
+    that reads them as they come.
     """
 
     k_RKxx: tuple[Array | Int8, ...]

@@ -125,7 +125,7 @@ class Model:
     def init_cache(
         self, prefix: Prefix, group: int, tokens: int, places: int | None = None
     ) -> Cache:
-        """An empty cache for `decode`; see `cache.init_cache`."""
+        """An empty cache for `decode`, as its attention wants it; see `cache.init_cache`."""
         transposed = self.config.decode_attention == "xla"
         return init_cache(prefix, group, tokens, places, transposed=transposed)
 
@@ -200,16 +200,16 @@ def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfi
     Args:
         platform: `cpu`, `gpu` or `tpu`; None: this one.
     """
-    cudnn = has_cudnn_attention(jax.local_devices()[0]) if platform is None else platform == "gpu"
+    ampere = since_ampere(jax.local_devices()[0]) if platform is None else platform == "gpu"
     platform = platform or jax.default_backend()
-    if not cudnn:
+    if not ampere:
         for name, kernel in {"attention": "cudnn", "decode_attention": "triton"}.items():
             if getattr(config, name) == kernel:
                 config = dataclasses.replace(config, **{name: "xla"})
     choices = {
         "compute_dtype": "float32" if platform == "cpu" else "bfloat16",
-        "attention": "cudnn" if cudnn else "pallas" if platform == "tpu" else "xla",
-        "decode_attention": "triton" if cudnn else "xla",
+        "attention": "cudnn" if ampere else "pallas" if platform == "tpu" else "xla",
+        "decode_attention": "triton" if ampere else "xla",
         # XLA for CPUs and GPUs would copy weights and cache out of the stack, that for TPUs the
         # weights of experts.
         "decode_layers": "unrolled" if platform != "tpu" or config.experts else "scanned",
@@ -218,8 +218,8 @@ def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfi
     return dataclasses.replace(config, **open_choices)
 
 
-def has_cudnn_attention(device: jax.Device) -> bool:
-    """Whether cuDNN has fused attention for it: for NVIDIA's GPUs since Ampere."""
+def since_ampere(device: jax.Device) -> bool:
+    """Whether it is a GPU of NVIDIA's since Ampere, for which the kernels are."""
     major, dot, _ = getattr(device, "compute_capability", "").partition(".")
     return bool(dot) and int(major) >= 8
 

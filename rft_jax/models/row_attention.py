@@ -3,7 +3,8 @@
 As two partials that are merged, the prompt's keys are read once for all its rows, but scores go to
 memory unless a kernel for TPUs keeps them on the chip. cuDNN's kernel for GPUs does too, without a
 gradient in the normalisers that partials are merged by: it is given both sets of keys as one. So
-the prompt's are repeated for each row, which moves less than the scores of so many queries.
+the prompt's are repeated for each row, which moves less than the scores of so many queries. In the
+loop over tokens, with one query a row and no gradient, GPUs have a kernel of partials again.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig
-from rft_jax.models import attention_kernel, decode_kernel
+from rft_jax.models import attention_kernel
 from rft_jax.models.attention import Partial, merge, partial_attention
 from rft_jax.parallel import on_each_head
 
@@ -80,6 +81,8 @@ def token_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
     """
     if config.decode_attention == "xla":
         return plain_attention(config)
+    from rft_jax.models import decode_kernel  # a later JAX may lack Triton
+
     options = {"scale": _scale(config), "softcap": config.attention_softcap}
     kernel = on_each_head(functools.partial(decode_kernel.decode_attention, **options), mesh)
 

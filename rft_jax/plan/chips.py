@@ -71,7 +71,7 @@ def _gpu(
     """
     capability, multiprocessors, l2, shared, lanes, clock = properties
     config = _GPU_CONFIG.format(
-        name=name,
+        kind=name.upper(),  # for which Pallas knows the GPU
         memory=memory_bytes,
         bandwidth=round(hbm_bytes_per_s),
         capability=capability,
@@ -113,7 +113,7 @@ gpu_device_info {{
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: 13 }}
-device_description_str: "{name}"
+device_description_str: "NVIDIA {kind}"
 """
 
 _2D = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

@@ -4,7 +4,7 @@ XLA's own cost analysis counts the body of a loop once, but nearly all of a step
 over layers, tokens and micro-batches. `Program.loops` walks the computations from the entry and
 gives each level of the program with its trip count. Matrix products are counted in floating-point
 operations (element-wise ones are not: they hide behind memory), traffic in bytes that go to or come
-from HBM, and collectives in bytes that a device sends.
+from HBM, collectives in bytes that a device sends, and launches in instructions outside of fusions.
 
 A fusion reads of an operand what its slices take, and writes of a result that is updated in place
 only the update. Arrays in on-chip memory (`S(n)` in a layout) are no traffic. XLA for TPUs spreads
@@ -42,6 +42,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|\w+_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _KNOWN_TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
+_GPU_ATTENTION = re.compile(r"(?P<cudnn>__cudnn\$fmha)|decode_attention/pallas_call")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
 _LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
@@ -131,12 +132,14 @@ class Cost:
 
     flops: float = 0.0  # of matrix products
     hbm_bytes: float = 0.0
+    launches: float = 0.0  # instructions outside of fusions: on a GPU, mostly kernels
     sent_bytes: dict[str, float] = field(default_factory=dict)  # by kind of collective
 
     def add(self, other: "Cost", times: float = 1.0) -> None:
         """Adds another cost, so many times."""
         self.flops += times * other.flops
         self.hbm_bytes += times * other.hbm_bytes
+        self.launches += times * other.launches
         for kind, sent in other.sent_bytes.items():
             self.sent_bytes[kind] = self.sent_bytes.get(kind, 0.0) + times * sent
 
@@ -200,7 +203,7 @@ class Program:
         return cost, loops
 
     def _cost(self, computation: Computation, instruction: Instruction) -> Cost:
-        cost = Cost(hbm_bytes=self._traffic(computation, instruction))
+        cost = Cost(hbm_bytes=self._traffic(computation, instruction), launches=1)
         if instruction.opcode == "fusion":
             for called in instruction.called:
                 cost.add(self._inside_fusion(called, instruction))
@@ -324,8 +327,8 @@ class Program:
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> float:
-    """Floating-point operations of a matrix product or convolution, of cuDNN's attention, or a
-    kernel's own estimate of its; 0 for anything else.
+    """Floating-point operations of a matrix product or convolution, of attention in a GPU's kernel,
+    or another kernel's own estimate of its; 0 for anything else.
     """
     if instruction.opcode == "dot":
         left = computation.instructions[instruction.operands[0]].shapes[0]
@@ -334,11 +337,12 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
         return 2.0 * instruction.shapes[0].elements * summed
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, computation)
-    if "__cudnn$fmha" in instruction.attributes:
-        query, key = (computation.instructions[name].shapes[0] for name in instruction.operands[:2])
-        products = 5 if "Backward" in instruction.attributes else 2  # scores are computed anew
-        return 2.0 * products * query.elements * key.sizes[1]
     if instruction.opcode == "custom-call":
+        if attention := _GPU_ATTENTION.search(instruction.attributes):
+            operands = (computation.instructions[name] for name in instruction.operands[:2])
+            query, key = (operand.shapes[0] for operand in operands)
+            products = 5 if "Backward" in instruction.attributes else 2  # scores are computed anew
+            return 2.0 * products * query.elements * key.sizes[1 if attention["cudnn"] else 2]
         estimate = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
         return float(estimate[1]) if estimate else 0.0
     return 0.0

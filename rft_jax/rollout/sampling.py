@@ -62,8 +62,11 @@ def sample(
     """
     peak_x1 = logits_xV.max(axis=-1, keepdims=True)
     weight_xV = jnp.exp(logits_xV - peak_x1)
-    # Summed as in `inverse_cdf`: without truncation, one pass for both.
-    log_total_x = jnp.log(_cumulative(_blocks(weight_xV))[..., -1]) + peak_x1[..., 0]
+    if greedy or top_k or top_p < 1:
+        total_x = weight_xV.sum(axis=-1)
+    else:  # as `inverse_cdf` sums: one pass for both
+        total_x = _cumulative(_blocks(weight_xV))[..., -1]
+    log_total_x = jnp.log(total_x) + peak_x1[..., 0]
     if greedy:
         token_x = jnp.argmax(logits_xV, axis=-1).astype(jnp.int32)
     else:

@@ -61,9 +61,17 @@ def test_which_heads_it_takes():
     assert [block_size(Q) for Q in (16, 128, 256)] == [64, 64, 32]
 
 
-@pytest.mark.parametrize("slots", [0, 8])
-@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=2, tensor=2)])
-def test_completions_are_those_of_plain_attention(mesh, slots):
+@pytest.mark.parametrize(
+    "mesh, slots, layers",
+    [
+        (None, 0, "unrolled"),
+        (None, 8, "unrolled"),
+        (None, 0, "scanned"),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 0, "unrolled"),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 8, "unrolled"),
+    ],
+)
+def test_completions_are_those_of_plain_attention(mesh, slots, layers):
     B, G, P, V = 4, 4, 20, 31
     config = ModelConfig(
         layers=2,
@@ -77,7 +85,7 @@ def test_completions_are_those_of_plain_attention(mesh, slots):
         sliding_window=9,
         compute_dtype="bfloat16",
         attention="xla",
-        decode_layers="unrolled",
+        decode_layers=layers,
     )
     rng = np.random.default_rng(0)
     prompts = Prompts(jnp.asarray(rng.integers(0, V, (B, P))), jnp.array([20, 1, 7, 13]))
@@ -97,6 +105,8 @@ def test_completions_are_those_of_plain_attention(mesh, slots):
                 stop_ids=(1,), pad_id=0,
             )
         )  # fmt: skip
+        taken = "decode_attention" in str(jax.make_jaxpr(sample)(params, prompts))
+        assert taken == (decode_attention == "triton")
         return sample(params, prompts)
 
     kernel, plain = completions("triton"), completions("xla")

@@ -12,7 +12,7 @@ import pytest
 
 from rft_jax.config import LinearRope, ModelConfig
 from rft_jax.models import build_model, count_parameters, for_platform
-from rft_jax.models.model import has_cudnn_attention
+from rft_jax.models.model import since_ampere
 from rft_jax.parallel import LEARNER_RULES
 
 V, P, B, G, T = 61, 7, 3, 2, 5
@@ -167,8 +167,8 @@ def test_a_run_of_a_gpu_goes_on_where_there_is_none(platform):
 @pytest.mark.parametrize(
     "capability, has", [("7.5", False), ("8.0", True), ("10.0", True), ("gfx942", False)]
 )
-def test_cudnn_has_attention_for_gpus_since_ampere(capability, has):
-    assert has_cudnn_attention(SimpleNamespace(compute_capability=capability)) == has
+def test_which_gpus_have_the_kernels(capability, has):
+    assert since_ampere(SimpleNamespace(compute_capability=capability)) == has
 
 
 @pytest.mark.parametrize("layers", ["scanned", "unrolled"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 
 import jax
 import pytest
@@ -15,16 +14,17 @@ from rft_jax.plan.ahead import (
     _refused_bytes,
     _sample,
     abstract_state,
+    compile_rollout,
     devices,
+    is_installed,
     make_program,
 )
+from rft_jax.plan.hlo import Cost
 from rft_jax.plan.search import meshes
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs a TPU's compiler, the extra `tpu`"
-)
+@pytest.mark.skipif(not is_installed("libtpu"), reason="needs a TPU's compiler, the extra `tpu`")
 @pytest.mark.parametrize("name", ["v4:4x4x4", "v5e:8x8", "v5p:4x4x4", "v6e:8x8", "tpu7x:2x4x4"])
 def test_a_slice_takes_every_mesh_that_is_searched(name):
     found = devices(parse_topology(name))
@@ -35,17 +35,47 @@ def test_a_slice_takes_every_mesh_that_is_searched(name):
         assert {d.id for d in mesh.devices.flat} == {d.id for d in found}
 
 
+@pytest.mark.parametrize(
+    "platform, compiler, kernel",
+    [("tpu", "tpu", "tpu_custom_call"), ("gpu", "cuda", "__gpu$xla.gpu.triton")],
+)
 @pytest.mark.parametrize("slots", [0, 8])
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
-def test_the_attention_kernel_is_lowered_for_the_devices_of_a_mesh(small, sizes, slots):
+def test_kernels_are_lowered_for_the_devices_of_a_mesh(
+    small, sizes, slots, platform, compiler, kernel
+):
     """The compiler splits no kernel, neither over the batch nor, in slots, over the heads."""
+    if platform == "gpu" and jax.version.__version_info__ >= (0, 11):
+        pytest.skip("needs a GPU, or its compiler: Pallas for Triton asks the mesh what it is")
     stage = small.stages[0]
     sampling = dataclasses.replace(stage.rollout, prompt_tokens=128, slots=slots)
     stage = dataclasses.replace(stage, rollout=sampling)
-    program = make_program(small.models[0], 256, stage, make_mesh(MeshConfig(*sizes)), "tpu")
+    attention = "pallas" if platform == "tpu" else "xla"  # cuDNN's asks for the device
+    model = dataclasses.replace(small.models[0], attention=attention)
+    program = make_program(model, 256, stage, make_mesh(MeshConfig(*sizes)), platform)
     arguments = abstract_state(program), *_batch(program)
     traced = jax.jit(functools.partial(_sample, program)).trace(*arguments)
-    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert kernel in traced.lower(lowering_platforms=(compiler,)).as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not is_installed("jax_plugins.xla_cuda13"), reason="needs a GPU's compiler, the extra `cuda`"
+)
+def test_the_kernel_for_a_token_does_its_arithmetic_in_fewer_launches(small):
+    mesh = make_mesh(MeshConfig(), devices(parse_topology("h100:1")))
+
+    def cost(choice):
+        model = dataclasses.replace(small.models[0], decode_attention=choice)
+        loops = compile_rollout(make_program(model, 256, small.stages[0], mesh, "gpu")).loops
+        total = Cost()
+        for loop in loops:
+            total.add(loop.cost, loop.trips)
+        return total
+
+    kernel, plain = cost("triton"), cost("xla")
+    assert kernel.flops == plain.flops
+    assert kernel.launches < plain.launches
 
 
 def test_the_bytes_of_a_refusal_are_read():

@@ -1,10 +1,10 @@
-"""What cuDNN's attention and unrolled decoding save of a GPU's memory traffic, without a GPU.
+"""What kernels for attention and unrolled decoding save of a GPU's memory traffic, without a GPU.
 
     python experiments/benchmarks/gpu/compiled.py [--topology h100:1]
 
 Compiles (needs `pip install 'rft_jax[cuda]'`) the rollout and the update of `ours.py` for a GPU
 that is not here, as they are and with what XLA makes by itself, and prints a JSON line each: GB
-that cross its memory, TFLOP, GB of temporaries, and the roofline's seconds.
+that cross its memory, TFLOP, kernels, GB of temporaries, and the roofline's seconds.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from rft_jax.plan.roofline import loop_seconds  # noqa: E402
 from rft_jax.plan.shapes import SHAPES  # noqa: E402
 
 CHOICES = {
-    "xla": {"attention": "xla", "decode_layers": "scanned"},
-    "ours": {"attention": "auto", "decode_layers": "auto"},
+    "xla": {"attention": "xla", "decode_attention": "xla", "decode_layers": "scanned"},
+    "xla, unrolled": {"attention": "xla", "decode_attention": "xla", "decode_layers": "unrolled"},
+    "ours": {"attention": "auto", "decode_attention": "auto", "decode_layers": "auto"},
 }
 
 
@@ -52,6 +53,7 @@ def main() -> None:
                     line[part.name] = {
                         "GB": round(sum(n * cost.hbm_bytes for n, cost in costs) / 1e9, 1),
                         "TFLOP": round(sum(n * cost.flops for n, cost in costs) / 1e12, 1),
+                        "kernels": round(sum(n * cost.launches for n, cost in costs)),
                         "temporary_GB": round(part.temporary_bytes / 1e9, 2),
                         "estimated_s": round(loop_seconds(topology.chip, part.loops), 3),
                     }

@@ -40,6 +40,7 @@ ROUNDS = 5
 REPEATED_S = 0.05
 FEW = 2  # tokens of the rollout that is subtracted
 PAD_ID, STOP_ID = 0, 1
+KERNELS = ("attention", "decode_attention")
 
 
 def main() -> None:
@@ -50,6 +51,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="completions")
     add_sizes(parser)
     parser.add_argument("--layers", type=int, help="fewer, to try the script")
+    for name in KERNELS:
+        parser.add_argument("--" + name.replace("_", "-"), default="auto", help="as in ModelConfig")
     options = parser.parse_args()
     config, vocab_size = SHAPES[options.model]
     config = dataclasses.replace(
@@ -57,6 +60,7 @@ def main() -> None:
         layers=options.layers or config.layers,
         compute_dtype="bfloat16",
         remat=options.remat,
+        **{name: getattr(options, name) for name in KERNELS},
     )
     model, stage = build_model(config, vocab_size), make_stage(options, options.batch)
     found = {**_decoding(model, stage), **_updating(model, stage)}
