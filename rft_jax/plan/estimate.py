@@ -23,7 +23,7 @@ from rft_jax.plan.hlo import Cost
 from rft_jax.plan.memory import Kept
 from rft_jax.plan.roofline import seconds
 from rft_jax.rollout.continuous import most_tokens
-from rft_jax.rollout.rollout import stretches
+from rft_jax.rollout.decode import stretches
 from rft_jax.step import Program
 
 # Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
@@ -238,7 +238,7 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
 
 def _cache_seen(rollout: RolloutConfig) -> float:
     """The share of the cache that a decoded token reads, on average over stretches."""
-    if rollout.slots:
+    if rollout.slots:  # go on with a full one
         return 1.0
     own, ends = rollout.group_size * rollout.completion_tokens, stretches(rollout.completion_tokens)
     seen = sum(end * (end - before) for before, end in itertools.pairwise([0, *ends]))

@@ -15,7 +15,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.models import Prefix
-from rft_jax.rollout.decode import Decoder, Pairs, Record, Slots, decode, empty_record, init_slots
+from rft_jax.rollout.decode import (
+    Decoder,
+    Pairs,
+    Record,
+    Slots,
+    decode,
+    decode_while,
+    empty_record,
+    init_slots,
+)
 
 PLACES = 2  # for prompts in a lane, Z
 NONE = -1
@@ -68,20 +77,19 @@ def decode_queue(
     """
     B, G = queue.keys_CM.shape
     C, M = lanes(count, B, G)
-    bound = most_tokens(count, B, G, decoder.config.completion_tokens)
 
     def unfinished(loop: _Loop) -> Array:
         waiting = (loop.taken != B) | (loop.begun_C != G).any()
-        return (loop.slots.cache.written < bound) & in_any_part(
-            waiting | loop.slots.running_CM.any()
-        )
+        return in_any_part(waiting | loop.slots.running_CM.any())
 
     def step(loop: _Loop) -> _Loop:
         loop = _begin_samples(decoder, queue, _take_prompts(queue, loop))
         slots, new_CM = decode(decoder, _in_slots(queue, loop), loop.slots)
         return loop._replace(slots=slots, record_BGT=_write(loop, new_CM))
 
-    return jax.lax.while_loop(unfinished, step, _empty(decoder, queue, C, M)).record_BGT
+    tokens = decoder.config.completion_tokens
+    bound = most_tokens(count, B, G, tokens)
+    return decode_while(unfinished, step, _empty(decoder, queue, C, M), tokens, bound).record_BGT
 
 
 def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:

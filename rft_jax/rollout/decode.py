@@ -1,8 +1,10 @@
 """Decoding: slots in which completions grow, a token in each at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -11,6 +13,11 @@ from rft_jax.models import Cache, Model, Params, Prefix
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
 from rft_jax.rollout.sampling import sample, token_uniform
+
+STRETCHES = 4  # at most; each is compiled by itself
+STRETCH = 64  # tokens at least
+
+Loop = TypeVar("Loop", bound=NamedTuple)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +62,13 @@ class Slots(NamedTuple):
     running_CM: Array
 
 
-def init_slots(decoder: Decoder, pairs: Pairs, places: int | None = None) -> Slots:
-    """A slot for each pair, before its first token; with room for so many in the cache, or all."""
+def init_slots(decoder: Decoder, pairs: Pairs) -> Slots:
+    """A slot for each pair, before its first token; the cache has room for the first stretch."""
     shape, T = pairs.keys_CM.shape, decoder.config.completion_tokens
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
     return Slots(
         hidden_CMD=hidden_CMD,
-        cache=decoder.model.init_cache(pairs.prefix, shape[1], T, places),
+        cache=decoder.model.init_cache(pairs.prefix, shape[1], T, stretches(T)[0]),
         state=logit_masks.start(decoder.mask, shape),
         running_CM=jnp.ones(shape, bool),
     )
@@ -73,6 +80,40 @@ def empty_record(decoder: Decoder, keys_BG: Array) -> Record:
     return Record(
         jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape)
     )
+
+
+def decode_while(
+    running: Callable[[Loop], Array],
+    step: Callable[[Loop], Loop],
+    loop: Loop,
+    tokens: int,
+    bound: int,
+) -> Loop:
+    """Decodes in stretches, each with as much of the cache as is filled at its end.
+
+    Args:
+        running: Whether there is something to decode.
+        step: Decodes a token in every slot.
+        loop: What steps pass on; its field `slots`, those from `init_slots`.
+        tokens: Of the longest completion; then the cache is full.
+        bound: Steps at most.
+    """
+    *ends, _ = stretches(tokens)
+    places = [*ends, tokens]
+    for before, end, size in zip([0, *ends], [*ends, bound], places, strict=True):
+        slots = loop.slots._replace(cache=loop.slots.cache.with_places(size))
+        _, loop = jax.lax.while_loop(
+            lambda carry: (carry[0] < end - before) & running(carry[1]),  # noqa: B023
+            lambda carry: (carry[0] + 1, step(carry[1])),
+            (jnp.int32(0), loop._replace(slots=slots)),
+        )
+    return loop
+
+
+def stretches(tokens: int) -> list[int]:
+    """After how many tokens each stretch of decoding ends, the last when the cache is full."""
+    number = max(1, min(STRETCHES, tokens // STRETCH))
+    return [-(-tokens * (index + 1) // number) for index in range(number)]
 
 
 def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> tuple[Slots, Record]:

@@ -6,7 +6,6 @@ completions, they wait in a queue (`continuous`).
 """
 
 import dataclasses
-import itertools
 from typing import NamedTuple
 
 import jax
@@ -23,14 +22,12 @@ from rft_jax.rollout.decode import (
     Record,
     Slots,
     decode,
+    decode_while,
     empty_record,
     init_slots,
     is_stop,
 )
 from rft_jax.rollout.logit_masks import LogitMask
-
-STRETCHES = 4  # at most; each is compiled by itself
-STRETCH = 64  # tokens at least
 
 
 class Prompts(NamedTuple):
@@ -57,6 +54,13 @@ class Rollout(NamedTuple):
     has_answer_BG: Array  # bool: the marker was passed, or the format has none
     answer_start_BG: Array  # int32, index of the answer's first token
     answer_end_BG: Array  # int32, one past its last, without the stop token
+
+
+class _Loop(NamedTuple):
+    """What grows."""
+
+    slots: Slots
+    record_BGT: Record
 
 
 def rollout(
@@ -103,32 +107,18 @@ def rollout(
 
 
 def _decode_all(decoder: Decoder, pairs: Pairs) -> Record:
-    """Completes B x G pairs side by side, in stretches with as much of the cache as they fill."""
+    """Completes B x G pairs side by side."""
 
-    def step(loop: tuple[Array, Slots, Record]) -> tuple[Array, Slots, Record]:
-        done, slots, record_BGT = loop
-        at = slots.cache.written
-        slots, new_BG = decode(decoder, pairs, slots)
-        record_BGT = jax.tree.map(lambda x, new: x.at[..., at].set(new), record_BGT, new_BG)
-        return done + 1, slots, record_BGT
+    def step(loop: _Loop) -> _Loop:
+        at = loop.slots.cache.written
+        slots, new_BG = decode(decoder, pairs, loop.slots)
+        record_BGT = jax.tree.map(lambda x, new: x.at[..., at].set(new), loop.record_BGT, new_BG)
+        return _Loop(slots, record_BGT)
 
-    record_BGT = empty_record(decoder, pairs.keys_CM)
-    ends = stretches(decoder.config.completion_tokens)
-    slots = init_slots(decoder, pairs, ends[0])
-    for before, end in itertools.pairwise([0, *ends]):
-        slots = slots._replace(cache=slots.cache.with_places(end))
-        _, slots, record_BGT = jax.lax.while_loop(
-            lambda loop: (loop[0] < end - before) & loop[1].running_CM.any(),  # noqa: B023
-            step,
-            (jnp.int32(0), slots, record_BGT),
-        )
-    return record_BGT
-
-
-def stretches(tokens: int) -> list[int]:
-    """After how many tokens each stretch of decoding ends."""
-    number = max(1, min(STRETCHES, tokens // STRETCH))
-    return [-(-tokens * (index + 1) // number) for index in range(number)]
+    loop = _Loop(init_slots(decoder, pairs), empty_record(decoder, pairs.keys_CM))
+    tokens = decoder.config.completion_tokens
+    loop = decode_while(lambda loop: loop.slots.running_CM.any(), step, loop, tokens, tokens)
+    return loop.record_BGT
 
 
 def _finish(record: Record, mask: LogitMask, stop_ids: tuple[int, ...]) -> Rollout:

@@ -288,11 +288,12 @@ def test_the_loop_ends_when_every_completion_has_stopped(model, params):
 
 @pytest.mark.parametrize("layers", ["scanned", "unrolled"])
 @pytest.mark.parametrize("int8", [False, True])
-def test_stretches_change_no_completion(model, params, layers, int8, monkeypatch):
-    module = importlib.import_module("rft_jax.rollout.rollout")
+@pytest.mark.parametrize("slots", [0, 4])
+def test_stretches_change_no_completion(model, params, layers, int8, slots, monkeypatch):
+    module = importlib.import_module("rft_jax.rollout.decode")
     model = Model(dataclasses.replace(model.config, decode_layers=layers), V, model.graph)
     mask = LogitMask((*FORBIDDEN, MARKER, STOPS[0]), None, 0)
-    config = dataclasses.replace(SAMPLED, completion_tokens=50, int8_cache=int8)
+    config = dataclasses.replace(SAMPLED, completion_tokens=50, int8_cache=int8, slots=slots)
     at_once = complete(model, params, mask, config)
     monkeypatch.setattr(module, "STRETCH", 13)
     assert module.stretches(50) == [17, 34, 50]
