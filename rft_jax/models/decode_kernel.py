@@ -1,7 +1,7 @@
 """A partial of few queries as a Pallas kernel for GPUs: a token's attention in one launch.
 
 By itself XLA makes several kernels of it: scores, their peaks, weights, products with values, and
-what lies between. While decoding, each takes less time than it takes to start it. Here a program
+what lies between, each with little to do beside being started. Here a program
 goes over the keys of a row and a head once, and corrects its sums when a higher score comes along
 (https://arxiv.org/abs/1805.02867). The keys of few rows are split between programs, whose partials
 are merged afterwards (Flash-Decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
