@@ -1,8 +1,8 @@
 """A partial of few queries as a Pallas kernel for GPUs: a token's attention in one launch.
 
 By itself XLA makes several kernels of it: scores, their peaks, weights, products with values, and
-what lies between, each with little to do beside being started. Here a program
-goes over the keys of a row and a head once, and corrects its sums when a higher score comes along
+what lies between, each with little to do beside being started. Here a program goes over the keys of
+a row and a head once, and corrects its sums when a higher score comes along
 (https://arxiv.org/abs/1805.02867). The keys of few rows are split between programs, whose partials
 are merged afterwards (Flash-Decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 """
@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from rft_jax.models.attention import MASKED, Partial, soft_cap
 
-FEWEST, MOST = 16, 64  # queries of a program; a product has no fewer rows
+FEWEST, MOST = 16, 64  # queries of a program; a product has no axis shorter
 KEYS, NUMBERS = 64, 2**13  # of a block, at most
 PROGRAMS = 256  # at least, if there are keys for so many: two for each multiprocessor
 
@@ -26,7 +26,7 @@ PROGRAMS = 256  # at least, if there are keys for so many: two for each multipro
 def takes(head_dim: int, dtype: jnp.dtype) -> bool:
     """Whether the kernel is for such heads."""
     power_of_two = head_dim == pl.next_power_of_2(head_dim)
-    return dtype == jnp.bfloat16 and power_of_two and 16 <= head_dim <= 256
+    return dtype == jnp.bfloat16 and power_of_two and FEWEST <= head_dim <= 256
 
 
 def block_size(head_dim: int) -> int:
@@ -57,7 +57,6 @@ def decode_attention(
     tiles, blocks = pl.cdiv(N, tile), pl.cdiv(U, block_size(Q))
     blocks_each = pl.cdiv(blocks, pl.cdiv(PROGRAMS, R * K * tiles))
     splits = pl.cdiv(blocks, blocks_each)
-
     keys = pl.BlockSpec((None, None, U, Q), lambda r, k, i, n: (r, k, 0, 0))
 
     def call(interpret: bool, *arguments: Array) -> Any:

@@ -17,7 +17,7 @@ from rft_jax.rollout.sampling import sample, token_uniform
 STRETCHES = 4  # at most; each is compiled by itself
 STRETCH = 64  # tokens at least
 
-Loop = TypeVar("Loop", bound=NamedTuple)
+Loop = TypeVar("Loop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +98,9 @@ def decode_while(
         tokens: Of the longest completion; then the cache is full.
         bound: Steps at most.
     """
-    *ends, _ = stretches(tokens)
-    places = [*ends, tokens]
-    for before, end, size in zip([0, *ends], [*ends, bound], places, strict=True):
-        slots = loop.slots._replace(cache=loop.slots.cache.with_places(size))
+    *ends, last = stretches(tokens)
+    for before, end, places in zip([0, *ends], [*ends, bound], [*ends, last], strict=True):
+        slots = loop.slots._replace(cache=loop.slots.cache.with_places(places))
         _, loop = jax.lax.while_loop(
             lambda carry: (carry[0] < end - before) & running(carry[1]),  # noqa: B023
             lambda carry: (carry[0] + 1, step(carry[1])),
