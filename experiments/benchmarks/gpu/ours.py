@@ -40,7 +40,7 @@ ROUNDS = 5
 REPEATED_S = 0.05
 FEW = 2  # tokens of the rollout that is subtracted
 PAD_ID, STOP_ID = 0, 1
-KERNELS = ("attention", "decode_attention")
+KERNELS = {"attention": "cudnn", "decode_attention": "triton"}
 
 
 def main() -> None:
@@ -51,8 +51,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="completions")
     add_sizes(parser)
     parser.add_argument("--layers", type=int, help="fewer, to try the script")
-    for name in KERNELS:
-        parser.add_argument("--" + name.replace("_", "-"), default="auto", help="as in ModelConfig")
+    for name, kernel in KERNELS.items():
+        option, choices = "--" + name.replace("_", "-"), ("auto", "xla", kernel)
+        parser.add_argument(option, choices=choices, default="auto", help="as in ModelConfig")
     options = parser.parse_args()
     config, vocab_size = SHAPES[options.model]
     config = dataclasses.replace(
