@@ -42,6 +42,7 @@ setup(
         "jinja2>=3.1.6",  # older versions have escapes from the sandbox
         "rich>=13.9",
         "requests>=2.31",
+        "tensorboardX>=2.6",
         "pyseccomp>=0.1.2; sys_platform == 'linux'",
         # Data sets without TensorFlow; two packages that the library uses but does not always ask
         # for: array_record outside Linux, importlib_resources anywhere.

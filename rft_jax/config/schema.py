@@ -6,7 +6,7 @@ command line and stores a configuration as JSON, `validation` refuses what canno
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 REASONING_EFFORTS = ("low", "medium", "high")
 # Of a GPU's memory, what `rft` allocates at its start unless XLA_CLIENT_MEM_FRACTION is set.
@@ -266,6 +266,13 @@ class PolicyLossConfig:
     logit_chunk: int = 16  # positions of every completion whose logits exist at once
 
 
+class UpdateParts(NamedTuple):
+    """Into how many parts an update's batch is cut, and the setting that says so."""
+
+    setting: str
+    count: int
+
+
 @dataclass(frozen=True)
 class SFTStage:
     """Maximum likelihood on given completions: pre-training and supervised fine-tuning."""
@@ -284,6 +291,13 @@ class SFTStage:
     logit_chunk: int = 512  # positions of a row whose logits exist at once
     log_interval: int = 10
     checkpoint_interval: int = 500
+
+    decode_slots: ClassVar[int] = 0
+
+    @property
+    def update_parts(self) -> UpdateParts:
+        """The parts of a batch whose gradients are summed."""
+        return UpdateParts("gradient_accumulation", self.gradient_accumulation)
 
 
 @dataclass(frozen=True)
@@ -313,6 +327,17 @@ class RLStage:
     # `policy_loss.importance` must correct. Interrupted, such a run goes on a little differently.
     async_rollout: bool = False
 
+    @property
+    def decode_slots(self) -> int:
+        """Completions that are decoded at a time; 0 for all."""
+        return self.rollout.slots
+
+    @property
+    def update_parts(self) -> UpdateParts:
+        """The parts of a batch whose gradients are summed."""
+        loss = self.policy_loss
+        return UpdateParts("policy_loss.gradient_accumulation", loss.gradient_accumulation)
+
 
 @dataclass(frozen=True)
 class EvalStage:
@@ -340,8 +365,8 @@ class EvalStage:
         return tuple(key for key in (self.cluster_by, self.macro_by) if key)
 
 
-TrainingStage = SFTStage | RLStage
-Stage = TrainingStage | EvalStage
+TrainingStageConfig = SFTStage | RLStage
+StageConfig = TrainingStageConfig | EvalStage
 RESERVED = ("data", "models")  # what else has a folder in a work directory
 
 
@@ -363,12 +388,22 @@ class Config:
     wandb_project: str = ""  # of Weights & Biases; empty: off
     # Folder of compiled programs; None: JAX_COMPILATION_CACHE_DIR, or the user's own; empty: off.
     compilation_cache: str | None = None
-    stages: tuple[Stage, ...] = field(default_factory=lambda: (SFTStage(), RLStage()))
+    stages: tuple[StageConfig, ...] = field(default_factory=lambda: (SFTStage(), RLStage()))
 
     @property
-    def training_stages(self) -> tuple[TrainingStage, ...]:
+    def training_stages(self) -> tuple[TrainingStageConfig, ...]:
         """The stages that change weights."""
         return tuple(stage for stage in self.stages if not isinstance(stage, EvalStage))
+
+    @property
+    def rl_stages(self) -> tuple[RLStage, ...]:
+        """The stages that sample and are graded."""
+        return tuple(stage for stage in self.stages if isinstance(stage, RLStage))
+
+    @property
+    def eval_stages(self) -> tuple[EvalStage, ...]:
+        """The stages that compare models."""
+        return tuple(stage for stage in self.stages if isinstance(stage, EvalStage))
 
     def model(self, name: str) -> ModelConfig:
         """The model of that name."""

@@ -1,9 +1,13 @@
-"""What a configuration must not say, refused before anything is read or compiled."""
+"""Every rule about configurations, refused before anything is compiled.
+
+`validate` needs the configuration alone. The others need to know as well what the machine, the
+grader or a model's source is, and are asked by `runs.prepare` and `plan`.
+"""
 
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from rft_jax.config import (
@@ -15,7 +19,9 @@ from rft_jax.config import (
     OptimizerConfig,
     PolicyLossConfig,
     RLStage,
-    TrainingStage,
+    SFTStage,
+    StageConfig,
+    TrainingStageConfig,
 )
 from rft_jax.config.types import MISMATCH, alternatives, convert, describe
 from rft_jax.utils.errors import InputError
@@ -41,35 +47,39 @@ def validate(config: Config) -> None:
             _validate_lora(f"models.{model.name}", model)
         if not model.source:
             _validate_model(model)
-    earlier: dict[str, TrainingStage] = {}
+    earlier: dict[str, TrainingStageConfig] = {}
     for stage in config.stages:
-        place = f"stages.{stage.name}"
-        if isinstance(stage, EvalStage):
-            _validate_evaluate(place, stage, earlier)
-            continue
-        if stage.model not in [model.name for model in config.models]:
-            raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
-        here = stage.init and "/" not in stage.init
-        if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
-            raise InputError(
-                f"{place}.init: {stage.init!r} is not an earlier stage of the model "
-                f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
-            )
-        _positive(place, stage, "steps", "batch_size", "checkpoint_interval")
-        _validate_optimizer(f"{place}.optimizer", stage.optimizer, stage.steps)
-        if isinstance(stage, RLStage):
-            _validate_reinforce(place, stage)
-        else:
-            _positive(
-                place,
-                stage,
-                "max_row_tokens",
-                "gradient_accumulation",
-                "logit_chunk",
-                "log_interval",
-            )
-            _divides(place, stage.gradient_accumulation, stage.batch_size)
-        earlier[stage.name] = stage
+        _RULES[type(stage)](f"stages.{stage.name}", stage, config, earlier)
+
+
+def _validate_training(
+    place: str,
+    stage: TrainingStageConfig,
+    config: Config,
+    earlier: dict[str, TrainingStageConfig],
+) -> None:
+    """The rules that all stages share which change weights."""
+    if stage.model not in [model.name for model in config.models]:
+        raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
+    here = stage.init and "/" not in stage.init
+    if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
+        raise InputError(
+            f"{place}.init: {stage.init!r} is not an earlier stage of the model "
+            f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
+        )
+    _positive(place, stage, "steps", "batch_size", "checkpoint_interval")
+    _validate_optimizer(f"{place}.optimizer", stage.optimizer, stage.steps)
+    earlier[stage.name] = stage
+
+
+def _validate_sft(
+    place: str, stage: SFTStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_training(place, stage, config, earlier)
+    _positive(
+        place, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
+    )
+    _divides(place, stage.gradient_accumulation, stage.batch_size)
 
 
 def _check_types(node: Any, place: str) -> None:
@@ -173,7 +183,10 @@ def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> N
         )
 
 
-def _validate_reinforce(place: str, stage: RLStage) -> None:
+def _validate_rl(
+    place: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_training(place, stage, config, earlier)
     rollout, loss = stage.rollout, stage.policy_loss
     where = f"{place}.rollout"
     _positive(place, stage, "max_resample_batches")
@@ -231,7 +244,9 @@ def _validate_reinforce(place: str, stage: RLStage) -> None:
         )
 
 
-def _validate_evaluate(place: str, stage: EvalStage, earlier: Mapping[str, TrainingStage]) -> None:
+def _validate_eval(
+    place: str, stage: EvalStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
     _positive(place, stage, "samples")
     taken = [*earlier, *stage.models]
     for name in stage.baselines:
@@ -246,7 +261,7 @@ def _validate_evaluate(place: str, stage: EvalStage, earlier: Mapping[str, Train
                 f"{place}.models: {name!r} is not an earlier stage; name one, or give "
                 "WORKDIR/STAGE of another run"
             )
-    if not any(isinstance(before, RLStage) for before in earlier.values()):
+    if not any(before.name in earlier for before in config.rl_stages):
         raise InputError(
             f"{place}: samples are drawn as in a reinforcement stage; put one before it"
         )
@@ -266,3 +281,140 @@ def _validate_loss(place: str, loss: PolicyLossConfig) -> None:
         raise InputError(
             f"{place}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
         )
+
+
+def validate_placement(stage: RLStage, needs_host: bool) -> None:
+    """Refuses what does not go with where the grader runs.
+
+    Args:
+        stage: The stage.
+        needs_host: Whether the grader has a node on the host.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    place = f"stages.{stage.name}"
+    if stage.max_resample_batches > 1 and needs_host:
+        raise InputError(
+            f"{place}.max_resample_batches: {stage.max_resample_batches} batches are sampled and "
+            "graded in one program, but this grader needs the host (`rft grade --explain` says "
+            "why); set it to 1 or use a grader that runs on the device"
+        )
+    if stage.async_rollout and not needs_host:
+        raise InputError(
+            f"{place}.async_rollout: the grader runs on the device, so that there is nothing to "
+            "wait for; leave it off"
+        )
+
+
+def validate_mesh(stage: TrainingStageConfig, parts: int) -> None:
+    """Refuses a stage whose batch, micro-batches or slots the mesh's batch axes do not divide.
+
+    With less than a whole prompt of a micro-batch on each device, the compiler would lay prompts
+    out over no axis at all, and send every activation to every device.
+
+    Args:
+        stage: The stage.
+        parts: Into how many parts the mesh splits a batch.
+
+    Raises:
+        InputError: Naming the setting and a size that works.
+    """
+    place, accumulation = f"stages.{stage.name}", stage.update_parts
+    validate_split(f"{place}.batch_size", stage.batch_size, parts)
+    validate_split(f"{place}.rollout.slots", stage.decode_slots, parts)
+    if stage.batch_size // accumulation.count % parts:
+        raise InputError(
+            f"{place}.{accumulation.setting}: {accumulation.count} parts of a batch of "
+            f"{stage.batch_size} cannot be split over data x fsdp = {parts} devices; use a divisor "
+            f"of {stage.batch_size // parts}"
+        )
+
+
+def validate_split(setting: str, size: int, parts: int) -> None:
+    """Refuses what is split as a batch is, and has a size that the mesh's batch axes do not divide.
+
+    Raises:
+        InputError: Naming the setting and a size that works.
+    """
+    if size % parts:
+        raise InputError(
+            f"{setting}: {size} cannot be split over data x fsdp = {parts} devices; use a multiple "
+            f"of {parts} or another mesh"
+        )
+
+
+def validate_partition(
+    model: str, sizes: Iterable[tuple[str, int]], rules: Mapping[str, str | None], mesh: Mapping
+) -> None:
+    """Refuses a mesh whose axes do not divide the weights' that they split.
+
+    Args:
+        model: The model's name.
+        sizes: The logical axes of the weights, each with its size.
+        rules: The mesh axis of each logical axis, or None.
+        mesh: The size of each mesh axis.
+
+    Raises:
+        InputError: Naming the mesh axis, the model's setting and its size.
+    """
+    for name, size in sizes:
+        axis = rules[name]
+        if axis is not None and size % mesh[axis]:
+            raise InputError(
+                f"mesh.{axis}: {mesh[axis]} devices cannot split {_AXIS_SETTINGS[name]}={size} of "
+                f"the model {model!r}; choose a divisor of {size}"
+            )
+
+
+# What sets the size of a logical axis; the others are never split.
+_AXIS_SETTINGS = {
+    "vocab": "the vocabulary",
+    "embed": "hidden_size",
+    "num_kv_heads": "num_kv_heads",
+    "mlp": "intermediate_size",
+}
+
+
+def validate_adapters(stage: TrainingStageConfig, model: ModelConfig) -> None:
+    """Refuses an optimizer that does not go with adapters.
+
+    Args:
+        stage: The stage.
+        model: The stage's model, as its source describes it.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    if stage.optimizer.name == "muon" and model.lora is not None:
+        raise InputError(
+            f"stages.{stage.name}.optimizer.name: muon is for whole weights, but this model trains "
+            "adapters; set it to adamw"
+        )
+
+
+def validate_targets(model: ModelConfig, without_adapters: Container[str]) -> None:
+    """Refuses adapters for weights that cannot have any.
+
+    Args:
+        model: The model, as its source describes it.
+        without_adapters: The weights of a mixture's experts.
+
+    Raises:
+        InputError: Naming the targets.
+    """
+    experts = (
+        [name for name in model.lora.targets if name in without_adapters] if model.lora else []
+    )
+    if model.experts and experts:
+        raise InputError(
+            f"models.{model.name}.lora.targets: a mixture's experts cannot have adapters; leave "
+            f"{', '.join(experts)} out"
+        )
+
+
+_RULES: dict[type[StageConfig], Callable[..., None]] = {
+    SFTStage: _validate_sft,
+    RLStage: _validate_rl,
+    EvalStage: _validate_eval,
+}

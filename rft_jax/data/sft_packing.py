@@ -62,7 +62,7 @@ def pack_supervised(
         if size > max_row_tokens:
             raise InputError(
                 f"{source}, line {number}: the item has {size} tokens, the limit is {max_row_tokens}; "
-                f"shorten it or set --config.{setting}={size} or more"
+                f"shorten it or set {setting}={size} or more"
             )
         if size > room:
             rows.append([])

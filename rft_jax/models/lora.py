@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.config import LoraConfig, ModelConfig
+from rft_jax.config import LoraConfig
 from rft_jax.models.linear import Adapted
 from rft_jax.models.weight_axes import INPUTS
-from rft_jax.utils.errors import InputError
 
 Tree = Any  # nested dict of arrays, or of what belongs to each
 
@@ -30,20 +29,6 @@ TARGETS = {
     "down_proj": "down_FD",
 }
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # with a mixture of experts
-
-
-def check_targets(config: ModelConfig) -> None:
-    """Refuses adapters for weights that cannot have any.
-
-    Raises:
-        InputError: naming the targets.
-    """
-    experts = [name for name in config.lora.targets if name in EXPERTS] if config.lora else []
-    if config.experts and experts:
-        raise InputError(
-            f"models.{config.name}.lora.targets: a mixture's experts cannot have adapters; leave "
-            f"{', '.join(experts)} out"
-        )
 
 
 def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:

@@ -87,8 +87,7 @@ def is_installed(module: str) -> bool:
 
 
 _NO_COMPILER = (
-    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or leave compilation out "
-    "with --estimate"
+    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or estimate without it"
 )
 
 

@@ -8,23 +8,26 @@
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 INTERVALS = "intervals"
 NOT_COMPARED = ("model", "data", "items", "samples")
 
 
-def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dict[str, Any]:
-    """The comparison out of the lines of `evaluate.evaluate_models`.
+def compare(
+    models: Sequence[Mapping[str, Any]],
+    differences: Sequence[Mapping[str, Any]] = (),
+    names: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The comparison of models, as a JSON value.
 
     Args:
-        lines: A line a model, then a line a pair and metric.
+        models: `ModelResult.to_json` of each model.
+        differences: `PairedDifference.to_json` of each pair and metric.
         names: What to call the models, in their order; by default their paths without the folders
             that all of them share.
     """
-    lines = list(lines)
-    models = [line for line in lines if "model" in line]
     names = names or _short([line["model"] for line in models])
     called = {line["model"]: name for line, name in zip(models, names, strict=True)}
     # An error that no model made is no news, and its share says more than its count.
@@ -46,9 +49,7 @@ def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> di
             for line in models
         },
         "paired": [
-            {**line, "a": called[line["a"]], "b": called[line["b"]]}
-            for line in lines
-            if "model" not in line
+            {**line, "a": called[line["a"]], "b": called[line["b"]]} for line in differences
         ],
     }
 

@@ -16,9 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rft_jax.logging.metrics import log
 from rft_jax.report.charts import payload
 from rft_jax.report.history import RunHistory, read_run
+from rft_jax.utils.console import log
 from rft_jax.utils.files import write_atomically
 
 REPORT_FILE = "report.html"

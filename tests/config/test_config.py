@@ -96,26 +96,26 @@ def test_overrides_add_up():
 @pytest.mark.parametrize(
     ("path", "text", "sentence"),
     [
-        ("sed", "1", "--config.sed: there is no setting 'sed'; known here: name, seed, data"),
-        ("seed.x", "1", "--config.seed.x: there is no setting 'x'"),
-        ("seed", "many", "--config.seed: 'many' is not a value of type int"),
-        ("seed", "1.5", "--config.seed: '1.5' is not a value of type int"),
-        ("seed", "true", "--config.seed: 'true' is not a value of type int"),
+        ("sed", "1", "sed: there is no setting 'sed'; known here: name, seed, data"),
+        ("seed.x", "1", "seed.x: there is no setting 'x'"),
+        ("seed", "many", "seed: 'many' is not a value of type int"),
+        ("seed", "1.5", "seed: '1.5' is not a value of type int"),
+        ("seed", "true", "seed: 'true' is not a value of type int"),
         ("models.policy.tie_embeddings", "1", "'1' is not a value of type bool"),
         ("models.policy.rope_theta", "big", "'big' is not a value of type float"),
         ("models.policy.compute_dtype", "int8", "'int8' is not one of auto, float32, bfloat16"),
         ("stages.rft.policy_loss.dual_clip", "x", "'x' is not a value of type float | None"),
         ("stages.sft.steps", "1", "expected one of pretrain, rft, other and a setting of it"),
         ("stages.rft", "1", "expected one of pretrain, rft, other and a setting of it"),
-        ("stages", "1", "--config.stages: '1' is not a value of type"),
-        ("data", "x.jsonl", "--config.data: 'x.jsonl' is not a value of type DataConfig"),
+        ("stages", "1", "stages: '1' is not a value of type"),
+        ("data", "x.jsonl", "data: 'x.jsonl' is not a value of type DataConfig"),
     ],
 )
 def test_an_override_that_fits_no_setting_is_refused(path, text, sentence):
     with pytest.raises(InputError) as error:
         apply_overrides(CONFIG, {path: text})
     assert sentence in str(error.value)
-    assert f"--config.{path}" in str(error.value)
+    assert str(error.value).startswith(path)
 
 
 @pytest.mark.parametrize(
