@@ -105,15 +105,13 @@ class RunLoop:
                             record({"step": k, **stage.metrics(pending, k)})
                         signum = self._signum_of_all(self._stop.signum)
                     pending = output
-                    evaluates = evaluator is not None and is_due(
-                        k + 1, config.steps, stage.eval_interval
-                    )
+                    evaluates = is_due(k + 1, config.steps, stage.eval_interval)
                     saves = is_due(k + 1, config.steps, config.checkpoint_interval)
                     if not (evaluates or signum or saves):
                         continue
                     row = {"step": k + 1, **stage.metrics(pending, k + 1)}
                     pending = None
-                    if evaluates:
+                    if evaluates and evaluator is not None:
                         found = _validation(self.run, evaluator, weights(stage.model, state))
                         rewards.append(found[METRIC])
                         row |= found | {"timing": row["timing"] | found["timing"]}

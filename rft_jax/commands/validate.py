@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
     from rft_jax.evaluation.grading import validate_files
 
     host = HostOptions(sandbox=options.sandbox)
-    summary, warnings = validate_files(options.grader, options.data, *options.range, host)
+    low, high = options.range
+    summary, warnings = validate_files(options.grader, options.data, low, high, host)
     for sentence in warnings:
         print(f"rft validate: warning: {sentence}", file=sys.stderr)
     print(json.dumps({**summary, "warnings": warnings}, ensure_ascii=False))

@@ -37,7 +37,7 @@ def load_config(path: str, overrides: Mapping[str, str]) -> Config:
             f"{path}: there is no such experiment file; those that come with rft_jax are {known}"
         )
     spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise InputError(f"{path}: an experiment is a Python file; its name ends with .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # for `overrides.from_json` of data classes of its own

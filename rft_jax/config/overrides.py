@@ -105,11 +105,19 @@ def read_config(stored: Path) -> Config:
             whose data class cannot be imported.
     """
     try:
-        config = from_json(json.loads(stored.read_text()))
+        value = json.loads(stored.read_text())
+        if value.get("class") == "rft_jax.config:Config":
+            raise InputError(
+                f"{stored}: was written by rft_jax 0.1, whose settings have other names now; use "
+                "another work directory"
+            )
+        config = from_json(value)
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise InputError(
-            f"{stored}: cannot be read as a run's configuration ({error}); use another work directory, "
-            "and keep data classes of your own in a module that can be imported"
+            f"{stored}: cannot be read as a run's configuration ({error}); use another work "
+            "directory, and keep data classes of your own in a module that can be imported"
         ) from None
     if not isinstance(config, Config):
         raise InputError(f"{stored}: is not a run's configuration; use another work directory")

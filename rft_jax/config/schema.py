@@ -236,7 +236,8 @@ class RolloutConfig:
         """The budget of thinking tokens before the end-of-think marker is forced."""
         if isinstance(self.reasoning_effort, int):
             return self.reasoning_effort
-        return getattr(self, f"effort_{self.reasoning_effort}")
+        budgets = {"low": self.effort_low, "medium": self.effort_medium, "high": self.effort_high}
+        return budgets[self.reasoning_effort]
 
 
 @dataclass(frozen=True)

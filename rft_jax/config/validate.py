@@ -7,14 +7,14 @@ grader or a model's source is, and are asked by `runs.prepare` and `plan`.
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Container, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from rft_jax.config import (
     REASONING_EFFORTS,
     RESERVED,
     Config,
     EvalStage,
+    LoraConfig,
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
@@ -23,7 +23,14 @@ from rft_jax.config import (
     StageConfig,
     TrainingStageConfig,
 )
-from rft_jax.config.types import MISMATCH, alternatives, convert, describe
+from rft_jax.config.types import (
+    MISMATCH,
+    DataclassInstance,
+    alternatives,
+    convert,
+    describe,
+    is_settings,
+)
 from rft_jax.utils.errors import InputError
 
 
@@ -44,7 +51,7 @@ def validate(config: Config) -> None:
         raise InputError("host.python_timeout_s: must be above 0 seconds")
     for model in config.models:
         if model.lora is not None:
-            _validate_lora(f"models.{model.name}", model)
+            _validate_lora(f"models.{model.name}", model, model.lora)
         if not model.source:
             _validate_model(model)
     earlier: dict[str, TrainingStageConfig] = {}
@@ -82,23 +89,27 @@ def _validate_sft(
     _divides(place, stage.gradient_accumulation, stage.batch_size)
 
 
-def _check_types(node: Any, place: str) -> None:
+def _check_types(node: DataclassInstance, place: str) -> None:
     """Every setting has its type, and numbers are finite."""
     kinds = typing.get_type_hints(type(node))
     for setting in dataclasses.fields(node):
         value, kind = getattr(node, setting.name), kinds[setting.name]
         where = f"{place}.{setting.name}".strip(".")
+        if typing.get_origin(kind) is tuple and not isinstance(value, tuple):
+            raise InputError(
+                f"{where}: must be a tuple; with one member a comma stands behind it, as in (x,)"
+            )
         infinite = isinstance(value, float) and not math.isfinite(value)
         if infinite or all(convert(value, option) is MISMATCH for option in alternatives(kind)):
             raise InputError(f"{where}: {value!r} is not {describe(kind)}")
-        if dataclasses.is_dataclass(value):
+        if is_settings(value):
             _check_types(value, where)
         elif isinstance(value, tuple):
-            for member in filter(dataclasses.is_dataclass, value):
-                _check_types(member, f"{where}.{member.name}")
+            for member in filter(is_settings, value):
+                _check_types(member, f"{where}.{getattr(member, 'name', '')}")
 
 
-def _check_names(place: str, things: tuple) -> None:
+def _check_names(place: str, things: Sequence[ModelConfig] | Sequence[StageConfig]) -> None:
     names = [thing.name for thing in things]
     if not names or len(set(names)) < len(names):
         raise InputError(f"{place}: at least one is needed and names must differ, got {names}")
@@ -111,7 +122,7 @@ def _check_names(place: str, things: tuple) -> None:
             )
 
 
-def _positive(place: str, settings: Any, *names: str) -> None:
+def _positive(place: str, settings: DataclassInstance, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < 1:
             raise InputError(f"{place}.{name}: must be at least 1, got {getattr(settings, name)}")
@@ -155,8 +166,7 @@ def _validate_model(model: ModelConfig) -> None:
         )
 
 
-def _validate_lora(place: str, model: ModelConfig) -> None:
-    lora = model.lora
+def _validate_lora(place: str, model: ModelConfig, lora: LoraConfig) -> None:
     if not model.source:
         raise InputError(
             f"{place}.lora: adapters change a model that is there already; set {place}.source"

@@ -55,7 +55,7 @@ def check_input_sums(workdir: Path, sums: dict[str, dict[str, str]]) -> None:
 def input_file(workdir: Path, role: str) -> str | None:
     """The file that a run reads as `train`, `valid` or `supervised`."""
     entry = _read(workdir / INPUTS_FILE).get(role)
-    return entry and str(workdir / entry["path"])
+    return str(workdir / entry["path"]) if entry else None
 
 
 def _read(stored: Path) -> dict[str, dict[str, str]]:

@@ -74,8 +74,8 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         )
     if (grader := run_grader(config)) is not None:
         grader = open_judges(grader, mesh)
-    for stage in config.rl_stages:
-        validate_placement(stage, grader.needs_host)
+        for stage in config.rl_stages:
+            validate_placement(stage, grader.needs_host)
     files = config.data.materialize(data_directory(workdir))
     inputs = input_sums(config, files, workdir)
     check_input_sums(workdir, inputs)

@@ -96,6 +96,7 @@ class Comparison:
         run, config = self._run, self.config
         paths = [Path(name) if "/" in name else run.workdir / name for name in models]
         items = input_file(run.workdir, f"stages.{config.name}")
+        assert items is not None  # `runs.prepare` has noted it
         answers = baseline_files(config, items)
         found = []
         for result in evaluate_models(paths, items, config, run.seed(config), answers):

@@ -36,7 +36,6 @@ class RL:
 
     def __init__(self, run: Run, config: RLStage):
         self.config = config
-        self.eval_interval = config.eval_interval
         self.early_stopping_patience = config.early_stopping_patience
         self.model = run.model(config)
         self.optimizer = make_optimizer(
@@ -48,6 +47,7 @@ class RL:
         assert run.grader is not None
         self._run, self._grader, self._seed = run, run.grader, run.seed(config)
         self._items = run.data[config.name]
+        self.eval_interval = config.eval_interval if self._items.valid is not None else 0
         self._sharding = batch_sharding(run.mesh)
         self._local_rows = local_rows(self._sharding, config.batch_size)
         self._program = make_program(
@@ -73,7 +73,11 @@ class RL:
     ) -> StageData:
         """Prompts as tokens."""
         del whole
-        return StageData(**{k: encode_prompts(row, config, tokenizer) for k, row in rows.items()})
+        valid = rows.get("valid")
+        return StageData(
+            train=encode_prompts(rows["train"], config, tokenizer),
+            valid=encode_prompts(valid, config, tokenizer) if valid else None,
+        )
 
     def run(self, loop: Loop) -> None:
         """Takes the steps that are left."""
@@ -89,7 +93,7 @@ class RL:
         run, items, grader = self._run, self._items, self._grader
         with enter_on_all_hosts(grader.open_host()) as host:
             evaluator = None
-            if items.valid is not None and self.eval_interval:
+            if items.valid is not None and self.eval_interval > 0:
                 noise, samples = run.seed(self.config, "valid"), self.config.eval_samples
                 evaluator = make_evaluator(self._program, host, items.valid, samples, noise)
             if grader.needs_host:

@@ -10,6 +10,7 @@ with StopSignals() as stop:
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -29,7 +30,7 @@ class StopSignals:
 
     def __init__(self):
         self.signum = 0
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, signal.Handlers | Callable | int | None] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():

@@ -19,7 +19,13 @@ from rft_jax.config import (
     SFTStage,
     TokenizerConfig,
 )
-from rft_jax.config.overrides import apply_overrides, differences, from_json, to_json
+from rft_jax.config.overrides import (
+    apply_overrides,
+    differences,
+    from_json,
+    read_config,
+    to_json,
+)
 from rft_jax.config.validate import validate
 from rft_jax.utils.errors import InputError
 
@@ -349,3 +355,14 @@ def test_a_stored_configuration_makes_settings_only():
     stored = to_json(CONFIG) | {"data": {"class": "subprocess:Popen", "args": ["true"]}}
     with pytest.raises(ValueError, match="subprocess:Popen is no class of settings"):
         from_json(stored)
+
+
+def test_a_tuple_without_its_comma_is_told():
+    with pytest.raises(InputError, match="stages: must be a tuple; with one member a comma"):
+        validate(dataclasses.replace(CONFIG, stages=RLStage(init="")))
+
+
+def test_a_work_directory_of_the_first_version_is_refused_with_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"class": "rft_jax.config:Config"}))
+    with pytest.raises(InputError, match="was written by rft_jax 0.1, .* use another work dir"):
+        read_config(tmp_path / "config.json")
