@@ -20,8 +20,16 @@ setup(
     description="Reinforcement fine-tuning in JAX, with graders that run on the device",
     author="The rft_jax authors",
     keywords=[
-        "reinforcement fine-tuning", "RFT", "RLVR", "GRPO", "post-training", "LoRA", "LLM", "JAX",
-        "TPU", "graders",
+        "reinforcement fine-tuning",
+        "RFT",
+        "RLVR",
+        "GRPO",
+        "post-training",
+        "LoRA",
+        "LLM",
+        "JAX",
+        "TPU",
+        "graders",
     ],
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -21,6 +21,7 @@ from rft_jax.config.schema import RolloutConfig as RolloutConfig
 from rft_jax.config.schema import RopeScaling as RopeScaling
 from rft_jax.config.schema import SFTStage as SFTStage
 from rft_jax.config.schema import StageConfig as StageConfig
+from rft_jax.config.schema import TfdsConfig as TfdsConfig
 from rft_jax.config.schema import TokenizerConfig as TokenizerConfig
 from rft_jax.config.schema import TrainingStageConfig as TrainingStageConfig
 from rft_jax.config.schema import YarnRope as YarnRope

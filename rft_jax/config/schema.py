@@ -14,14 +14,32 @@ GPU_MEMORY_FRACTION = 0.92
 
 
 @dataclass(frozen=True)
+class TfdsConfig:
+    """How an example of TensorFlow Datasets becomes an item; its features are the item's keys.
+
+    Each text is a Jinja template over the features, such as "{{ question }}".
+    """
+
+    prompt: str = ""  # the user's message; empty: the data set has `messages`
+    system: str = ""  # a system message before it; empty: none
+    answer: str = ""  # the assistant's message, for `supervised` and `answers`
+    reference: str = ""  # a key `reference` for the grader; empty: none
+    data_dir: str = ""  # where TFDS keeps data sets; empty: its default
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """Where the items come from: JSON lines. A task subclasses this and overrides `materialize`."""
+    """Where the items come from: JSON lines, or `tfds:NAME[/CONFIG]:SPLIT`.
+
+    A task subclasses this and overrides `materialize`.
+    """
 
     train: str = ""  # RFT items: messages, and any other keys for the grader
     valid: str = ""  # RFT items, none of them in `train`
     supervised: str = ""  # items that end with an assistant message
     answers: str = ""  # likewise: the right answers to `train`, for supervised fine-tuning
     symbols: str = ""  # a text a line, such as a name, that a tokenizer trained here keeps whole
+    tfds: TfdsConfig = TfdsConfig()
 
     def materialize(self, directory: Path) -> "DataConfig":
         """Returns the files to read, after writing them below `directory` if they are made."""

@@ -1,5 +1,6 @@
 """What a stage reads: its items, checked, and then encoded for the policy and for the grader."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -151,6 +152,25 @@ def training_texts(rows: dict[str, dict[str, Rows]], at_most: int) -> list[str]:
         for text in (message_text(message), message.get("reasoning_content"))
         if text
     ]
+
+
+def write_files(files: DataConfig, workdir: Path) -> DataConfig:
+    """The files that a run reads, after those that are made have been written below `workdir`.
+
+    Raises:
+        InputError: Naming what cannot be had.
+    """
+    directory = data_directory(workdir)
+    files = files.materialize(directory)
+    made = {}
+    for name in ("train", "valid", "supervised", "answers"):
+        if data.is_tfds(source := getattr(files, name)):
+            path = directory / f"{name}.jsonl"
+            if not path.exists():  # a run that goes on has them
+                answered = name in ("supervised", "answers")
+                data.write_items(source, files.tfds, path, answered=answered)
+            made[name] = str(path)
+    return dataclasses.replace(files, **made)
 
 
 def data_directory(workdir: Path) -> Path:

@@ -25,7 +25,7 @@ from rft_jax.parallel import (
     is_first,
     make_mesh,
 )
-from rft_jax.runs.datasets import StageReader, data_directory
+from rft_jax.runs.datasets import StageReader, write_files
 from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
 from rft_jax.runs.pretrained import (
@@ -76,7 +76,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         grader = open_judges(grader, mesh)
         for stage in config.rl_stages:
             validate_placement(stage, grader.needs_host)
-    files = config.data.materialize(data_directory(workdir))
+    files = write_files(config.data, workdir)
     inputs = input_sums(config, files, workdir)
     check_input_sums(workdir, inputs)
     rows = {
