@@ -179,14 +179,22 @@ def _reinforce(run: Run, stage: RLStage, stop: StopSignals, began: float) -> Non
             evaluator = None
             if items.valid is not None and stage.eval_interval:
                 noise = run.seed(stage, "valid")
-                evaluator = make_evaluator(program, host, items.valid, stage.eval_samples, noise)
+                evaluator = make_evaluator(
+                    program.sampler,
+                    program.grading,
+                    host,
+                    items.valid,
+                    stage.eval_samples,
+                    noise,
+                    at_once=stage.batch_size * stage.rollout.group_size,
+                )
             if run.grader.needs_host:
                 train_items = Items(items.train.items, items.train.source)
-                yield make_host_step(program, host, train_items), evaluator
+                yield make_host_step(program, host, train_items, stage.host_chunks), evaluator
             else:
                 yield compile_step(program), evaluator
 
-    places = train_shardings(program)
+    places = train_shardings(run.mesh, program.learner)
     _drive(run, stage, stop, began, optimizer, places, open_program(), batch_of, describe)
 
 

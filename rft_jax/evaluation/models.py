@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rft_jax import data
 from rft_jax.config import EvalStage, RLStage, RolloutConfig
@@ -37,7 +36,16 @@ from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
 from rft_jax.runs.datasets import PromptData, index_tree, read_prompt_data
 from rft_jax.runs.fingerprints import input_file
 from rft_jax.runs.run import OpenModel, Run, open_judges, open_model, reopen_grader
-from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, make_program
+from rft_jax.step import (
+    Batch,
+    Grading,
+    Sampler,
+    Samples,
+    compile_sampler,
+    logit_mask,
+    make_grading,
+    make_sampler,
+)
 from rft_jax.strings import ByteString, from_host
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
@@ -65,33 +73,39 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluator(
-    program: Program, host: HostGrading, items: PromptData, samples: int, seed: int
+    sampler: Sampler,
+    grading: Grading,
+    host: HostGrading,
+    items: PromptData,
+    samples: int,
+    seed: int,
+    at_once: int,
 ) -> Callable[[Params], Evaluation]:
     """Compiles on first use; the same function then serves every checkpoint. Collective.
 
     Args:
-        program: Of a reinforcement stage; its rollout settings hold here too, but nothing is in
-            eight bits.
+        sampler: Of a reinforcement stage; but here nothing is in eight bits.
+        grading: Likewise.
         host: Open, for the grader's nodes that run there.
         items: What is to be answered.
         samples: Samples per item, S.
         seed: Of the samples' noise.
+        at_once: About how many completions are sampled at once, as many as in a training step.
     """
-    stage = program.stage
-    stage = dataclasses.replace(stage, rollout=dataclasses.replace(stage.rollout, **EXACT))
-    program = dataclasses.replace(program, stage=stage)
-    if program.grader.needs_host:
-        sampler = make_host_sampler(program, host, Items(items.items, items.source))
+    sampler = dataclasses.replace(sampler, config=dataclasses.replace(sampler.config, **EXACT))
+    if grading.grader.needs_host:
+        sample = make_host_sampler(sampler, grading, host, Items(items.items, items.source))
     else:
-        on_device = compile_sampler(program)
+        on_device = compile_sampler(sampler, grading)
 
-        def sampler(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
+        def sample(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
             del count  # grading those that fill the batch up costs nothing
             return on_device(params, batch, keys_BG)
 
     size = len(items.items)
-    width = _batch_size(program, samples, size)
-    place = batch_sharding(program.mesh)
+    parts = batch_parts(sampler.mesh)
+    width = -(-min(max(1, at_once // samples), size) // parts) * parts
+    place = batch_sharding(sampler.mesh)
     here = local_rows(place, width)
 
     @functools.partial(jax.jit, in_shardings=place, out_shardings=place)
@@ -103,11 +117,11 @@ def make_evaluator(
         parts = []
         for first in range(0, size, width):
             rows = np.minimum(np.arange(first, first + width), size - 1)
-            max_prompt_tokens = bucketed(items, rows, stage.rollout)
+            max_prompt_tokens = bucketed(items, rows, sampler.config)
             batch = make_batch(items, rows[here], np.zeros_like(here), max_prompt_tokens)
             batch = from_local(batch, place, width)
             real = min(width, size - first)
-            output = sampler(params, batch, keys_of(batch), real)
+            output = sample(params, batch, keys_of(batch), real)
             parts.append(
                 jax.tree.map(
                     lambda leaf, real=real: leaf[:real],
@@ -124,7 +138,7 @@ def make_evaluator(
                             output.completed.rollout.tokens_BGT,
                             output.completed.text,
                         ),
-                        program.mesh,
+                        sampler.mesh,
                     ),
                 )
             )
@@ -239,14 +253,6 @@ def majority(
     }
 
 
-def _batch_size(program: Program, samples: int, items: int) -> int:
-    """Items at once: as many completions as in a training step, a multiple of the mesh's share."""
-    stage = program.stage
-    parts = batch_parts(program.mesh)
-    wanted = max(1, stage.batch_size * stage.rollout.group_size // samples)
-    return -(-min(wanted, items) // parts) * parts
-
-
 def evaluate_models(
     paths: Sequence[Path],
     data_file: str | None = None,
@@ -315,12 +321,14 @@ def evaluate_models(
             opened.check_tokenizer(run.tokenizer)
             run = dataclasses.replace(run, grader=opened)
             items = read_prompt_data(source, as_trained, run.grader, run.tokenizer)
-        program = make_program(
-            run.model(stage), optax.identity(), run.grader, run.tokenizer, as_trained, run.mesh
-        )
+        sampler = make_sampler(run.model(stage), run.tokenizer, as_trained.rollout, run.mesh)
+        grading = make_grading(run.grader, run.tokenizer, as_trained.rollout)
+        at_once = as_trained.batch_size * as_trained.rollout.group_size
         params = run.load_params(stage, step)
         with enter_on_all_hosts(run.grader.open_host()) as host:
-            evaluation = make_evaluator(program, host, items, settings.samples, seed)(params)
+            evaluation = make_evaluator(
+                sampler, grading, host, items, settings.samples, seed, at_once
+            )(params)
         evaluations[str(path)] = found = all_columns(evaluation)
         yield {
             "model": str(path),

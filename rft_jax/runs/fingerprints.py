@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from rft_jax.config import Config, DataConfig, EvalStage
+from rft_jax.config import Config, DataConfig, EvalStage, RLStage
+from rft_jax.config.algorithms import function_files
 from rft_jax.graders import grader_file
 from rft_jax.runs.datasets import baseline_files, evaluated_file
 from rft_jax.utils.errors import InputError
@@ -26,6 +27,10 @@ def input_sums(config: Config, files: DataConfig, workdir: Path) -> dict[str, di
         paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)
         for name, answers in baseline_files(stage, path).items():
             paths[f"stages.{stage.name}.{name}"] = answers
+    for stage in config.stages:
+        if isinstance(stage, RLStage):
+            for setting, file in function_files(stage.policy_loss).items():
+                paths[f"stages.{stage.name}.policy_loss.{setting}"] = file
     if config.grader:
         paths["grader"] = grader_file(config.grader)
     found = {}
