@@ -3,6 +3,9 @@
 How many rows there are is known only on the device, so that they are worked off in a loop whose
 trip count depends on the lengths, with the gradient taken inside. Each prompt is still run once:
 the gradient of its keys and values is summed over the rows and sent back through it at the end.
+
+Letters besides those of `step`: A shards of the batch, R rows of a shard, W tokens of a row, Z
+prompts that a row may belong to.
 """
 
 from dataclasses import dataclass
@@ -30,25 +33,25 @@ Tree = TypeVar("Tree")
 
 
 class PackedRows(NamedTuple):
-    """A batch's rows; D shards of the batch, each packed by itself into R rows of W tokens.
+    """A batch's rows; A shards of the batch, each packed by itself into R rows of W tokens.
 
     Indices of completions n and of prompts count within a shard.
     """
 
-    packing: Packing  # each with a leading axis D
-    n_DRW: Array  # int32, the completion at each place; -1 at padding
-    t_DRW: Array  # int32, its token
-    prompt_DRW: Array  # int32, -1 at padding
-    position_DRW: Array  # int32, of the token before it, which predicts it
-    length_DN: Array  # int32
+    packing: Packing  # each with a leading axis A
+    n_ARW: Array  # int32, the completion at each place; -1 at padding
+    t_ARW: Array  # int32, its token
+    prompt_ARW: Array  # int32, -1 at padding
+    position_ARW: Array  # int32, of the token before it, which predicts it
+    length_AN: Array  # int32
     rows: int  # of a shard that a trip takes
     trips: Array  # int32
 
     @property
     def slots(self) -> Array:
         """Places of all rows that are run, padding included."""
-        D, _, W = self.n_DRW.shape
-        return self.trips * (D * self.rows * W)
+        A, _, W = self.n_ARW.shape
+        return self.trips * (A * self.rows * W)
 
 
 def pack_batch(
@@ -61,22 +64,22 @@ def pack_batch(
         length_BG: int32, at most `width`; 0 for a completion that takes no part.
         width: W.
         rows: Rows of a shard that are run at once.
-        shards: D, a divisor of B.
+        shards: A, a divisor of B.
     """
     group = length_BG.shape[1]
-    length_DBG = length_BG.reshape(shards, -1, group)
-    capacity = -(-length_DBG[0].size // rows) * rows
-    packing = jax.vmap(lambda length_BG: pack(length_BG, width, capacity))(length_DBG)
-    n_DRW, t_DRW = jax.vmap(lambda p, length: token_at(p, length, width))(packing, length_DBG)
-    prompt_DRW = jnp.where(n_DRW >= 0, n_DRW // group, -1)
-    before_DRW = _pick(prompt_length_B.reshape(shards, -1), jnp.maximum(prompt_DRW, 0)) - 1
+    length_ABG = length_BG.reshape(shards, -1, group)
+    capacity = -(-length_ABG[0].size // rows) * rows
+    packing = jax.vmap(lambda length_BG: pack(length_BG, width, capacity))(length_ABG)
+    n_ARW, t_ARW = jax.vmap(lambda p, length: token_at(p, length, width))(packing, length_ABG)
+    prompt_ARW = jnp.where(n_ARW >= 0, n_ARW // group, -1)
+    before_ARW = _pick(prompt_length_B.reshape(shards, -1), jnp.maximum(prompt_ARW, 0)) - 1
     return PackedRows(
         packing,
-        n_DRW,
-        t_DRW,
-        prompt_DRW,
-        jnp.where(n_DRW >= 0, before_DRW + t_DRW, 0),
-        length_DBG.reshape(shards, -1),
+        n_ARW,
+        t_ARW,
+        prompt_ARW,
+        jnp.where(n_ARW >= 0, before_ARW + t_ARW, 0),
+        length_ABG.reshape(shards, -1),
         rows,
         -(-packing.rows.max() // rows),
     )
@@ -89,15 +92,15 @@ class RowTokens(NamedTuple):
     its place, which stands empty: segment 0, and no prompt that it attends to.
     """
 
-    token_DRW: Array  # int32, the token before the place's own
-    position_DRW: Array  # int32
-    segment_DRW: Array  # int32, one more than the completion
-    attends_DRW: Array  # int32, the prompt that the place attends to; -1 for none
-    prompt_DRW: Array  # int32, the completion's prompt
-    first_DRW: Array  # bool: the place of a completion's first token
-    target_DRW: Array  # int32, the token that is predicted
-    state_DRW: MaskState  # of the logit masks, before it
-    prompts_DRZ: Array  # int32, the prompts of each row
+    token_ARW: Array  # int32, the token before the place's own
+    position_ARW: Array  # int32
+    segment_ARW: Array  # int32, one more than the completion
+    attends_ARW: Array  # int32, the prompt that the place attends to; -1 for none
+    prompt_ARW: Array  # int32, the completion's prompt
+    first_ARW: Array  # bool: the place of a completion's first token
+    target_ARW: Array  # int32, the token that is predicted
+    state_ARW: MaskState  # of the logit masks, before it
+    prompts_ARZ: Array  # int32, the prompts of each row
 
 
 class PromptStates(NamedTuple):
@@ -140,47 +143,47 @@ class _Rows:
     ) -> CompletionScores:
         """New log-probabilities and entropies of the trip's completions, 0 elsewhere."""
         learner, rows = self.learner, self.packed.rows
-        D, _, W = self.packed.n_DRW.shape
+        A, _, W = self.packed.n_ARW.shape
         weights = learner.model.adapt(params, self.base)
         here = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, trip * rows, rows, 1), self.tokens
         )
 
-        def flat(x_DRW: Array) -> Array:
-            return x_DRW.reshape(-1, 1, W)
+        def flat(x_ARW: Array) -> Array:
+            return x_ARW.reshape(-1, 1, W)
 
         hidden_R1WD = learner.model.complete(
             weights,
-            flat(here.token_DRW),
-            flat(here.position_DRW),
-            flat(here.segment_DRW),
-            _prefix_of_rows(prompted, places, here.prompts_DRZ, here.attends_DRW),
+            flat(here.token_ARW),
+            flat(here.position_ARW),
+            flat(here.segment_ARW),
+            _prefix_of_rows(prompted, places, here.prompts_ARZ, here.attends_ARW),
         )
-        last_DRWD = _pick(
-            prompted.last_BD.reshape(D, -1, prompted.last_BD.shape[-1]), here.prompt_DRW
+        last_ARWD = _pick(
+            prompted.last_BD.reshape(A, -1, prompted.last_BD.shape[-1]), here.prompt_ARW
         )
         hidden_R1WD = jnp.where(
-            flat(here.first_DRW)[..., None], last_DRWD.reshape(hidden_R1WD.shape), hidden_R1WD
+            flat(here.first_ARW)[..., None], last_ARWD.reshape(hidden_R1WD.shape), hidden_R1WD
         )
         N = self.batch.advantage_BG.size
         scored = token_logprobs(
             learner.model,
             weights,
             hidden_R1WD,
-            flat(here.target_DRW),
-            jax.tree.map(flat, here.state_DRW),
+            flat(here.target_ARW),
+            jax.tree.map(flat, here.state_ARW),
             learner.mask,
             temperature=learner.temperature,
             # As many logits at once as there would be in rows of their own.
-            logit_chunk=max(1, learner.config.logit_chunk * N // (D * rows)),
+            logit_chunk=max(1, learner.config.logit_chunk * N // (A * rows)),
         )
         return jax.tree.map(lambda x: self._by_completion(x, trip), scored)
 
     def within(self, trip: Array) -> Array:
         """bool[B, G]: the completions that lie in the trip's rows."""
-        trip_DN = self.packed.packing.row_N // self.packed.rows
-        within_DN = (trip_DN == trip) & (self.packed.length_DN > 0)
-        return within_DN.reshape(self.batch.advantage_BG.shape)
+        trip_AN = self.packed.packing.row_N // self.packed.rows
+        within_AN = (trip_AN == trip) & (self.packed.length_AN > 0)
+        return within_AN.reshape(self.batch.advantage_BG.shape)
 
     def loss(
         self, new: CompletionScores, reference_BGT: Array | None, trip: Array
@@ -192,14 +195,14 @@ class _Rows:
     def _by_completion(self, x_R1W: Array, trip: Array) -> Array:
         """From places of the trip's rows to tokens of completions, [B, G, T]; 0 elsewhere."""
         packed, shape = self.packed, self.batch.mask_BGT.shape
-        D, _, W = packed.n_DRW.shape
-        row_DN1 = jnp.clip(packed.packing.row_N - trip * packed.rows, 0, packed.rows - 1)[..., None]
+        A, _, W = packed.n_ARW.shape
+        row_AN1 = jnp.clip(packed.packing.row_N - trip * packed.rows, 0, packed.rows - 1)[..., None]
         index_T = jnp.arange(shape[-1])
-        place_DNT = packed.packing.start_N[..., None] + index_T
-        x_DNT = _pick(x_R1W.reshape(D, -1, W), row_DN1, jnp.minimum(place_DNT, W - 1))
-        inside_DNT = index_T < packed.length_DN[..., None]
-        inside_DNT &= self.within(trip).reshape(D, -1, 1)
-        return jnp.where(inside_DNT, x_DNT, 0).reshape(shape)
+        place_ANT = packed.packing.start_N[..., None] + index_T
+        x_ANT = _pick(x_R1W.reshape(A, -1, W), row_AN1, jnp.minimum(place_ANT, W - 1))
+        inside_ANT = index_T < packed.length_AN[..., None]
+        inside_ANT &= self.within(trip).reshape(A, -1, 1)
+        return jnp.where(inside_ANT, x_ANT, 0).reshape(shape)
 
 
 class _Sums(NamedTuple):
@@ -258,43 +261,43 @@ def lay_out(packed: PackedRows, tokens_BGT: Array, mask: LogitMask) -> RowTokens
         tokens_BGT: int32 completions; T is the rows' W.
         mask: The sampler's logit masks, whose states are laid out as well.
     """
-    D, _, T = packed.n_DRW.shape
-    completion_DRW = jnp.maximum(packed.n_DRW, 0)
+    A, _, T = packed.n_ARW.shape
+    completion_ARW = jnp.maximum(packed.n_ARW, 0)
 
     def laid_out(x_BGT: Array) -> Array:
-        return _pick(x_BGT.reshape(D, -1, T), completion_DRW, packed.t_DRW)
+        return _pick(x_BGT.reshape(A, -1, T), completion_ARW, packed.t_ARW)
 
-    first_DRW, target_DRW = packed.t_DRW == 0, laid_out(tokens_BGT)
+    first_ARW, target_ARW = packed.t_ARW == 0, laid_out(tokens_BGT)
     return RowTokens(
-        token_DRW=jnp.where(first_DRW, 0, jnp.roll(target_DRW, 1, axis=-1)),
-        position_DRW=packed.position_DRW,
-        segment_DRW=jnp.where(first_DRW, 0, packed.n_DRW + 1),
-        attends_DRW=jnp.where(first_DRW, -1, packed.prompt_DRW),
-        prompt_DRW=jnp.maximum(packed.prompt_DRW, 0),
-        first_DRW=first_DRW,
-        target_DRW=target_DRW,
-        state_DRW=jax.tree.map(laid_out, logit_masks.replay(mask, tokens_BGT)),
-        prompts_DRZ=packed.packing.prompts_RZ,
+        token_ARW=jnp.where(first_ARW, 0, jnp.roll(target_ARW, 1, axis=-1)),
+        position_ARW=packed.position_ARW,
+        segment_ARW=jnp.where(first_ARW, 0, packed.n_ARW + 1),
+        attends_ARW=jnp.where(first_ARW, -1, packed.prompt_ARW),
+        prompt_ARW=jnp.maximum(packed.prompt_ARW, 0),
+        first_ARW=first_ARW,
+        target_ARW=target_ARW,
+        state_ARW=jax.tree.map(laid_out, logit_masks.replay(mask, tokens_BGT)),
+        prompts_ARZ=packed.packing.prompts_RZ,
     )
 
 
 def _prefix_of_rows(
-    prompted: PromptStates, places: PromptPlaces, prompts_DRZ: Array, attends_DRW: Array
+    prompted: PromptStates, places: PromptPlaces, prompts_ARZ: Array, attends_ARW: Array
 ) -> Prefix:
     """The keys and values that rows attend to: those of each row's own prompts, side by side.
 
     Rows and prompts are picked within a shard, so that no prompt's keys cross the interconnect.
     """
-    D = len(prompts_DRZ)
+    A = len(prompts_ARZ)
     prefix = Prefix(
-        prompted.k_LBKPQ.reshape(prompted.k_LBKPQ.shape[0], D, -1, *prompted.k_LBKPQ.shape[2:]),
-        prompted.v_LBKPQ.reshape(prompted.v_LBKPQ.shape[0], D, -1, *prompted.v_LBKPQ.shape[2:]),
-        places.mask_BXYP.reshape(D, -1, *places.mask_BXYP.shape[1:]),
+        prompted.k_LBKPQ.reshape(prompted.k_LBKPQ.shape[0], A, -1, *prompted.k_LBKPQ.shape[2:]),
+        prompted.v_LBKPQ.reshape(prompted.v_LBKPQ.shape[0], A, -1, *prompted.v_LBKPQ.shape[2:]),
+        places.mask_BXYP.reshape(A, -1, *places.mask_BXYP.shape[1:]),
         places.place_P,
     )
     axes = Prefix(1, 1, 0, None)
     prefix = jax.vmap(Prefix.of_rows, in_axes=(axes, 0, 0), out_axes=axes)(
-        prefix, prompts_DRZ, attends_DRW
+        prefix, prompts_ARZ, attends_ARW
     )
     return Prefix(
         *(x.reshape(x.shape[0], -1, *x.shape[3:]) for x in prefix[:2]),
@@ -319,6 +322,6 @@ def _cast_like(tree: Tree, other: Tree) -> Tree:
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, other)
 
 
-def _pick(x_Dx: Array, *index_Dx: Array) -> Array:
+def _pick(x_Ax: Array, *index_Ax: Array) -> Array:
     """x[index] in each shard."""
-    return jax.vmap(lambda x, index: x[index])(x_Dx, index_Dx)
+    return jax.vmap(lambda x, index: x[index])(x_Ax, index_Ax)

@@ -11,7 +11,7 @@ from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
 from rft_jax.models import Prefix, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.aot import PlannedStep, abstract_state
-from rft_jax.rollout.continuous import PROMPTS_PER_LANE, lanes
+from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
 from rft_jax.runs.checkpoint import abstract
 
 
@@ -92,7 +92,7 @@ def _cache(program: PlannedStep) -> float:
     def arrays() -> Any:
         prefixes, samples = [prefix_of(B, P)], G
         if rollout.slots:
-            C, samples = lanes(rollout.slots // parts, B // parts, G)
+            C, samples = count_lanes(rollout.slots // parts, B // parts, G)
             prefixes.append(prefix_of(C * parts, PROMPTS_PER_LANE * P))
         T = rollout.max_completion_tokens
         cache = model.init_cache(prefixes[-1], samples, T)
