@@ -24,6 +24,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["rft_jax", "rft_jax.*"]),
     package_data={
+        "rft_jax": ["py.typed"],
         "rft_jax.strings": ["*.npz", "*.txt", "*.json"],
         "rft_jax.report": ["*.html", "*.css", "*.js"],
         "rft_jax.tasks.rare_disease": ["subset.json"],
