@@ -9,13 +9,14 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+from rft_jax.utils.types import JsonObject
 
 INTERVALS = "intervals"
 NOT_COMPARED = ("model", "data", "items", "samples")
 
 
-def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dict[str, Any]:
+def compare(lines: Iterable[JsonObject], names: Sequence[str] = ()) -> JsonObject:
     """The comparison out of the lines of `evaluate.evaluate_models`.
 
     Args:
@@ -27,7 +28,7 @@ def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> di
     models = [line for line in lines if "model" in line]
     names = names or _short([line["model"] for line in models])
     called = {line["model"]: name for line, name in zip(models, names, strict=True)}
-    # An error that no model made is no news, and its share says more than its count.
+    # An error that no model made is no news, and its fraction says more than its count.
     quiet = {
         name
         for name in models[0]
@@ -59,13 +60,13 @@ def _short(paths: Sequence[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def metrics_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def metrics_of(models: Mapping[str, JsonObject]) -> list[str]:
     """The metrics of a comparison, in the order in which the models have them."""
     names = dict.fromkeys(name for row in models.values() for name in row)
     return [name for name in names if name != INTERVALS]
 
 
-def main_metric(evaluation: Mapping[str, Any]) -> str:
+def main_metric(evaluation: JsonObject) -> str:
     """The metric by which the models of a comparison are told apart first."""
     found = list(dict.fromkeys(pair["metric"] for pair in evaluation.get("paired", [])))
     return next((name for name in ("top1", "reward_mean") if name in found), (found or [""])[0])
