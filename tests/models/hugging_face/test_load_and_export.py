@@ -51,8 +51,7 @@ def test_arrays_stack_and_unmerge_the_tensors_on_every_mesh(mesh, tmp_path):
     for layer in range(3):
         block = {name: np.asarray(array[layer]) for name, array in params["layers"].items()}
         theirs = {
-            name.removeprefix(f"model.layers.{layer}."): tensor
-            for name, tensor in tensors.items()
+            name.removeprefix(f"model.layers.{layer}."): tensor for name, tensor in tensors.items()
         }
         for head in range(H):
             rows = theirs["self_attn.q_proj.weight"][head * Q : (head + 1) * Q]
