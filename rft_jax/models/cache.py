@@ -12,9 +12,8 @@ from jax import Array
 from rft_jax.models.int8 import Int8, quantize
 from rft_jax.utils.types import PyTree
 
-Stack: TypeAlias = (
-    Array | Int8 | tuple[Array | Int8, ...]
-)  # of all layers; unrolled, a tuple of them
+# Keys or values of all layers in one array; unrolled, a tuple with one for each layer.
+Stack: TypeAlias = Array | Int8 | tuple[Array | Int8, ...]
 
 
 class Prefix(NamedTuple):
