@@ -6,7 +6,7 @@ weights, a nested dict of arrays, and calls `Model.hidden`, `Model.logits` and s
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,11 @@ from rft_jax.models import lora
 from rft_jax.models.cache import Cache, Prefix, init_cache, unstack
 from rft_jax.models.decoder import Decoder
 from rft_jax.parallel import ROLLOUT_RULES, constrain, shardings
+from rft_jax.utils.types import Device, PyTree
 
-Params = Any  # nested dict of arrays, and of `lora.Adapted` where a weight has an adapter
+Params: TypeAlias = (
+    PyTree  # nested dict of arrays, and of `lora.Adapted` where a weight has an adapter
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Model:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Activation dtype."""
+        """The type of activations, and of weights as they are multiplied."""
         return jnp.dtype(self.config.compute_dtype)
 
     def init(self, key: Array) -> Params:
@@ -48,6 +51,7 @@ class Model:
 
     def init_adapters(self, frozen: Params, key: Array) -> Params:
         """The trainable partition of a model with adapters, which change nothing yet."""
+        assert self.config.lora is not None, "the model has no adapters"
         return lora.init_adapters(frozen, self.config.lora, key)
 
     def adapt(self, trainable: Params, frozen: Params) -> Params:
@@ -55,7 +59,7 @@ class Model:
         return lora.adapt(trainable, frozen, self.config.lora)
 
     @property
-    def axes(self) -> Any:
+    def axes(self) -> PyTree:
         """The tree of weights with each one's logical axis names."""
         module = jax.eval_shape(lambda: _decoder(self.config, self.vocab_size, jax.random.key(0)))
         axes = nnx.to_pure_dict(
@@ -128,11 +132,11 @@ class Model:
         return unstack(params["layers"]), prefix.unrolled()
 
     def init_cache(
-        self, prefix: Prefix, group: int, tokens: int, places: int | None = None
+        self, prefix: Prefix, group: int, tokens: int, capacity: int | None = None
     ) -> Cache:
         """An empty cache for `decode`, as its attention wants it; see `cache.init_cache`."""
         transposed = self.config.decode_attention == "xla"
-        return init_cache(prefix, group, tokens, places, transposed=transposed)
+        return init_cache(prefix, group, tokens, capacity, transposed=transposed)
 
     def decode(
         self,
@@ -172,8 +176,8 @@ class Model:
         if self.row_sharding is None:
             return params
         name = "embed_VD" if self.config.tie_embeddings else "head_VD"
-        places = shardings(self.row_sharding.mesh, ROLLOUT_RULES, ("vocab", "embed"))
-        return {**params, name: constrain(params[name], places)}
+        sharding = shardings(self.row_sharding.mesh, ROLLOUT_RULES, ("vocab", "embed"))
+        return {**params, name: constrain(params[name], sharding)}
 
     def logits(self, params: Params, hidden_xD: Array) -> Array:
         """float32 logits [..., V]."""
@@ -189,8 +193,8 @@ def build_model(
     """The model of a configuration, without weights.
 
     Args:
-        row_sharding: From `parallel.batch_sharding`; needed for a model that runs on more than one device.
-        platform: Where it runs; None: here.
+        row_sharding: From `parallel.batch_sharding`; needed for a model that runs on several devices.
+        platform: `cpu`, `gpu` or `tpu`, where the model will run; None: this machine's.
     """
     config = for_platform(config, platform)
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
@@ -221,8 +225,8 @@ def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfi
     return dataclasses.replace(config, **open_choices)
 
 
-def since_ampere(device: jax.Device) -> bool:
-    """Whether it is a GPU of NVIDIA's since Ampere, for which the kernels are."""
+def since_ampere(device: Device) -> bool:
+    """Whether the device is an NVIDIA GPU of Ampere's generation or later, as the kernels need."""
     major, dot, _ = getattr(device, "compute_capability", "").partition(".")
     return bool(dot) and int(major) >= 8
 

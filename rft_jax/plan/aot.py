@@ -32,6 +32,7 @@ from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys
 from rft_jax.runs.checkpoint import abstract
 from rft_jax.step import Sampler, make_learner, rollout_params, sample, train_shardings
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import Device
 
 PAD_ID, END_OF_THINK_ID, STOP_ID = 0, 1, 2
 
@@ -45,7 +46,7 @@ class Part:
         temporary_bytes: What it needs besides its arguments.
         loops: What it does, from `hlo.Program.loops`; empty if the compiler refused it for its
             temporary bytes alone.
-        compile_seconds: Of this machine.
+        compile_seconds: What compilation took on this machine.
     """
 
     name: str
@@ -54,11 +55,11 @@ class Part:
     compile_seconds: float
 
 
-def devices(topology: Topology) -> Sequence[jax.Device]:
+def devices(topology: Topology) -> Sequence[Device]:
     """The devices of a slice, for compilation only.
 
     Raises:
-        InputError: their compiler is not installed, or knows no such slice.
+        InputError: Their compiler is not installed, or knows no such slice.
     """
     chip = topology.chip
     if chip.platform == "gpu":
@@ -89,13 +90,14 @@ def is_installed(module: str) -> bool:
 
 
 _NO_COMPILER = (
-    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or estimate without it"
+    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or ask for an estimate, "
+    "which compiles nothing"
 )
 
 
 def _described(
     platform: str, topology: Topology, name: str, options: dict[str, Any]
-) -> Sequence[jax.Device]:
+) -> Sequence[Device]:
     try:
         found = topologies.get_topology_desc(name, platform=platform, **options)
     except NotImplementedError:
@@ -199,7 +201,7 @@ def _batch(step: PlannedStep) -> tuple[Prompts, jax.ShapeDtypeStruct, jax.ShapeD
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
     B = stage.batch_size
-    prompts = Prompts(integers(B, stage.rollout.max_prompt_tokens), integers(B))
+    prompts = Prompts._make([integers(B, stage.rollout.max_prompt_tokens), integers(B)])
     return prompts, integers(B), integers(B)
 
 
@@ -241,12 +243,13 @@ def _compile(
             raise
         return Part(name, needed, (), time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None, "XLA did not keep what it compiled"
     # Not `temp_size_in_bytes`, which counts more than is ever alive at once.
     temporary = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
     # Of unknown number are only the trips over packed rows, and those that refill slots.
     unknown_trips = _packed_trips(step) if name == "update" else 1
-    loops = Program(compiled.as_text()).loops(unknown_trips)
+    loops = Program(text).loops(unknown_trips)
     return Part(name, temporary, tuple(loops), seconds)
 
 

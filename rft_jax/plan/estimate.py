@@ -3,7 +3,7 @@
 Bytes are counted as XLA for TPUs was seen to lay a step out: what is known from shapes, and the
 working set of the layer, or the chunk of logits, that is at work. Seconds are the arithmetic,
 the traffic and the collectives that no compiler can avoid, on the roofline. A half of the step is
-named as in `ahead`.
+named as in `aot`.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,17 @@ from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.aot import PlannedStep, abstract_state
 from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
 from rft_jax.runs.checkpoint import abstract
+from rft_jax.utils.types import PyTree
 
 
 class Kept(NamedTuple):
     """Bytes on one device that are known exactly.
 
     Attributes:
-        weights: float32, and of a model with adapters those under them.
+        weights: The float32 ones, and with adapters the frozen ones under them.
         reference: The policy that the loss compares with.
-        optimizer: Its moments.
-        gradient: Of the trainable weights, while there is an update.
+        optimizer: The optimizer's moments.
+        gradient: The trainable weights', while there is an update.
         rollout_weights: The rollout's copy.
         cache: Keys and values of prompts and completions.
     """
@@ -40,7 +41,7 @@ class Kept(NamedTuple):
         return self.weights + self.reference + self.optimizer
 
 
-def device_bytes(tree: Any) -> float:
+def device_bytes(tree: PyTree) -> float:
     """Bytes of abstract arrays with shardings, on one device."""
     return float(
         sum(
@@ -68,12 +69,12 @@ def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
     model = program.model
     axes, int8 = base(model.axes), program.stage.rollout.int8_weights
 
-    def copy(state: TrainState) -> Any:
+    def copy(state: TrainState) -> PyTree:
         params = merge(model.adapt(state.params, state.frozen.get(BASE)), model.dtype)
         return quantize_weights(params) if int8 else params
 
-    places = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)
-    return device_bytes(abstract(jax.eval_shape(copy, state), places))
+    sharding = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)
+    return device_bytes(abstract(jax.eval_shape(copy, state), sharding))
 
 
 def _cache(program: PlannedStep) -> float:
@@ -89,7 +90,7 @@ def _cache(program: PlannedStep) -> float:
         prefix = Prefix(kv, kv, jnp.ones((rows, 1, 1, tokens), bool), jnp.arange(tokens))
         return prefix.in_int8() if rollout.int8_cache else prefix
 
-    def arrays() -> Any:
+    def arrays() -> PyTree:
         prefixes, samples = [prefix_of(B, P)], G
         if rollout.slots:
             C, samples = count_lanes(rollout.slots // parts, B // parts, G)

@@ -103,7 +103,7 @@ def decode_while(
     """
     *ends, last = segments(tokens)
     for before, end, capacity in zip([0, *ends], [*ends, bound], [*ends, last], strict=True):
-        slots = loop.slots._replace(cache=loop.slots.cache.with_places(capacity))
+        slots = loop.slots._replace(cache=loop.slots.cache.with_capacity(capacity))
         _, loop = jax.lax.while_loop(
             lambda carry: (carry[0] < end - before) & running(carry[1]),  # noqa: B023
             lambda carry: (carry[0] + 1, step(carry[1])),

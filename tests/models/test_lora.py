@@ -19,8 +19,8 @@ from rft_jax.utils.errors import InputError
 V, G, T = 32, 2, 5
 LORA = LoraConfig(rank=3, alpha=12.0, base_dtype="float32")
 CONFIG = ModelConfig(
-    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=24, attention_bias=True,
-    qk_norm=True, compute_dtype="float32", lora=LORA,
+    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8,
+    intermediate_size=24, attention_bias=True, qk_norm=True, compute_dtype="float32", lora=LORA,
 )  # fmt: skip
 MASK = LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0)
 
