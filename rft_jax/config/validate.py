@@ -215,7 +215,8 @@ def _validate_rl(
     if not 0 <= rollout.thinking_tokens <= rollout.max_completion_tokens - 2:
         raise InputError(
             f"{where}.reasoning_effort: {rollout.thinking_tokens} thinking tokens leave no room "
-            f"for an answer in max_completion_tokens={rollout.max_completion_tokens}; raise the latter"
+            f"for an answer in max_completion_tokens={rollout.max_completion_tokens}; raise the "
+            "latter"
         )
     if rollout.group_size < 2:
         raise InputError(
@@ -248,8 +249,8 @@ def _validate_rl(
     _divides(f"{place}.policy_loss", loss.gradient_accumulation, stage.batch_size)
     if loss.pack_rows < 0 or (loss.pack_rows and loss.gradient_accumulation > 1):
         raise InputError(
-            f"{place}.policy_loss.pack_rows: must be 0 (off), or at least 1 with gradient_accumulation=1; "
-            "packed rows are the parts of the update themselves"
+            f"{place}.policy_loss.pack_rows: must be 0 (off), or at least 1 with "
+            "gradient_accumulation=1; packed rows are the parts of the update themselves"
         )
 
 

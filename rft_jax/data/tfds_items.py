@@ -95,7 +95,7 @@ def _messages(item: Mapping[str, Any], templates: Mapping[str, jinja2.Template])
 
 
 def _plain(value: Any) -> Any:
-    """A feature as a JSON value: text for bytes, lists for arrays, objects for sequences of them."""
+    """A feature as a JSON value: text for bytes, lists for arrays."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray | np.generic):
