@@ -62,7 +62,7 @@ def _examples(name: str, split: str, mapping: TfdsConfig, source: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=mapping.data_dir or None)
         builder.download_and_prepare(file_format="array_record")
-        return builder.as_data_source(split)
+        return builder.as_data_source(split=split)
     except Exception as error:  # the registry's, the download's or the split's own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

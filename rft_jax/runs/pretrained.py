@@ -143,6 +143,7 @@ def load_base(model: Model, shardings: Shardings) -> Params:
     Raises:
         InputError: as `load_source`.
     """
+    assert model.config.lora is not None
     _, frozen = split(shardings)
     return load_params(_open(model), frozen, model.config.lora.base_dtype)
 
