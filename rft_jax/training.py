@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -385,7 +385,7 @@ def _optimizer(run: Run, stage: TrainingStage) -> optax.GradientTransformation:
     return make_optimizer(stage.optimizer, stage.steps, updates, lora=lora)
 
 
-def _named(metrics: dict[str, jax.Array]) -> dict[str, Any]:
+def _named(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """A step's scalars on the host, under their names in the metrics file.
 
     Those called `timing/...` join the seconds in the row's `timing`.

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from jax import Array
-from jax.sharding import Mesh
 
 from rft_jax.config import OptimizerConfig
 from rft_jax.models import Model, Params, over_matrices, split
-from rft_jax.parallel import LEARNER_RULES, Shardings, replicated, shardings
+from rft_jax.parallel import LEARNER_RULES, AnyMesh, Shardings, replicated, shardings
 
 BASE = "base"  # the weights that adapters change; never in a checkpoint
 REFERENCE = "reference"
@@ -113,7 +112,7 @@ def init_state(
 
 
 def state_shardings(
-    mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, *, reference: bool = False
+    mesh: AnyMesh, model: Model, optimizer: optax.GradientTransformation, *, reference: bool = False
 ) -> Shardings:
     """Shardings of a `TrainState`: the optimizer's moments lie as their weights do."""
     trainable, base = split(shardings(mesh, LEARNER_RULES, model.axes))
@@ -128,7 +127,7 @@ def state_shardings(
         ends = (path[at:] for at in range(len(path)))
         return next((by_path[end] for end in ends if end in by_path), whole)
 
-    return TrainState(
+    return shape._replace(
         params=trainable,
         frozen={name: base if name == BASE else trainable for name in shape.frozen},
         opt_state=jax.tree.map_with_path(moment, shape.opt_state),

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from rft_jax.parallel.mesh import AnyMesh
 from rft_jax.parallel.rules import replicated
 from rft_jax.utils.errors import InputError, RunFailed
 
@@ -115,13 +116,13 @@ def from_local(tree: Any, sharding: Sharding, rows: int) -> Any:
         return jax.tree.map(place, tree)
 
 
-def to_host(tree: Any, mesh: Mesh) -> Any:
+def to_host(tree: Any, mesh: AnyMesh) -> Any:
     """NumPy arrays of global ones, whole on every host; collective."""
     return jax.device_get(tree if jax.process_count() == 1 else _whole(mesh)(tree))
 
 
 @functools.cache
-def _whole(mesh: Mesh) -> Callable[[Any], Any]:
+def _whole(mesh: AnyMesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
@@ -132,7 +133,7 @@ class AsyncMax:
     (0 at first) and nobody waits for the slowest host. One host hears of its number at once.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: AnyMesh):
         self._pending = None
         self._place = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._maximum = jax.jit(jnp.max, out_shardings=replicated(mesh))

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from rft_jax.config import MeshConfig, RLStage, TrainingStage
 from rft_jax.utils.errors import InputError
 
+AnyMesh = Mesh | AbstractMesh  # the latter without devices, for planning
 MESH_AXES = ("data", "fsdp", "tensor")  # "expert" and "context" are reserved names
 BATCH_AXES = ("data", "fsdp")  # a batch is split over both; weights over fsdp and tensor
 
@@ -51,12 +52,12 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
     return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
-def batch_parts(mesh: Mesh) -> int:
+def batch_parts(mesh: AnyMesh) -> int:
     """Into how many parts the mesh splits a batch."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
-def check_batch(mesh: Mesh, size: int, place: str) -> None:
+def check_batch(mesh: AnyMesh, size: int, place: str) -> None:
     """Refuses what is split as a batch is, and has a size that the mesh's batch axes do not divide.
 
     Raises:
@@ -70,7 +71,7 @@ def check_batch(mesh: Mesh, size: int, place: str) -> None:
         )
 
 
-def check_stage(mesh: Mesh, stage: TrainingStage) -> None:
+def check_stage(mesh: AnyMesh, stage: TrainingStage) -> None:
     """Refuses a stage whose batch, micro-batches or slots the mesh's batch axes do not divide.
 
     With less than a whole prompt of a micro-batch on each device, the compiler would lay prompts

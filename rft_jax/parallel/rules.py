@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from rft_jax.parallel.mesh import BATCH_AXES
+from rft_jax.parallel.mesh import BATCH_AXES, AnyMesh
 
 Rules = Mapping[str, str | None]
 Shardings = Any  # a pytree of NamedSharding
@@ -31,7 +31,7 @@ LEARNER_RULES: Rules = {
 ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None}
 
 
-def shardings(mesh: Mesh, rules: Rules, axes: Any) -> Shardings:
+def shardings(mesh: AnyMesh, rules: Rules, axes: Any) -> Shardings:
     """Shardings of a tree of weights.
 
     Args:
@@ -48,17 +48,17 @@ def _specs(rules: Rules, axes: Any) -> Any:
     )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """The first axis over the mesh's batch axes, all else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_over_batch(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def shard_over_batch(function: Callable[..., Any], mesh: AnyMesh) -> Callable[..., Any]:
     """The function of (weights, *batch) on each part of the batch apart.
 
     Parts meet only in `in_any_part`. Weights must be whole over the mesh's batch axes; over the
@@ -81,7 +81,7 @@ def shard_over_batch(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
 
 
 def shard_experts(
-    function: Callable[[Any, Array], Array], axes: Any, mesh: Mesh | None
+    function: Callable[[Any, Array], Array], axes: Any, mesh: AnyMesh | None
 ) -> Callable[[Any, Array], Array]:
     """The function of (weights, batch) on each part of the batch and each share of the weights
     apart; the results of the shares are summed.
@@ -107,7 +107,7 @@ def shard_experts(
     return lambda weights, batch: jax.lax.reduce_sum(split(weights, batch), (0,))
 
 
-def shard_heads(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+def shard_heads(function: Callable[..., Any], mesh: AnyMesh | None) -> Callable[..., Any]:
     """The attention of (q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU) on each part of R and of K apart.
 
     For a kernel, which the compiler does not split. The result's arrays begin with R and K.

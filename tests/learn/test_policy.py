@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rft_jax.config import ModelConfig, PolicyLossConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
+from rft_jax.learn.losses import PolicyLoss
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, init_state
 from rft_jax.learn.policy import policy_update
@@ -220,6 +221,21 @@ def test_the_first_step_is_the_policy_gradient(model, state, batch):
     step = jax.tree.map(lambda g: 0.3 * g, jax.jit(jax.grad(objective))(state.params))
     expected = state._replace(params=jax.tree.map(jnp.add, state.params, step))
     assert distance(new, expected) <= 1e-5 * distance(state, expected)
+
+
+def weighted(new, old, advantage, mask, config):
+    """A loss from outside of the package: -A^3 log p."""
+    return PolicyLoss(-(advantage[..., None] ** 3) * new)
+
+
+def test_a_loss_of_ones_own_reaches_the_weights(model, state, batch):
+    """By its formula its gradient is that of PPO's first step for the advantage A^3."""
+    own, metrics = update(model, state, batch, dataclasses.replace(PLAIN, loss=weighted))
+    cubed = batch._replace(advantage_BG=batch.advantage_BG**3)
+    expected, _ = update(model, state, cubed, PLAIN)
+    assert distance(own, expected) <= 1e-5 * distance(state, expected)
+    assert distance(own, expected) < 1e-3 * distance(own, update(model, state, batch, PLAIN)[0])
+    assert metrics["clip_fraction_high"] == metrics["clip_fraction_low"] == 0
 
 
 def test_micro_batches_and_logit_chunks_change_nothing(model, state, batch):
