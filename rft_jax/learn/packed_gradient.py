@@ -247,7 +247,8 @@ def packed_gradient(
             tokens=jax.tree.map(lambda old, new: jnp.where(chosen, new, old), sums.tokens, new),
         )
 
-    # A scan would need a number of trips that is known at compilation; this one depends on lengths.
+    # With a number of trips that depends on lengths there is no gradient through the loop, so that
+    # it is taken inside, trip by trip.
     sums = jax.lax.fori_loop(0, packed.trips, step, _no_sums(value_and_gradient, params, prompted))
     (through_prompts,) = pull(_cast_like(sums.prompted, prompted))
     gradient = jax.tree.map(lambda a, b: a.astype(b.dtype) + b, sums.gradient, through_prompts)

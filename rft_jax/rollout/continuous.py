@@ -1,8 +1,8 @@
 """Continuous batching: a slot whose completion has ended takes another sample from the queue.
 
 (Orca, https://www.usenix.org/conference/osdi22/presentation/yu, inside of one compiled loop.) Slots
-come in lanes: those of a lane share the keys and values of two prompts: while the last samples of one
-prompt are decoded, free slots begin with those of the next. So a decoded token reads two
+come in lanes. The slots of a lane share the keys and values of two prompts: while the last samples
+of one prompt are decoded, free slots begin with those of the next. So a decoded token reads two
 prompts for each lane, where with slots on their own it would read one for each slot.
 """
 
@@ -39,9 +39,8 @@ class _Lanes(NamedTuple):
     prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
     prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
-    kv_LCKXQ: tuple[
-        Stack, Stack
-    ]  # those, side by side: X = Z x P; unrolled as the queue's prefix is
+    # Those, side by side: X = Z x P; unrolled as the queue's prefix is.
+    kv_LCKXQ: tuple[Stack, Stack]
     newest_C: Array  # int32, which of the Z prompts came last
     begun_C: Array  # int32, how many of its samples slots have taken
     taken: Array  # int32, prompts that lanes have taken
