@@ -31,8 +31,7 @@ from rft_jax.evaluation.models import (
 from rft_jax.graders import Items
 from rft_jax.host_step import Batches, make_host_step
 from rft_jax.learn.optimizer import (
-    BASE,
-    REFERENCE,
+    Frozen,
     TrainState,
     init_state,
     make_optimizer,
@@ -356,7 +355,7 @@ def _start(
     run: Run, stage: TrainingStage, optimizer: Any, places: TrainState, checkpoints: Checkpoints
 ) -> TrainState:
     """The state of the newest checkpoint, or that of the first step."""
-    model, reference = run.model(stage), REFERENCE in places.frozen
+    model, reference = run.model(stage), places.frozen.reference is not None
     seed = run.seed(stage)
 
     def initial() -> Params:
@@ -375,7 +374,7 @@ def _start(
         if reference:
             frozen = jax.jit(lambda params: init(params).frozen, out_shardings=places.frozen)
             return state._replace(frozen=frozen(initial()))
-        return state._replace(frozen={BASE: run.load_base(stage)} if places.frozen else {})
+        return state._replace(frozen=Frozen(run.load_base(stage) if places.frozen.base else None))
     return jax.jit(init, out_shardings=places, donate_argnums=0)(initial())
 
 

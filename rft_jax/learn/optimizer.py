@@ -12,20 +12,23 @@ from rft_jax.config import OptimizerConfig
 from rft_jax.models import Model, Params, over_matrices, split
 from rft_jax.parallel import LEARNER_RULES, AnyMesh, Shardings, replicated, shardings
 
-BASE = "base"  # the weights that adapters change; never in a checkpoint
-REFERENCE = "reference"
+
+class Frozen(NamedTuple):
+    """Weights that do not change in a stage, and are in no checkpoint."""
+
+    base: Params | None = None  # those under the adapters, of a model that has some
+    reference: Params | None = None  # the first `params`, if the loss compares with their policy
 
 
 class TrainState(NamedTuple):
     """All that a step reads and writes; donated to it.
 
     The optimizer and the gradient see `params` only: all weights, or the adapters of a model that
-    has some. `frozen` holds what does not change: the weights under the adapters as `BASE`, and as
-    `REFERENCE` a copy of the first `params` when the loss compares with the policy that they are.
+    has some.
     """
 
     params: Params  # float32
-    frozen: dict[str, Params]
+    frozen: Frozen
     opt_state: optax.OptState
     step: Array  # int32, steps done in this stage
     cursor: Array  # int32, items consumed in this stage
@@ -35,7 +38,7 @@ class TrainState(NamedTuple):
 
 def weights(model: Model, state: TrainState) -> Params:
     """All that the model computes with."""
-    return model.adapt(state.params, state.frozen.get(BASE))
+    return model.adapt(state.params, state.frozen.base)
 
 
 def make_optimizer(
@@ -97,9 +100,7 @@ def init_state(
         reference: Keep a copy of the trainable ones.
     """
     trainable, base = split(params)
-    frozen = {BASE: base} if base else {}
-    if reference:
-        frozen[REFERENCE] = jax.tree.map(jnp.copy, trainable)
+    frozen = Frozen(base or None, jax.tree.map(jnp.copy, trainable) if reference else None)
     return TrainState(
         params=trainable,
         frozen=frozen,
@@ -129,7 +130,7 @@ def state_shardings(
 
     return shape._replace(
         params=trainable,
-        frozen={name: base if name == BASE else trainable for name in shape.frozen},
+        frozen=Frozen(base or None, trainable if reference else None),
         opt_state=jax.tree.map_with_path(moment, shape.opt_state),
         step=whole,
         cursor=whole,

@@ -24,7 +24,7 @@ from rft_jax.learn.objective import (
     PolicyGradient,
     TokenStatistics,
 )
-from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
+from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import Params, Prefix
 from rft_jax.models.cache import Stack
 from rft_jax.rollout import LogitMask, logit_masks
@@ -223,9 +223,9 @@ def packed_gradient(
     batch: GradedBatch,
 ) -> PolicyGradient:
     """The gradient over rows of several completions each, `packed.rows` of a shard at a time."""
-    params, reference = state.params, state.frozen.get(REFERENCE)
+    params, reference = state.params, state.frozen.reference
     tokens = lay_out(packed, batch.completions.tokens_BGT, learner.mask)
-    rows = _Rows(learner, objective, batch, packed, tokens, state.frozen.get(BASE))
+    rows = _Rows(learner, objective, batch, packed, tokens, state.frozen.base)
     # The prompts are run outside of the loop, which therefore differentiates with respect to what
     # came of them; `pull` takes the sum of those gradients back through the prompts, once.
     prompted, pull, places = jax.vjp(rows.run_prompts, params, has_aux=True)

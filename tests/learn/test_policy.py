@@ -15,7 +15,7 @@ from rft_jax.config import ModelConfig, PolicyLossConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
 from rft_jax.learn.losses import PolicyLoss
 from rft_jax.learn.objective import Learner
-from rft_jax.learn.optimizer import TrainState, init_state
+from rft_jax.learn.optimizer import Frozen, TrainState, init_state
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import build_model
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
@@ -58,7 +58,7 @@ def weights(model, seed):
 def state(model):
     """With a reference policy of other weights."""
     state = init_state(weights(model, 0), OPTIMIZER, 0)
-    return state._replace(frozen={"reference": weights(model, 1)})
+    return state._replace(frozen=Frozen(reference=weights(model, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_the_loss_of_both_gradient_steps_is_that_by_hand(model, state, batch, na
     mask_BGT = np.asarray(batch.completions.policy_mask_BGT & batch.valid_BG[..., None])
     old = logprobs_of(model, state.params, batch)
     roll = np.asarray(batch.completions.logprobs_BGT, np.float64)
-    reference = logprobs_of(model, state.frozen["reference"], batch)
+    reference = logprobs_of(model, state.frozen.reference, batch)
     rest = (old, roll, reference, batch.advantage_BG, mask_BGT)
     np.testing.assert_allclose(metrics["loss"], loss_by_hand(config, old, *rest), rtol=1e-4)
     new = logprobs_of(model, first.params, batch)
