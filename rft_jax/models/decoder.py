@@ -270,9 +270,7 @@ class Block(nnx.Module):
         k = rotate(k, cos_BSTQ[:, :, None], sin_BSTQ[:, :, None])
         return q, k, v
 
-    def finish(
-        self, x_BSTD: Array, out_BSKMTQ: Array, row_sharding: NamedSharding | None
-    ) -> Array:
+    def finish(self, x_BSTD: Array, out_BSKMTQ: Array, row_sharding: NamedSharding | None) -> Array:
         """The block's output from its input and its attention."""
         c, dtype = self.config, x_BSTD.dtype
         h_BSTD = linear(jnp.moveaxis(out_BSKMTQ, 4, 2), self.out_KMQD.get_value(), inputs=3)

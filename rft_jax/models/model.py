@@ -111,7 +111,12 @@ class Model:
     ) -> Array:
         """hidden_BSTD of completions that follow their prompts; see `Decoder.__call__`."""
         return nnx.merge(self.graph, params)(
-            tokens_BST, positions_BST, segments_BST, prefix=prefix, dtype=self.dtype, row_sharding=self.row_sharding
+            tokens_BST,
+            positions_BST,
+            segments_BST,
+            prefix=prefix,
+            dtype=self.dtype,
+            row_sharding=self.row_sharding,
         )[0]
 
     def prepare_decoding(
