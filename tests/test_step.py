@@ -342,7 +342,7 @@ def test_the_reference_policy_stays_while_the_policy_moves(tokenizer, grader, it
     program = make(tokenizer, grader, policy_loss=loss)
     first = jax.device_get(start(program).params)
     state, outputs = run(program, items, steps=3)
-    kept = jax.tree.map(np.array_equal, state.frozen["reference"], first)
+    kept = jax.tree.map(np.array_equal, state.frozen.reference, first)
     assert all(jax.tree.leaves(kept))
     assert outputs[0].metrics["kl"] == pytest.approx(0, abs=1e-6)
     assert outputs[2].metrics["kl"] > 0

@@ -231,7 +231,7 @@ class MeshConfig:
 class RolloutConfig:
     """How completions are sampled. The policy is softmax(logits / temperature)."""
 
-    group_size: int = 8  # G: TRL's and Tunix's default
+    group_size: int = 8  # G: TRL's default
     max_prompt_tokens: int = 256  # P, the static length of prompts
     # Static lengths to compile for: P, P / 2, P / 4 and so on, so many. A batch takes the shortest
     # that holds its prompts.
@@ -245,9 +245,8 @@ class RolloutConfig:
     effort_low: int = 32
     effort_medium: int = 96
     effort_high: int = 192
-    truncated_completions: Literal["score", "mask", "zero"] = (
-        "score"  # what a sample without a stop earns
-    )
+    # What a sample without a stop earns: its score, nothing and no part in the mean, or 0.
+    truncated_completions: Literal["score", "mask", "zero"] = "score"
     # Completions that are decoded at a time, of the whole batch; one that ends makes room for
     # another, so that memory and time follow their mean length instead of the longest. Best a
     # multiple of group_size / 2 on each device. 0: all at once.
@@ -355,9 +354,8 @@ class RLStage:
     optimizer: OptimizerConfig = OptimizerConfig()
     eval_interval: int = 10  # steps between evaluations on `data.valid`; 0: never
     eval_samples: int = 1  # samples per validation item
-    early_stopping_patience: int = (
-        0  # evaluations without a better validation reward that end it; 0: never
-    )
+    # Evaluations without a better validation reward that end it; 0: never.
+    early_stopping_patience: int = 0
     checkpoint_interval: int = 20
     samples_interval: int = 10  # steps between dumps of the step's samples
     host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts

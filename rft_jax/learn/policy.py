@@ -16,7 +16,7 @@ from rft_jax.learn.objective import (
     PolicyGradient,
     TokenStatistics,
 )
-from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState, apply_gradient
+from rft_jax.learn.optimizer import TrainState, apply_gradient
 from rft_jax.learn.packed_gradient import pack_batch, packed_gradient
 from rft_jax.models import Params
 from rft_jax.rollout import Prompts, Rollout
@@ -73,8 +73,7 @@ def padded_gradient(
     learner: Learner, objective: Objective, state: TrainState, batch: GradedBatch
 ) -> PolicyGradient:
     """The gradient over rows of T tokens, a completion each, in `gradient_accumulation` parts."""
-    config, base = learner.config, state.frozen.get(BASE)
-    reference = state.frozen.get(REFERENCE)
+    config, (base, reference) = learner.config, state.frozen
 
     def scores(params: Params, part: GradedBatch) -> CompletionScores:
         return completion_logprobs(

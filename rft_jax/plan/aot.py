@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, Mesh
 
 from rft_jax.config import ModelConfig, RLStage
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, weights
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import Model, build_model
-from rft_jax.parallel import batch_parts, batch_sharding, replicated
+from rft_jax.parallel import AnyMesh, batch_parts, batch_sharding, replicated
 from rft_jax.plan.chips import GIB, Topology
 from rft_jax.plan.hlo import Loop, Program
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys
@@ -125,7 +124,7 @@ class PlannedStep:
     model: Model
     optimizer: optax.GradientTransformation
     stage: RLStage
-    mesh: Mesh | AbstractMesh
+    mesh: AnyMesh
 
     @property
     def sampler(self) -> Sampler:
@@ -144,7 +143,7 @@ def plan_step(
     config: ModelConfig,
     vocab_size: int,
     stage: RLStage,
-    mesh: Mesh | AbstractMesh,
+    mesh: AnyMesh,
     platform: str,
 ) -> PlannedStep:
     """The step of a stage, as on a platform."""
