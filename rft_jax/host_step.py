@@ -21,7 +21,6 @@ from jax.sharding import NamedSharding
 
 from rft_jax.graders import HostGrading, HostSample, Items, Score
 from rft_jax.learn.optimizer import TrainState, weights
-from rft_jax.logging.metrics import log
 from rft_jax.models import Params
 from rft_jax.parallel import (
     batch_parts,
@@ -48,6 +47,7 @@ from rft_jax.step import (
     train_shardings,
 )
 from rft_jax.strings import ByteString
+from rft_jax.utils.console import log
 
 _MESSAGES = 3  # of what went wrong, shown per step
 

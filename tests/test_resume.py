@@ -17,11 +17,15 @@ import numpy as np
 import pytest
 
 from rft_jax.commands import entry
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
-from rft_jax.logging.metrics import MetricsFile, read_metrics
-from rft_jax.runs.run import lock_workdir, open_model, open_run
+from rft_jax.logging.metrics import MetricsFile
+from rft_jax.runs.prepare import open_run
+from rft_jax.runs.reopen import open_model
+from rft_jax.runs.workdir import lock_workdir
 from rft_jax.training import train
 from rft_jax.utils.errors import InputError, Interrupted, RunFailed
+from rft_jax.utils.metrics_file import read_metrics
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 SMALL = {
@@ -58,7 +62,7 @@ def settings(**more):
 
 @pytest.fixture(scope="module")
 def config():
-    return apply_overrides(entry.load_config(EXPERIMENT, {}), SMALL)
+    return apply_overrides(load_config(EXPERIMENT, {}), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def assert_same(workdir, other):
 
 def command(workdir, **more):
     flags = [f"--config.{name}={value}" for name, value in settings(**more).items()]
-    return [sys.executable, "-m", "rft_jax.commands.entry", "train", "--config", EXPERIMENT] + [
+    return [sys.executable, "-m", "rft_jax.commands", "train", "--config", EXPERIMENT] + [
         "--workdir", str(workdir), *flags
     ]  # fmt: skip
 

@@ -19,13 +19,13 @@ from rft_jax.config import (
     RolloutConfig,
 )
 from rft_jax.data import batch_at, encode_prompts
-from rft_jax.evaluation.models import bucketed, make_batch
 from rft_jax.graders import Items, build_grader, load_grader
 from rft_jax.host_step import Batches, make_host_sampler, make_host_step
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import batch_sharding, make_mesh
 from rft_jax.rollout import FrozenJudge, completion_keys
+from rft_jax.runs.batches import bucketed, make_batch
 from rft_jax.runs.datasets import PromptData
 from rft_jax.step import (
     compile_sampler,

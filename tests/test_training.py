@@ -10,11 +10,13 @@ import pytest
 
 from rft_jax.commands import entry
 from rft_jax.config import EvalStage
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
-from rft_jax.logging.metrics import MetricsFile, read_metrics
-from rft_jax.runs.run import open_model
+from rft_jax.logging.metrics import MetricsFile
+from rft_jax.runs.reopen import open_model
 from rft_jax.training import train
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 SMALL = {
@@ -37,7 +39,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def config():
-    return apply_overrides(entry.load_config(EXPERIMENT, {}), SMALL)
+    return apply_overrides(load_config(EXPERIMENT, {}), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +222,7 @@ def test_what_does_not_go_with_the_grader_s_place_is_refused(settings, message, 
 
 
 def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
-    assert entry.main(["eval", "--workdir", str(finished), "--samples", "1"]) == 0
+    assert entry.main(["eval", "--workdir", str(finished), "--num-samples", "1"]) == 0
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
     assert summary["items"] == 50 and 0 <= summary["reward_mean"] <= 1

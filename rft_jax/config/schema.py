@@ -6,7 +6,7 @@ command line and stores a configuration as JSON, `validation` refuses what canno
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 REASONING_EFFORTS = ("low", "medium", "high")
 # Of a GPU's memory, what `rft` allocates at its start unless XLA_CLIENT_MEM_FRACTION is set.
@@ -14,14 +14,32 @@ GPU_MEMORY_FRACTION = 0.92
 
 
 @dataclass(frozen=True)
+class TfdsConfig:
+    """How an example of TensorFlow Datasets becomes an item; its features are the item's keys.
+
+    Each text is a Jinja template over the features, such as "{{ question }}".
+    """
+
+    prompt: str = ""  # the user's message; empty: the data set has `messages`
+    system: str = ""  # a system message before it; empty: none
+    answer: str = ""  # the assistant's message, for `supervised` and `answers`
+    reference: str = ""  # a key `reference` for the grader; empty: none
+    data_dir: str = ""  # where TFDS keeps data sets; empty: its default
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """Where the items come from: JSON lines. A task subclasses this and overrides `materialize`."""
+    """Where the items come from: JSON lines, or `tfds:NAME[/CONFIG]:SPLIT`.
+
+    A task subclasses this and overrides `materialize`.
+    """
 
     train: str = ""  # RFT items: messages, and any other keys for the grader
     valid: str = ""  # RFT items, none of them in `train`
     supervised: str = ""  # items that end with an assistant message
     answers: str = ""  # likewise: the right answers to `train`, for supervised fine-tuning
     symbols: str = ""  # a text a line, such as a name, that a tokenizer trained here keeps whole
+    tfds: TfdsConfig = TfdsConfig()
 
     def materialize(self, directory: Path) -> "DataConfig":
         """Returns the files to read, after writing them below `directory` if they are made."""
@@ -236,7 +254,8 @@ class RolloutConfig:
         """The budget of thinking tokens before the end-of-think marker is forced."""
         if isinstance(self.reasoning_effort, int):
             return self.reasoning_effort
-        return getattr(self, f"effort_{self.reasoning_effort}")
+        budgets = {"low": self.effort_low, "medium": self.effort_medium, "high": self.effort_high}
+        return budgets[self.reasoning_effort]
 
 
 @dataclass(frozen=True)
@@ -266,6 +285,13 @@ class PolicyLossConfig:
     logit_chunk: int = 16  # positions of every completion whose logits exist at once
 
 
+class UpdateParts(NamedTuple):
+    """Into how many parts an update's batch is cut, and the setting that says so."""
+
+    setting: str
+    count: int
+
+
 @dataclass(frozen=True)
 class SFTStage:
     """Maximum likelihood on given completions: pre-training and supervised fine-tuning."""
@@ -284,6 +310,13 @@ class SFTStage:
     logit_chunk: int = 512  # positions of a row whose logits exist at once
     log_interval: int = 10
     checkpoint_interval: int = 500
+
+    decode_slots: ClassVar[int] = 0
+
+    @property
+    def update_parts(self) -> UpdateParts:
+        """The parts of a batch whose gradients are summed."""
+        return UpdateParts("gradient_accumulation", self.gradient_accumulation)
 
 
 @dataclass(frozen=True)
@@ -313,6 +346,17 @@ class RLStage:
     # `policy_loss.importance` must correct. Interrupted, such a run goes on a little differently.
     async_rollout: bool = False
 
+    @property
+    def decode_slots(self) -> int:
+        """Completions that are decoded at a time; 0 for all."""
+        return self.rollout.slots
+
+    @property
+    def update_parts(self) -> UpdateParts:
+        """The parts of a batch whose gradients are summed."""
+        loss = self.policy_loss
+        return UpdateParts("policy_loss.gradient_accumulation", loss.gradient_accumulation)
+
 
 @dataclass(frozen=True)
 class EvalStage:
@@ -340,8 +384,8 @@ class EvalStage:
         return tuple(key for key in (self.cluster_by, self.macro_by) if key)
 
 
-TrainingStage = SFTStage | RLStage
-Stage = TrainingStage | EvalStage
+TrainingStageConfig = SFTStage | RLStage
+StageConfig = TrainingStageConfig | EvalStage
 RESERVED = ("data", "models")  # what else has a folder in a work directory
 
 
@@ -363,12 +407,22 @@ class Config:
     wandb_project: str = ""  # of Weights & Biases; empty: off
     # Folder of compiled programs; None: JAX_COMPILATION_CACHE_DIR, or the user's own; empty: off.
     compilation_cache: str | None = None
-    stages: tuple[Stage, ...] = field(default_factory=lambda: (SFTStage(), RLStage()))
+    stages: tuple[StageConfig, ...] = field(default_factory=lambda: (SFTStage(), RLStage()))
 
     @property
-    def training_stages(self) -> tuple[TrainingStage, ...]:
+    def training_stages(self) -> tuple[TrainingStageConfig, ...]:
         """The stages that change weights."""
         return tuple(stage for stage in self.stages if not isinstance(stage, EvalStage))
+
+    @property
+    def rl_stages(self) -> tuple[RLStage, ...]:
+        """The stages that sample and are graded."""
+        return tuple(stage for stage in self.stages if isinstance(stage, RLStage))
+
+    @property
+    def eval_stages(self) -> tuple[EvalStage, ...]:
+        """The stages that compare models."""
+        return tuple(stage for stage in self.stages if isinstance(stage, EvalStage))
 
     def model(self, name: str) -> ModelConfig:
         """The model of that name."""

@@ -1,8 +1,21 @@
 """Which values a setting takes, by the annotation of its field."""
 
+import dataclasses
 import types
 import typing
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard
+
+
+class DataclassInstance(Protocol):
+    """An instance of a data class."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+def is_settings(value: object) -> TypeGuard[DataclassInstance]:
+    """Whether a value is a section of settings, no single one."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
 
 MISMATCH = object()  # what `convert` returns for a value of another type
 

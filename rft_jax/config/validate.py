@@ -1,23 +1,36 @@
-"""What a configuration must not say, refused before anything is read or compiled."""
+"""Every rule about configurations, refused before anything is compiled.
+
+`validate` needs the configuration alone. The others need to know as well what the machine, the
+grader or a model's source is, and are asked by `runs.prepare` and `plan`.
+"""
 
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from rft_jax.config import (
     REASONING_EFFORTS,
     RESERVED,
     Config,
     EvalStage,
+    LoraConfig,
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
     RLStage,
-    TrainingStage,
+    SFTStage,
+    StageConfig,
+    TrainingStageConfig,
 )
-from rft_jax.config.types import MISMATCH, alternatives, convert, describe
+from rft_jax.config.types import (
+    MISMATCH,
+    DataclassInstance,
+    alternatives,
+    convert,
+    describe,
+    is_settings,
+)
 from rft_jax.utils.errors import InputError
 
 
@@ -38,57 +51,65 @@ def validate(config: Config) -> None:
         raise InputError("host.python_timeout_s: must be above 0 seconds")
     for model in config.models:
         if model.lora is not None:
-            _validate_lora(f"models.{model.name}", model)
+            _validate_lora(f"models.{model.name}", model, model.lora)
         if not model.source:
             _validate_model(model)
-    earlier: dict[str, TrainingStage] = {}
+    earlier: dict[str, TrainingStageConfig] = {}
     for stage in config.stages:
-        place = f"stages.{stage.name}"
-        if isinstance(stage, EvalStage):
-            _validate_evaluate(place, stage, earlier)
-            continue
-        if stage.model not in [model.name for model in config.models]:
-            raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
-        here = stage.init and "/" not in stage.init
-        if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
-            raise InputError(
-                f"{place}.init: {stage.init!r} is not an earlier stage of the model "
-                f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
-            )
-        _positive(place, stage, "steps", "batch_size", "checkpoint_interval")
-        _validate_optimizer(f"{place}.optimizer", stage.optimizer, stage.steps)
-        if isinstance(stage, RLStage):
-            _validate_reinforce(place, stage)
-        else:
-            _positive(
-                place,
-                stage,
-                "max_row_tokens",
-                "gradient_accumulation",
-                "logit_chunk",
-                "log_interval",
-            )
-            _divides(place, stage.gradient_accumulation, stage.batch_size)
-        earlier[stage.name] = stage
+        _RULES[type(stage)](f"stages.{stage.name}", stage, config, earlier)
 
 
-def _check_types(node: Any, place: str) -> None:
+def _validate_training(
+    place: str,
+    stage: TrainingStageConfig,
+    config: Config,
+    earlier: dict[str, TrainingStageConfig],
+) -> None:
+    """The rules that all stages share which change weights."""
+    if stage.model not in [model.name for model in config.models]:
+        raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
+    here = stage.init and "/" not in stage.init
+    if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
+        raise InputError(
+            f"{place}.init: {stage.init!r} is not an earlier stage of the model "
+            f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
+        )
+    _positive(place, stage, "steps", "batch_size", "checkpoint_interval")
+    _validate_optimizer(f"{place}.optimizer", stage.optimizer, stage.steps)
+    earlier[stage.name] = stage
+
+
+def _validate_sft(
+    place: str, stage: SFTStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_training(place, stage, config, earlier)
+    _positive(
+        place, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
+    )
+    _divides(place, stage.gradient_accumulation, stage.batch_size)
+
+
+def _check_types(node: DataclassInstance, place: str) -> None:
     """Every setting has its type, and numbers are finite."""
     kinds = typing.get_type_hints(type(node))
     for setting in dataclasses.fields(node):
         value, kind = getattr(node, setting.name), kinds[setting.name]
         where = f"{place}.{setting.name}".strip(".")
+        if typing.get_origin(kind) is tuple and not isinstance(value, tuple):
+            raise InputError(
+                f"{where}: must be a tuple; with one member a comma stands behind it, as in (x,)"
+            )
         infinite = isinstance(value, float) and not math.isfinite(value)
         if infinite or all(convert(value, option) is MISMATCH for option in alternatives(kind)):
             raise InputError(f"{where}: {value!r} is not {describe(kind)}")
-        if dataclasses.is_dataclass(value):
+        if is_settings(value):
             _check_types(value, where)
         elif isinstance(value, tuple):
-            for member in filter(dataclasses.is_dataclass, value):
-                _check_types(member, f"{where}.{member.name}")
+            for member in filter(is_settings, value):
+                _check_types(member, f"{where}.{getattr(member, 'name', '')}")
 
 
-def _check_names(place: str, things: tuple) -> None:
+def _check_names(place: str, things: Sequence[ModelConfig] | Sequence[StageConfig]) -> None:
     names = [thing.name for thing in things]
     if not names or len(set(names)) < len(names):
         raise InputError(f"{place}: at least one is needed and names must differ, got {names}")
@@ -101,7 +122,7 @@ def _check_names(place: str, things: tuple) -> None:
             )
 
 
-def _positive(place: str, settings: Any, *names: str) -> None:
+def _positive(place: str, settings: DataclassInstance, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < 1:
             raise InputError(f"{place}.{name}: must be at least 1, got {getattr(settings, name)}")
@@ -145,8 +166,7 @@ def _validate_model(model: ModelConfig) -> None:
         )
 
 
-def _validate_lora(place: str, model: ModelConfig) -> None:
-    lora = model.lora
+def _validate_lora(place: str, model: ModelConfig, lora: LoraConfig) -> None:
     if not model.source:
         raise InputError(
             f"{place}.lora: adapters change a model that is there already; set {place}.source"
@@ -173,7 +193,10 @@ def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> N
         )
 
 
-def _validate_reinforce(place: str, stage: RLStage) -> None:
+def _validate_rl(
+    place: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_training(place, stage, config, earlier)
     rollout, loss = stage.rollout, stage.policy_loss
     where = f"{place}.rollout"
     _positive(place, stage, "max_resample_batches")
@@ -231,7 +254,9 @@ def _validate_reinforce(place: str, stage: RLStage) -> None:
         )
 
 
-def _validate_evaluate(place: str, stage: EvalStage, earlier: Mapping[str, TrainingStage]) -> None:
+def _validate_eval(
+    place: str, stage: EvalStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
     _positive(place, stage, "samples")
     taken = [*earlier, *stage.models]
     for name in stage.baselines:
@@ -246,7 +271,7 @@ def _validate_evaluate(place: str, stage: EvalStage, earlier: Mapping[str, Train
                 f"{place}.models: {name!r} is not an earlier stage; name one, or give "
                 "WORKDIR/STAGE of another run"
             )
-    if not any(isinstance(before, RLStage) for before in earlier.values()):
+    if not any(before.name in earlier for before in config.rl_stages):
         raise InputError(
             f"{place}: samples are drawn as in a reinforcement stage; put one before it"
         )
@@ -266,3 +291,140 @@ def _validate_loss(place: str, loss: PolicyLossConfig) -> None:
         raise InputError(
             f"{place}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
         )
+
+
+def validate_placement(stage: RLStage, needs_host: bool) -> None:
+    """Refuses what does not go with where the grader runs.
+
+    Args:
+        stage: The stage.
+        needs_host: Whether the grader has a node on the host.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    place = f"stages.{stage.name}"
+    if stage.max_resample_batches > 1 and needs_host:
+        raise InputError(
+            f"{place}.max_resample_batches: {stage.max_resample_batches} batches are sampled and "
+            "graded in one program, but this grader needs the host (`rft grade --explain` says "
+            "why); set it to 1 or use a grader that runs on the device"
+        )
+    if stage.async_rollout and not needs_host:
+        raise InputError(
+            f"{place}.async_rollout: the grader runs on the device, so that there is nothing to "
+            "wait for; leave it off"
+        )
+
+
+def validate_mesh(stage: TrainingStageConfig, parts: int) -> None:
+    """Refuses a stage whose batch, micro-batches or slots the mesh's batch axes do not divide.
+
+    With less than a whole prompt of a micro-batch on each device, the compiler would lay prompts
+    out over no axis at all, and send every activation to every device.
+
+    Args:
+        stage: The stage.
+        parts: Into how many parts the mesh splits a batch.
+
+    Raises:
+        InputError: Naming the setting and a size that works.
+    """
+    place, accumulation = f"stages.{stage.name}", stage.update_parts
+    validate_split(f"{place}.batch_size", stage.batch_size, parts)
+    validate_split(f"{place}.rollout.slots", stage.decode_slots, parts)
+    if stage.batch_size // accumulation.count % parts:
+        raise InputError(
+            f"{place}.{accumulation.setting}: {accumulation.count} parts of a batch of "
+            f"{stage.batch_size} cannot be split over data x fsdp = {parts} devices; use a divisor "
+            f"of {stage.batch_size // parts}"
+        )
+
+
+def validate_split(setting: str, size: int, parts: int) -> None:
+    """Refuses what is split as a batch is, and has a size that the mesh's batch axes do not divide.
+
+    Raises:
+        InputError: Naming the setting and a size that works.
+    """
+    if size % parts:
+        raise InputError(
+            f"{setting}: {size} cannot be split over data x fsdp = {parts} devices; use a multiple "
+            f"of {parts} or another mesh"
+        )
+
+
+def validate_partition(
+    model: str, sizes: Iterable[tuple[str, int]], rules: Mapping[str, str | None], mesh: Mapping
+) -> None:
+    """Refuses a mesh whose axes do not divide the weights' that they split.
+
+    Args:
+        model: The model's name.
+        sizes: The logical axes of the weights, each with its size.
+        rules: The mesh axis of each logical axis, or None.
+        mesh: The size of each mesh axis.
+
+    Raises:
+        InputError: Naming the mesh axis, the model's setting and its size.
+    """
+    for name, size in sizes:
+        axis = rules[name]
+        if axis is not None and size % mesh[axis]:
+            raise InputError(
+                f"mesh.{axis}: {mesh[axis]} devices cannot split {_AXIS_SETTINGS[name]}={size} of "
+                f"the model {model!r}; choose a divisor of {size}"
+            )
+
+
+# What sets the size of a logical axis; the others are never split.
+_AXIS_SETTINGS = {
+    "vocab": "the vocabulary",
+    "embed": "hidden_size",
+    "num_kv_heads": "num_kv_heads",
+    "mlp": "intermediate_size",
+}
+
+
+def validate_adapters(stage: TrainingStageConfig, model: ModelConfig) -> None:
+    """Refuses an optimizer that does not go with adapters.
+
+    Args:
+        stage: The stage.
+        model: The stage's model, as its source describes it.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    if stage.optimizer.name == "muon" and model.lora is not None:
+        raise InputError(
+            f"stages.{stage.name}.optimizer.name: muon is for whole weights, but this model trains "
+            "adapters; set it to adamw"
+        )
+
+
+def validate_targets(model: ModelConfig, without_adapters: Container[str]) -> None:
+    """Refuses adapters for weights that cannot have any.
+
+    Args:
+        model: The model, as its source describes it.
+        without_adapters: The weights of a mixture's experts.
+
+    Raises:
+        InputError: Naming the targets.
+    """
+    experts = (
+        [name for name in model.lora.targets if name in without_adapters] if model.lora else []
+    )
+    if model.experts and experts:
+        raise InputError(
+            f"models.{model.name}.lora.targets: a mixture's experts cannot have adapters; leave "
+            f"{', '.join(experts)} out"
+        )
+
+
+_RULES: dict[type[StageConfig], Callable[..., None]] = {
+    SFTStage: _validate_sft,
+    RLStage: _validate_rl,
+    EvalStage: _validate_eval,
+}

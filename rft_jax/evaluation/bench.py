@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.config import MeshConfig, RLStage, RolloutConfig
+from rft_jax.config.validate import validate_split
 from rft_jax.graders import ERRORS, Grade, Sample
 from rft_jax.learn.advantages import advantages
 from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.learn.policy import policy_update
-from rft_jax.logging.metrics import peak_memory_bytes
 from rft_jax.models import build_model
-from rft_jax.parallel import batch_parts, batch_sharding, check_batch, make_mesh
+from rft_jax.parallel import batch_parts, batch_sharding, make_mesh
 from rft_jax.rollout import Prompts, completion_keys
-from rft_jax.runs.run import open_model
+from rft_jax.runs.reopen import open_model
 from rft_jax.step import (
     Batch,
     Program,
@@ -37,6 +37,7 @@ from rft_jax.step import (
 )
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.numbers import peak_memory_bytes
 
 WARM_UP = 2  # steps left out of the median
 VOWELS = b"aeiou"
@@ -60,15 +61,21 @@ class VowelShare:
 
 
 def bench(
-    path: Path, *, prompt: int, completion: int, prompts: int, group: int, steps: int
+    path: Path,
+    *,
+    prompt_tokens: int,
+    completion_tokens: int,
+    num_prompts: int,
+    group: int,
+    steps: int,
 ) -> dict[str, Any]:
     """Times `steps` steps; the first two are left out of the median.
 
     Args:
         path: A model, as for `run.open_model`.
-        prompt: Tokens of a prompt, P.
-        completion: Tokens of a completion, T.
-        prompts: Prompts a step, B; split over all devices.
+        prompt_tokens: Tokens of a prompt, P.
+        completion_tokens: Tokens of a completion, T.
+        num_prompts: Prompts a step, B; split over all devices.
         group: Samples per prompt, G.
         steps: At least 3.
 
@@ -76,25 +83,25 @@ def bench(
         Seconds of a step and of its parts run apart, completions and completion tokens per second,
         and the peak memory.
     """
-    if min(prompt, prompts) < 1 or min(completion, group) < 2 or steps <= WARM_UP:
+    if min(prompt_tokens, num_prompts) < 1 or min(completion_tokens, group) < 2 or steps <= WARM_UP:
         raise InputError(
-            "bench: --prompt and --prompts must be at least 1, --completion and --group 2, --steps "
+            "prompt_tokens and num_prompts must be at least 1, completion_tokens and group 2, steps "
             f"{WARM_UP + 1}"
         )
     run, source, at = open_model(path)
     use_compilation_cache(run.config.compilation_cache)
     config = dataclasses.replace(run.model_config(source), compute_dtype="float32")
     mesh = make_mesh(MeshConfig())
-    check_batch(mesh, prompts, "--prompts")
+    validate_split("num_prompts", num_prompts, batch_parts(mesh))
     model = build_model(config, run.model(source).vocab_size, batch_sharding(mesh))
     rollout = RolloutConfig(
         group_size=group,
-        max_prompt_tokens=prompt,
-        max_completion_tokens=completion,
-        output_bytes=8 * completion,
+        max_prompt_tokens=prompt_tokens,
+        max_completion_tokens=completion_tokens,
+        output_bytes=8 * completion_tokens,
         reasoning_effort=0,
     )
-    stage = RLStage(batch_size=prompts, rollout=rollout)
+    stage = RLStage(batch_size=num_prompts, rollout=rollout)
     optimizer = make_optimizer(stage.optimizer, steps)
     program = make_program(model, optimizer, VowelShare(), run.tokenizer, stage, mesh)
     stops = (*program.mask.forbidden_ids, *program.stop_ids)
@@ -113,16 +120,16 @@ def bench(
         jax.block_until_ready(output.metrics)
         seconds.append(time.perf_counter() - began)
     step_s = statistics.median(seconds[WARM_UP:])
-    completions = prompts * group
+    completions = num_prompts * group
     return {
         "name": "rft_jax",
-        "prompt": prompt,
-        "completion": completion,
-        "prompts": prompts,
+        "prompt": prompt_tokens,
+        "completion": completion_tokens,
+        "prompts": num_prompts,
         "group": group,
         "step_s": round(step_s, 4),
         "completions_per_s": round(completions / step_s, 3),
-        "completion_tokens_per_s": round(completions * completion / step_s, 1),
+        "completion_tokens_per_s": round(completions * completion_tokens / step_s, 1),
         **parts,
         "peak_memory_bytes": peak_memory_bytes(),
         "device": jax.devices()[0].device_kind,

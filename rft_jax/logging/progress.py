@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rft_jax.logging.metrics import log
+from rft_jax.utils.console import log
 from rft_jax.utils.formats import duration, number, sparkline
 
 WINDOW = 50  # rows over which time, trend and the small curve look back

@@ -13,11 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.config import LoraConfig, ModelConfig
-from rft_jax.config.schema import LoraTarget
+from rft_jax.config import LoraConfig, LoraTarget
 from rft_jax.models.linear import Adapted
 from rft_jax.models.weight_axes import INPUTS
-from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import PyTree
 
 Tree: TypeAlias = PyTree  # nested dict of arrays, or of what belongs to each
@@ -32,20 +30,6 @@ TARGETS: dict[LoraTarget, str] = {
     "down_proj": "down_FD",
 }
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # with a mixture of experts
-
-
-def check_targets(config: ModelConfig) -> None:
-    """Refuses adapters for weights that cannot have any.
-
-    Raises:
-        InputError: Naming the targets.
-    """
-    experts = [name for name in config.lora.targets if name in EXPERTS] if config.lora else []
-    if config.experts and experts:
-        raise InputError(
-            f"models.{config.name}.lora.targets: a mixture's experts cannot have adapters; leave "
-            f"{', '.join(experts)} out"
-        )
 
 
 def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:

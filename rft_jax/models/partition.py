@@ -2,18 +2,10 @@
 
 import jax
 
+from rft_jax.config.validate import validate_partition
 from rft_jax.models.model import Model
 from rft_jax.parallel.mesh import AnyMesh
 from rft_jax.parallel.rules import Rules
-from rft_jax.utils.errors import InputError
-
-# What sets the size of a logical axis; the others are never split.
-SETTINGS = {
-    "vocab": "the vocabulary",
-    "embed": "hidden_size",
-    "num_kv_heads": "num_kv_heads",
-    "mlp": "intermediate_size",
-}
 
 
 def check_partition(model: Model, mesh: AnyMesh, rules: Rules) -> None:
@@ -27,11 +19,9 @@ def check_partition(model: Model, mesh: AnyMesh, rules: Rules) -> None:
     """
     shapes = jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0))))
     axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
-    for shape, names in zip(shapes, axes, strict=True):
-        for size, name in zip(shape.shape, names, strict=True):
-            parts = 1 if rules[name] is None else mesh.shape[rules[name]]
-            if size % parts:
-                raise InputError(
-                    f"mesh.{rules[name]}: {parts} devices cannot split {SETTINGS[name]}={size} of "
-                    f"the model {model.config.name!r}; choose a divisor of {size}"
-                )
+    sizes = {
+        (name, size)
+        for shape, names in zip(shapes, axes, strict=True)
+        for size, name in zip(shape.shape, names, strict=True)
+    }
+    validate_partition(model.config.name, sorted(sizes, key=str), rules, mesh.shape)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AbstractMesh, Mesh
 
-from rft_jax.config import MeshConfig, RLStage, TrainingStage
+from rft_jax.config import MeshConfig
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import Device
 
@@ -50,7 +50,7 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
     if devices % fixed or (-1 not in sizes and fixed != devices):
         raise InputError(
             f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} does not fit "
-            f"{devices} devices; set mesh.data, mesh.fsdp and mesh.tensor so that it does"
+            f"{devices} devices; set mesh.data, .fsdp and .tensor so that it does"
         )
     return tuple(devices // fixed if size == -1 else size for size in sizes)
 
@@ -58,41 +58,3 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
 def batch_parts(mesh: AnyMesh) -> int:
     """Into how many parts the mesh splits a batch."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-
-
-def check_batch(mesh: AnyMesh, size: int, setting: str) -> None:
-    """Refuses what is split as a batch is, and has a size that the mesh's batch axes do not divide.
-
-    Raises:
-        InputError: Naming the setting and a size that works.
-    """
-    parts = batch_parts(mesh)
-    if size % parts:
-        raise InputError(
-            f"{setting}: {size} cannot be split over data x fsdp = {parts} devices; use a multiple "
-            f"of {parts} or another mesh"
-        )
-
-
-def check_stage(mesh: AnyMesh, stage: TrainingStage) -> None:
-    """Refuses a stage whose batch, micro-batches or slots the mesh's batch axes do not divide.
-
-    With less than a whole prompt of a micro-batch on each device, the compiler would lay prompts
-    out over no axis at all, and send every activation to every device.
-
-    Raises:
-        InputError: As `check_batch`.
-    """
-    setting = f"stages.{stage.name}"
-    check_batch(mesh, stage.batch_size, f"{setting}.batch_size")
-    if isinstance(stage, RLStage):
-        check_batch(mesh, stage.rollout.slots, f"{setting}.rollout.slots")
-        parts, name = stage.policy_loss.gradient_accumulation, "policy_loss.gradient_accumulation"
-    else:
-        parts, name = stage.gradient_accumulation, "gradient_accumulation"
-    if stage.batch_size // parts % batch_parts(mesh):
-        raise InputError(
-            f"{setting}.{name}: {parts} parts of a batch of {stage.batch_size} cannot be split "
-            f"over data x fsdp = {batch_parts(mesh)} devices; use a divisor of "
-            f"{stage.batch_size // batch_parts(mesh)}"
-        )

@@ -88,8 +88,7 @@ def is_installed(module: str) -> bool:
 
 
 _NO_COMPILER = (
-    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or ask for an estimate, "
-    "which compiles nothing"
+    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or estimate without it"
 )
 
 

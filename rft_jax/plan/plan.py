@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from jax.sharding import AbstractMesh, Mesh
 
 from rft_jax.config import Config, MeshConfig, ModelConfig, RLStage
-from rft_jax.config.validate import validate
+from rft_jax.config.validate import validate, validate_mesh
 from rft_jax.models import check_partition
-from rft_jax.parallel import LEARNER_RULES, check_stage, make_mesh
+from rft_jax.parallel import LEARNER_RULES, batch_parts, make_mesh
 from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
 from rft_jax.plan.aot import Part, compile_rollout, compile_update, devices, make_program
 from rft_jax.plan.chips import Topology
@@ -120,10 +120,9 @@ def plan_stage(config: Config) -> RLStage:
         InputError: There is none.
     """
     validate(config)
-    stages = [stage for stage in config.stages if isinstance(stage, RLStage)]
-    if not stages:
+    if not config.rl_stages:
         raise InputError(f"{config.name}: has no stage of reinforcement to plan; add a RLStage")
-    return stages[-1]
+    return config.rl_stages[-1]
 
 
 def estimate_plan(config: Config, topology: Topology) -> Plan:
@@ -200,7 +199,7 @@ def _program(
     mesh: Mesh | AbstractMesh,
     platform: str,
 ) -> Program:
-    check_stage(mesh, stage)
+    validate_mesh(stage, batch_parts(mesh))
     program = make_program(model, vocab_size, stage, mesh, platform)
     check_partition(program.model, mesh, LEARNER_RULES)
     return program

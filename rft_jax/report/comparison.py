@@ -8,7 +8,7 @@
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from rft_jax.utils.types import JsonObject
 
@@ -16,16 +16,19 @@ INTERVALS = "intervals"
 NOT_COMPARED = ("model", "data", "items", "samples")
 
 
-def compare(lines: Iterable[JsonObject], names: Sequence[str] = ()) -> JsonObject:
-    """The comparison out of the lines of `evaluate.evaluate_models`.
+def compare(
+    models: Sequence[JsonObject],
+    differences: Sequence[JsonObject] = (),
+    names: Sequence[str] = (),
+) -> JsonObject:
+    """The comparison of models, as a JSON value.
 
     Args:
-        lines: A line a model, then a line a pair and metric.
+        models: `ModelResult.to_json` of each model.
+        differences: `PairedDifference.to_json` of each pair and metric.
         names: What to call the models, in their order; by default their paths without the folders
             that all of them share.
     """
-    lines = list(lines)
-    models = [line for line in lines if "model" in line]
     names = names or _short([line["model"] for line in models])
     called = {line["model"]: name for line, name in zip(models, names, strict=True)}
     # An error that no model made is no news, and its fraction says more than its count.
@@ -47,9 +50,7 @@ def compare(lines: Iterable[JsonObject], names: Sequence[str] = ()) -> JsonObjec
             for line in models
         },
         "paired": [
-            {**line, "a": called[line["a"]], "b": called[line["b"]]}
-            for line in lines
-            if "model" not in line
+            {**line, "a": called[line["a"]], "b": called[line["b"]]} for line in differences
         ],
     }
 
@@ -60,7 +61,7 @@ def _short(paths: Sequence[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def metrics_of(models: Mapping[str, JsonObject]) -> list[str]:
+def metrics_of(models: dict[str, JsonObject]) -> list[str]:
     """The metrics of a comparison, in the order in which the models have them."""
     names = dict.fromkeys(name for row in models.values() for name in row)
     return [name for name in names if name != INTERVALS]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rft_jax.logging.metrics import read_metrics
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
 from rft_jax.utils.types import JsonObject
 
 # In an evaluation's folder: some items' samples, those of all models to an item together.

@@ -15,9 +15,9 @@ import time
 from importlib import resources
 from pathlib import Path
 
-from rft_jax.logging.metrics import log
 from rft_jax.report.charts import payload
 from rft_jax.report.history import RunHistory, StageHistory, read_run
+from rft_jax.utils.console import log
 from rft_jax.utils.files import write_atomically
 from rft_jax.utils.types import JsonObject
 

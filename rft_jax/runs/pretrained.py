@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 
 from rft_jax.config import NOT_OF_SOURCE, Config, ModelConfig
-from rft_jax.models import Model, Params, check_targets, split
+from rft_jax.config.validate import validate_targets
+from rft_jax.models import EXPERTS, Model, Params, split
 from rft_jax.models.hugging_face import (
     ADAPTER_CONFIG,
     Checkpoint,
@@ -185,7 +186,7 @@ def _resolve(model: ModelConfig, described: ModelConfig) -> ModelConfig:
         kept = {"base_dtype": model.lora.base_dtype} if model.lora else {}
         free["lora"] = dataclasses.replace(described.lora, **kept)
     resolved = dataclasses.replace(described, **free)
-    check_targets(resolved)
+    validate_targets(resolved, EXPERTS)
     return resolved
 
 

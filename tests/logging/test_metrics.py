@@ -7,17 +7,11 @@ import types
 import numpy as np
 import pytest
 
-from rft_jax.logging.metrics import (
-    MetricsFile,
-    TensorBoardFile,
-    WandbRun,
-    Writers,
-    import_wandb,
-    read_metrics,
-    scalars,
-    to_numbers,
-)
+from rft_jax.logging.metrics import MetricsFile, WandbRun, Writers, import_wandb, scalars
+from rft_jax.logging.tensorboard import TensorBoardFile
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.numbers import to_numbers
 
 ROW = {
     "stage": "rft",

@@ -6,8 +6,8 @@ import os
 import jax
 import pytest
 
-from rft_jax.commands.entry import load_config
 from rft_jax.config import MeshConfig
+from rft_jax.config.load import load_config
 from rft_jax.parallel import make_mesh
 from rft_jax.plan import compile_plan, estimate_plan, parse_topology
 from rft_jax.plan.aot import compile_rollout, compile_update, is_installed, make_program

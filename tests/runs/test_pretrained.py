@@ -57,7 +57,7 @@ REFUSED = {
     ),
     "targets": (
         lambda _: None, {"models.policy.lora.targets": "router"},
-        "--config.models.policy.lora.targets: 'router' is not",
+        "models.policy.lora.targets: 'router' is not",
     ),
 }  # fmt: skip
 

@@ -31,10 +31,10 @@ from rft_jax.config import (
 )
 from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.learn.policy import policy_update
-from rft_jax.logging.metrics import peak_memory_bytes
 from rft_jax.models import Model, build_model, merge
 from rft_jax.plan.known_models import SHAPES
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
+from rft_jax.utils.numbers import peak_memory_bytes
 
 ROUNDS = 5
 REPEATED_S = 0.05

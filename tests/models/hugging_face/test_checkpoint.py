@@ -24,7 +24,7 @@ def refused(directory):
 def test_a_checkpoint_is_told_from_a_work_directory(tmp_path):
     assert is_checkpoint(write(tmp_path / "model", LLAMA, {}))
     assert not is_checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"class": "rft_jax.config:Config"}))
+    (tmp_path / "config.json").write_text(json.dumps({"class": "rft_jax.config.schema:Config"}))
     assert not is_checkpoint(tmp_path)
 
 

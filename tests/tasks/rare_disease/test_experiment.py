@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rft_jax.commands.entry import load_config
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
 from rft_jax.tasks.rare_disease import hpo
 from rft_jax.training import train
