@@ -132,7 +132,7 @@ def test_a_stage_compares_models_once(compared, finished, monkeypatch):
     first = cases[0]
     assert first["prompt"][-1]["role"] == "user" and 0 <= first["reward"] <= 1
     assert {"thought", "answer", "scores", "errors", "stop_reason"} <= first.keys()
-    monkeypatch.setattr("rft_jax.training.evaluate_models", None)
+    monkeypatch.setattr("rft_jax.stages.comparison.evaluate_models", None)
     train(compared, finished)
 
 
@@ -230,7 +230,7 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert "valid.jsonl (50 cases)" in shown.err and "reward_mean" in shown.err
     assert (finished / "evaluation.html").exists()
 
-    monkeypatch.setattr("rft_jax.runs.run._grader", None)  # which a sample does not need
+    monkeypatch.setattr("rft_jax.runs.grader.run_grader", None)  # which a sample does not need
     command = ["sample", "--model", f"{finished}/sft", "--prompt", "broken ski", "--n", "2"]
     assert entry.main([*command, "--temperature", "0", "--max-tokens", "9"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())

@@ -76,11 +76,18 @@ def to_json(config: Any) -> Any:
     """A JSON value from which `from_json` rebuilds the configuration."""
     if dataclasses.is_dataclass(config):
         kind = type(config)
-        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        values = {f.name: _field_to_json(f, config) for f in dataclasses.fields(config)}
         return {"class": f"{kind.__module__}:{kind.__qualname__}", **values}
     if isinstance(config, tuple | list):
         return [to_json(member) for member in config]
     return config
+
+
+def _field_to_json(setting: dataclasses.Field, config: Any) -> Any:
+    value = getattr(config, setting.name)
+    if "algorithms" in setting.metadata:
+        return setting.metadata["algorithms"].stored(value)
+    return to_json(value)
 
 
 def from_json(value: Any) -> Any:

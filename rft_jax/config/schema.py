@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+from rft_jax.config.algorithms import (
+    ADVANTAGES,
+    IMPORTANCE_WEIGHTS,
+    KL_ESTIMATORS,
+    POLICY_LOSSES,
+    Algorithm,
+)
+
 REASONING_EFFORTS = ("low", "medium", "high")
 # Of a GPU's memory, what `rft` allocates at its start unless XLA_CLIENT_MEM_FRACTION is set.
 GPU_MEMORY_FRACTION = 0.92
@@ -260,21 +268,33 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class PolicyLossConfig:
-    """The policy-gradient objective; see `learn.advantages` and `learn.losses`."""
+    """The policy-gradient objective; see `learn.advantages` and `learn.losses`.
 
-    baseline: Literal["group", "batch", "none", "leave_one_out"] = "group"  # GRPO
-    loss: Literal["ppo_clip", "gspo", "cispo"] = "ppo_clip"
+    Where a function is chosen, `module:name` of one's own may stand as well, or in an experiment
+    file the function itself; `learn.losses` has an example.
+    """
+
+    # How much better a sample was than the others of its prompt: group_mean (GRPO) or
+    # leave_one_out (RLOO); or a function of your own, as for the three settings after it.
+    advantage: Algorithm = field(default="group_mean", metadata={"algorithms": ADVANTAGES})
+    # What advantages are divided by: the rewards' standard deviation in the group (GRPO) or in the
+    # batch, the group's mean (MaxRL), nothing (Dr. GRPO).
+    scale_rewards: Literal["group", "batch", "mean", "none"] = "group"
+    # ppo_clip, gspo or cispo
+    loss: Algorithm = field(default="ppo_clip", metadata={"algorithms": POLICY_LOSSES})
     clip_low: float = 0.2  # PPO; DAPO (https://arxiv.org/abs/2503.14476) for the pair
     clip_high: float = 0.28
     two_sided: bool = True  # CISPO: keep the ratio above 1 - clip_low as well
     dual_clip: float | None = None  # https://arxiv.org/abs/1912.09729 uses 3
     aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
-    importance: Literal["none", "tis", "icepop"] = "none"  # sampler/learner mismatch
+    # Weights against a mismatch of sampler and learner: none, tis or icepop
+    importance: Algorithm = field(default="none", metadata={"algorithms": IMPORTANCE_WEIGHTS})
     tis_cap: float = 2.0  # https://fengyao.notion.site/off-policy-rl
     icepop_low: float = 0.5  # https://arxiv.org/abs/2510.18855
     icepop_high: float = 2.0
     kl_coefficient: float = 0.0  # to the policy that the stage started from
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # http://joschu.net/blog/kl-approx.html
+    # k1, k2 or k3: http://joschu.net/blog/kl-approx.html
+    kl_estimator: Algorithm = field(default="k3", metadata={"algorithms": KL_ESTIMATORS})
     epochs_per_batch: int = 1  # per rollout batch
     gradient_accumulation: int = (
         1  # the update's prompts in so many parts; changes memory, not results

@@ -1,5 +1,6 @@
 """Which values a setting takes, by the annotation of its field."""
 
+import collections.abc
 import dataclasses
 import types
 import typing
@@ -46,6 +47,8 @@ def convert(value: Any, kind: Any) -> Any:
 
 def describe(kind: Any) -> str:
     """The type for people."""
+    if any(typing.get_origin(option) is collections.abc.Callable for option in alternatives(kind)):
+        return "a name, module:name of a function, or a function"
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     return (

@@ -219,8 +219,7 @@ def _validate_rl(
         )
     if rollout.group_size < 2:
         raise InputError(
-            f"{where}.group_size: the baseline {loss.baseline!r} compares the samples of a prompt; "
-            "use at least 2"
+            f"{where}.group_size: an advantage compares the samples of a prompt; use at least 2"
         )
     if not 0 <= 2 * rollout.slots <= stage.batch_size * rollout.group_size:
         raise InputError(
@@ -279,6 +278,12 @@ def _validate_eval(
 
 def _validate_loss(place: str, loss: PolicyLossConfig) -> None:
     _positive(place, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
+    for setting in dataclasses.fields(loss):
+        if "algorithms" in setting.metadata:
+            try:
+                setting.metadata["algorithms"].check(getattr(loss, setting.name))
+            except InputError as error:
+                raise InputError(f"{place}.{setting.name}: {error}") from None
     if not 0 < loss.clip_low <= 1 or not loss.clip_high > 0:
         raise InputError(f"{place}: clip_low must lie in (0, 1] and clip_high be above 0")
     if loss.dual_clip is not None and (loss.loss != "ppo_clip" or not loss.dual_clip > 1):

@@ -23,9 +23,7 @@ class IndexBatch(NamedTuple):
     draw_B: np.ndarray
 
 
-def batch_at(
-    size: int, batch_size: int, cursor: int, seed: int, shuffle: bool = True
-) -> IndexBatch:
+def batch_at(size: int, batch_size: int, cursor: int, seed: int) -> IndexBatch:
     """Returns the batch of the items `cursor` to `cursor + batch_size - 1` of the endless sequence.
 
     Args:
@@ -33,16 +31,13 @@ def batch_at(
         batch_size: B; a batch runs on into the next epoch, so that no item is left out.
         cursor: Number of items consumed before this batch.
         seed: What the permutations depend on, 0 or more.
-        shuffle: False takes the items in the order of the file in every epoch.
     """
     position_B = cursor + np.arange(batch_size, dtype=np.int64)
     epoch_B, offset_B = np.divmod(position_B, size)
-    indices_B = offset_B
-    if shuffle:
-        indices_B = np.empty_like(offset_B)
-        for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
-            here_B = epoch_B == epoch
-            indices_B[here_B] = _permutation(size, seed, epoch)[offset_B[here_B]]
+    indices_B = np.empty_like(offset_B)
+    for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
+        here_B = epoch_B == epoch
+        indices_B[here_B] = _permutation(size, seed, epoch)[offset_B[here_B]]
     return IndexBatch(indices_B, epoch_B.astype(np.int32))
 
 

@@ -26,7 +26,7 @@ from rft_jax.parallel import (
 from rft_jax.rollout import completion_keys
 from rft_jax.runs.batches import bucketed, make_batch
 from rft_jax.runs.datasets import PromptData
-from rft_jax.step import Batch, Program, Samples, compile_sampler
+from rft_jax.step import Batch, Grading, Sampler, Samples, compile_sampler
 from rft_jax.strings import ByteString
 
 EXACT = {"int8_weights": False, "int8_cache": False}
@@ -48,33 +48,39 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluator(
-    program: Program, host: HostGrading, items: PromptData, samples: int, seed: int
+    sampler: Sampler,
+    grading: Grading,
+    host: HostGrading,
+    items: PromptData,
+    samples: int,
+    seed: int,
+    at_once: int,
 ) -> Callable[[Params], Evaluation]:
     """Compiles on first use; the same function then serves every checkpoint. Collective.
 
     Args:
-        program: Of a reinforcement stage; its rollout settings hold here too, but nothing is in
-            eight bits.
+        sampler: Of a reinforcement stage; but here nothing is in eight bits.
+        grading: Likewise.
         host: Open, for the grader's nodes that run there.
         items: What is to be answered.
         samples: Samples per item, S.
         seed: Of the samples' noise.
+        at_once: About how many completions are sampled at once, as many as in a training step.
     """
-    stage = program.stage
-    stage = dataclasses.replace(stage, rollout=dataclasses.replace(stage.rollout, **EXACT))
-    program = dataclasses.replace(program, stage=stage)
-    if program.grader.needs_host:
-        sampler = make_host_sampler(program, host, Items(items.items, items.source))
+    sampler = dataclasses.replace(sampler, config=dataclasses.replace(sampler.config, **EXACT))
+    if grading.grader.needs_host:
+        sample = make_host_sampler(sampler, grading, host, Items(items.items, items.source))
     else:
-        on_device = compile_sampler(program)
+        on_device = compile_sampler(sampler, grading)
 
-        def sampler(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
+        def sample(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
             del count  # grading those that fill the batch up costs nothing
             return on_device(params, batch, keys_BG)
 
     size = len(items.items)
-    width = _batch_size(program, samples, size)
-    place = batch_sharding(program.mesh)
+    parts = batch_parts(sampler.mesh)
+    width = -(-min(max(1, at_once // samples), size) // parts) * parts
+    place = batch_sharding(sampler.mesh)
     here = local_rows(place, width)
 
     @functools.partial(jax.jit, in_shardings=place, out_shardings=place)
@@ -86,11 +92,11 @@ def make_evaluator(
         parts = []
         for first in range(0, size, width):
             rows = np.minimum(np.arange(first, first + width), size - 1)
-            max_prompt_tokens = bucketed(items, rows, stage.rollout)
+            max_prompt_tokens = bucketed(items, rows, sampler.config)
             batch = make_batch(items, rows[here], np.zeros_like(here), max_prompt_tokens)
             batch = from_local(batch, place, width)
             real = min(width, size - first)
-            output = sampler(params, batch, keys_of(batch), real)
+            output = sample(params, batch, keys_of(batch), real)
             parts.append(
                 jax.tree.map(
                     lambda leaf, real=real: leaf[:real],
@@ -107,18 +113,10 @@ def make_evaluator(
                             output.completed.rollout.tokens_BGT,
                             output.completed.text,
                         ),
-                        program.mesh,
+                        sampler.mesh,
                     ),
                 )
             )
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     return evaluate
-
-
-def _batch_size(program: Program, samples: int, items: int) -> int:
-    """Items at once: as many completions as in a training step, a multiple of the mesh's share."""
-    stage = program.stage
-    parts = batch_parts(program.mesh)
-    wanted = max(1, stage.batch_size * stage.rollout.group_size // samples)
-    return -(-min(wanted, items) // parts) * parts

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from rft_jax import data
@@ -32,7 +31,7 @@ from rft_jax.runs.fingerprints import input_file
 from rft_jax.runs.grader import open_judges, reopen_grader
 from rft_jax.runs.reopen import OpenModel, open_model
 from rft_jax.runs.run import Run
-from rft_jax.step import make_program
+from rft_jax.step import make_grading, make_sampler
 from rft_jax.strings import from_host
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
@@ -241,13 +240,14 @@ def _evaluate_model(
     seed: int,
 ) -> ModelResult:
     run, stage, step = model
-    program = make_program(
-        run.model(stage), optax.identity(), grader, run.tokenizer, as_trained, run.mesh
-    )
+    sampler = make_sampler(run.model(stage), run.tokenizer, as_trained.rollout, run.mesh)
+    grading = make_grading(grader, run.tokenizer, as_trained.rollout)
+    at_once = as_trained.batch_size * as_trained.rollout.group_size
     params = run.load_params(stage, step)
     with enter_on_all_hosts(grader.open_host()) as host:
         samples = judge.settings.samples
-        evaluation = make_evaluator(program, host, items, samples, seed)(params)
+        evaluator = make_evaluator(sampler, grading, host, items, samples, seed, at_once)
+        evaluation = evaluator(params)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     return judge.result(str(path), evaluation, run, items, size)
 

@@ -70,9 +70,10 @@ class StageRecord:
         if row["step"] == self._first_step:
             evaluating = timing.get("eval", 0.0)
             timing["first_step_seconds"] = round(now - self._began - evaluating, 4)
-        if "train_tokens" in row:
-            trained = seconds - timing.get("eval", 0.0)
-            timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / trained, 1)
+        for tokens in ("train_completion_tokens", "train_target_tokens"):  # RL's, SFT's
+            if tokens in row:
+                trained = seconds - timing.get("eval", 0.0)
+                timing["tokens_per_s"] = round(to_numbers(row[tokens]) / trained, 1)
         row = to_numbers({"stage": self._stage.name, **row, "timing": timing})
         self._writers.write(row)
         if self._first:

@@ -3,7 +3,7 @@
 from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.int8 import quantize_weights, quantized_axes
 from rft_jax.models.lora import EXPERTS, base, merge, split
-from rft_jax.models.model import Model, Params, build_model, count_parameters, for_platform
+from rft_jax.models.model import Model, Params, build_model, for_platform
 from rft_jax.models.partition import check_partition
 from rft_jax.models.weight_axes import over_matrices
 
@@ -16,7 +16,6 @@ __all__ = [
     "build_model",
     "check_partition",
     "EXPERTS",
-    "count_parameters",
     "for_platform",
     "merge",
     "over_matrices",

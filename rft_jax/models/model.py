@@ -33,7 +33,7 @@ class Model:
     config: ModelConfig
     vocab_size: int
     graph: nnx.GraphDef
-    rows: NamedSharding | None = None  # of the activations' leading axis
+    row_sharding: NamedSharding | None = None  # of the activations' leading axis
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -86,7 +86,7 @@ class Model:
             positions_BP[:, None],
             mask_BP.astype(jnp.int32)[:, None],
             dtype=self.dtype,
-            rows=self.rows,
+            row_sharding=self.row_sharding,
         )
         last_B11 = (length_B - 1)[:, None, None]
         last_BD = jnp.take_along_axis(hidden_BSPD[:, 0], last_B11, axis=1)[:, 0]
@@ -101,7 +101,7 @@ class Model:
             positions_BT[:, None],
             segments_BT[:, None],
             dtype=self.dtype,
-            rows=self.rows,
+            row_sharding=self.row_sharding,
         )
         return hidden_BSTD[:, 0]
 
@@ -115,7 +115,12 @@ class Model:
     ) -> Array:
         """hidden_BSTD of completions that follow their prompts; see `Decoder.__call__`."""
         return nnx.merge(self.graph, params)(
-            tokens_BST, positions_BST, segments_BST, prefix=prefix, dtype=self.dtype, rows=self.rows
+            tokens_BST,
+            positions_BST,
+            segments_BST,
+            prefix=prefix,
+            dtype=self.dtype,
+            row_sharding=self.row_sharding,
         )[0]
 
     def prepare_decoding(
@@ -152,16 +157,14 @@ class Model:
             prefix: The prompts.
             cache: The tokens before.
         """
-        positions = positions_BG[..., None]
-        hidden_BG1D, cache = nnx.merge(self.graph, params)(
+        hidden_BG1D, cache = nnx.merge(self.graph, params).decode(
             tokens_BG[..., None],
-            positions,
-            None,
-            prefix=prefix,
-            cache=cache,
+            positions_BG[..., None],
+            prefix,
+            cache,
             layers=layers,
             dtype=self.dtype,
-            rows=self.rows,
+            row_sharding=self.row_sharding,
         )
         return hidden_BG1D[:, :, 0], cache
 
@@ -170,10 +173,10 @@ class Model:
 
         They are gathered, and their gradient is scattered, once and not in every trip.
         """
-        if self.rows is None:
+        if self.row_sharding is None:
             return params
         name = "embed_VD" if self.config.tie_embeddings else "head_VD"
-        sharding = shardings(self.rows.mesh, ROLLOUT_RULES, ("vocab", "embed"))
+        sharding = shardings(self.row_sharding.mesh, ROLLOUT_RULES, ("vocab", "embed"))
         return {**params, name: constrain(params[name], sharding)}
 
     def logits(self, params: Params, hidden_xD: Array) -> Array:
@@ -184,18 +187,19 @@ class Model:
 def build_model(
     config: ModelConfig,
     vocab_size: int,
-    rows: NamedSharding | None = None,
+    row_sharding: NamedSharding | None = None,
     platform: str | None = None,
 ) -> Model:
     """The model of a configuration, without weights.
 
     Args:
-        rows: From `parallel.batch_sharding`; needed for a model that runs on more than one device.
+        row_sharding: From `parallel.batch_sharding`; needed for a model that runs on more than one
+            device.
         platform: `cpu`, `gpu` or `tpu`, where the model will run; None: this machine's.
     """
     config = for_platform(config, platform)
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
-    return Model(config, vocab_size, graph, rows)
+    return Model(config, vocab_size, graph, row_sharding)
 
 
 def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfig:
@@ -226,11 +230,6 @@ def since_ampere(device: Device) -> bool:
     """Whether the device is an NVIDIA GPU of Ampere's generation or later, as the kernels need."""
     major, dot, _ = getattr(device, "compute_capability", "").partition(".")
     return bool(dot) and int(major) >= 8
-
-
-def count_parameters(params: Params) -> int:
-    """Number of scalars in a tree of weights."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _decoder(config: ModelConfig, vocab_size: int, key: Array) -> Decoder:

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
 from rft_jax.models import Prefix, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
-from rft_jax.plan.aot import abstract_state
-from rft_jax.rollout.continuous import PROMPTS_PER_LANE, lanes
+from rft_jax.plan.aot import PlannedStep, abstract_state
+from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
 from rft_jax.runs.checkpoint import abstract
-from rft_jax.step import Program
 from rft_jax.utils.types import PyTree
 
 
@@ -53,7 +52,7 @@ def device_bytes(tree: PyTree) -> float:
 
 
 @functools.cache
-def kept_bytes(program: Program) -> Kept:
+def kept_bytes(program: PlannedStep) -> Kept:
     """What a step keeps on each device."""
     state = abstract_state(program)
     return Kept(
@@ -66,7 +65,7 @@ def kept_bytes(program: Program) -> Kept:
     )
 
 
-def _rollout_weights(program: Program, state: TrainState) -> float:
+def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
     model = program.model
     axes, int8 = base(model.axes), program.stage.rollout.int8_weights
 
@@ -78,7 +77,7 @@ def _rollout_weights(program: Program, state: TrainState) -> float:
     return device_bytes(abstract(jax.eval_shape(copy, state), sharding))
 
 
-def _cache(program: Program) -> float:
+def _cache(program: PlannedStep) -> float:
     """Keys and values of prompts, lanes and slots: the batch over data and fsdp, heads as those of
     the weights."""
     model, stage = program.model, program.stage
@@ -94,7 +93,7 @@ def _cache(program: Program) -> float:
     def arrays() -> PyTree:
         prefixes, samples = [prefix_of(B, P)], G
         if rollout.slots:
-            C, samples = lanes(rollout.slots // parts, B // parts, G)
+            C, samples = count_lanes(rollout.slots // parts, B // parts, G)
             prefixes.append(prefix_of(C * parts, PROMPTS_PER_LANE * P))
         T = rollout.max_completion_tokens
         cache = model.init_cache(prefixes[-1], samples, T)

@@ -11,14 +11,20 @@ from rft_jax.config.validate import validate, validate_mesh
 from rft_jax.models import check_partition
 from rft_jax.parallel import LEARNER_RULES, batch_parts, make_mesh
 from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
-from rft_jax.plan.aot import Part, compile_rollout, compile_update, devices, make_program
+from rft_jax.plan.aot import (
+    Part,
+    PlannedStep,
+    compile_rollout,
+    compile_update,
+    devices,
+    plan_step,
+)
 from rft_jax.plan.chips import Topology
 from rft_jax.plan.estimate import estimate
 from rft_jax.plan.hlo import Cost
 from rft_jax.plan.known_models import model_shape
 from rft_jax.plan.memory import Kept, kept_bytes
 from rft_jax.plan.roofline import loop_seconds
-from rft_jax.step import Program
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
@@ -152,7 +158,7 @@ def compile_plan(config: Config, topology: Topology) -> Plan:
     return closed
 
 
-def abstract_program(config: Config, topology: Topology) -> Program:
+def abstract_program(config: Config, topology: Topology) -> PlannedStep:
     """The step over a mesh without devices.
 
     Raises:
@@ -170,11 +176,11 @@ def _abstract_program(
     stage: RLStage,
     sizes: tuple[int, ...],
     platform: str,
-) -> Program:
+) -> PlannedStep:
     return _program(model, vocab_size, stage, AbstractMesh(sizes, MESH_AXES), platform)
 
 
-def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
+def estimate_program(program: PlannedStep, topology: Topology, kept: Kept) -> Plan:
     """A plan in closed form.
 
     Args:
@@ -198,9 +204,9 @@ def _program(
     stage: RLStage,
     mesh: Mesh | AbstractMesh,
     platform: str,
-) -> Program:
+) -> PlannedStep:
     validate_mesh(stage, batch_parts(mesh))
-    program = make_program(model, vocab_size, stage, mesh, platform)
+    program = plan_step(model, vocab_size, stage, mesh, platform)
     check_partition(program.model, mesh, LEARNER_RULES)
     return program
 

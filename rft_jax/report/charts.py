@@ -125,7 +125,11 @@ def split_name(name: str) -> tuple[str, str]:
 
 def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
     """The sections with the charts that a stage has metrics for, none of them always 0."""
-    present = {split_name(name)[1] for name in stage.series} - {*LEFT_OUT, "tokens"}
+    present = {split_name(name)[1] for name in stage.series} - {
+        *LEFT_OUT,
+        "completion_tokens",
+        "target_tokens",
+    }
     present = sorted(
         name for name in present if _interval_of(name) not in present and not name.endswith(COUNT)
     )

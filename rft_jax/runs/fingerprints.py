@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from rft_jax.config import Config, DataConfig
+from rft_jax.config.algorithms import function_files
 from rft_jax.graders import grader_file
 from rft_jax.runs.datasets import baseline_files, evaluated_file
 from rft_jax.utils.errors import InputError
@@ -25,6 +26,9 @@ def input_sums(config: Config, files: DataConfig, workdir: Path) -> dict[str, di
         paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)
         for name, answers in baseline_files(stage, path).items():
             paths[f"stages.{stage.name}.{name}"] = answers
+    for stage in config.rl_stages:
+        for setting, file in function_files(stage.policy_loss).items():
+            paths[f"stages.{stage.name}.policy_loss.{setting}"] = file
     if config.grader:
         paths["grader"] = grader_file(config.grader)
     found = {}

@@ -85,7 +85,7 @@ class RL:
 
     def state_shardings(self) -> TrainState:
         """Where weights, the optimizer's state and the reference policy lie."""
-        return train_shardings(self._program)
+        return train_shardings(self._run.mesh, self._program.learner)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compiled]:
@@ -94,11 +94,20 @@ class RL:
         with enter_on_all_hosts(grader.open_host()) as host:
             evaluator = None
             if items.valid is not None and self.eval_interval > 0:
-                noise, samples = run.seed(self.config, "valid"), self.config.eval_samples
-                evaluator = make_evaluator(self._program, host, items.valid, samples, noise)
+                evaluator = make_evaluator(
+                    self._program.sampler,
+                    self._program.grading,
+                    host,
+                    items.valid,
+                    self.config.eval_samples,
+                    run.seed(self.config, "valid"),
+                    at_once=self.config.batch_size * self.config.rollout.group_size,
+                )
             if grader.needs_host:
                 rows = Items(items.prompts.items, items.prompts.source)
-                yield Compiled(make_host_step(self._program, host, rows), evaluator)
+                yield Compiled(
+                    make_host_step(self._program, host, rows, self.config.host_chunks), evaluator
+                )
             else:
                 yield Compiled(compile_step(self._program), evaluator)
 

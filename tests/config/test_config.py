@@ -70,7 +70,9 @@ def setting(config, path):
         ("stages.rft.rollout.reasoning_effort", "64", 64),
         ("stages.rft.policy_loss.dual_clip", "none", None),
         ("stages.rft.policy_loss.dual_clip", "4", 4.0),
-        ("stages.rft.policy_loss.baseline", "none", "none"),
+        ("stages.rft.policy_loss.importance", "none", "none"),
+        ("stages.rft.policy_loss.scale_rewards", "none", "none"),
+        ("stages.rft.policy_loss.loss", "mine:clip", "mine:clip"),
         ("stages.other.optimizer.learning_rate", "3e-4", 3e-4),
     ],
 )
@@ -319,7 +321,27 @@ REFUSED = {
     "stages.rft.policy_loss.pack_rows: must be 0 (off)": learned(
         pack_rows=2, gradient_accumulation=2
     ),
-    "stages.rft.policy_loss.loss: 'grpo' is not one of ppo_clip, gspo, cispo": learned(loss="grpo"),
+    "stages.rft.policy_loss.loss: 'grpo' is no policy loss; use one of ppo_clip, gspo,": learned(
+        loss="grpo"
+    ),
+    "stages.rft.policy_loss.advantage: 'group' is no advantage; use one of": learned(
+        advantage="group"
+    ),
+    "stages.rft.policy_loss.kl_estimator: nowhere: cannot be imported": learned(
+        kl_estimator="nowhere:k9"
+    ),
+    "stages.rft.policy_loss.importance: rft_jax.learn.losses: has no tis; correct": learned(
+        importance="rft_jax.learn.losses:tis"
+    ),
+    "stages.rft.policy_loss.importance: rft_jax.learn.losses:k3: takes (new, reference": learned(
+        importance="rft_jax.learn.losses:k3"
+    ),
+    "stages.rft.policy_loss.loss: 3 is not a name, module:name of a function, or a": learned(
+        loss=3
+    ),
+    "stages.rft.policy_loss.scale_rewards: 'max' is not one of group, batch, mean": learned(
+        scale_rewards="max"
+    ),
     "stages.rft.rollout.truncated_completions: 'drop' is not one of": sampled(
         truncated_completions="drop"
     ),
@@ -338,13 +360,9 @@ def test_what_cannot_work_is_refused_with_the_setting_and_the_remedy(sentence):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("baseline", ["group", "batch", "leave_one_out", "none"])
-def test_groups_of_one_are_refused(baseline):
-    config = reinforce(
-        rollout=RolloutConfig(group_size=1), policy_loss=PolicyLossConfig(baseline=baseline)
-    )
-    with pytest.raises(InputError, match=f"group_size: the baseline '{baseline}' compares"):
-        validate(config)
+def test_groups_of_one_are_refused():
+    with pytest.raises(InputError, match="group_size: an advantage compares the samples"):
+        validate(sampled(group_size=1))
 
 
 def test_the_largest_thinking_budget_leaves_the_marker_and_a_token():

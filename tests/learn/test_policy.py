@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rft_jax.config import ModelConfig, PolicyLossConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
+from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, init_state
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import build_model
@@ -90,16 +91,8 @@ def batch(sampled):
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def update(model, state, batch, config, shards=1):
-    return policy_update(
-        model,
-        OPTIMIZER,
-        state,
-        *batch,
-        MASK,
-        temperature=TEMPERATURE,
-        config=config,
-        data_shards=shards,
-    )
+    learner = Learner(model, OPTIMIZER, MASK, TEMPERATURE, config, data_shards=shards)
+    return policy_update(learner, state, *batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
