@@ -115,7 +115,7 @@ class PromptPlaces(NamedTuple):
     """Which of a prompt's keys are there, and where they stand."""
 
     mask_BXYP: Array
-    place_P: Array
+    position_P: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ class _Rows:
             model.adapt(params, self.base), prompts.tokens_BP, prompts.length_B
         )
         states = PromptStates(last_BD, prefix.k_LBKPQ, prefix.v_LBKPQ)
-        return states, PromptPlaces(prefix.mask_BXYP, prefix.place_P)
+        return states, PromptPlaces(prefix.mask_BXYP, prefix.position_P)
 
     def scores(
         self, params: Params, prompted: PromptStates, places: PromptPlaces, trip: Array
@@ -293,7 +293,7 @@ def _prefix_of_rows(
         prompted.k_LBKPQ.reshape(prompted.k_LBKPQ.shape[0], A, -1, *prompted.k_LBKPQ.shape[2:]),
         prompted.v_LBKPQ.reshape(prompted.v_LBKPQ.shape[0], A, -1, *prompted.v_LBKPQ.shape[2:]),
         places.mask_BXYP.reshape(A, -1, *places.mask_BXYP.shape[1:]),
-        places.place_P,
+        places.position_P,
     )
     axes = Prefix(1, 1, 0, None)
     prefix = jax.vmap(Prefix.of_rows, in_axes=(axes, 0, 0), out_axes=axes)(
@@ -302,7 +302,7 @@ def _prefix_of_rows(
     return Prefix(
         *(x.reshape(x.shape[0], -1, *x.shape[3:]) for x in prefix[:2]),
         prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:]),
-        prefix.place_P,
+        prefix.position_P,
     )
 
 
