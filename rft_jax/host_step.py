@@ -132,7 +132,7 @@ def make_host_step(
 def _compile_start(
     program: Program, chunks: int
 ) -> Callable[[TrainState, Batch, Array], tuple[Params, list[tuple[Batch, Array]]]]:
-    """What a batch's sampling begins with: the rollout's weights, and the chunks with their keys."""
+    """What sampling a batch begins with: the rollout's weights, and the chunks with their keys."""
     sampler = program.sampler
     batch_place = batch_sharding(sampler.mesh)
 

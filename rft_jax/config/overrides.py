@@ -131,22 +131,22 @@ def read_config(stored: Path) -> Config:
     return config
 
 
-def differences(old: Any, new: Any, place: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """The settings in which two `to_json` values differ, as `a.b: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key), new.get(key), f"{place}.{key}".strip("."))
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = zip(old, new, strict=True)
         return [
             line
             for index, (a, b) in enumerate(pairs)
-            for line in differences(a, b, f"{place}.{a['name'] if _named(a) else index}")
+            for line in differences(a, b, f"{path}.{a['name'] if _named(a) else index}")
         ]
-    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
 
 
 def _named(value: Any) -> bool:

@@ -296,11 +296,10 @@ class PolicyLossConfig:
     # k1, k2 or k3: http://joschu.net/blog/kl-approx.html
     kl_estimator: Algorithm = field(default="k3", metadata={"algorithms": KL_ESTIMATORS})
     epochs_per_batch: int = 1  # per rollout batch
-    gradient_accumulation: int = (
-        1  # the update's prompts in so many parts; changes memory, not results
-    )
-    # Completions side by side in rows of max_completion_tokens, so many rows of each device at once;
-    # 0: a row each, padded. For lengths that differ; with full rows it only costs.
+    # The update's prompts in so many parts, whose gradients are summed: less memory, same results.
+    gradient_accumulation: int = 1
+    # Completions side by side in rows of max_completion_tokens, so many rows of each device at
+    # once; 0: a row each, padded. For lengths that differ; with full rows it only costs.
     pack_rows: int = 0
     logit_chunk: int = 16  # positions of every completion whose logits exist at once
 

@@ -60,41 +60,41 @@ def validate(config: Config) -> None:
 
 
 def _validate_training(
-    place: str,
+    section: str,
     stage: TrainingStageConfig,
     config: Config,
     earlier: dict[str, TrainingStageConfig],
 ) -> None:
     """The rules that all stages share which change weights."""
     if stage.model not in [model.name for model in config.models]:
-        raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
+        raise InputError(f"{section}.model: there is no model {stage.model!r} in `models`")
     here = stage.init and "/" not in stage.init
     if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
         raise InputError(
-            f"{place}.init: {stage.init!r} is not an earlier stage of the model "
+            f"{section}.init: {stage.init!r} is not an earlier stage of the model "
             f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
         )
-    _positive(place, stage, "steps", "batch_size", "checkpoint_interval")
-    _validate_optimizer(f"{place}.optimizer", stage.optimizer, stage.steps)
+    _positive(section, stage, "steps", "batch_size", "checkpoint_interval")
+    _validate_optimizer(f"{section}.optimizer", stage.optimizer, stage.steps)
     earlier[stage.name] = stage
 
 
 def _validate_sft(
-    place: str, stage: SFTStage, config: Config, earlier: dict[str, TrainingStageConfig]
+    section: str, stage: SFTStage, config: Config, earlier: dict[str, TrainingStageConfig]
 ) -> None:
-    _validate_training(place, stage, config, earlier)
+    _validate_training(section, stage, config, earlier)
     _positive(
-        place, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
+        section, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
     )
-    _divides(place, stage.gradient_accumulation, stage.batch_size)
+    _divides(section, stage.gradient_accumulation, stage.batch_size)
 
 
-def _check_types(node: DataclassInstance, place: str) -> None:
+def _check_types(node: DataclassInstance, section: str) -> None:
     """Every setting has its type, and numbers are finite."""
     kinds = typing.get_type_hints(type(node))
     for setting in dataclasses.fields(node):
         value, kind = getattr(node, setting.name), kinds[setting.name]
-        where = f"{place}.{setting.name}".strip(".")
+        where = f"{section}.{setting.name}".strip(".")
         if typing.get_origin(kind) is tuple and not isinstance(value, tuple):
             raise InputError(
                 f"{where}: must be a tuple; with one member a comma stands behind it, as in (x,)"
@@ -109,37 +109,37 @@ def _check_types(node: DataclassInstance, place: str) -> None:
                 _check_types(member, f"{where}.{getattr(member, 'name', '')}")
 
 
-def _check_names(place: str, things: Sequence[ModelConfig] | Sequence[StageConfig]) -> None:
+def _check_names(section: str, things: Sequence[ModelConfig] | Sequence[StageConfig]) -> None:
     names = [thing.name for thing in things]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"{place}: at least one is needed and names must differ, got {names}")
+        raise InputError(f"{section}: at least one is needed and names must differ, got {names}")
     for name in names:
         if not name or "/" in name or "." in name:
-            raise InputError(f"{place}: the name {name!r} must be non-empty, without '/' and '.'")
-        if place == "stages" and name in RESERVED:
+            raise InputError(f"{section}: the name {name!r} must be non-empty, without '/' and '.'")
+        if section == "stages" and name in RESERVED:
             raise InputError(
-                f"{place}: the name {name!r} is taken in a work directory; use another"
+                f"{section}: the name {name!r} is taken in a work directory; use another"
             )
 
 
-def _positive(place: str, settings: DataclassInstance, *names: str) -> None:
+def _positive(section: str, settings: DataclassInstance, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < 1:
-            raise InputError(f"{place}.{name}: must be at least 1, got {getattr(settings, name)}")
+            raise InputError(f"{section}.{name}: must be at least 1, got {getattr(settings, name)}")
 
 
-def _divides(place: str, parts: int, batch_size: int) -> None:
+def _divides(section: str, parts: int, batch_size: int) -> None:
     if batch_size % parts:
         raise InputError(
-            f"{place}.gradient_accumulation: {parts} does not divide the batch of {batch_size}; "
+            f"{section}.gradient_accumulation: {parts} does not divide the batch of {batch_size}; "
             "choose a divisor"
         )
 
 
 def _validate_model(model: ModelConfig) -> None:
-    place = f"models.{model.name}"
+    section = f"models.{model.name}"
     _positive(
-        place,
+        section,
         model,
         "num_layers",
         "hidden_size",
@@ -149,57 +149,59 @@ def _validate_model(model: ModelConfig) -> None:
         "intermediate_size",
     )
     if model.num_heads % model.num_kv_heads:
-        raise InputError(f"{place}.num_heads: {model.num_heads} is not a multiple of num_kv_heads")
+        raise InputError(
+            f"{section}.num_heads: {model.num_heads} is not a multiple of num_kv_heads"
+        )
     for name in ("rope_theta", "norm_eps"):
         if not getattr(model, name) > 0:
-            raise InputError(f"{place}.{name}: must be above 0, got {getattr(model, name)}")
+            raise InputError(f"{section}.{name}: must be above 0, got {getattr(model, name)}")
     if model.head_dim % 2:
-        raise InputError(f"{place}.head_dim: rotary positions need an even number")
+        raise InputError(f"{section}.head_dim: rotary positions need an even number")
     if not model.attention_pattern:
-        raise InputError(f"{place}.attention_pattern: name at least one kind of layer")
+        raise InputError(f"{section}.attention_pattern: name at least one kind of layer")
     if "sliding" in model.attention_pattern and model.sliding_window < 1:
-        raise InputError(f"{place}.sliding_window: sliding layers need a window of at least 1")
+        raise InputError(f"{section}.sliding_window: sliding layers need a window of at least 1")
     if model.experts and not 1 <= model.experts_per_token <= model.experts:
         raise InputError(
-            f"{place}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
+            f"{section}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
             f"{model.experts} experts"
         )
 
 
-def _validate_lora(place: str, model: ModelConfig, lora: LoraConfig) -> None:
+def _validate_lora(section: str, model: ModelConfig, lora: LoraConfig) -> None:
     if not model.source:
         raise InputError(
-            f"{place}.lora: adapters change a model that is there already; set {place}.source"
+            f"{section}.lora: adapters change a model that is there already; set {section}.source"
         )
-    _positive(f"{place}.lora", lora, "rank")
+    _positive(f"{section}.lora", lora, "rank")
     if not lora.alpha > 0:
-        raise InputError(f"{place}.lora.alpha: must be above 0, got {lora.alpha}")
+        raise InputError(f"{section}.lora.alpha: must be above 0, got {lora.alpha}")
     if not lora.targets or len(set(lora.targets)) < len(lora.targets):
-        raise InputError(f"{place}.lora.targets: name at least one weight, and each only once")
+        raise InputError(f"{section}.lora.targets: name at least one weight, and each only once")
 
 
-def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> None:
+def _validate_optimizer(section: str, optimizer: OptimizerConfig, steps: int) -> None:
     rate = optimizer.learning_rate
     if (rate is not None and not rate > 0) or not optimizer.clip_norm > 0:
-        raise InputError(f"{place}: learning_rate and clip_norm must be above 0")
+        raise InputError(f"{section}: learning_rate and clip_norm must be above 0")
     if not (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1 and optimizer.eps > 0):
-        raise InputError(f"{place}: b1 and b2 must lie in [0, 1) and eps be above 0")
+        raise InputError(f"{section}: b1 and b2 must lie in [0, 1) and eps be above 0")
     if not optimizer.weight_decay >= 0:
-        raise InputError(f"{place}.weight_decay: must be 0 or more")
-    _positive(place, optimizer, "max_nonfinite_updates")
+        raise InputError(f"{section}.weight_decay: must be 0 or more")
+    _positive(section, optimizer, "max_nonfinite_updates")
     if not 0 <= optimizer.warmup_steps < steps:
         raise InputError(
-            f"{place}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
+            f"{section}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
         )
 
 
 def _validate_rl(
-    place: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
+    section: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
 ) -> None:
-    _validate_training(place, stage, config, earlier)
+    _validate_training(section, stage, config, earlier)
     rollout, loss = stage.rollout, stage.policy_loss
-    where = f"{place}.rollout"
-    _positive(place, stage, "max_resample_batches")
+    where = f"{section}.rollout"
+    _positive(section, stage, "max_resample_batches")
     sizes = "max_prompt_tokens", "prompt_buckets", "max_completion_tokens", "output_bytes"
     _positive(where, rollout, "group_size", *sizes)
     if not rollout.temperature > 0:
@@ -215,7 +217,8 @@ def _validate_rl(
     if not 0 <= rollout.thinking_tokens <= rollout.max_completion_tokens - 2:
         raise InputError(
             f"{where}.reasoning_effort: {rollout.thinking_tokens} thinking tokens leave no room "
-            f"for an answer in max_completion_tokens={rollout.max_completion_tokens}; raise the latter"
+            f"for an answer in max_completion_tokens={rollout.max_completion_tokens}; raise the "
+            "latter"
         )
     if rollout.group_size < 2:
         raise InputError(
@@ -228,73 +231,73 @@ def _validate_rl(
         )
     if rollout.output_bytes < 4:
         raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")
-    _validate_loss(f"{place}.policy_loss", loss)
+    _validate_loss(f"{section}.policy_loss", loss)
     if loss.importance == "none":
         another = "samples come from another policy than is trained; set "
-        another += f"{place}.policy_loss.importance=tis"
+        another += f"{section}.policy_loss.importance=tis"
         if rollout.int8_weights or rollout.int8_cache:
             raise InputError(f"{where}: with int8_weights or int8_cache {another}")
         if stage.async_rollout:
-            raise InputError(f"{place}.async_rollout: with it {another}")
-    _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
+            raise InputError(f"{section}.async_rollout: with it {another}")
+    _positive(section, stage, "eval_samples", "samples_interval", "host_chunks")
     if stage.eval_interval < 0 or stage.early_stopping_patience < 0:
         raise InputError(
-            f"{place}: eval_interval and early_stopping_patience must be 0 (never) or more"
+            f"{section}: eval_interval and early_stopping_patience must be 0 (never) or more"
         )
     if stage.early_stopping_patience and not stage.eval_interval:
         raise InputError(
-            f"{place}.early_stopping_patience: needs evaluations; set eval_interval as well"
+            f"{section}.early_stopping_patience: needs evaluations; set eval_interval as well"
         )
-    _divides(f"{place}.policy_loss", loss.gradient_accumulation, stage.batch_size)
+    _divides(f"{section}.policy_loss", loss.gradient_accumulation, stage.batch_size)
     if loss.pack_rows < 0 or (loss.pack_rows and loss.gradient_accumulation > 1):
         raise InputError(
-            f"{place}.policy_loss.pack_rows: must be 0 (off), or at least 1 with gradient_accumulation=1; "
-            "packed rows are the parts of the update themselves"
+            f"{section}.policy_loss.pack_rows: must be 0 (off), or at least 1 with "
+            "gradient_accumulation=1; packed rows are the parts of the update themselves"
         )
 
 
 def _validate_eval(
-    place: str, stage: EvalStage, config: Config, earlier: dict[str, TrainingStageConfig]
+    section: str, stage: EvalStage, config: Config, earlier: dict[str, TrainingStageConfig]
 ) -> None:
-    _positive(place, stage, "samples")
+    _positive(section, stage, "samples")
     taken = [*earlier, *stage.models]
     for name in stage.baselines:
         if not name or "/" in name or name in taken:
             raise InputError(
-                f"{place}.baselines: {name!r} must differ from stages and models, without '/'"
+                f"{section}.baselines: {name!r} must differ from stages and models, without '/'"
             )
         taken.append(name)
     for name in stage.models:
         if "/" not in name and name not in earlier:
             raise InputError(
-                f"{place}.models: {name!r} is not an earlier stage; name one, or give "
+                f"{section}.models: {name!r} is not an earlier stage; name one, or give "
                 "WORKDIR/STAGE of another run"
             )
     if not any(before.name in earlier for before in config.rl_stages):
         raise InputError(
-            f"{place}: samples are drawn as in a reinforcement stage; put one before it"
+            f"{section}: samples are drawn as in a reinforcement stage; put one before it"
         )
 
 
-def _validate_loss(place: str, loss: PolicyLossConfig) -> None:
-    _positive(place, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
+def _validate_loss(section: str, loss: PolicyLossConfig) -> None:
+    _positive(section, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
     for setting in dataclasses.fields(loss):
         if "algorithms" in setting.metadata:
             try:
                 setting.metadata["algorithms"].check(getattr(loss, setting.name))
             except InputError as error:
-                raise InputError(f"{place}.{setting.name}: {error}") from None
+                raise InputError(f"{section}.{setting.name}: {error}") from None
     if not 0 < loss.clip_low <= 1 or not loss.clip_high > 0:
-        raise InputError(f"{place}: clip_low must lie in (0, 1] and clip_high be above 0")
+        raise InputError(f"{section}: clip_low must lie in (0, 1] and clip_high be above 0")
     if loss.dual_clip is not None and (loss.loss != "ppo_clip" or not loss.dual_clip > 1):
-        raise InputError(f"{place}.dual_clip: must be above 1, and is for loss=ppo_clip only")
+        raise InputError(f"{section}.dual_clip: must be above 1, and is for loss=ppo_clip only")
     if not loss.tis_cap > 0 or not 0 <= loss.icepop_low < loss.icepop_high:
-        raise InputError(f"{place}: tis_cap must be above 0 and icepop_low below icepop_high")
+        raise InputError(f"{section}: tis_cap must be above 0 and icepop_low below icepop_high")
     if not loss.kl_coefficient >= 0:
-        raise InputError(f"{place}.kl_coefficient: must be 0 (off) or more")
+        raise InputError(f"{section}.kl_coefficient: must be 0 (off) or more")
     if loss.kl_coefficient and loss.kl_estimator == "k1":
         raise InputError(
-            f"{place}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
+            f"{section}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
         )
 
 
@@ -308,16 +311,16 @@ def validate_placement(stage: RLStage, needs_host: bool) -> None:
     Raises:
         InputError: Naming the setting.
     """
-    place = f"stages.{stage.name}"
+    section = f"stages.{stage.name}"
     if stage.max_resample_batches > 1 and needs_host:
         raise InputError(
-            f"{place}.max_resample_batches: {stage.max_resample_batches} batches are sampled and "
+            f"{section}.max_resample_batches: {stage.max_resample_batches} batches are sampled and "
             "graded in one program, but this grader needs the host (`rft grade --explain` says "
             "why); set it to 1 or use a grader that runs on the device"
         )
     if stage.async_rollout and not needs_host:
         raise InputError(
-            f"{place}.async_rollout: the grader runs on the device, so that there is nothing to "
+            f"{section}.async_rollout: the grader runs on the device, so that there is nothing to "
             "wait for; leave it off"
         )
 
@@ -335,12 +338,12 @@ def validate_mesh(stage: TrainingStageConfig, parts: int) -> None:
     Raises:
         InputError: Naming the setting and a size that works.
     """
-    place, accumulation = f"stages.{stage.name}", stage.update_parts
-    validate_split(f"{place}.batch_size", stage.batch_size, parts)
-    validate_split(f"{place}.rollout.slots", stage.decode_slots, parts)
+    section, accumulation = f"stages.{stage.name}", stage.update_parts
+    validate_split(f"{section}.batch_size", stage.batch_size, parts)
+    validate_split(f"{section}.rollout.slots", stage.decode_slots, parts)
     if stage.batch_size // accumulation.count % parts:
         raise InputError(
-            f"{place}.{accumulation.setting}: {accumulation.count} parts of a batch of "
+            f"{section}.{accumulation.setting}: {accumulation.count} parts of a batch of "
             f"{stage.batch_size} cannot be split over data x fsdp = {parts} devices; use a divisor "
             f"of {stage.batch_size // parts}"
         )

@@ -72,7 +72,7 @@ def encode_prompts(
         row = too_long[0]
         raise InputError(
             f"{source}, line {row + 1}: the prompt has {length_M[row]} tokens, the limit is "
-            f"{max_tokens}; shorten it or set {setting}={length_M.max()} (the longest)"
+            f"{max_tokens}; shorten it or set {setting} to {length_M.max()} (the longest)"
         )
     tokens_MP = np.full((len(sequences), max_tokens), tokenizer.pad_id, np.int32)
     inside_MP = np.arange(max_tokens) < length_M[:, None]

@@ -63,7 +63,7 @@ def pack_supervised(
         if size > max_row_tokens:
             raise InputError(
                 f"{source}, line {number}: the item has {size} tokens, the limit is "
-                f"{max_row_tokens}; shorten it or set {setting}={size} or more"
+                f"{max_row_tokens}; shorten it or set {setting} to {size} or more"
             )
         if size > room:
             rows.append([])

@@ -6,7 +6,7 @@ whatever holds for a file of items holds for them.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 from rft_jax.config import TfdsConfig
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
-from rft_jax.utils.types import JsonObject
 
 PREFIX = "tfds:"
 _SOURCE = re.compile(r"tfds:(?P<name>[\w/.:-]+):(?P<split>[^:]+)")
@@ -56,15 +55,14 @@ def write_items(source: str, mapping: TfdsConfig, path: Path, *, answered: bool)
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
-def _examples(name: str, split: str, mapping: TfdsConfig, source: str) -> Sequence[JsonObject]:
+def _examples(name: str, split: str, mapping: TfdsConfig, source: str) -> Any:
     """The split as a sequence with random access."""
     import tensorflow_datasets as tfds  # which takes a second to load
 
     try:
         builder = tfds.builder(name, data_dir=mapping.data_dir or None)
         builder.download_and_prepare(file_format="array_record")
-        # TFDS annotates its decorator as if it took no argument.
-        return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
+        return builder.as_data_source(split)
     except Exception as error:  # the registry's, the download's or the split's own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -86,7 +84,7 @@ def _templates(mapping: TfdsConfig, answered: bool, source: str) -> dict[str, ji
         raise InputError(f"{source}: data.tfds: {error}; correct the template") from None
 
 
-def _messages(item: JsonObject, templates: Mapping[str, jinja2.Template]) -> JsonObject:
+def _messages(item: Mapping[str, Any], templates: Mapping[str, jinja2.Template]) -> dict[str, Any]:
     """What the templates make of an item: its messages, unless it has them, and `reference`."""
     texts = {role: template.render(item) for role, template in templates.items()}
     reference = {"reference": texts.pop("reference")} if "reference" in texts else {}
@@ -97,7 +95,7 @@ def _messages(item: JsonObject, templates: Mapping[str, jinja2.Template]) -> Jso
 
 
 def _plain(value: Any) -> Any:
-    """A feature as JSON: text for bytes, lists for arrays, a list of objects for one of lists."""
+    """A feature as a JSON value: text for bytes, lists for arrays."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray | np.generic):

@@ -80,8 +80,8 @@ def bench(
     """
     if min(prompt_tokens, num_prompts) < 1 or min(completion_tokens, group) < 2 or steps <= WARM_UP:
         raise InputError(
-            "prompt_tokens and num_prompts must be at least 1, completion_tokens and group 2, steps "
-            f"{WARM_UP + 1}"
+            "prompt_tokens and num_prompts must be at least 1, completion_tokens and group 2, "
+            f"steps {WARM_UP + 1}"
         )
     run, source, at = open_model(path)
     use_compilation_cache(run.config.compilation_cache)

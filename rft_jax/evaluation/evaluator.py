@@ -80,10 +80,10 @@ def make_evaluator(
     size = len(items.items)
     parts = batch_parts(sampler.mesh)
     width = -(-min(max(1, at_once // samples), size) // parts) * parts
-    place = batch_sharding(sampler.mesh)
-    here = local_rows(place, width)
+    sharding = batch_sharding(sampler.mesh)
+    here = local_rows(sharding, width)
 
-    @functools.partial(jax.jit, in_shardings=place, out_shardings=place)
+    @functools.partial(jax.jit, in_shardings=sharding, out_shardings=sharding)
     def keys_of(batch: Batch) -> jax.Array:
         noise = jnp.uint32(seed), jnp.int32(0)
         return completion_keys(*noise, batch.prompt_id_B, batch.draw_B, samples)
@@ -94,7 +94,7 @@ def make_evaluator(
             rows = np.minimum(np.arange(first, first + width), size - 1)
             max_prompt_tokens = bucketed(items, rows, sampler.config)
             batch = make_batch(items, rows[here], np.zeros_like(here), max_prompt_tokens)
-            batch = from_local(batch, place, width)
+            batch = from_local(batch, sharding, width)
             real = min(width, size - first)
             output = sample(params, batch, keys_of(batch), real)
             parts.append(

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.config import LoraConfig, LoraTarget
+from rft_jax.config import LoraConfig
+from rft_jax.config.schema import LoraTarget
 from rft_jax.models.linear import Adapted
 from rft_jax.models.weight_axes import INPUTS
 from rft_jax.utils.types import PyTree

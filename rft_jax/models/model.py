@@ -193,8 +193,7 @@ def build_model(
     """The model of a configuration, without weights.
 
     Args:
-        row_sharding: From `parallel.batch_sharding`; needed for a model that runs on more than one
-            device.
+        row_sharding: From `parallel.batch_sharding`; needed on several devices.
         platform: `cpu`, `gpu` or `tpu`, where the model will run; None: this machine's.
     """
     config = for_platform(config, platform)

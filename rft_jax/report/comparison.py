@@ -8,7 +8,7 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rft_jax.utils.types import JsonObject
 
@@ -61,7 +61,7 @@ def _short(paths: Sequence[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def metrics_of(models: dict[str, JsonObject]) -> list[str]:
+def metrics_of(models: Mapping[str, JsonObject]) -> list[str]:
     """The metrics of a comparison, in the order in which the models have them."""
     names = dict.fromkeys(name for row in models.values() for name in row)
     return [name for name in names if name != INTERVALS]

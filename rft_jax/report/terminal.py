@@ -40,7 +40,7 @@ def show_run(workdir: Path, *, samples: int = 3, console: Console | None = None)
         InputError: If it is no work directory.
     """
     if samples < 0:
-        raise InputError(f"samples must be at least 0, got {samples}")
+        raise InputError(f"samples: must be at least 0, got {samples}")
     console = console or Console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH

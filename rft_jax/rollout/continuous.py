@@ -1,8 +1,8 @@
 """Continuous batching: a slot whose completion has ended takes another sample from the queue.
 
 (Orca, https://www.usenix.org/conference/osdi22/presentation/yu, inside of one compiled loop.) Slots
-come in lanes: those of a lane share the keys and values of two prompts: while the last samples of one
-prompt are decoded, free slots begin with those of the next. So a decoded token reads two
+come in lanes. Those of a lane share the keys and values of two prompts: while the last samples of
+one prompt are decoded, free slots begin with those of the next. So a decoded token reads two
 prompts for each lane, where with slots on their own it would read one for each slot.
 """
 

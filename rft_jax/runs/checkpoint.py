@@ -174,7 +174,7 @@ def best_step(directory: Path) -> int | None:
 def abstract(shape: Any, sharding: Any) -> Any:
     """`jax.ShapeDtypeStruct`s of a tree with the given shardings, to restore into."""
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shape,
         sharding,
     )

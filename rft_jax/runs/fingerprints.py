@@ -20,7 +20,11 @@ def input_sums(config: Config, files: DataConfig, workdir: Path) -> dict[str, di
 
     A path below the work directory is relative to it, so that the directory can be moved.
     """
-    paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
+    paths = {
+        field.name: getattr(files, field.name)
+        for field in dataclasses.fields(DataConfig)
+        if field.type is str
+    }
     paths |= {"tokenizer": config.tokenizer.path}
     for stage in config.eval_stages:
         paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)

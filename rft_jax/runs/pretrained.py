@@ -108,8 +108,8 @@ def snapshot(source: Source, workdir: Path) -> Source:
 
 def snapshotted_sources(config: Config, workdir: Path) -> dict[str, Source]:
     """The sources of a work directory's models, as `snapshot` left them."""
-    places = {model: workdir / FOLDER / model.name for model in _with_source(config)}
-    return {model.name: _kept(kept, model) for model, kept in places.items()}
+    folders = {model: workdir / FOLDER / model.name for model in _with_source(config)}
+    return {model.name: _kept(kept, model) for model, kept in folders.items()}
 
 
 def load_source(model: Model, shardings: Shardings, seed: int) -> Params:

@@ -56,25 +56,25 @@ def check_init(run: Run, stage: TrainingStageConfig) -> None:
     Raises:
         InputError: if that model has another shape, tokenizer or adapters, or no checkpoint.
     """
-    place = f"stages.{stage.name}.init"
+    setting = f"stages.{stage.name}.init"
     other, source, step = open_model(Path(stage.init))
     ours, theirs = run.model_config(stage), other.model_config(source)
     if (ours.lora is None) != (theirs.lora is None):
         raise InputError(
-            f"{place}: {stage.init} has {'no ' if theirs.lora is None else ''}adapters, which "
+            f"{setting}: {stage.init} has {'no ' if theirs.lora is None else ''}adapters, which "
             "cannot be changed; `rft export --format hf` it, and use that as the model's `source`"
         )
     same = {name: getattr(ours, name) for name in NOT_OF_SOURCE if name != "lora"}
     if ours.lora is not None:
         del same["source"]  # the weights under the adapters
     if changed := differences(to_json(dataclasses.replace(theirs, **same)), to_json(ours)):
-        raise InputError(f"{place}: {stage.init} has another model ({'; '.join(changed)})")
+        raise InputError(f"{setting}: {stage.init} has another model ({'; '.join(changed)})")
     known = steps(other.checkpoints(source))
     if not known or (step is not None and step not in known):
-        raise InputError(f"{place}: {stage.init} has no such checkpoint yet; train it first")
+        raise InputError(f"{setting}: {stage.init} has no such checkpoint yet; train it first")
     path = run.tokenizer_path
     if not path.is_file() or path.read_bytes() != other.tokenizer_path.read_bytes():
         raise InputError(
-            f"{place}: {stage.init} has a tokenizer of its own; set tokenizer.path to "
+            f"{setting}: {stage.init} has a tokenizer of its own; set tokenizer.path to "
             f"{other.tokenizer_path}"
         )

@@ -262,7 +262,8 @@ def test_rows_packed_on_two_devices_are_those_of_one(model, state, batch):
     assert distance(one, jax.device_get(two)) <= 1e-5 * distance(state, one)
     text = update.lower(model, *spread, config, 2).compile().as_text()
     assert "all-reduce" in text
-    keys = f"f32[{model.config.num_layers},{B},{model.config.num_kv_heads},{P},{model.config.head_dim}]"
+    c = model.config
+    keys = f"f32[{c.num_layers},{B},{c.num_kv_heads},{P},{c.head_dim}]"
     assert keys not in text  # of all prompts, on one device
 
 

@@ -77,7 +77,7 @@ def test_meshes_of_impossible_sizes_are_refused(sizes):
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (16, 1, 1), (-1, 16, 1)])
 def test_meshes_that_do_not_fit_the_devices_are_refused(sizes):
     text = " x ".join(map(str, sizes))
-    with pytest.raises(InputError, match=f"{text} does not fit 8 devices; set mesh"):
+    with pytest.raises(InputError, match=f"{text} does not fit 8 devices; set mesh.data"):
         make_mesh(MeshConfig(*sizes), jax.devices()[:8])
 
 

@@ -77,4 +77,4 @@ def test_the_command_shows_a_run_and_writes_its_report(make_run, rows, capsys):
 def test_the_command_refuses_bad_input(arguments, make_run, capsys):
     assert entry.main(["show", "--workdir", str(make_run()), *arguments]) == 2
     error = capsys.readouterr().err
-    assert "not a work directory" in error or "samples must be at least 0" in error
+    assert "not a work directory" in error or "samples: must be at least 0" in error
