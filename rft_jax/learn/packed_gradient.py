@@ -116,7 +116,7 @@ class PromptPlaces(NamedTuple):
     """Which of a prompt's keys are there, and where they stand."""
 
     mask_BXYP: Array
-    place_P: Array
+    position_P: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class _Rows:
             model.adapt(params, self.base), prompts.tokens_BP, prompts.length_B
         )
         states = PromptStates(last_BD, prefix.k_LBKPQ, prefix.v_LBKPQ)
-        return states, PromptPlaces(prefix.mask_BXYP, prefix.place_P)
+        return states, PromptPlaces(prefix.mask_BXYP, prefix.position_P)
 
     def scores(
         self, params: Params, prompted: PromptStates, places: PromptPlaces, trip: Array
@@ -302,11 +302,11 @@ def _prefix_of_rows(
     mask = places.mask_BXYP.reshape(A, -1, *places.mask_BXYP.shape[1:])
     axes = Prefix._make((1, 1, 0, None))
     prefix = jax.vmap(Prefix.of_rows, in_axes=(axes, 0, 0), out_axes=axes)(
-        Prefix(k, v, mask, places.place_P), prompts_ARZ, attends_ARW
+        Prefix(k, v, mask, places.position_P), prompts_ARZ, attends_ARW
     )
     k, v = jax.tree.map(join, (prefix.k_LBKPQ, prefix.v_LBKPQ))
     mask = prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:])
-    return Prefix(k, v, mask, prefix.place_P)
+    return Prefix(k, v, mask, prefix.position_P)
 
 
 def _no_sums(value_and_gradient, params: Params, prompted: PromptStates) -> _Sums:

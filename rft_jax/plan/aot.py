@@ -116,7 +116,7 @@ class PlannedStep:
 
     Attributes:
         model: The policy, as on a platform.
-        optimizer: Of the stage.
+        optimizer: The stage's.
         stage: The stage that is planned.
         mesh: It may be without devices.
     """
@@ -189,8 +189,8 @@ def compile_update(step: PlannedStep) -> Part:
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding),
         jax.ShapeDtypeStruct(shape, bool, sharding=sharding),
     )
-    places = train_shardings(step.mesh, step.learner), replicated(step.mesh)
-    return _compile(step, "update", _update, arguments, donate_argnums=0, out_shardings=places)
+    out = train_shardings(step.mesh, step.learner), replicated(step.mesh)
+    return _compile(step, "update", _update, arguments, donate_argnums=0, out_shardings=out)
 
 
 def _batch(step: PlannedStep) -> tuple[Prompts, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -252,8 +252,9 @@ def _compile(
     return Part(name, temporary, tuple(loops), seconds)
 
 
-def _options(step: PlannedStep) -> dict[str, bool]:
+def _options(step: PlannedStep) -> dict[str, str | bool]:
     """The compiler's. With gathers on a v5p's sparse cores libtpu 0.0.42 cannot print a program."""
+    assert isinstance(step.mesh, Mesh)  # only what has devices is compiled
     platform = step.mesh.devices.flat[0].platform
     return {"xla_tpu_offload_gather_to_sparsecore": False} if platform == "tpu" else {}
 

@@ -130,7 +130,7 @@ def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loo
 def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     """Lanes whose newest prompt has no samples left take another in the place of the one before, if
     all completions of that have ended."""
-    (B, G), P = queue.keys_CM.shape, queue.prefix.place_P.size
+    (B, G), P = queue.keys_CM.shape, queue.prefix.position_P.size
     lanes = loop.lanes
     # A slot attends to its prompt's keys until it has ended, so that they may not be overwritten.
     older_CM = loop.slots.running_CM & (lanes.prompt_CM != _newest_prompt(lanes))
@@ -205,11 +205,11 @@ def _write(loop: _Loop, new_CM: SampledTokens) -> SampledTokens:
 def _in_slots(queue: PromptSamples, lanes: _Lanes) -> PromptSamples:
     """The pairs that are in the slots."""
     mask_CMX = queue.prefix.seen(lanes.prompt_CZ, lanes.prompt_CM)
-    place_X = jnp.tile(queue.prefix.place_P, PROMPTS_PER_LANE)
+    position_X = jnp.tile(queue.prefix.position_P, PROMPTS_PER_LANE)
     prompt_CM = jnp.maximum(lanes.prompt_CM, 0)
     k_LCKXQ, v_LCKXQ = lanes.kv_LCKXQ
     return PromptSamples(
-        prefix=Prefix(k_LCKXQ, v_LCKXQ, mask_CMX[:, :, None], place_X),
+        prefix=Prefix(k_LCKXQ, v_LCKXQ, mask_CMX[:, :, None], position_X),
         prompt_length_CX=queue.prompt_length_CX[prompt_CM, 0],
         last_CXD=queue.last_CXD[prompt_CM, 0],
         keys_CM=queue.keys_CM[prompt_CM, lanes.sample_CM],

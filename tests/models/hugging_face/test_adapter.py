@@ -20,7 +20,7 @@ LLAMA = SIZES | CONFIGS["llama"]
 FAMILY = FAMILIES["LlamaForCausalLM"]
 BASE = FAMILY.read_config(Settings(LLAMA, ""))
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"]}
-PREFIX = "base_model.model.model.num_layers"
+PREFIX = "base_model.model.model.layers"
 
 
 def lora_of(**settings):
