@@ -43,7 +43,7 @@ def get_config() -> Config:
         stages=(
             SupervisedStage(
                 name="sft",
-                steps=100,
+                steps=250,
                 batch_size=16,
                 row_tokens=256,
                 optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10, schedule="cosine"),
@@ -52,7 +52,7 @@ def get_config() -> Config:
             ReinforceStage(
                 name="rft",
                 init="sft",
-                steps=100,
+                steps=200,
                 batch_size=16,
                 rollout=RolloutConfig(
                     prompt_tokens=64,
@@ -61,7 +61,7 @@ def get_config() -> Config:
                     reasoning_effort="low",
                 ),
                 optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5),
-                eval_interval=20,
+                eval_interval=40,
                 eval_samples=4,
                 samples_interval=50,
             ),
