@@ -60,15 +60,17 @@ def test_the_grader_pays_references_in_full_and_the_trainee_less_than_a_constant
 @pytest.mark.parametrize("name", ["train", "valid"])
 def test_no_constant_earns_much_and_the_best_is_found(name, grader):
     items = read(name)
-    best = best_constant(grader, Items(items, name), map(right, items))
     decisions = collections.Counter(item["decision"] for item in items)
     reasons = collections.Counter(item["reason"] for item in items)
-    rewards = [
-        0.6 * decisions[decision] + 0.4 * reasons[reason]
-        for decision, reason in itertools.product(decisions, reasons)
-    ]
-    assert best.reward == pytest.approx(max(rewards) / len(items))
-    assert best.reward < 0.33
+    rewards = {
+        json.dumps({"decision": decision, "reason": reason}): 0.6 * some + 0.4 * others
+        for (decision, some), (reason, others) in itertools.product(
+            decisions.items(), reasons.items()
+        )
+    }
+    best = best_constant(grader, Items(items, name), rewards)
+    assert best.reward == pytest.approx(max(rewards.values()) / len(items))
+    assert best.reward < 0.37
 
 
 def test_the_documented_prompts_are_not_trained_on():
