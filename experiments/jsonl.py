@@ -52,7 +52,7 @@ def get_config() -> Config:
             ReinforceStage(
                 name="rft",
                 init="sft",
-                steps=200,
+                steps=100,
                 batch_size=16,
                 rollout=RolloutConfig(
                     prompt_tokens=64,
@@ -61,7 +61,7 @@ def get_config() -> Config:
                     reasoning_effort="low",
                 ),
                 optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5),
-                eval_interval=40,
+                eval_interval=20,
                 eval_samples=4,
                 samples_interval=50,
             ),
