@@ -57,7 +57,7 @@ def get_config() -> Config:
                 rollout=RolloutConfig(
                     prompt_tokens=64,
                     completion_tokens=64,
-                    output_bytes=128,
+                    output_bytes=512,
                     reasoning_effort="low",
                 ),
                 optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5),
