@@ -1,6 +1,6 @@
 """The best constant answer: what a policy earns that says the same whatever it is asked.
 
-A trained model that earns no more has learnt nothing of the task but its commonest answer.
+A trained model that earns no more has learned nothing of the task but its commonest answer.
 """
 
 import collections
