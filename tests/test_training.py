@@ -48,7 +48,7 @@ def compared(config, tmp_path_factory):
     items = tmp_path_factory.mktemp("items") / "items.jsonl"
     items.write_text(Path(config.data.valid).read_text())
     answer = {"output_text": '{"decision": "deny", "reason": "late"}'}
-    items.with_suffix(".always.jsonl").write_text(f"{json.dumps(answer)}\n" * 50)
+    items.with_suffix(".always.jsonl").write_text(f"{json.dumps(answer)}\n" * 100)
     stage = EvalStage(
         name="both",
         models=("sft", "rft"),
@@ -104,7 +104,7 @@ def test_a_stage_compares_models_once(compared, finished, monkeypatch):
     results = json.loads((finished / "results.json").read_text())
     assert {"seed", "wall_s", "peak_rss_bytes"} <= results.keys()
     both = results["evaluations"]["both"]
-    assert both["cases"] == 50 and both["samples"] == 2
+    assert both["cases"] == 100 and both["samples"] == 2
     assert list(both["models"]) == ["sft", "rft", "always"]
     for row in both["models"].values():
         low, high = row["intervals"]["reward_mean"]
@@ -225,9 +225,9 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert entry.main(["eval", "--workdir", str(finished), "--num-samples", "1"]) == 0
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
-    assert summary["items"] == 50 and 0 <= summary["reward_mean"] <= 1
+    assert summary["items"] == 100 and 0 <= summary["reward_mean"] <= 1
     assert summary["intervals"]["reward_mean"][0] <= summary["reward_mean"]
-    assert "valid.jsonl (50 cases)" in shown.err and "reward_mean" in shown.err
+    assert "valid.jsonl (100 cases)" in shown.err and "reward_mean" in shown.err
     assert (finished / "evaluation.html").exists()
 
     monkeypatch.setattr("rft_jax.runs.grader.run_grader", None)  # which a sample does not need
