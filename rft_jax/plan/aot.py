@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig, RLStage
 from rft_jax.learn.objective import Learner
