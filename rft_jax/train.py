@@ -137,6 +137,8 @@ def _supervised(run: Run, stage: SupervisedStage, stop: StopSignals, began: floa
 
 
 def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, began: float) -> None:
+    if stage.rollout.truncates and is_first():
+        log(truncation_warning(stage))
     items = run.data[stage.name]
     model, optimizer = run.model(stage), _optimizer(run, stage)
     program = make_program(model, optimizer, run.grader, run.tokenizer, stage, run.mesh)
@@ -194,6 +196,18 @@ def _reinforce(run: Run, stage: ReinforceStage, stop: StopSignals, began: float)
 
     places = train_shardings(program)
     _drive(run, stage, stop, began, optimizer, places, open_program(), batch_of, describe)
+
+
+def truncation_warning(stage: ReinforceStage) -> str:
+    """What to know of a stage whose sampling is truncated."""
+    place, remedy = f"stages.{stage.name}", ""
+    if stage.policy_loss.importance == "none":
+        remedy = f", and set {place}.policy_loss.importance=tis to correct for it"
+    return (
+        f"warning: {place}.rollout: with top_k={stage.rollout.top_k} and "
+        f"top_p={stage.rollout.top_p} tokens are drawn from another policy than the one that "
+        f"learns; leave truncation off, or watch logprob_gap{remedy}"
+    )
 
 
 def _evaluate(run: Run, stage: EvaluateStage, stop: StopSignals) -> None:

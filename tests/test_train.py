@@ -14,7 +14,7 @@ from rft_jax.config_text import apply_overrides
 from rft_jax.errors import InputError
 from rft_jax.metrics import MetricsFile, read_metrics
 from rft_jax.run import open_model
-from rft_jax.train import train
+from rft_jax.train import train, truncation_warning
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 SMALL = {
@@ -236,6 +236,20 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_truncated_sampling_is_warned_of_with_its_remedy(config):
+    *_, stage = config.stages
+    assert not stage.rollout.truncates
+    for change in ({"top_k": 5}, {"top_p": 0.9}):
+        rollout = dataclasses.replace(stage.rollout, **change)
+        truncated = dataclasses.replace(stage, rollout=rollout)
+        assert truncated.rollout.truncates
+        warning = truncation_warning(truncated)
+        assert warning.startswith("warning: stages.rft.rollout: ") and "\n" not in warning
+        assert warning.endswith("set stages.rft.policy_loss.importance=tis to correct for it")
+        loss = dataclasses.replace(stage.policy_loss, importance="tis")
+        assert "tis" not in truncation_warning(dataclasses.replace(truncated, policy_loss=loss))
+
+
 def test_a_stage_can_start_from_another_run(config, finished, tmp_path):
     settings = {
         "stages.rft.init": f"{finished}/sft",

@@ -61,7 +61,8 @@ def policy_update(
 
     On the first step the old policy is the new one, gradient stopped, as the learner computes it;
     the sampler's own log-probabilities enter only through the importance weights and the metric
-    `logprob_gap`. Counters of the state stay.
+    `logprob_gap`. These are of the truncated distribution where sampling is truncated, so that the
+    weights and the gap know of it. Counters of the state stay.
 
     Args:
         advantage_BG: From `advantages`.
