@@ -17,6 +17,8 @@ from rft_jax.data import Packed, Prompts
 from rft_jax.errors import InputError
 from rft_jax.graders import Grader
 from rft_jax.tokenizers import Tokenizer, message_text
+from rft_jax.tokenizers.base import Message
+from rft_jax.tokenizers.thoughts import split_thought
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,15 @@ def training_texts(rows: dict[str, dict[str, Rows]], at_most: int) -> list[str]:
         text
         for item in items[::stride]
         for message in item["messages"]
-        for text in (message_text(message), message.get("reasoning_content"))
+        for text in _texts(message)
         if text
     ]
+
+
+def _texts(message: Message) -> tuple[str, str | None]:
+    """A message's text, and its thought."""
+    texts = message_text(message), message.get("reasoning_content")
+    return split_thought(*texts) if message["role"] == "assistant" else texts
 
 
 def data_directory(workdir: Path) -> Path:
