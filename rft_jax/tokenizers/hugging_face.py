@@ -262,8 +262,8 @@ class HuggingFaceTokenizer:
         if len(rest) < len(whole) and (not thinks or self._marker in rest):
             if thinks and rest.count(self._marker) > 1:
                 raise InputError(
-                    f"content: the chat template does not split a thought off it by {END_OF_THINK}, "
-                    "which would be two thoughts; give the thought as reasoning_content"
+                    f"content: the chat template does not split it at {END_OF_THINK}, which would "
+                    "be two thoughts; give the thought as reasoning_content"
                 )
             return rest
         if not thinks:

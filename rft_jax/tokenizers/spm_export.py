@@ -130,11 +130,12 @@ def _check(proto: Proto) -> None:
 def _convert(proto: Proto) -> tokenizers.Tokenizer:
     names = [piece.piece.replace(SPACE, " ") for piece in proto.pieces]
     kinds = [piece.type for piece in proto.pieces]
+    unknown = names[kinds.index(Piece.UNKNOWN)]
     model = tokenizers.Tokenizer(
         tokenizers.models.BPE(
             vocab={name: id for id, name in enumerate(names)},
             merges=_merges(proto),
-            unk_token=next(n for n, kind in zip(names, kinds, strict=True) if kind == Piece.UNKNOWN),
+            unk_token=unknown,
             byte_fallback=True,
         )
     )

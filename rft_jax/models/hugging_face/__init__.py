@@ -13,6 +13,7 @@ from rft_jax.models.hugging_face.checkpoint import (
     open_checkpoint,
     read_config,
 )
+from rft_jax.models.hugging_face.describe import describe
 from rft_jax.models.hugging_face.export import (
     check_empty,
     copy_description,
@@ -27,6 +28,7 @@ __all__ = [
     "Checkpoint",
     "check_empty",
     "copy_description",
+    "describe",
     "export",
     "export_adapter",
     "find_base",
