@@ -424,11 +424,10 @@ def sample_model(
         raise InputError("--temperature must be a number from 0")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         raise InputError("--prompt is not UTF-8; correct its encoding")
-    run, stage, step = open_model(path)
+    run, stage, step = opened = open_model(path)
     use_compilation_cache(run.config.compilation_cache)
     model, tokenizer = run.model(stage), run.tokenizer
-    stages = _reinforcement_stages(OpenModel(run, stage, step))
-    config = stages[-1].rollout if stages else RolloutConfig()
+    config = opened.sampling or RolloutConfig()
     length = max_tokens or config.completion_tokens
     config = dataclasses.replace(
         config,

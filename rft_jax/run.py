@@ -28,8 +28,10 @@ from rft_jax.config import (
     MeshConfig,
     ModelConfig,
     ReinforceStage,
+    RolloutConfig,
     Stage,
     SupervisedStage,
+    TokenizerConfig,
     TrainingStage,
 )
 from rft_jax.config_text import differences, read_config, to_json
@@ -137,7 +139,7 @@ class Run:
         directory = self.checkpoints(stage)
         with together():
             if not (known := steps(directory)):
-                raise InputError(f"{directory}: no checkpoint yet; let `rft train` write one first")
+                raise InputError(f"{directory}: no checkpoint yet; {self._remedy(stage)}")
         model = self.model(stage)
         shape, _ = split(jax.eval_shape(lambda: model.init(jax.random.key(0))))
         places, _ = split(self._places(stage))
@@ -145,6 +147,15 @@ class Run:
         trained = load_params(directory, step, abstract(shape, places))
         base = None if model.config.lora is None else self.load_base(stage)
         return model.adapt(trained, base)
+
+    def _remedy(self, stage: Stage) -> str:
+        """What to do about a stage without a checkpoint."""
+        others = [other for other in self.config.training_stages if steps(self.checkpoints(other))]
+        alike = [other for other in others if other.model == stage.model]
+        if not others:
+            return "let `rft train` write one first"
+        ready = self.directory((alike or others)[-1])
+        return f"wait for one, or use {ready}, which has one"
 
     def load_base(self, stage: Stage) -> Params:
         """The weights under the adapters of the stage's model, from its source.
@@ -328,7 +339,13 @@ def reopen(workdir: Path) -> Run:
         raise InputError(f"{workdir}: not a work directory (it has no config.json)")
     config = read_config(stored)
     sources = kept_sources(config, workdir)
-    tokenizer = _tokenizer(config, sources, workdir / TOKENIZER_FILE, workdir, {})
+    path = workdir / TOKENIZER_FILE
+    if not sources and not path.exists():
+        raise InputError(
+            f"{path}: the file is missing, without which the run's models cannot be used; copy the "
+            "whole work directory, or train it again"
+        )
+    tokenizer = _tokenizer(config, sources, path, workdir, {})
     try:
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other hardware
@@ -354,6 +371,21 @@ class OpenModel(NamedTuple):
     stage: Stage
     step: int | None
 
+    @property
+    def sampling(self) -> RolloutConfig | None:
+        """How it is sampled: as in the run's last reinforcement stage, or as an export says."""
+        stages = [*self.run.config.training_stages, self.stage]
+        found = [stage.rollout for stage in stages if isinstance(stage, ReinforceStage)]
+        if found:
+            return found[-1]
+        source = self.run.sources.get(self.stage.model)
+        if source is None or source.record.completion_tokens is None:
+            return None
+        return RolloutConfig(
+            completion_tokens=source.record.completion_tokens,
+            reasoning_effort=source.record.thinking_tokens or 0,
+        )
+
 
 def open_model(path: Path) -> OpenModel:
     """Finds a model.
@@ -375,7 +407,12 @@ def open_model(path: Path) -> OpenModel:
     if path.parent.name == "checkpoints":
         step, path = _step(path), path.parent.parent
     if not (path.parent / "config.json").exists():
-        raise InputError(f"{path}: not a work directory, nor a stage or a checkpoint of one")
+        remedy = "correct the path"
+        if len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists():
+            remedy = f"for the model of that name on Hugging Face, write hf:{path}"
+        raise InputError(
+            f"{path}: not a work directory, nor a stage or a checkpoint of one; {remedy}"
+        )
     run = reopen(path.parent)
     return OpenModel(run, run.stage(path.name), step)
 
@@ -384,7 +421,9 @@ def _open_checkpoint(source: str) -> Run:
     """A Hugging Face checkpoint as the run of one model, without a grader."""
     config = Config(models=(ModelConfig(source=source),), stages=(BASE,))
     sources = find_sources(config, None)
-    tokenizer = sources[BASE.model].tokenizer(config.tokenizer.thinking)
+    thinking = sources[BASE.model].record.thinking
+    config = dataclasses.replace(config, tokenizer=TokenizerConfig(thinking=thinking))
+    tokenizer = sources[BASE.model].tokenizer(thinking)
     return Run(config, Path(source), make_mesh(MeshConfig()), None, tokenizer, sources, {})
 
 

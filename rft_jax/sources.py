@@ -14,6 +14,7 @@ import jax
 
 from rft_jax.config import NOT_OF_SOURCE, Config, ModelConfig
 from rft_jax.errors import InputError
+from rft_jax.export_record import ExportRecord, read_record
 from rft_jax.files import write_atomically
 from rft_jax.models import Model, Params, check_targets, split
 from rft_jax.models.hugging_face import (
@@ -47,6 +48,7 @@ class Source:
         date: what templates that write a date into the prompt are told, for the whole run.
         config: the architecture as the source has it, the rest as the run has it.
         vocab_size: rows of the embedding.
+        record: what it says of how it was sampled, if it is an export.
     """
 
     directory: Path
@@ -54,6 +56,7 @@ class Source:
     date: datetime.datetime
     config: ModelConfig
     vocab_size: int
+    record: ExportRecord = ExportRecord()
 
     def tokenizer(self, thinking: bool | None) -> HuggingFaceTokenizer:
         """The source's tokenizer.
@@ -83,12 +86,14 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
             found[model.name] = _kept(kept, model)
         else:
             opened = open_checkpoint(locate(model.source), model.name)
+            record = read_record(opened.adapter or opened.directory)
             found[model.name] = Source(
                 opened.directory,
                 opened.adapter,
-                datetime.datetime.now(),
+                record.datetime or datetime.datetime.now(),
                 _resolve(model, opened.config),
                 opened.vocab_size,
+                record,
             )
     _check_tokenizers(found, config.tokenizer.thinking)
     return found

@@ -104,7 +104,7 @@ class HuggingFaceTokenizer:
                 "end an answer"
             )
         self.stop_ids = tuple(dict.fromkeys(stops))
-        self._ending_id = ending[0] if ending else stops[0]
+        self.ending_id = ending[0] if ending else stops[0]
         pads = [*self._ids_of(names, "pad_token"), *_ids(generation, "pad_token_id"), *stops]
         self.pad_id = pads[0]
         self.forbidden_ids = self._find_forbidden(names)
@@ -154,12 +154,21 @@ class HuggingFaceTokenizer:
         """
         ids = self._parse(self._completion_text(content, reasoning))
         ends = [index for index, token in enumerate(ids) if token in self.stop_ids]
-        return ids[: ends[-1] + 1] if ends else [*ids, self._ending_id]
+        return ids[: ends[-1] + 1] if ends else [*ids, self.ending_id]
 
     def piece_table(self) -> DetokenizeTable:
         """The arrays with which `detokenize` computes `decode` on the device."""
         kinds, surfaces = zip(*map(self._surface, range(self.vocab_size)), strict=True)
         return make_table(surfaces, kinds, self._decoding.drop_space, self._decoding.repair)
+
+    @property
+    def ending_token(self) -> str:
+        """The text of the token that ends an answer."""
+        return self._model.id_to_token(self.ending_id)
+
+    def template_names(self, variable: str) -> bool:
+        """Whether the chat template refers to a variable such as `eos_token`."""
+        return self._template is not None and variable in self._template.source
 
     def _surface(self, token: int) -> tuple[Kind, bytes]:
         name = self._model.id_to_token(token)

@@ -7,6 +7,7 @@ params = load_params(checkpoint, shardings(mesh, LEARNER_RULES, model.axes))
 
 from rft_jax.models.hugging_face.adapter import ADAPTER_CONFIG, is_adapter
 from rft_jax.models.hugging_face.checkpoint import (
+    CONFIG_FILE,
     Checkpoint,
     find_base,
     is_checkpoint,
@@ -25,6 +26,7 @@ from rft_jax.models.hugging_face.load import load_adapters, load_params
 
 __all__ = [
     "ADAPTER_CONFIG",
+    "CONFIG_FILE",
     "Checkpoint",
     "check_empty",
     "copy_description",

@@ -64,6 +64,7 @@ def export(
     family, settings = read_family(source)
     _check_same(model, family.read_config(settings), settings)
     copy_description(source, directory)
+    (directory / ADAPTER_CONFIG).unlink(missing_ok=True)  # of an adapter, which is merged
     name = jnp.dtype(dtype).name
     key = "torch_dtype" if "torch_dtype" in settings.values else "dtype"  # before version 4.56
     _write_json(directory / CONFIG_FILE, {**settings.values, key: name})
