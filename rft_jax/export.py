@@ -80,6 +80,7 @@ def _describe(model: OpenModel, directory: Path) -> Path:
     settings = hugging_face.describe(run.model_config(stage), vocab_size, longest)
     if isinstance(tokenizer, SentencePieceTokenizer):
         write_tokenizer(tokenizer, directory, longest)
+        settings |= {"bos_token_id": tokenizer.bos_id}
     else:  # of another model of the run, which has a source
         hugging_face.copy_description(run.tokenizer_path.parent, directory)
     settings |= {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}

@@ -51,8 +51,9 @@ TEMPLATE = """\
             {%- set thought = text.split("</think>")[0].split("<think>")[-1].strip("\\n") -%}
             {%- set text = text.split("</think>")[-1].lstrip("\\n") -%}
         {%- endif -%}
-        {{- "<|assistant|>" + (thought if loop.last else "") + "<|end_of_think|>" -}}
-        {{- text + eos_token -}}
+        {%- set shown = loop.last and not add_generation_prompt -%}
+        {{- "<|assistant|>" + (thought if shown else "") + "<|end_of_think|>" + text -}}
+        {{- eos_token -}}
     {%- elif message.role in markers -%}
         {{- markers[message.role] + text -}}
     {%- else -%}
