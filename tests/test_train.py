@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -236,6 +237,53 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_an_export_is_sampled_and_evaluated_as_its_run(finished, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["export", "--workdir", str(finished), "--format", "hf", "--out", str(out)]
+    assert cli.main(command) == 0
+    files = {path.name: path for path in out.iterdir()}
+    assert files.keys() == {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "model.safetensors", "rft_jax.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert len({path.stat().st_mode for path in files.values()}) == 1
+    card = files["README.md"].read_text()
+    assert "trained from scratch" in card and "| valid_reward_mean |" in card
+    table = [line for line in card.splitlines() if line.startswith("| valid_")]
+    assert all(line.split(" | ")[1:] != ["0", "0 |"] for line in table)
+    capsys.readouterr()
+    lines = []
+    for model in (finished, out):
+        prompt = ["--prompt", "broken ski", "--n", "3", "--seed", "4"]
+        assert cli.main(["sample", "--model", str(model), *prompt]) == 0
+        lines.append(capsys.readouterr().out)
+    assert lines[0] == lines[1] and lines[0].count("token_ids") == 3
+    models = ["--model", str(finished), "--model", str(out)]
+    assert cli.main(["eval", *models, "--html", str(tmp_path / "table.html")]) == 0
+    ours, theirs, *paired = map(json.loads, capsys.readouterr().out.splitlines())
+    assert theirs["reward_mean"] == ours["reward_mean"] and paired
+
+
+def test_a_model_that_cannot_be_opened_says_what_to_name(config, finished, tmp_path):
+    with pytest.raises(InputError, match="on Hugging Face, write hf:Qwen/Qwen3-0.6B$"):
+        open_model(Path("Qwen/Qwen3-0.6B"))
+    with pytest.raises(InputError, match="nor a stage or a checkpoint of one; correct the path$"):
+        open_model(tmp_path / "no" / "run")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    shutil.copyfile(finished / "config.json", cut / "config.json")
+    for path in (cut, cut / "sft"):
+        with pytest.raises(InputError, match="tokenizer.model: the file is missing, .*; copy the"):
+            open_model(path)
+    shutil.copyfile(finished / "tokenizer.model", cut / "tokenizer.model")
+    run, stage, step = open_model(cut)
+    with pytest.raises(InputError, match="rft/checkpoints: no checkpoint yet; let `rft train`"):
+        run.load_params(stage, step)
+    shutil.copytree(finished / "sft", cut / "sft")
+    with pytest.raises(InputError, match=f"no checkpoint yet; wait for one, or use {cut}/sft, whi"):
+        run.load_params(stage, step)
+
+
 def test_truncated_sampling_is_warned_of_with_its_remedy(config):
     *_, stage = config.stages
     assert not stage.rollout.truncates
