@@ -236,12 +236,16 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert {"rollout_s", "grade_s", "update_s", "peak_memory_bytes", "devices"} <= timing.keys()
 
 
-@pytest.mark.slow
-def test_an_export_is_sampled_and_evaluated_as_its_run(finished, tmp_path, capsys):
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exported") / "out"
     command = ["export", "--workdir", str(finished), "--format", "hf", "--out", str(out)]
     assert cli.main(command) == 0
-    files = {path.name: path for path in out.iterdir()}
+    return out
+
+
+def test_an_export_is_sampled_as_its_run(finished, exported, capsys):
+    files = {path.name: path for path in exported.iterdir()}
     assert files.keys() == {
         "README.md", "chat_template.jinja", "config.json", "generation_config.json",
         "model.safetensors", "rft_jax.json", "tokenizer.json", "tokenizer_config.json",
@@ -253,12 +257,16 @@ def test_an_export_is_sampled_and_evaluated_as_its_run(finished, tmp_path, capsy
     assert all(line.split(" | ")[1:] != ["0", "0 |"] for line in table)
     capsys.readouterr()
     lines = []
-    for model in (finished, out):
+    for model in (finished, exported):
         prompt = ["--prompt", "broken ski", "--n", "3", "--seed", "4"]
         assert cli.main(["sample", "--model", str(model), *prompt]) == 0
         lines.append(capsys.readouterr().out)
     assert lines[0] == lines[1] and lines[0].count("token_ids") == 3
-    models = ["--model", str(finished), "--model", str(out)]
+
+
+@pytest.mark.slow
+def test_an_export_is_evaluated_as_its_run(finished, exported, tmp_path, capsys):
+    models = ["--model", str(finished), "--model", str(exported)]
     assert cli.main(["eval", *models, "--html", str(tmp_path / "table.html")]) == 0
     ours, theirs, *paired = map(json.loads, capsys.readouterr().out.splitlines())
     assert theirs["reward_mean"] == ours["reward_mean"] and paired
@@ -298,6 +306,7 @@ def test_truncated_sampling_is_warned_of_with_its_remedy(config):
         assert "tis" not in truncation_warning(dataclasses.replace(truncated, policy_loss=loss))
 
 
+@pytest.mark.slow
 def test_a_stage_can_start_from_another_run(config, finished, tmp_path):
     settings = {
         "stages.rft.init": f"{finished}/sft",
