@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from rft_jax.checkpoint import METRIC
 from rft_jax.config import ReinforceStage
 from rft_jax.config_text import to_json
 from rft_jax.errors import InputError
@@ -163,20 +164,20 @@ def _metadata(source: Source | None) -> list[str]:
 
 
 def _validation_table(model: OpenModel) -> list[str]:
-    """The first and the last validation, without what was 0 in both."""
+    """The first and the last validation; of the other metrics, those that were not 0 in both."""
     run, stage, step = model
     rows = read_metrics(run.directory(stage) / "metrics.jsonl")
-    rows = [row for row in rows if "valid_reward_mean" in row]
+    rows = [row for row in rows if METRIC in row]
     if step is not None:
         rows = [row for row in rows if row["step"] <= step]
     if not rows:
         return []
     first, last = rows[0], rows[-1]
     names = [name for name in last if name.startswith("valid_") and name in first]
+    names = [name for name in names if name == METRIC or first[name] or last[name]]
     return [
         f"| validation | step {first['step']} | step {last['step']} |",
         "|---|---|---|",
-        *(f"| {name} | {first[name]:.4g} | {last[name]:.4g} |"
-          for name in names if first[name] or last[name]),
+        *(f"| {name} | {first[name]:.4g} | {last[name]:.4g} |" for name in names),
         "",
-    ]  # fmt: skip
+    ]
