@@ -55,7 +55,7 @@ def export_model(
         described = _describe(model, Path(scratch)) if source is None else source.directory
         decoder = model.run.model(model.stage)
         params = model.run.load_params(model.stage, model.step)
-        if form == "peft":
+        if source is not None and form == "peft":
             kind, base = jnp.dtype(dtype or "float32"), base_source(source.config)
             hugging_face.export_adapter(decoder, params, described, base, temporary, dtype=kind)
         else:

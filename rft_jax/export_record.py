@@ -31,7 +31,7 @@ class ExportRecord:
     date: str | None = None
 
     @property
-    def datetime(self) -> datetime.datetime | None:
+    def moment(self) -> datetime.datetime | None:
         """The date as such."""
         return None if self.date is None else datetime.datetime.fromisoformat(self.date)
 
@@ -55,8 +55,8 @@ def read_record(directory: Path) -> ExportRecord:
         values = json.loads(path.read_text(encoding="utf-8"))
         names = [field.name for field in dataclasses.fields(ExportRecord)]
         record = ExportRecord(**{name: values.get(name) for name in names})
-        if record.datetime is not None and not isinstance(record.date, str):
-            raise TypeError("date is no text")
+        if record.date is not None:
+            datetime.datetime.fromisoformat(record.date)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error}); export the model again") from error
     for name, least in {"completion_tokens": 1, "thinking_tokens": 0}.items():

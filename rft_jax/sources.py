@@ -90,7 +90,7 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
             found[model.name] = Source(
                 opened.directory,
                 opened.adapter,
-                record.datetime or datetime.datetime.now(),
+                record.moment or datetime.datetime.now(),
                 _resolve(model, opened.config),
                 opened.vocab_size,
                 record,

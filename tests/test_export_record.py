@@ -20,7 +20,7 @@ def test_a_record_comes_back(tmp_path):
     assert read_record(tmp_path) == ExportRecord()
     write_record(RECORD, tmp_path)
     assert read_record(tmp_path) == RECORD
-    assert RECORD.datetime == datetime.datetime(2026, 11, 28, 12, 30, 0, 1)
+    assert RECORD.moment == datetime.datetime(2026, 11, 28, 12, 30, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_a_checkpoint_is_sampled_as_its_record_says(tmp_path):
     prompt = model.run.tokenizer.encode_prompt([{"role": "user", "content": "x"}])
     assert model.run.tokenizer.decode(prompt).startswith("28 Nov 2026")
     config = Config(models=(ModelConfig(source=str(directory)),))
-    assert find_sources(config, None)["policy"].date == RECORD.datetime
+    assert find_sources(config, None)["policy"].date == RECORD.moment
