@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 RECORD_FILE = "rft_jax.json"
 

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from rft_jax.config import Config, ModelConfig
-from rft_jax.errors import InputError
 from rft_jax.export_record import ExportRecord, read_record, write_record
-from rft_jax.run import open_model
-from rft_jax.sources import find_sources
+from rft_jax.runs.pretrained import find_sources
+from rft_jax.runs.run import open_model
+from rft_jax.utils.errors import InputError
 
 from .small_checkpoint import write_small
 

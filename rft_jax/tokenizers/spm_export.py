@@ -18,7 +18,6 @@ from pathlib import Path
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers.hugging_face import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -26,6 +25,7 @@ from rft_jax.tokenizers.hugging_face import (
     TOKENIZER_FILE,
 )
 from rft_jax.tokenizers.spm import END_OF_THINK, ROLE_MARKERS, SPACE, SentencePieceTokenizer
+from rft_jax.utils.errors import InputError
 
 Proto = sentencepiece_model_pb2.ModelProto
 Piece = Proto.SentencePiece

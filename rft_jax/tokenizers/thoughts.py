@@ -4,7 +4,7 @@ A thought is told from its answer either by these tags in `content`, or by a fie
 `reasoning_content`.
 """
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 THINK, END_OF_THINK = "<think>", "</think>"
 

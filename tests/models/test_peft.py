@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from rft_jax.errors import InputError
 from rft_jax.models import build_model, split
 from rft_jax.models.families import Settings
 from rft_jax.models.hugging_face import (
@@ -21,6 +20,7 @@ from rft_jax.models.hugging_face import (
     open_checkpoint,
 )
 from rft_jax.models.hugging_face.adapter import HARMLESS, READ, adapter_layouts, read_lora
+from rft_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.oracle
 

@@ -8,11 +8,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from rft_jax.data import load_supervised_items
-from rft_jax.data.packing import pack_supervised
-from rft_jax.errors import InputError
+from rft_jax.data.sft_packing import pack_supervised
 from rft_jax.tokenizers import HuggingFaceTokenizer
 from rft_jax.tokenizers.chat import ChatTemplate
 from rft_jax.tokenizers.thoughts import split_thought
+from rft_jax.utils.errors import InputError
 
 DATE = "26 Jul 2024"
 
@@ -264,7 +264,7 @@ def test_the_thought_of_the_example_is_told_from_its_answer(transformers, checkp
     (item,) = load_supervised_items(data_files / "sft_think.jsonl")
     text = library.apply_chat_template(item["messages"], tokenize=False)
     tokenizer = HuggingFaceTokenizer(checkpoints["qwen3"])
-    packed = pack_supervised([item], tokenizer, 256, "sft_think.jsonl", "row_tokens")
+    packed = pack_supervised([item], tokenizer, 256, "sft_think.jsonl", "max_row_tokens")
     row = packed.tokens_MT[0][packed.segments_MT[0] == 1].tolist()
     assert library.decode(row) == text.removesuffix("\n")
     assert library.decode(row).count("<think>") == 1
@@ -305,7 +305,7 @@ def test_two_thoughts_in_an_answer_are_refused_with_its_line(checkpoints, name):
     for family, thinking in [("qwen3", None), ("qwen3", False), ("deepseek_r1_distill", None)]:
         tokenizer = HuggingFaceTokenizer(checkpoints[family], thinking=thinking)
         with pytest.raises(InputError, match=r"^x\.jsonl, line 2: (reasoning_)?content: has ") as e:
-            pack_supervised([good, bad], tokenizer, 256, "x.jsonl", "row_tokens")
+            pack_supervised([good, bad], tokenizer, 256, "x.jsonl", "max_row_tokens")
         assert "\n" not in str(e.value) and ";" in str(e.value)
 
 

@@ -7,10 +7,10 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import CONTROL_SYMBOLS, END_OF_THINK, MIN_VOCAB_SIZE
 from rft_jax.tokenizers.spm_export import write_tokenizer
+from rft_jax.utils.errors import InputError
 
 CORPORA = {
     # Runs of one and of two characters, where the order of merges matters most.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rft_jax.config import NOT_OF_SOURCE, LinearRope, Llama3Rope, ModelConfig, RopeScaling
-from rft_jax.errors import InputError
 from rft_jax.models.families import FAMILIES, Settings
 from rft_jax.models.families.base import ACTIVATIONS, LAYER_TYPES
+from rft_jax.utils.errors import InputError
 
 MODEL_TYPES = {
     "LlamaForCausalLM": "llama",
@@ -38,11 +38,11 @@ def describe(config: ModelConfig, vocab_size: int, max_tokens: int) -> dict[str,
         "architectures": [architecture],
         "model_type": MODEL_TYPES[architecture],
         "vocab_size": vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "hidden_act": _key_of(ACTIVATIONS, config.activation),
         "rms_norm_eps": config.norm_eps,
@@ -69,11 +69,11 @@ def describe(config: ModelConfig, vocab_size: int, max_tokens: int) -> dict[str,
 
 def canonical(config: ModelConfig) -> ModelConfig:
     """The same model with settings that change nothing as they are by default."""
-    types = tuple(np.resize(config.attention_pattern, config.layers).tolist())
+    types = tuple(np.resize(config.attention_pattern, config.num_layers).tolist())
     shortest = next(
         types[:period]
-        for period in range(1, config.layers + 1)
-        if types == tuple(np.resize(types[:period], config.layers).tolist())
+        for period in range(1, config.num_layers + 1)
+        if types == tuple(np.resize(types[:period], config.num_layers).tolist())
     )
     same: dict[str, Any] = {"attention_pattern": shortest}
     rope = config.rope_theta, config.rope_scaling
@@ -105,7 +105,7 @@ def _free(config: ModelConfig) -> dict[str, Any]:
 def _sliding(config: ModelConfig) -> dict[str, Any]:
     if "sliding" not in config.attention_pattern:
         return {}
-    types = np.resize(config.attention_pattern, config.layers).tolist()
+    types = np.resize(config.attention_pattern, config.num_layers).tolist()
     return {
         "use_sliding_window": True,
         "sliding_window": config.sliding_window,
@@ -118,7 +118,7 @@ def _experts(config: ModelConfig) -> dict[str, Any]:
     if not config.experts:
         return {}
     return {
-        "moe_intermediate_size": config.mlp_width,
+        "moe_intermediate_size": config.intermediate_size,
         "num_experts": config.experts,
         "num_experts_per_tok": config.experts_per_token,
         "norm_topk_prob": config.normalize_experts,

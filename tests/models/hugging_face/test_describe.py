@@ -5,13 +5,21 @@ import dataclasses
 import pytest
 
 from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, YarnRope
-from rft_jax.errors import InputError
 from rft_jax.models.decoder import layer_kinds
 from rft_jax.models.families import FAMILIES, Settings
 from rft_jax.models.hugging_face import describe
 from rft_jax.models.hugging_face.describe import canonical
+from rft_jax.utils.errors import InputError
 
-BASE = ModelConfig(name="small", layers=4, width=16, heads=4, kv_heads=2, head_dim=6, mlp_width=24)
+BASE = ModelConfig(
+    name="small",
+    num_layers=4,
+    hidden_size=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    intermediate_size=24,
+)
 SLIDING = {"attention_pattern": ("full", "sliding"), "sliding_window": 7}
 DESCRIBED = {
     "default": ({}, "Llama"),
@@ -74,8 +82,11 @@ def test_settings_without_an_effect_are_no_obstacle(options):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"post_norms": True}, "post_norms"),
-        ({"scale_embeddings": True, "norms_around_one": True}, "norms_around_one, scale_embedd"),
+        ({"sandwich_norms": True}, "sandwich_norms"),
+        (
+            {"scale_embeddings": True, "norm_weight_offset": True},
+            "norm_weight_offset, scale_embedd",
+        ),
         ({"attention_softcap": 30.0}, "attention_softcap"),
         ({"logit_softcap": 30.0}, "logit_softcap"),
         ({"attention_scale": 0.1}, "attention_scale"),
