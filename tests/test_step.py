@@ -164,6 +164,12 @@ def test_a_rollout_in_eight_bits_is_corrected(tokenizer, grader, items):
     assert 0 < output.metrics["grad_norm"] < np.inf
 
 
+def test_truncated_sampling_shows_in_the_gap(tokenizer, grader, items):
+    rollout = dataclasses.replace(make(tokenizer, grader).stage.rollout, top_k=20)
+    _, (output,) = run(make(tokenizer, grader, rollout=rollout), items, steps=1)
+    assert output.metrics["sampler_learner_logprob_gap"] > 0.1
+
+
 def test_graded_text_is_the_answer_s_decoding(reference_run, tokenizer):
     samples = reference_run[1][0].samples
     rollout, text, _ = samples.completed

@@ -239,6 +239,8 @@ class RolloutConfig:
     max_completion_tokens: int = 256  # T, thought and answer together
     output_bytes: int = 1024  # L, the static length of the answer's text
     temperature: float = 1.0  # DeepSeek-R1, DAPO: the policy itself; 0 is greedy decoding
+    # Truncated sampling is another policy than the one that learns, which
+    # `policy_loss.importance` must correct.
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     reasoning_effort: str | int = "medium"  # a name below, or a number of thinking tokens
@@ -263,6 +265,11 @@ class RolloutConfig:
             return self.reasoning_effort
         budgets = {"low": self.effort_low, "medium": self.effort_medium, "high": self.effort_high}
         return budgets[self.reasoning_effort]
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are drawn from a part of the policy's distribution only."""
+        return self.top_k > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def load_answers(path: str | Path, items: int) -> list[str]:
 
 def load_supervised_items(path: str | Path) -> list[JsonObject]:
     """Reads supervised items: the last message is the assistant's, with the thought, if any, under
-    `reasoning_content`.
+    `reasoning_content` or between `<think>` and `</think>` at the start of `content`.
 
     Returns:
         The rows.

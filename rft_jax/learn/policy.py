@@ -37,7 +37,8 @@ def policy_update(
 
     On the first step the old policy is the new one, gradient stopped, as the learner computes it;
     the sampler's own log-probabilities enter only through the importance weights and the metric
-    `sampler_learner_logprob_gap`. Counters of the state stay.
+    `sampler_learner_logprob_gap`. Where sampling is truncated these are of the truncated
+    distribution, so that the weights and the gap know of it. Counters of the state stay.
 
     Args:
         learner: The static parts.

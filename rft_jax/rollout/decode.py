@@ -48,7 +48,8 @@ class SampledTokens(NamedTuple):
 
     tokens_x: Array  # int32
     policy_mask_x: Array  # bool: decided by the policy, neither forced nor padding
-    logprobs_x: Array  # float32, under the policy that sampled; 0 where the mask is False
+    # float32, under what sampled, after truncation by top-k and top-p; 0 where the mask is False
+    logprobs_x: Array
 
 
 class DecodeSlots(NamedTuple):
