@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host_json import Document, parse_document
-from rft_jax.strings import ByteString, JsonScan, Unescaped, scan_json, unescape
+from rft_jax.strings import ByteString, JsonScan, Unescaped, scan_last_json, unescape
 
 if TYPE_CHECKING:
     from rft_jax.graders.fields import Fields
@@ -134,9 +134,18 @@ class SampleView:
         self.judge_params = judge_params or {}
 
     @functools.cached_property
+    def _json(self) -> tuple[JsonScan, jax.Array]:
+        return scan_last_json(self.sample.output_text)
+
+    @property
     def scan(self) -> JsonScan:
-        """The tokens of `output_text` as JSON."""
-        return scan_json(self.sample.output_text)
+        """The tokens of the JSON in `output_text`; see `strings.json_anywhere`."""
+        return self._json[0]
+
+    @property
+    def is_json(self) -> jax.Array:
+        """bool[N]: `output_text` is JSON from its start to its end, be it too deep."""
+        return self._json[1]
 
     @functools.cached_property
     def unescaped(self) -> Unescaped:
@@ -184,7 +193,7 @@ class HostView:
 
     @functools.cached_property
     def document(self) -> Document:
-        """`output_text` as JSON."""
+        """The JSON in `output_text`."""
         return parse_document(self.sample.output_text)
 
 

@@ -56,7 +56,10 @@ class Unescaped(NamedTuple):
 
 
 def find(scan: JsonScan, unescaped: Unescaped, path: Path) -> JsonValue:
-    """The value at a path: keys (compared unescaped; of equal keys the last) and indices.
+    """The value at a path: keys and indices.
+
+    Keys are compared unescaped; of equal ones the last counts, and without any the last that
+    differs only in the case of ASCII letters.
 
     Args:
         scan: of N documents.
@@ -116,18 +119,28 @@ def _inside(scan: JsonScan, value: JsonValue) -> jax.Array:
 
 
 def _member(scan: JsonScan, unescaped: Unescaped, value: JsonValue, key: bytes) -> JsonValue:
-    quote = QUOTE_MARK + ord('"')
-    matches_NL = jnp.ones(scan.token_NL.shape, bool)
-    for k, byte in enumerate((quote, *key, quote)):
-        matches_NL &= shift_left(unescaped.marked_NL, k) == byte
-    matches_NL = jnp.take_along_axis(matches_NL, unescaped.place_NL, axis=-1, mode="clip")
-    matches_NL &= _inside(scan, value) & (scan.token_NL == Token.KEY)
+    keys_NL = _inside(scan, value) & (scan.token_NL == Token.KEY)
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
-    key_N = jnp.where(matches_NL, index, -1).max(axis=-1, initial=-1)
+    symbol_NL = unescaped.marked_NL
+    upper_NL = (symbol_NL >= ord("A")) & (symbol_NL <= ord("Z"))
+    exact_N, folded_N = (
+        jnp.where(_spells(symbols, text, unescaped) & keys_NL, index, -1).max(axis=-1, initial=-1)
+        for symbols, text in ((symbol_NL, key), (symbol_NL | upper_NL * 0x20, key.lower()))
+    )
+    key_N = jnp.where(exact_N >= 0, exact_N, folded_N)
     token = scan.token_NL != Token.NONE
     colon_N = _first(token & (index > key_N[:, None]), index)
     start_N = _first(token & (index > colon_N[:, None]), index)
     return _value_at(scan, start_N, (value.token_N == Token.OBJECT) & (key_N >= 0))
+
+
+def _spells(symbol_NL: jax.Array, text: bytes, unescaped: Unescaped) -> jax.Array:
+    """bool[N, L]: the string that starts at a byte of the source is this text."""
+    quote = QUOTE_MARK + ord('"')
+    matches_NL = jnp.ones(symbol_NL.shape, bool)
+    for k, byte in enumerate((quote, *text, quote)):
+        matches_NL &= shift_left(symbol_NL, k) == byte
+    return jnp.take_along_axis(matches_NL, unescaped.place_NL, axis=-1, mode="clip")
 
 
 def _element(scan: JsonScan, value: JsonValue, number: int) -> JsonValue:
