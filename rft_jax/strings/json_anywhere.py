@@ -21,7 +21,8 @@ from rft_jax.strings.byte_string import ByteString, last_where, shift_right, sli
 from rft_jax.strings.json_scan import JsonScan, scan_json
 
 TRIES = 16
-# What may stand before a closing bracket (not `{`: `\\boxed{}` is no answer), and what in front of a `:` or `,` makes it JSON's own.
+# What may stand before a closing bracket (not `{`: `\\boxed{}` is no answer), and what in front of
+# a `:` or `,` makes it JSON's own.
 BEFORE_END = b'"}[]0123456789el'
 ENDS_VALUE = b'"}]'
 
