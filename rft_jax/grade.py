@@ -102,7 +102,9 @@ def _token_usage(
     for node, model in models.items():
         spent = usage.setdefault(model, dict.fromkeys((*_TOKEN_COUNTS, "total_tokens"), 0))
         for count in _TOKEN_COUNTS:
-            tokens = int(details[f"{node}/{count}"][n])
+            if (detail := details.get(f"{node}/{count}")) is None:
+                continue  # below a switch
+            tokens = int(detail[n])
             spent[count] += tokens
             spent["total_tokens"] += tokens
     return usage

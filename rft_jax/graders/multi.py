@@ -1,10 +1,13 @@
 """`multi`: several graders and a formula of their scores.
 
     {"type": "multi", "graders": {"gene": {...}, "style": {...}},
-     "calculate_output": "0.9 * gene + 0.1 * style"}
+     "calculate_output": "0.9 * gene + 0.1 * style", "on_error": "zero"}
 
-A grader that failed counts as 0 in the formula. Where the formula has no finite value, the score is
-0 and `formula_parse_error` is set.
+Where a part failed on the answer (it is no JSON, a field is missing, its Python raised), the score
+is 0, whatever the formula: `1 - wrong` pays nothing for what cannot be looked at. With `on_error`
+"continue" the part counts as 0 in the formula instead. Either way the error is set. A part that
+failed for reasons outside of the answer (a judge, a sandbox, a time-out) makes the sample invalid.
+Where the formula has no finite value, the score is 0 and `formula_parse_error` is set.
 """
 
 from collections.abc import Mapping
@@ -16,28 +19,44 @@ import jax.numpy as jnp
 
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.formula import Formula, FormulaError, evaluate, parse_formula
-from rft_jax.graders.types import GraderType, Items, SampleView, Score
+from rft_jax.graders.types import (
+    NOT_THE_MODELS,
+    GraderType,
+    Group,
+    Items,
+    SampleView,
+    Score,
+)
+
+ON_ERROR = ("zero", "continue")
 
 
 @dataclass(frozen=True)
-class Multi:
-    """A validated `multi`; the graders' names are the keys that they have in it."""
+class Multi(Group):
+    """A validated `multi`; `keys` are the names of the graders in the formula."""
 
     name: str
     graders: tuple[GraderType, ...]
     formula: Formula
+    keys: tuple[str, ...]
+    on_error: str
 
     @classmethod
     def parse(cls, name: str, fields: Fields) -> "Multi":
         """See `GraderType.parse`."""
-        fields.only("graders", "calculate_output")
-        graders = tuple(_parse_part(fields, key, part) for key, part in _parts(fields).items())
+        fields.only("graders", "calculate_output", "on_error")
+        parts = _parts(fields)
+        # Inside of another grader, such as a switch, a key alone may not be the only one.
+        prefix = f"{name}/" if fields.path else ""
+        graders = tuple(_parse_part(fields, prefix, key, part) for key, part in parts.items())
         text = fields.string("calculate_output")
         try:
-            formula = parse_formula(text, tuple(grader.name for grader in graders))
+            formula = parse_formula(text, tuple(parts))
         except FormulaError as error:
             raise fields.error("calculate_output", str(error)) from None
-        return cls(name, graders, formula)
+        given = "on_error" in fields.values
+        on_error = fields.choice("on_error", ON_ERROR) if given else ON_ERROR[0]
+        return cls(name, graders, formula, tuple(parts), on_error)
 
     def encode(self, items: Items) -> Any:
         """See `GraderType.encode`."""
@@ -48,16 +67,20 @@ class Multi:
         parts: dict[str, jax.Array] = {}
         errors: dict[str, jax.Array] = {}
         details: dict[str, jax.Array] = {}
-        for grader, fields in zip(self.graders, encoded, strict=True):
+        values: dict[str, jax.Array] = {}
+        failed_N = view.no
+        for key, grader, fields in zip(self.keys, self.graders, encoded, strict=True):
             score = grader.score(view, fields)
-            parts[grader.name] = score.score
+            parts[grader.name] = values[key] = score.score
             details |= score.details
             for error, flag_N in score.errors.items():
                 errors[error] = errors.get(error, view.no) | flag_N
-        value, finite = evaluate(self.formula, parts)
+                if self.on_error == "zero" and error not in NOT_THE_MODELS:
+                    failed_N |= flag_N
+        value, finite = evaluate(self.formula, values)
         finite_N = jnp.broadcast_to(finite, view.no.shape)
-        errors["formula_parse_error"] = ~finite_N
-        return Score(jnp.where(finite_N, value, 0), errors, details, parts)
+        errors["formula_parse_error"] = errors.get("formula_parse_error", view.no) | ~finite_N
+        return Score(jnp.where(finite_N & ~failed_N, value, 0), errors, details, parts)
 
 
 def _parts(fields: Fields) -> dict[str, Any]:
@@ -84,7 +107,7 @@ def _parts(fields: Fields) -> dict[str, Any]:
     return dict(graders)
 
 
-def _parse_part(fields: Fields, key: str, part: Any) -> GraderType:
+def _parse_part(fields: Fields, prefix: str, key: str, part: Any) -> GraderType:
     path = f"graders.{key}"
     if not isinstance(part, Mapping):
         raise fields.error(path, "must be an object with a grader; correct it")
@@ -92,4 +115,4 @@ def _parse_part(fields: Fields, key: str, part: Any) -> GraderType:
         raise fields.error(
             f"{path}.type", "a multi cannot stand inside of another; use one formula for all"
         )
-    return fields.parse_grader(fields.inside(path, part), key)
+    return fields.parse_grader(fields.inside(path, part), prefix + key)

@@ -24,6 +24,7 @@ from rft_jax.graders.rank import Rank
 from rft_jax.graders.regex import Regex
 from rft_jax.graders.repetition import Repetition
 from rft_jax.graders.string_check import StringCheck
+from rft_jax.graders.switch import Switch
 from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.graders.types import GraderType
 
@@ -46,6 +47,7 @@ TYPES: dict[str, type[GraderType]] = {
     "score_model": ScoreModel,
     "label_model": LabelModel,
     "multi": Multi,
+    "switch": Switch,
 }
 # In their place if the JSON names a judge on the device.
 DEVICE_JUDGES: dict[str, type[GraderType]] = {

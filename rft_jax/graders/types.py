@@ -8,7 +8,7 @@ plain Python; or those of `HostGraderType`: then it runs on the host.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -37,7 +37,13 @@ ERRORS = (
     "model_grader_parse_error",
 )
 # Those that are not the model's doing: the sample is not valid and takes no part in learning.
-NOT_THE_MODELS = ("other_error", "python_grader_server_error", "model_grader_server_error")
+NOT_THE_MODELS = (
+    "other_error",
+    "python_grader_server_error",
+    "model_grader_server_error",
+    "model_grader_refusal_error",
+    "model_grader_parse_error",
+)
 
 # Ends the name of a detail that numbers the different answers, below 0 for none: what a majority
 # is counted of.
@@ -84,7 +90,8 @@ class Grade(NamedTuple):
         reward: float32[N], always finite; 0 where there is no answer or it is not valid.
         valid: bool[N], false where no grade could be computed for a reason that is not the
             model's: a text longer than L, JSON deeper than the scanner's limit, a grader on the
-            host that could not be asked.
+            host that could not be asked, took too long or gave no verdict, a score that is not
+            finite.
         scores: float32[N] by the name of a grader; those of a `multi` by its keys.
         errors: bool[N] by each name of `ERRORS`.
         details: float32[N] by `<grader>/<what>`.
@@ -177,12 +184,15 @@ class HostScore:
         errors: names of `ERRORS` that hold.
         details: numbers by `<name>/<what>`, the same names for every sample.
         message: what went wrong, for people; empty if nothing did.
+        answers_fault: false for a failure that has its reason outside of the answer, though its
+            name in `errors` does not say so, as of a time-out: the sample is not valid.
     """
 
     score: float
     errors: frozenset[str] = frozenset()
     details: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+    answers_fault: bool = True
 
 
 class HostView:
@@ -241,6 +251,21 @@ class GraderType(Protocol):
         Raises:
             InputError: a library is missing; naming the package to install.
         """
+
+
+class Group:
+    """A grader of several others, its parts; what they are and where they run is their own."""
+
+    graders: tuple[GraderType, ...]
+
+
+def leaves(grader: GraderType) -> Iterator[GraderType]:
+    """The nodes of a grader that are not groups."""
+    if isinstance(grader, Group):
+        for part in grader.graders:
+            yield from leaves(part)
+    else:
+        yield grader
 
 
 @runtime_checkable

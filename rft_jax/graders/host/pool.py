@@ -44,12 +44,14 @@ class Outcome(NamedTuple):
         error: A name of `types.ERRORS`, or empty.
         message: What went wrong, for people; empty if nothing did.
         seconds: The time that grading took.
+        timed_out: It took too long.
     """
 
     score: float
     error: str = ""
     message: str = ""
     seconds: float = 0.0
+    timed_out: bool = False
 
 
 def _cores() -> int:
@@ -263,7 +265,8 @@ def _judge(answer: Mapping[str, Any], timeout_s: float) -> Outcome:
         case "whole":
             pass
         case "timeout":
-            return failed(f"grade took longer than {timeout_s:g} s")
+            late = failed(f"grade took longer than {timeout_s:g} s")
+            return late._replace(timed_out=True)
         case "too long":
             return failed("grade wrote to the worker's pipe")
         case _:
