@@ -190,6 +190,13 @@ def _parser() -> argparse.ArgumentParser:
         "--range", nargs=2, type=float, default=(0, 1), metavar=("LOW", "HIGH"),
         help="of the rewards; default: 0 1",
     )  # fmt: skip
+    answers = validate.add_mutually_exclusive_group()
+    answers.add_argument(
+        "--right", default="", metavar="FIELD", help="of the items: a right answer, as it is"
+    )
+    answers.add_argument(
+        "--supervised", type=Path, help="JSON lines with right answers to the same prompts"
+    )
     _add_sandbox(validate)
     validate.set_defaults(run=_validate)
 
@@ -262,6 +269,10 @@ def _add_sandbox(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-sandbox", dest="sandbox", action="store_false",
         help="run Python graders without isolation, where the kernel offers none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tool", action="append", default=[], metavar="PATH",
+        help="a program or folder that isolated Python graders may use, read-only; repeatable",
     )  # fmt: skip
 
 
@@ -348,7 +359,7 @@ def _grade(options: argparse.Namespace) -> None:
     elif options.items is None or options.samples is None:
         raise InputError("give --items and --samples, or --explain")
     else:
-        host = HostOptions(sandbox=options.sandbox)
+        host = HostOptions(sandbox=options.sandbox, tools=tuple(options.tool))
         lines = grade_files(options.grader, options.items, options.samples, options.placement, host)
     for line in lines:
         print(json.dumps(line, ensure_ascii=False))
@@ -357,8 +368,10 @@ def _grade(options: argparse.Namespace) -> None:
 def _validate(options: argparse.Namespace) -> None:
     from rft_jax.grade import validate_files
 
-    host = HostOptions(sandbox=options.sandbox)
-    summary, warnings = validate_files(options.grader, options.data, *options.range, host)
+    host = HostOptions(sandbox=options.sandbox, tools=tuple(options.tool))
+    summary, warnings = validate_files(
+        options.grader, options.data, *options.range, host, options.right, options.supervised
+    )
     for sentence in warnings:
         print(f"rft validate: warning: {sentence}", file=sys.stderr)
     print(json.dumps({**summary, "warnings": warnings}, ensure_ascii=False))

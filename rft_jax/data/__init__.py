@@ -15,6 +15,8 @@ from rft_jax.data.items import load_items as load_items
 from rft_jax.data.items import load_lines as load_lines
 from rft_jax.data.items import load_rows as load_rows
 from rft_jax.data.items import load_supervised_items as load_supervised_items
+from rft_jax.data.items import output_text as output_text
+from rft_jax.data.items import suspicions as suspicions
 from rft_jax.data.packing import Packed as Packed
 from rft_jax.data.packing import pack_supervised as pack_supervised
 from rft_jax.data.prompts import Prompts as Prompts

@@ -1,11 +1,12 @@
 """`list_overlap`: how much two lists of strings have in common.
 
     {"type": "list_overlap", "name": "codes", "input": "{{sample.output_json.codes}}",
-     "reference": "{{item.codes}}", "metric": "f1", "max_items": 50}
+     "reference": "{{item.codes}}", "metric": "f1", "max_items": 50, "normalize": "case"}
 
-The input is a field of the answer's JSON: an array of at most `max_items` strings, else the answer
-is malformed and earns 0. The entries of both lists are normalised (`strings.normalise`: case, white
-space, brackets), and equal ones count once. With A the set of the answer's entries and R that of
+The input is a field of the answer's JSON: an array of at most `max_items` strings (a lone string is
+one of one), else the answer is malformed and earns 0. What is equal says `normalize`, as for
+`rank`; equal entries count once. References that differ in their brackets only are refused with
+"names", which would make them one. With A the set of the answer's entries and R that of
 the reference's, `metric` is
 
     precision    |A & R| / |A|
@@ -24,7 +25,7 @@ import numpy as np
 
 from rft_jax.errors import InputError
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.rank import MOST_ITEMS, is_list_of_strings
+from rft_jax.graders.rank import MOST_ITEMS, is_list_of_strings, listed, parse_form
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
@@ -71,23 +72,25 @@ class ListOverlap:
     reference: Template
     metric: str
     max_items: int
+    normalize: str
 
     @classmethod
     def parse(cls, name: str, fields: Fields) -> "ListOverlap":
         """See `GraderType.parse`."""
-        fields.only("input", "reference", "metric", "max_items")
+        fields.only("input", "reference", "metric", "max_items", "normalize")
         return cls(
             name=name,
             input=fields.variable("input", "output_json", "{{sample.output_json.codes}}"),
             reference=fields.variable("reference", "item", "{{item.codes}}"),
             metric=fields.choice("metric", tuple(METRICS)),
             max_items=fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
+            normalize=parse_form(fields),
         )
 
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""
         rows = [self._names(items, n) for n in range(len(items.rows))]
-        sizes = [len({normalise_text(name.decode()) for name in row}) for row in rows]
+        sizes = [len(self._normalised(row)) for row in rows]
         return Encoded(list_from_host(rows), np.array(sizes, np.int32))
 
     def _names(self, items: Items, n: int) -> list[bytes]:
@@ -97,17 +100,31 @@ class ListOverlap:
                 f"{items.source}, line {n + 1}: {self.reference.where} needs a list of strings, "
                 f"not {names!r}; correct the item"
             )
+        if self.normalize == "names":
+            kept: dict[str, str] = {}
+            for name in names:
+                other = kept.setdefault(normalise_text(name), name)
+                if normalise_text(name, "case") != normalise_text(other, "case"):
+                    raise InputError(
+                        f"{items.source}, line {n + 1}: {self.reference.where} has {other!r} and "
+                        f"{name!r}, which are the same without their brackets; set "
+                        '"normalize": "case"'
+                    )
         return [encode_text(name, items, n, self.reference.where) for name in names]
+
+    def _normalised(self, names: list[bytes]) -> set[str]:
+        return {normalise_text(name.decode(), self.normalize) for name in names}
 
     def score(self, view: SampleView, encoded: Encoded) -> Score:
         """See `GraderType.score`."""
         scan = view.scan
         value = find(scan, view.unescaped, self.input.variable.path)
-        strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items)
+        strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items, lone=True)
         well_formed_N = uniform_N & (strings.count_N <= self.max_items)
-        entries = normalise(strings)
+        entries = normalise(strings, self.normalize)
+        references = normalise(encoded.names, self.normalize)
         new_NK = first_occurrences(entries)
-        found_NK = new_NK & equal_pairs(entries, normalise(encoded.names)).any(axis=-1)
+        found_NK = new_NK & equal_pairs(entries, references).any(axis=-1)
         answer_N, both_N = (x.sum(axis=-1, dtype=jnp.int32) for x in (new_NK, found_NK))
         share, whole = METRICS[self.metric](answer_N, encoded.size_M, both_N)
         nothing_N = (answer_N == 0) & (encoded.size_M == 0)
@@ -128,12 +145,12 @@ class ListOverlap:
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with Python's sets."""
         value = view.document.find(self.input.variable.path)
-        names = value.data if value else None
+        names = listed(value.data) if value else None
         well_formed = is_list_of_strings(names) and len(names) <= self.max_items
         score, length = 0.0, 0
         if well_formed:
-            answer = set(map(normalise_text, names))
-            reference = {normalise_text(name.decode()) for name in self._names(items, n)}
+            answer = {normalise_text(name, self.normalize) for name in names}
+            reference = self._normalised(self._names(items, n))
             share, whole = METRICS[self.metric](
                 len(answer), len(reference), len(answer & reference)
             )

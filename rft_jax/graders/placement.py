@@ -153,12 +153,17 @@ def type_name(grader: Any) -> str:
 
 
 class HostGrading:
-    """The open nodes on the host; a context manager."""
+    """The open nodes on the host; a context manager.
+
+    Attributes:
+        told: what went wrong and has been shown.
+    """
 
     def __init__(self, nodes: Sequence[OnHost], options: HostOptions):
         self._nodes, self._options = nodes, options
         self._stack = contextlib.ExitStack()
         self._sessions: dict[str, HostSession] = {}
+        self.told: set[str] = set()
 
     def __enter__(self) -> "HostGrading":
         with contextlib.ExitStack() as stack:

@@ -42,6 +42,7 @@ from rft_jax.strings.ngrams import lcs_words as lcs_words
 from rft_jax.strings.ngrams import ngram_matches as ngram_matches
 from rft_jax.strings.ngrams import split_alphanumeric as split_alphanumeric
 from rft_jax.strings.ngrams import split_words as split_words
+from rft_jax.strings.string_list import FORMS as FORMS
 from rft_jax.strings.string_list import PointList as PointList
 from rft_jax.strings.string_list import StringList as StringList
 from rft_jax.strings.string_list import equal_pairs as equal_pairs

@@ -262,7 +262,7 @@ def _utf8(point: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def strings_of(
-    scan: JsonScan, unescaped: Unescaped, value: JsonValue, max_items: int
+    scan: JsonScan, unescaped: Unescaped, value: JsonValue, max_items: int, lone: bool = False
 ) -> tuple[StringList, jax.Array]:
     """The first strings of an array.
 
@@ -271,22 +271,28 @@ def strings_of(
         unescaped: of the same scan.
         value: the array.
         max_items: K, static.
+        lone: take a string for an array of one.
 
     Returns:
         strings: StringList of [N, L] bytes and K places; its count is that of all strings in the
             array itself and may be larger than K. Empty where the value is no array.
-        uniform_N: bool, the value is an array of strings and nothing else (or of nothing).
+        uniform_N: bool, the value is an array of strings and nothing else (or of nothing), or a
+            lone string.
     """
     inside_NL = _inside(scan, value)
+    index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
+    is_string_N = (value.token_N == Token.STRING) & lone
+    ends_NL = (index == value.start_N[:, None]) | (index == value.end_N[:, None] - 1)
     is_array_N = value.token_N == Token.ARRAY
     opening_NL = inside_NL & (scan.token_NL == Token.STRING)
     others_NL = inside_NL & is_value(scan.token_NL) & ~opening_NL
     # Opening and closing quotes of the strings alternate.
     quotes_NL = (opening_NL | (inside_NL & scan.closing_NL)) & is_array_N[:, None]
+    quotes_NL |= ends_NL & is_string_N[:, None]
     place_NL, quotes_N = compress(unescaped.place_NL, quotes_NL)
     missing = max(0, 2 * max_items - place_NL.shape[-1])
     place_NK2 = jnp.pad(place_NL, ((0, 0), (0, missing)))[:, : 2 * max_items]
     place_NK2 = place_NK2.reshape(-1, max_items, 2)
     text = ByteString(_bytes(unescaped), unescaped.length_N)
     strings = StringList(text, place_NK2[:, :, 0] + 1, place_NK2[:, :, 1], quotes_N // 2)
-    return strings, is_array_N & ~others_NL.any(axis=-1)
+    return strings, (is_array_N & ~others_NL.any(axis=-1)) | is_string_N

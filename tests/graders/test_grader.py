@@ -21,6 +21,7 @@ RANK = {
     "input": "{{sample.output_json.genes}}",
     "reference": "{{item.gene}}",
     "aliases": "{{item.aliases}}",
+    "normalize": "names",
 }
 ITEM = {"gene": "SCN1A", "aliases": ["NaV1.1", "SMEI (old)"], "n": {"list": [1.5, None, "é"]}}
 

@@ -4,6 +4,8 @@ import json
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
@@ -28,6 +30,7 @@ def spec(metric="f1", **fields):
         "reference": "{{item.r}}",
         "metric": metric,
         "max_items": MAX_ITEMS,
+        "normalize": "names",
         **fields,
     }
 
@@ -36,6 +39,12 @@ def spec(metric="f1", **fields):
 def overlaps(parity):
     """By metric; each compiles when its device function is first used."""
     return {m: parity(spec(m), [{"r": names} for names in REFERENCES]) for m in METRICS}
+
+
+@pytest.fixture(scope="module")
+def by_form(parity):
+    names = ["a", " A.", "(é)", "a(1)", "?", ""]
+    return [parity(spec(normalize=form), [{"r": names}], rows=8) for form in ("case", "none")]
 
 
 def answer(names, ascii_only=False):
@@ -64,7 +73,7 @@ def test_metrics_follow_their_formulas(overlaps, names, item, precision, recall,
 
 
 def test_what_is_no_list_of_strings_earns_nothing(overlaps):
-    texts = [answer(x) for x in ("a", ["a", 1], [["a"]], {"a": 1}, None)]
+    texts = [answer(x) for x in (5, ["a", 1], [["a"]], {"a": 1}, None)]
     texts += ["", '{"x": ["a"]', '{"y": ["a"]}', '["a"]', answer(["a"] * (MAX_ITEMS + 1))]
     both = overlaps["f1"]
     assert both.scores(*texts, item=1) == [0] * len(texts)
@@ -72,6 +81,39 @@ def test_what_is_no_list_of_strings_earns_nothing(overlaps):
     flags = {error: score.errors[error][: len(texts)].tolist() for error in score.errors}
     assert flags["sample_parse_error"] == [0, 0, 0, 0, 0, 1, 1, 0, 0, 0]
     assert flags["invalid_variable_error"] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "form, name, reference, score",
+    [
+        ("case", "Section 152(c)(1)", ["Section 152(d)(2)(B)"], 0),
+        ("case", "section 152(C)(1). ", ["Section 152(c)(1)"], 1),
+        ("case", "$(9,999)", ["$(20,597)"], 0),
+        ("case", "20,597", ["(20,597)"], 0),
+        ("case", "Total (loan)", ["Total (loan)", "Total (value)"], 2 / 3),
+        ("case", "goodwill.", ["Goodwill"], 1),
+        ("case", "?", ["!"], 0),
+        ("none", "goodwill", ["Goodwill"], 0),
+        ("none", " a ", [" a "], 1),
+    ],
+)
+def test_what_is_equal_is_asked_for(parity, form, name, reference, score):
+    own = parity(spec(normalize=form), [{"r": reference}], rows=8)
+    assert own.scores(answer([name]), answer(name)) == pytest.approx([score, score])
+
+
+def test_references_that_a_form_makes_equal_are_refused():
+    items = Items([{"r": ["a", "A (x)"]}, {"r": ["Total (loan)", "Total (value)"]}], "i.jsonl")
+    with pytest.raises(InputError, match=r"i.jsonl, line 1: .* same without their brackets; set"):
+        load_grader(spec()).encode(items)
+    load_grader(spec(normalize="case")).encode(items)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.text("aA1é().:? \t", max_size=5), max_size=4), min_size=1, max_size=8))
+def test_any_names_are_compared_as_on_the_host(by_form, rows):
+    for own in by_form:
+        assert own.differences([(answer(names), 0) for names in rows]) == []
 
 
 def test_an_answer_as_long_as_is_allowed_counts(overlaps):

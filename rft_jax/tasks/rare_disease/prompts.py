@@ -133,4 +133,5 @@ def grader() -> dict[str, Any]:
         "aliases": "{{item.aliases}}",
         "credit": list(CREDIT),
         "max_items": MAX_GENES,
+        "normalize": "names",
     }
