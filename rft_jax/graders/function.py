@@ -158,9 +158,9 @@ def _what_is_returned(value: Any, count: int) -> str:
     each = f"one score for each of the {count} samples is wanted"
     if isinstance(value, ByteString | CodePoints):
         return f"texts; {each}: compare them with equal or contains of rft_jax.strings"
-    if isinstance(value, bool):
+    if isinstance(value, bool | int | float):
         return (
-            f"the Python bool {value}; {each}: use equal, contains or another function of "
+            f"the Python {type(value).__name__} {value}; {each}: use equal, contains or another function of "
             "rft_jax.strings for a comparison of each"
         )
     if value is None or isinstance(value, str | bytes | list | tuple | dict):

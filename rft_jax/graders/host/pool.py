@@ -105,18 +105,23 @@ class WorkerPool:
             return Outcome(0.0, "python_grader_server_error", f"sandbox: {error}", seconds)
         finally:
             self._idle.put(slot)
-        return _judge(answer, self._options.python_timeout_s)
+        outcome = _judge(answer, self._options.python_timeout_s)
+        missing = outcome.message.rstrip().splitlines()[-1:]
+        if self._options.sandbox and missing and missing[0].startswith("FileNotFoundError"):
+            hint = "if this is a program, name its path in host.tools"
+            outcome = outcome._replace(message=f"{outcome.message.rstrip()} ({hint})")
+        return outcome
 
     def _slots(self, stack: contextlib.ExitStack) -> list["_Slot"]:
         numbers = range(self._options.workers or min(16, _cores()))
         if self._options.sandbox:
-            sandbox = Sandbox(_SCRIPT)
+            sandbox = Sandbox(_SCRIPT, self._options.tools)
             setup = self._setup(SCRATCH, sandbox.packages)
             return [_Slot(functools.partial(sandbox.start, n), setup) for n in numbers]
         slots = []
         for _ in numbers:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            start = functools.partial(start_unsandboxed, _SCRIPT, folder)
+            start = functools.partial(start_unsandboxed, _SCRIPT, folder, self._options.tools)
             slots.append(_Slot(start, self._setup(folder, library_paths())))
         return slots
 

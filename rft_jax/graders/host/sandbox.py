@@ -3,7 +3,7 @@
 bubblewrap (https://github.com/containers/bubblewrap) gives the process namespaces of its own: no
 network, no other processes, a read-only tree with the parts of the system that Python needs, and
 a scratch folder in memory. A seccomp filter comes on top, and the limits that the script sets for
-itself.
+itself. Programs besides (`HostOptions.tools`) are mounted read-only, each at its own path.
 
 The kernel does not count the processes of root, so that nothing would stop a fork bomb. As root all
 is therefore done twice: once for a tree that any user can read, wherever Python is installed, then
@@ -35,6 +35,8 @@ _TOOLS = {
     "taskset": "util-linux",
     "choom": "util-linux",
 }
+# Folders that are not mounted, nor what they lie in.
+_CLOSED = ("/proc/self", "/sys/kernel", "/dev/null", "/etc/passwd", "/home", "/root", SCRATCH)
 _DEVICES = ("/dev/null", "/dev/urandom")
 _SYSTEM = (
     "/lib",
@@ -62,17 +64,23 @@ class Sandbox:
         packages: The folders of `library_paths`, by the names that they have inside.
     """
 
-    def __init__(self, script: Path):
+    def __init__(self, script: Path, programs: Sequence[str] = ()):
         """Looks for the tools.
 
+        Args:
+            script: what is started.
+            programs: absolute paths of files and folders that it may read and run.
+
         Raises:
-            InputError: one is not installed; naming the package.
+            InputError: one is not installed, naming the package; or a program cannot be had.
         """
         self._tools = {name: _tool(name, package) for name, package in _TOOLS.items()}
         self._filter = seccomp_program()
         libraries = {f"/packages/{i}": path for i, path in enumerate(library_paths())}
         self.packages = tuple(libraries)
-        self._files = _system_files() | libraries | {_SCRIPT: str(script)}
+        mounted = {path: os.path.realpath(path) for path in check_programs(programs)}
+        self._files = _system_files() | libraries | {_SCRIPT: str(script)} | mounted
+        self._search_path = search_path(programs)
 
     def start(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the script with pipes for its standard input, output and error.
@@ -84,7 +92,7 @@ class Sandbox:
         try:
             os.write(descriptor, self._filter)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            environment = _ENVIRONMENT | {"HOME": SCRATCH}
+            environment = _ENVIRONMENT | {"HOME": SCRATCH, "PATH": self._search_path}
             return _start(self._command(number, descriptor), environment, "/", [descriptor])
         finally:
             os.close(descriptor)
@@ -119,11 +127,43 @@ class Sandbox:
         ]
 
 
-def start_unsandboxed(script: Path, scratch: str) -> subprocess.Popen[bytes]:
+def start_unsandboxed(
+    script: Path, scratch: str, programs: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """Starts a script without isolation: only the environment is as empty as in a sandbox."""
-    return _start(
-        _python(str(script)), _ENVIRONMENT | {"HOME": scratch, "TMPDIR": scratch}, scratch, []
-    )
+    own = {"HOME": scratch, "TMPDIR": scratch, "PATH": search_path(programs)}
+    return _start(_python(str(script)), _ENVIRONMENT | own, scratch, [])
+
+
+def check_programs(programs: Sequence[str]) -> tuple[str, ...]:
+    """The paths of programs, without a slash at the end.
+
+    Raises:
+        InputError: one is not absolute, does not exist, or would open more than it should.
+    """
+    found = []
+    for program in programs:
+        path = os.path.normpath(program)
+        if not os.path.isabs(program) or not os.path.exists(path):
+            raise InputError(
+                f"host.tools: {program!r} is no absolute path of something that exists here; "
+                "install it or correct the path"
+            )
+        real = Path(os.path.realpath(path))
+        closed = [Path(folder) for folder in _CLOSED]
+        if any(real == folder or real in folder.parents for folder in closed):
+            raise InputError(
+                f"host.tools: {program!r} would open the system to graded code; name the program "
+                "itself"
+            )
+        found.append(path)
+    return tuple(found)
+
+
+def search_path(programs: Sequence[str]) -> str:
+    """PATH with the folders that the programs lie in."""
+    folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in programs]
+    return ":".join(dict.fromkeys([*folders, *os.defpath.split(":")]))
 
 
 def _tool(name: str, package: str) -> str:
