@@ -196,6 +196,11 @@ class SentencePieceTokenizer:
         between which one run ends and the next begins."""
         runs = [[self.bos_id]]
         for message in messages:
+            if message.get("tool_calls"):
+                raise InputError(
+                    "tool_calls: this chat format shows no calls of tools; write them into the "
+                    "content, or use a model with a chat template that shows them"
+                )
             answers = message["role"] == "assistant"
             first, *rest = map(self.encode, cut(message_text(message)))
             runs[-1] += [self._role_ids[message["role"]], *[self.end_of_think_id] * answers, *first]

@@ -83,14 +83,19 @@ def _problem(source: str) -> str:
         return f"has {SOURCE_BYTES // 1024} kB or more; shorten it"
     try:
         compile(source, "source", "exec", dont_inherit=True)
-        body = ast.parse(source).body
+        tree = ast.parse(source)
     except SyntaxError as error:
         return f"line {error.lineno}: {error.msg}; correct it"
     except (ValueError, RecursionError, MemoryError):
         return "Python cannot parse it; correct it"
+    if any(isinstance(n, ast.Constant) and n.value == "output_tools" for n in ast.walk(tree)):
+        return (
+            "reads sample['output_tools'], which is always empty: calls of tools are not read from "
+            "answers yet; take them from sample['output_text']"
+        )
     functions = [
         node
-        for node in body
+        for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "grade"
     ]
     if not functions:

@@ -6,6 +6,7 @@ import pytest
 
 from rft_jax.cli import main
 from rft_jax.config import HostOptions
+from rft_jax.data import load_rows
 from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items, build_grader, grade_texts, load_grader
 from rft_jax.graders.fields import Fields
@@ -227,6 +228,20 @@ def test_a_server_that_fails_leaves_the_sample_invalid(serve, monkeypatch, reply
     score = grade(SCORE, ["x"])[0]
     assert (score.score, score.errors) == (0, {"model_grader_server_error"})
     assert len(service.bodies) == (RETRIES + 1 if reply[0] == 500 else 1)
+
+
+def test_a_fenced_verdict_of_the_cases_is_read(serve, monkeypatch, data_files):
+    def reply(number, body):
+        right = body["messages"][-1]["content"].endswith("Paris")
+        return completion(f'```json\n{{"steps": [], "result": {float(right)}}}\n```')
+
+    monkeypatch.setenv("OPENAI_BASE_URL", serve(reply).url)
+    cases = data_files / "cases"
+    items = load_rows(cases / "judge_items.jsonl")
+    answers = load_rows(cases / "judge_answers.jsonl")
+    texts = [answer["output_text"] for answer in answers]
+    grade = grade_texts(build_grader(cases / "judge_grader.json"), texts, items[: len(texts)])
+    assert grade.reward.tolist() == [1, 0] and grade.valid.all()
 
 
 def test_a_busy_server_is_asked_again(serve, monkeypatch):
