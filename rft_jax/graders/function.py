@@ -160,8 +160,8 @@ def _what_is_returned(value: Any, count: int) -> str:
         return f"texts; {each}: compare them with equal or contains of rft_jax.strings"
     if isinstance(value, bool | int | float):
         return (
-            f"the Python {type(value).__name__} {value}; {each}: use equal, contains or another function of "
-            "rft_jax.strings for a comparison of each"
+            f"the Python {type(value).__name__} {value}; {each}: use equal, contains or another "
+            "function of rft_jax.strings for a comparison of each"
         )
     if value is None or isinstance(value, str | bytes | list | tuple | dict):
         shown = "nothing" if value is None else f"a {type(value).__name__}"

@@ -14,7 +14,8 @@ the reference's, `metric` is
     f1           2 |A & R| / (|A| + |R|)
     jaccard      |A & R| / |A | R|
 
-Two empty lists earn 1; an empty one and another earn 0.
+With `"entries": "tokens"` instead of the default "whole", entries are compared word by word, as
+`host.list_overlap` says. Two empty lists earn 1; an empty one and another earn 0.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,14 @@ import numpy as np
 
 from rft_jax.errors import InputError
 from rft_jax.graders.fields import Fields
-from rft_jax.graders.rank import MOST_ITEMS, is_list_of_strings, listed, parse_form
+from rft_jax.graders.host.list_overlap import ListOverlap as TokenOverlap
+from rft_jax.graders.rank import (
+    MOST_ITEMS,
+    is_list_of_strings,
+    listed,
+    parse_form,
+    reference_list,
+)
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
@@ -41,6 +49,7 @@ from rft_jax.strings import (
 )
 
 MAX_ITEMS = 50
+ENTRIES = ("whole", "tokens")
 # Of the sizes of the answer's set, the reference's, and what both have.
 METRICS = {
     "precision": lambda answer, reference, both: (both, answer),
@@ -75,17 +84,24 @@ class ListOverlap:
     normalize: str
 
     @classmethod
-    def parse(cls, name: str, fields: Fields) -> "ListOverlap":
+    def parse(cls, name: str, fields: Fields) -> "ListOverlap | TokenOverlap":
         """See `GraderType.parse`."""
-        fields.only("input", "reference", "metric", "max_items", "normalize")
-        return cls(
-            name=name,
-            input=fields.variable("input", "output_json", "{{sample.output_json.codes}}"),
-            reference=fields.variable("reference", "item", "{{item.codes}}"),
-            metric=fields.choice("metric", tuple(METRICS)),
-            max_items=fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
-            normalize=parse_form(fields),
-        )
+        given = "entries" in fields.values
+        tokens = given and fields.choice("entries", ENTRIES) == "tokens"
+        own = () if tokens else ("normalize",)
+        fields.only("input", "reference", "metric", "max_items", "entries", *own)
+        metric = fields.choice("metric", tuple(METRICS))
+        shared = {
+            "name": name,
+            "input": fields.variable("input", "output_json", "{{sample.output_json.codes}}"),
+            "reference": fields.variable("reference", "item", "{{item.codes}}"),
+            "max_items": fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
+        }
+        if not tokens:
+            return cls(**shared, metric=metric, normalize=parse_form(fields))
+        if metric != "f1":
+            raise fields.error("metric", 'must be "f1" with entries "tokens"; correct it')
+        return TokenOverlap(**shared)
 
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""
@@ -94,12 +110,7 @@ class ListOverlap:
         return Encoded(list_from_host(rows), np.array(sizes, np.int32))
 
     def _names(self, items: Items, n: int) -> list[bytes]:
-        names = self.reference.value(items, n)
-        if not is_list_of_strings(names):
-            raise InputError(
-                f"{items.source}, line {n + 1}: {self.reference.where} needs a list of strings, "
-                f"not {names!r}; correct the item"
-            )
+        names = reference_list(self.reference, items, n)
         if self.normalize == "names":
             kept: dict[str, str] = {}
             for name in names:

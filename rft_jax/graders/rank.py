@@ -154,6 +154,21 @@ def first_position(strings: StringList, names: StringList, form: str) -> jax.Arr
     return jnp.where(first_N < none, first_N, 0)
 
 
+def reference_list(template: Template, items: Items, n: int) -> list[str]:
+    """The strings of row n that an item variable names.
+
+    Raises:
+        InputError: it is no list of strings; naming the line.
+    """
+    names = template.value(items, n)
+    if not is_list_of_strings(names):
+        raise InputError(
+            f"{items.source}, line {n + 1}: {template.where} needs a list of strings, "
+            f"not {names!r}; correct the item"
+        )
+    return names
+
+
 def listed(value: Any) -> Any:
     """A lone string as a list of one; anything else as it is."""
     return [value] if isinstance(value, str) else value

@@ -274,8 +274,8 @@ def _parse_variable(text: str) -> Variable:
         return Variable(text, "output_json", path[1:])
     if namespace == "sample" and path[:1] in (("output_tools",), ("choices",)):
         raise TemplateError(
-            f"{{{{{text}}}}} names nothing: calls of tools are not read from answers yet; take them "
-            "from sample.output_text"
+            f"{{{{{text}}}}} names nothing: calls of tools are not read from answers yet; take "
+            "them from sample.output_text"
         )
     if namespace in ("item", "sample"):
         raise TemplateError(

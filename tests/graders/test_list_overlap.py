@@ -1,5 +1,6 @@
 """`list_overlap` compares lists as Python compares sets of normalised names."""
 
+import itertools
 import json
 import random
 
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.errors import InputError
-from rft_jax.graders import load_grader
+from rft_jax.graders import build_grader, grade_texts, load_grader
+from rft_jax.graders.host.list_overlap import aligned_f1
 from rft_jax.graders.list_overlap import METRICS
 from rft_jax.graders.types import HostSample, HostView, Items
 
@@ -101,6 +103,52 @@ def test_what_is_equal_is_asked_for(by_form):
     for number, (form, name, _, score) in enumerate(EQUAL):
         assert by_form[form].scores(answer([name]), item=number) == pytest.approx([score])
     assert by_form["case"].scores(json.dumps({"x": "goodwill"}), item=5) == [1]  # a lone string
+
+
+def tokens(**fields):
+    own = {key: value for key, value in spec().items() if key != "normalize"}
+    return {**own, "entries": "tokens", **fields}
+
+
+@pytest.mark.parametrize(
+    "names, reference, score",
+    [
+        (["the wind"], ["Wind."], 1),
+        (["wind damage"], ["wind"], 2 / 3),
+        (["well-known risk"], ["Well known risk"], 1),
+        (["hail", "wind"], ["wind", "hail"], 1),
+        (["wind"], ["wind", "hail"], 1 / 2),
+        (["5 claims"], ["5.0 claims"], 1),
+        (["4 claims"], ["5 claims"], 0),
+        ([], [], 1),
+        (["x"], [], 0),
+    ],
+)
+def test_entries_are_compared_by_their_tokens(names, reference, score):
+    grade = grade_texts(build_grader(tokens()), [answer(names)], [{"r": reference}])
+    assert grade.reward[0] == pytest.approx(score)
+
+
+WORDS = st.lists(st.sampled_from(["a", "b c", "b", "c 1", "1", "2 b", ""]), max_size=4)
+
+
+@given(WORDS, WORDS)
+def test_the_alignment_is_the_best_of_all(names, reference):
+    longer, shorter = sorted((names, reference), key=len, reverse=True)
+    pairs = [
+        [(x, y) if longer is names else (y, x) for x, y in zip(order, shorter, strict=False)]
+        for order in itertools.permutations(longer)
+    ]
+    best = max(sum(aligned_f1([x], [y]) for x, y in way) for way in pairs)
+    expected = best / len(longer) if longer else 1
+    assert aligned_f1(names, reference) == pytest.approx(expected)
+
+
+def test_tokens_have_one_metric_and_no_form():
+    with pytest.raises(InputError, match='metric: must be "f1" with entries "tokens"'):
+        load_grader(tokens(metric="recall"))
+    with pytest.raises(InputError, match="normalize: unknown field"):
+        load_grader(tokens(normalize="case"))
 
 
 def test_references_that_a_form_makes_equal_are_refused():
