@@ -3,6 +3,8 @@
     {"type": "multi", "graders": {"gene": {...}, "style": {...}},
      "calculate_output": "0.9 * gene + 0.1 * style", "on_error": "zero"}
 
+A number of the item can stand in the formula: `"{{item.weight}} * gene"`.
+
 Where a part failed on the answer (it is no JSON, a field is missing, its Python raised), the score
 is 0, whatever the formula: `1 - wrong` pays nothing for what cannot be looked at. With `on_error`
 "continue" the part counts as 0 in the formula instead. Either way the error is set. A part that
@@ -10,15 +12,21 @@ failed for reasons outside of the answer (a judge, a sandbox, a time-out) makes 
 Where the formula has no finite value, the score is 0 and `formula_parse_error` is set.
 """
 
-from collections.abc import Mapping
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rft_jax.errors import InputError
 from rft_jax.graders.fields import Fields
 from rft_jax.graders.formula import Formula, FormulaError, evaluate, parse_formula
+from rft_jax.graders.template import Template
 from rft_jax.graders.types import (
     NOT_THE_MODELS,
     GraderType,
@@ -33,12 +41,22 @@ ON_ERROR = ("zero", "continue")
 
 @dataclass(frozen=True)
 class Multi(Group):
-    """A validated `multi`; `keys` are the names of the graders in the formula."""
+    """A validated `multi`.
+
+    Attributes:
+        name: of the grader.
+        graders: the parts.
+        formula: of their scores and of numbers of the item.
+        keys: the names of the parts in the formula.
+        numbers: by their names in the formula, the templates of the item's numbers.
+        on_error: one of `ON_ERROR`.
+    """
 
     name: str
     graders: tuple[GraderType, ...]
     formula: Formula
     keys: tuple[str, ...]
+    numbers: tuple[tuple[str, Template], ...]
     on_error: str
 
     @classmethod
@@ -49,27 +67,33 @@ class Multi(Group):
         # Inside of another grader, such as a switch, a key alone may not be the only one.
         prefix = f"{name}/" if fields.path else ""
         graders = tuple(_parse_part(fields, prefix, key, part) for key, part in parts.items())
-        text = fields.string("calculate_output")
+        text, numbers = _named_numbers(fields, tuple(parts))
         try:
-            formula = parse_formula(text, tuple(parts))
+            formula = parse_formula(text, (*parts, *(name for name, _ in numbers)))
         except FormulaError as error:
             raise fields.error("calculate_output", str(error)) from None
         given = "on_error" in fields.values
         on_error = fields.choice("on_error", ON_ERROR) if given else ON_ERROR[0]
-        return cls(name, graders, formula, tuple(parts), on_error)
+        return cls(name, graders, formula, tuple(parts), numbers, on_error)
 
     def encode(self, items: Items) -> Any:
         """See `GraderType.encode`."""
-        return tuple(grader.encode(items) for grader in self.graders)
+        numbers = [
+            np.array([_number(template, items, n) for n in range(len(items.rows))], np.float32)
+            for _, template in self.numbers
+        ]
+        return tuple(grader.encode(items) for grader in self.graders), tuple(numbers)
 
     def score(self, view: SampleView, encoded: Any) -> Score:
         """See `GraderType.score`."""
         parts: dict[str, jax.Array] = {}
         errors: dict[str, jax.Array] = {}
         details: dict[str, jax.Array] = {}
-        values: dict[str, jax.Array] = {}
+        encoded_parts, numbers = encoded
+        names = [name for name, _ in self.numbers]
+        values: dict[str, jax.Array] = dict(zip(names, numbers, strict=True))
         failed_N = view.no
-        for key, grader, fields in zip(self.keys, self.graders, encoded, strict=True):
+        for key, grader, fields in zip(self.keys, self.graders, encoded_parts, strict=True):
             score = grader.score(view, fields)
             parts[grader.name] = values[key] = score.score
             details |= score.details
@@ -81,6 +105,51 @@ class Multi(Group):
         finite_N = jnp.broadcast_to(finite, view.no.shape)
         errors["formula_parse_error"] = errors.get("formula_parse_error", view.no) | ~finite_N
         return Score(jnp.where(finite_N & ~failed_N, value, 0), errors, details, parts)
+
+
+def _named_numbers(
+    fields: Fields, keys: Sequence[str]
+) -> tuple[str, tuple[tuple[str, Template], ...]]:
+    """The formula with a name in place of each `{{item.x}}`, and what the names stand for.
+
+    The text keeps its length, so that complaints name the right character.
+    """
+    numbers: dict[str, tuple[str, Template]] = {}
+
+    def name(match: re.Match[str]) -> str:
+        if match[0] not in numbers:
+            template = fields.as_template("calculate_output", match[0])
+            if template.sample_variables:
+                raise fields.error(
+                    "calculate_output", f"{match[0]} is no number of the item; grade it by a part"
+                )
+            own = next(n for k in itertools.count() if (n := f"i{k}_") not in keys + used)
+            used.append(own)
+            numbers[match[0]] = own, template
+        return numbers[match[0]][0].ljust(len(match[0]))
+
+    keys, used = [*keys], []
+    text = re.sub(r"\{\{.*?\}\}", name, fields.string("calculate_output"))
+    return text, tuple(numbers.values())
+
+
+def _number(template: Template, items: Items, n: int) -> float:
+    """The number of row n, also one in quotes.
+
+    Raises:
+        InputError: it is none, or not finite; naming the line.
+    """
+    value = template.value(items, n)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= float(np.finfo(np.float32).max):
+        raise InputError(
+            f"{items.source}, line {n + 1}: {template.where} needs a number, not {value!r}; "
+            "correct the item"
+        )
+    return number
 
 
 def _parts(fields: Fields) -> dict[str, Any]:

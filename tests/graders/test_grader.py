@@ -345,6 +345,22 @@ def test_a_part_that_failed_on_the_answer_fails_the_whole():
         load_grader(spec | {"on_error": "skip"})
 
 
+def test_a_number_of_the_item_can_stand_in_a_formula():
+    part = check("eq", "{{sample.output_text}}", "a")
+    spec = {"type": "multi", "graders": {"a": part, "i0_": part}}
+    spec["calculate_output"] = "{{ item.w }} * a + {{item.n.x}} * (1 - i0_) - {{ item.w }} / 4"
+    items = [{"w": 0.5, "n": {"x": "1"}}, {"w": 2, "n": {"x": 0.25}}]
+    grade = grade_texts(build_grader(spec), ["a", "b"], items)
+    np.testing.assert_allclose(grade.reward, [0.375, -0.25])
+    for value in (None, True, "x", float("inf"), [1]):
+        with pytest.raises(InputError, match="a.jsonl, line 1: calculate_output needs a number"):
+            build_grader(spec).encode_items([{"w": value, "n": {"x": 1}}], "a.jsonl")
+    with pytest.raises(InputError, match="calculate_output: {{sample.output_text}} is no number"):
+        load_grader(spec | {"calculate_output": "{{sample.output_text}}"})
+    with pytest.raises(InputError, match="calculate_output: unknown name 'b' at character 15"):
+        load_grader(spec | {"calculate_output": "{{item.w}} * (b)"})
+
+
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_a_switch_asks_the_grader_of_the_items_kind(placement):
     both = {"type": "multi", "calculate_output": "(a + b) / 2"}
