@@ -218,6 +218,8 @@ def _read(
         shown = str(refusal or reason)[:_SHOWN]
         raise NoVerdict("model_grader_refusal_error", f"the judge refuses: {shown}")
     score = None
+    if isinstance(content, list) and all(isinstance(p, dict) for p in content):
+        content = "".join(str(part.get("text", "")) for part in content)
     if isinstance(content, str):
         values, spoken = values_in(content)
         score = next((score for score in map(read, values) if score is not None), None)

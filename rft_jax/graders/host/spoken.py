@@ -33,7 +33,7 @@ _MARK = re.compile(
 def values_in(content: str) -> tuple[list[Any], str]:
     """What may be a verdict, the likeliest first; and the text for `number_said`, `label_said`.
 
-    An object counts by its `result`, and then nothing else that was said does.
+    Of an object only its `result` counts, and nothing that was said around it.
     """
     if _THOUGHT.match(content) and not _THOUGHT_END.search(content):
         return [], ""
@@ -42,7 +42,8 @@ def values_in(content: str) -> tuple[list[Any], str]:
     value = document.root.data if document.root else None
     if isinstance(value, dict):
         result = document.find(("result",))
-        return [result.data] if result else [], ""
+        said = result.data if result and isinstance(result.data, str) else ""
+        return [result.data] if result else [], said
     if isinstance(value, str) and value != said:
         return values_in(value)
     fenced = [text.strip() for text in _FENCE.findall(said)]

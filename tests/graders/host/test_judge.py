@@ -150,6 +150,9 @@ def test_the_prompt_and_the_sampling_are_sent(serve, monkeypatch):
         ("", None),
         (None, None),
         ([{"type": "text"}], None),
+        ([{"type": "text", "text": "0.7"}], 0.7),
+        ('{"result": "1.4 out of 2"}', 1.4),
+        ('{"result": "none"}', None),
         ("[" * 100_000, None),
     ],
 )
@@ -170,6 +173,7 @@ def test_a_number_is_clipped_and_anything_else_counted(serve, monkeypatch, conte
         ('"poor"', 0),
         ('{"result": "great"}', None),
         ('{"result": ["good"]}', None),
+        ('{"result": "The answer is GOOD."}', 1),
         ("Good", 1),
         ("Label: **POOR**", 0),
         ('```json\n{"result": "Fair"}\n```', 1),
