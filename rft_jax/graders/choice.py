@@ -5,7 +5,8 @@ r"""`choice`: 1 if the option that a text chooses is the reference's, else 0.
 
 A label counts where it stands alone, not as a part of a word (`\b` of Python's `re`); brackets and
 other punctuation may surround it. One after "not", "nor", "neither", "never", "cannot", "n't" or
-"than" in the same sentence never counts. The choice is the last label of the highest rank:
+"than" in the same clause never counts, nor one before "is wrong", "is not" and the like. The choice
+is the last label of the highest rank:
 
 1. a marked one: it follows the word "answer" (not that of a closing tag) or `\boxed{` with nothing
    but words such as "is", "option", "I think" in between and no end of a sentence; or it stands
@@ -36,7 +37,7 @@ from rft_jax.strings.literals import literal_starts
 from rft_jax.strings.unicode import fold_points, is_space, is_word
 
 MOST_CHARACTERS = 1000  # of all labels
-# Words by what they do to a label that follows, or, of the last two, that stands before.
+# Words by what they do to a label that follows, or, from "lists" on, that stands before.
 _WORDS = {
     "marks": "answer boxed fbox",
     "negates": "not nor neither never cannot than",
@@ -45,6 +46,8 @@ _WORDS = {
     "hence likely most probably clearly definitely indeed then to for this that question problem "
     "given it s here text textbf textit mathrm mathbf mathsf strong em",
     "lists": "or and",
+    "denies": "wrong incorrect false invalid isn aren wasn",
+    "denies_later": "not",
     "no_article": "is was are were because since as and or but if when would has have does can "
     "could must should fits follows gives states says seems looks with at for from in on to",
 }
@@ -132,6 +135,8 @@ class _Words(NamedTuple):
         negates: what follows is not the answer.
         weighs: it is no filler.
         lists: "or", "and".
+        denies: what stands before is not the answer.
+        denies_later: the same, with a filler in between.
         no_article: an "A" before it is no article.
     """
 
@@ -140,6 +145,8 @@ class _Words(NamedTuple):
     negates: jax.Array
     weighs: jax.Array
     lists: jax.Array
+    denies: jax.Array
+    denies_later: jax.Array
     no_article: jax.Array
 
 
@@ -168,6 +175,11 @@ def choose(text: ByteString, labels: tuple[str, ...], ignore_case: bool) -> jax.
     marked = _at(words.marks, governor) & (_before(last_where(sentence_end)) < governor)
 
     word_before, word_after = _before(last_where(word)), _after(word, end)
+    verdict = _after(words.weighs, end)
+    denied = _at(words.denies, verdict)
+    denied |= _at(words.denies_later, verdict) & (verdict > word_after)
+    denied &= _after(inside & ~word & ~is_space(points), end) > verdict
+
     newline = inside & ((points == ord("\n")) | (points == ord("\r")))
     is_word_label = _at(word, index) & _at(word, end - 1)
     alone = (word_before < 0) | (word_before < _before(last_where(newline)))
@@ -186,7 +198,7 @@ def choose(text: ByteString, labels: tuple[str, ...], ignore_case: bool) -> jax.
 
     rank = jnp.where(marked, _MARKED, _PLAIN)
     rank = jnp.where(article, _ARTICLE, rank)
-    rank = jnp.where((label < 0) | negated, 0, rank)
+    rank = jnp.where((label < 0) | negated | denied, 0, rank)
     best = jnp.argmax(rank * len(index) + index, axis=-1)[:, None]
     chosen = jnp.take_along_axis(jnp.where(rank > 0, label, -1), best, axis=-1)
     return chosen[:, 0]
@@ -231,6 +243,8 @@ def _read_words(folded: jax.Array, word: jax.Array, is_label: jax.Array) -> _Wor
         negates=is_a("negates") | (first & ~is_label & contracted),
         weighs=first & ~is_a("fills"),
         lists=is_a("lists"),
+        denies=is_a("denies"),
+        denies_later=is_a("denies_later"),
         no_article=is_a("no_article"),
     )
 
@@ -292,6 +306,8 @@ def _rank(text: str, folded: str, start: int, label: str, found: dict[int, int])
         closing = text[governor[0] - 1 : governor[0]] == "/"
         marked = word in _BY_KIND["marks"] and not closing
         marked &= not _ends_sentence(text, governor[1], start)
+    if _is_denied(folded, end, found):
+        return 0
     line_before = re.split(r"[\n\r]", folded[:start])[-1]
     rest = folded[end:]
     following = re.search(r"\w+", rest)
@@ -305,6 +321,18 @@ def _rank(text: str, folded: str, start: int, label: str, found: dict[int, int])
         if reads_on and (label in "iI" or not known):
             return _ARTICLE
     return _MARKED if marked else _PLAIN
+
+
+def _is_denied(folded: str, end: int, found: dict[int, int]) -> bool:
+    """Whether what follows, without punctuation in between, says that a label is wrong."""
+    place, number = end, 0
+    while match := re.compile(r"\s*(\w+)").match(folded, place):
+        word = word_at(folded, match.start(1), found)
+        if word not in _BY_KIND["fills"]:
+            late = number > 0 and word in _BY_KIND["denies_later"]
+            return word in _BY_KIND["denies"] or late
+        place, number = match.end(), number + 1
+    return False
 
 
 def _governor(folded: str, start: int, found: dict[int, int]) -> tuple[int, int] | None:

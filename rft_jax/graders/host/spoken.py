@@ -21,11 +21,11 @@ _THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNOREC
 _THOUGHT = re.compile(r"\s*<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)```", re.DOTALL)
 _WRAPPING = "*_`\"'“”‘’.!()[] \t\r\n"
-_NUMBER = r"(?<![\w.])[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w]|\.\d)"
+_NUMBER = r"(?<![\w.,])[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w]|[.,]\d)"
 _OF = re.compile(rf"({_NUMBER})\s*(?:/|out\s+of)\s*({_NUMBER})")
 _ONE = re.compile(rf"({_NUMBER})(\s*%)?")
 _MARK = re.compile(
-    r"\b(?:result|score|rating|verdict|grade|label|reward|answer)\b(?:\W+(?:is|of|would|be))*\W*",
+    r"\b(?:result|score|rating|verdict|grade|label|reward|answer)\b(?:\W+(?:is|of|would|be))*[^\w.+-]*(?:-\s+)?",
     re.IGNORECASE,
 )
 
@@ -72,7 +72,7 @@ def number_said(text: str, low: float, high: float) -> float | None:
 
 def _first(text: str, place: int, low: float, high: float) -> tuple[float] | None:
     """The number that begins at a place, but for quotes and the like; none outside of the scale."""
-    rest = text[place:].lstrip(_WRAPPING.replace(".", "") + ":=$")
+    rest = text[place:]
     for pattern in (_OF, _ONE):
         if match := pattern.match(rest):
             value = _value(match, low, high)
