@@ -78,7 +78,8 @@ class Sandbox:
         self._filter = seccomp_program()
         libraries = {f"/packages/{i}": path for i, path in enumerate(library_paths())}
         self.packages = tuple(libraries)
-        mounted = {path: os.path.realpath(path) for path in check_programs(programs)}
+        self._programs = check_programs(programs)
+        mounted = {path: os.path.realpath(path) for path in self._programs}
         self._files = _system_files() | libraries | {_SCRIPT: str(script)} | mounted
         self._search_path = search_path(programs)
 
@@ -108,7 +109,9 @@ class Sandbox:
             *(self._tools["bwrap"], "--unshare-all", "--unshare-user", "--cap-drop", "ALL"),
             *("--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "grader"),
             *("--as-pid-1", "--die-with-parent", "--new-session"),
-            *_tree({name: name for name in self._files} if as_root else self._files),
+            *_tree(
+                {name: name for name in self._files} if as_root else self._files, self._programs
+            ),
             *("--size", str(_SCRATCH_BYTES), "--tmpfs", SCRATCH, "--chdir", SCRATCH),
             *("--remount-ro", "/", "--seccomp", str(filter_descriptor), "--"),
             *_python(_SCRIPT),
@@ -120,7 +123,7 @@ class Sandbox:
         return [
             *(self._tools["bwrap"], "--unshare-pid", "--die-with-parent"),
             *("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"),
-            *_tree(self._files | {tool: tool for tool in self._tools.values()}),
+            *_tree(self._files | {tool: tool for tool in self._tools.values()}, self._programs),
             *("--proc", "/proc", "--dir", SCRATCH, "--remount-ro", "/", "--"),
             *(self._tools["setpriv"], "--reuid", _NOBODY, "--regid", _NOBODY),
             *("--clear-groups", "--inh-caps=-all", "--"),
@@ -188,11 +191,12 @@ def _system_files() -> dict[str, str]:
     return {path: path for path in (*_SYSTEM, *own) if os.path.exists(path)}
 
 
-def _tree(files: Mapping[str, str]) -> list[str]:
+def _tree(files: Mapping[str, str], programs: Sequence[str]) -> list[str]:
     """bubblewrap's options for a read-only tree with two devices and these files and folders.
 
     Args:
         files: Where they are, by the names that they get.
+        programs: Names of those that are what they link to, if they are links.
     """
     options: list[str] = []
     folders: set[Path] = set()
@@ -205,7 +209,7 @@ def _tree(files: Mapping[str, str]) -> list[str]:
             if folder not in folders:
                 options += ["--dir", str(folder)]  # else it would be closed to other users
                 folders.add(folder)
-        if name == source and os.path.islink(source):
+        if name == source and os.path.islink(source) and name not in programs:
             options += ["--symlink", os.readlink(source), name]
         else:
             options += ["--ro-bind", source, name]
