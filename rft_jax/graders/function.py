@@ -129,7 +129,8 @@ _FOR_ATTRIBUTE = {
 
 def _what_failed(function: Callable[..., jax.Array], error: Exception) -> str:
     """A sentence: where a user's function failed, why, and what to use instead."""
-    file = inspect.getsourcefile(function) or ""
+    code = getattr(function, "__code__", None)
+    file = code.co_filename if code else ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     source = (frames[-1].line or "") if frames else ""
     where = f" at line {frames[-1].lineno} of {Path(file).name}" if frames else ""
