@@ -13,7 +13,6 @@ from typing import Any
 from rft_jax.errors import InputError
 
 _LONG_PROMPT = 1 << 17  # characters; some 30,000 tokens
-_MOST_SUSPICIONS = 5
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -98,18 +97,18 @@ def suspicions(items: Sequence[dict[str, Any]], source: str) -> list[str]:
         items: from `load_items`.
         source: the file.
     """
-    found, lines = [], {}
+    lines: dict[str, int] = {}
+    repeated, long = [], []
     for number, item in enumerate(items, start=1):
         prompt = json.dumps(item["messages"], sort_keys=True)
         if (first := lines.setdefault(prompt, number)) != number:
-            found.append(f"{source}, line {number}: the same prompt is in line {first}")
+            repeated.append(f"line {number}: the same prompt is in line {first}")
         if len(prompt) > _LONG_PROMPT:
-            found.append(
-                f"{source}, line {number}: the prompt has {len(prompt):,} characters; is it meant?"
-            )
-    if len(found) > _MOST_SUSPICIONS:
-        rest = len(found) - _MOST_SUSPICIONS
-        found = [*found[:_MOST_SUSPICIONS], f"{source}: {rest} more of this kind"]
+            long.append(f"line {number}: the prompt has {len(prompt):,} characters; is it meant?")
+    found = []
+    for sentences in filter(None, (repeated, long)):
+        more = f" (and {len(sentences) - 1} more like it)" if len(sentences) > 1 else ""
+        found.append(f"{source}, {sentences[0]}{more}")
     return found
 
 
