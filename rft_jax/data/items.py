@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 _LONG_PROMPT = 1 << 17  # characters; some 30,000 tokens
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -134,7 +134,7 @@ def load_supervised_items(path: str | Path) -> list[dict[str, Any]]:
             )
         if answer.get("content") is None:
             raise InputError(
-                f"{place}.content: is null; an answer that only calls tools cannot be learnt, "
+                f"{place}.content: is null; an answer that only calls tools cannot be learned, "
                 "remove the row or write it as text"
             )
         if not isinstance(answer.get("reasoning_content"), str | None):

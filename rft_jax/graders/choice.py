@@ -27,14 +27,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import ANSWER, HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, decode, fold_text
 from rft_jax.strings.byte_string import last_where, next_where, shift_left, shift_right
 from rft_jax.strings.literals import literal_starts
 from rft_jax.strings.unicode import fold_points, is_space, is_word
+from rft_jax.utils.errors import InputError
 
 MOST_CHARACTERS = 1000  # of all labels
 # Words by what they do to a label that follows, or, from "lists" on, that stands before.

@@ -24,8 +24,6 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.list_overlap import ListOverlap as TokenOverlap
 from rft_jax.graders.rank import (
     MOST_ITEMS,
@@ -34,19 +32,21 @@ from rft_jax.graders.rank import (
     parse_form,
     reference_list,
 )
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
+    JsonToken,
     StringList,
-    Token,
     equal_pairs,
     find,
     first_occurrences,
     list_from_host,
-    normalise,
-    normalise_text,
+    normalize,
+    normalize_text,
     strings_of,
 )
+from rft_jax.utils.errors import InputError
 
 MAX_ITEMS = 50
 ENTRIES = ("whole", "tokens")
@@ -106,7 +106,7 @@ class ListOverlap:
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""
         rows = [self._names(items, n) for n in range(len(items.rows))]
-        sizes = [len(self._normalised(row)) for row in rows]
+        sizes = [len(self._normalized(row)) for row in rows]
         return Encoded(list_from_host(rows), np.array(sizes, np.int32))
 
     def _names(self, items: Items, n: int) -> list[bytes]:
@@ -114,8 +114,8 @@ class ListOverlap:
         if self.normalize == "names":
             kept: dict[str, str] = {}
             for name in names:
-                other = kept.setdefault(normalise_text(name), name)
-                if normalise_text(name, "case") != normalise_text(other, "case"):
+                other = kept.setdefault(normalize_text(name), name)
+                if normalize_text(name, "case") != normalize_text(other, "case"):
                     raise InputError(
                         f"{items.source}, line {n + 1}: {self.reference.where} has {other!r} and "
                         f"{name!r}, which are the same without their brackets; set "
@@ -123,8 +123,8 @@ class ListOverlap:
                     )
         return [encode_text(name, items, n, self.reference.where) for name in names]
 
-    def _normalised(self, names: list[bytes]) -> set[str]:
-        return {normalise_text(name.decode(), self.normalize) for name in names}
+    def _normalized(self, names: list[bytes]) -> set[str]:
+        return {normalize_text(name.decode(), self.normalize) for name in names}
 
     def score(self, view: SampleView, encoded: Encoded) -> Score:
         """See `GraderType.score`."""
@@ -132,8 +132,8 @@ class ListOverlap:
         value = find(scan, view.unescaped, self.input.variable.path)
         strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items, lone=True)
         well_formed_N = uniform_N & (strings.count_N <= self.max_items)
-        entries = normalise(strings, self.normalize)
-        references = normalise(encoded.names, self.normalize)
+        entries = normalize(strings, self.normalize)
+        references = normalize(encoded.names, self.normalize)
         new_NK = first_occurrences(entries)
         found_NK = new_NK & equal_pairs(entries, references).any(axis=-1)
         answer_N, both_N = (x.sum(axis=-1, dtype=jnp.int32) for x in (new_NK, found_NK))
@@ -142,7 +142,7 @@ class ListOverlap:
         score_N = jnp.where(nothing_N, 1, share / jnp.maximum(whole, 1))
         errors = {
             "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
-            "invalid_variable_error": scan.valid_N & (value.token_N == Token.NONE),
+            "invalid_variable_error": scan.valid_N & (value.token_N == JsonToken.NONE),
             "other_error": scan.too_deep_N,
         }
         details = {
@@ -160,8 +160,8 @@ class ListOverlap:
         well_formed = is_list_of_strings(names) and len(names) <= self.max_items
         score, length = 0.0, 0
         if well_formed:
-            answer = {normalise_text(name, self.normalize) for name in names}
-            reference = self._normalised(self._names(items, n))
+            answer = {normalize_text(name, self.normalize) for name in names}
+            reference = self._normalized(self._names(items, n))
             share, whole = METRICS[self.metric](
                 len(answer), len(reference), len(answer & reference)
             )

@@ -23,9 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.formula import Formula, FormulaError, evaluate, parse_formula
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template
 from rft_jax.graders.types import (
     NOT_THE_MODELS,
@@ -35,6 +34,7 @@ from rft_jax.graders.types import (
     SampleView,
     Score,
 )
+from rft_jax.utils.errors import InputError
 
 ON_ERROR = ("zero", "continue")
 

@@ -8,7 +8,7 @@ The input is a field of the answer's JSON: an array of 1 to `max_items` strings 
 one of one), else the answer is malformed and earns 0, as is a longer list with the right entry in
 front. What is equal says `normalize`: "case" (the default) ignores case, white space at the ends
 and punctuation at the end; "names" ignores brackets at the end as well ("SCN1A (NaV1.1)"), but so
-is "Section 152(c)(1)" "Section 152(d)(2)"; "none" ignores nothing (see `strings.normalise`). An
+is "Section 152(c)(1)" "Section 152(d)(2)"; "none" ignores nothing (see `strings.normalize`). An
 entry that repeats an earlier one does not count. The score is `credit[r - 1]` for the r-th entry
 that is left, if it is the first to equal the reference or an alias; 0 if none does or the table
 ends before.
@@ -20,22 +20,22 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
     FORMS,
+    JsonToken,
     StringList,
-    Token,
     equal_pairs,
     find,
     first_occurrences,
     list_from_host,
-    normalise,
-    normalise_text,
+    normalize,
+    normalize_text,
     strings_of,
 )
+from rft_jax.utils.errors import InputError
 
 CREDIT = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.2, 0.15, 0.15, 0.1) + (0.05,) * 10
 MAX_ITEMS = 20
@@ -103,7 +103,7 @@ class Rank:
         table = jnp.array([0, *self.credit, 0], jnp.float32)
         errors = {
             "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
-            "invalid_variable_error": scan.valid_N & (value.token_N == Token.NONE),
+            "invalid_variable_error": scan.valid_N & (value.token_N == JsonToken.NONE),
             "other_error": scan.too_deep_N,
         }
         details = {
@@ -121,8 +121,8 @@ class Rank:
         rank, length = 0, 0
         if is_list_of_strings(names) and 1 <= len(names) <= self.max_items:
             form = self.normalize
-            wanted = {normalise_text(name.decode(), form) for name in self._names(items, n)}
-            unique = dict.fromkeys(normalise_text(name, form) for name in names)
+            wanted = {normalize_text(name.decode(), form) for name in self._names(items, n)}
+            unique = dict.fromkeys(normalize_text(name, form) for name in names)
             rank = next((r for r, name in enumerate(unique, start=1) if name in wanted), 0)
             length = len(names)
         details = {"rank": rank, "list_length": length, "malformed": not length}
@@ -144,11 +144,11 @@ def parse_form(fields: Fields) -> str:
 
 def first_position(strings: StringList, names: StringList, form: str) -> jax.Array:
     """int32[N]: the position, from 1, of the first entry that equals a name among the entries that
-    differ from all before them, all of them normalised; 0 if there is none."""
-    entries = normalise(strings, form)
+    differ from all before them, all of them normalized; 0 if there is none."""
+    entries = normalize(strings, form)
     new_NK = first_occurrences(entries)
     position_NK = jnp.cumsum(new_NK, axis=-1, dtype=jnp.int32)
-    found_NK = new_NK & equal_pairs(entries, normalise(names, form)).any(axis=-1)
+    found_NK = new_NK & equal_pairs(entries, normalize(names, form)).any(axis=-1)
     none = position_NK.shape[-1] + 1
     first_N = jnp.where(found_NK, position_NK, none).min(axis=-1)
     return jnp.where(first_N < none, first_N, 0)

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host_json import canonical
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
-    Token,
+    JsonToken,
     case_fold,
     contains,
     equal,
@@ -126,7 +126,7 @@ def _values(view: SampleView, template: Template) -> tuple[jax.Array, jax.Array]
     """The same of the answers' values."""
     value = find(view.scan, view.unescaped, template.variable.path)
     hash_LN = value_hash(view.scan, view.unescaped, value)
-    return jnp.moveaxis(hash_LN, 0, -1), value.token_N == Token.STRING
+    return jnp.moveaxis(hash_LN, 0, -1), value.token_N == JsonToken.STRING
 
 
 def _value_on_host(view: HostView, template: Template, items: Items, n: int) -> tuple[str, bool]:

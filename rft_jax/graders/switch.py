@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template
 from rft_jax.graders.types import GraderType, Group, Items, SampleView, Score
+from rft_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)

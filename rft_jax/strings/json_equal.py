@@ -23,7 +23,7 @@ from jax import lax
 
 from rft_jax.strings.byte_string import last_where, next_where, shift_left
 from rft_jax.strings.json_numbers import read_numbers
-from rft_jax.strings.json_scan import JsonScan, Token
+from rft_jax.strings.json_scan import JsonScan, JsonToken
 from rft_jax.strings.json_values import QUOTE_MARK, JsonValue, Unescaped
 from rft_jax.strings.numbers import MAX_EXPONENT
 
@@ -87,7 +87,7 @@ def _take(x_LNL: jax.Array, index_NL: jax.Array) -> jax.Array:
 def _number_hash(scan: JsonScan) -> jax.Array:
     """uint32[LANES, N, L]: at the first byte of a number, its hash."""
     numbers = read_numbers(scan)
-    start = jnp.maximum(last_where(scan.token_NL == Token.NUMBER), 0)
+    start = jnp.maximum(last_where(scan.token_NL == JsonToken.NUMBER), 0)
 
     def of_start(x_NL: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x_NL, start, axis=-1, mode="clip")
@@ -109,19 +109,19 @@ def _leaves(scan: JsonScan, unescaped: Unescaped) -> tuple[jax.Array, jax.Array]
     """uint32[LANES, N, L], the hash of what starts at each byte and holds nothing else; and bool[N,
     L], where such a value starts."""
     token = scan.token_NL
-    there = next_where(token != Token.NONE)
+    there = next_where(token != JsonToken.NONE)
     following = jnp.take_along_axis(token, shift_left(there, 1), axis=-1, mode="clip")
     last = jnp.arange(token.shape[-1]) == token.shape[-1] - 1
-    ends = ((following == Token.OBJECT_END) | (following == Token.ARRAY_END)) & ~last
+    ends = ((following == JsonToken.OBJECT_END) | (following == JsonToken.ARRAY_END)) & ~last
     literal = jnp.asarray(scan.text.bytes).astype(jnp.uint32) + jnp.zeros_like(_seeds())
     leaf = jnp.zeros((LANES, *token.shape), jnp.uint32)
     is_leaf = jnp.zeros(token.shape, bool)
     for kind, code, found, hashed in (
-        (Token.STRING, _STRING, True, _string_hash(unescaped)),
-        (Token.NUMBER, _NUMBER, True, _number_hash(scan)),
-        (Token.LITERAL, _LITERAL, True, literal),
-        (Token.OBJECT, _OBJECT, ends, jnp.zeros_like(leaf)),
-        (Token.ARRAY, _ARRAY, ends, jnp.zeros_like(leaf)),
+        (JsonToken.STRING, _STRING, True, _string_hash(unescaped)),
+        (JsonToken.NUMBER, _NUMBER, True, _number_hash(scan)),
+        (JsonToken.LITERAL, _LITERAL, True, literal),
+        (JsonToken.OBJECT, _OBJECT, ends, jnp.zeros_like(leaf)),
+        (JsonToken.ARRAY, _ARRAY, ends, jnp.zeros_like(leaf)),
     ):
         here = (token == kind) & found
         leaf = jnp.where(here, hashed + np.uint32(code), leaf)
@@ -132,17 +132,17 @@ def _leaves(scan: JsonScan, unescaped: Unescaped) -> tuple[jax.Array, jax.Array]
 def _paths(scan: JsonScan, string_LNL: jax.Array, value: JsonValue) -> jax.Array:
     """uint32[LANES, N, L]: a hash of the keys and indices that lead from the value to a token."""
     token, depth = scan.token_NL, scan.depth_NL
-    opens = (token == Token.OBJECT) | (token == Token.ARRAY)
+    opens = (token == JsonToken.OBJECT) | (token == JsonToken.ARRAY)
     root = jnp.take_along_axis(depth, value.start_N[:, None], axis=-1, mode="clip")
     path = jnp.broadcast_to(_seeds(), string_LNL.shape)
 
     def down(level: jax.Array, path: jax.Array) -> jax.Array:
         container = jnp.maximum(last_where(opens & (depth == level)), 0)
         inside = depth == level + 1
-        commas = jnp.cumsum(inside & (token == Token.COMMA), axis=-1, dtype=jnp.int32)
+        commas = jnp.cumsum(inside & (token == JsonToken.COMMA), axis=-1, dtype=jnp.int32)
         number = commas - jnp.take_along_axis(commas, container, axis=-1)
-        key = jnp.maximum(last_where(inside & (token == Token.KEY)), 0)
-        is_object = jnp.take_along_axis(token, container, axis=-1) == Token.OBJECT
+        key = jnp.maximum(last_where(inside & (token == JsonToken.KEY)), 0)
+        is_object = jnp.take_along_axis(token, container, axis=-1) == JsonToken.OBJECT
         named = _take(string_LNL, key) + np.uint32(_KEY)
         step = jnp.where(is_object, named, (number + _INDEX).astype(jnp.uint32))
         return jnp.where((depth > level) & (level >= root), _mix(path + _mix(step)), path)

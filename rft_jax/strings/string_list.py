@@ -1,7 +1,7 @@
 """Lists of strings as arrays: the K strings of a row lie in one text, so that memory stays small.
 
 names = list_from_host([["SCN1A", "NaV1.1"], ["ATP1A2"]])
-entries = normalise(names)
+entries = normalize(names)
 same_NAB = equal_pairs(entries, others)
 """
 
@@ -81,7 +81,7 @@ def list_from_host(rows: Sequence[Sequence[str | bytes]]) -> StringList:
     return StringList(from_host(text, max([1, *map(len, text)])), start_NK, end_NK, count_N)
 
 
-def normalise(strings: StringList, form: str = "names") -> PointList:
+def normalize(strings: StringList, form: str = "names") -> PointList:
     """Brings strings to one form, so that different spellings become equal.
 
     Args:
@@ -125,7 +125,7 @@ def normalise(strings: StringList, form: str = "names") -> PointList:
     return _without_punctuation(plain) if form == "case" else _without_brackets(plain, used_NK)
 
 
-def normalise_text(name: str, form: str = "names") -> str:
+def normalize_text(name: str, form: str = "names") -> str:
     """The same form of one string on the host."""
     if form == "none":
         return name
@@ -151,7 +151,7 @@ def _tail(first_NL: jax.Array, count: int) -> jax.Array:
 
 
 def _without_punctuation(strings: PointList) -> PointList:
-    """Step 4 of `normalise`."""
+    """Step 4 of `normalize`."""
     points_NL, start_NK, end_NK, count_N = strings
     dropped_NL = points_NL == _SPACE
     for mark in PUNCTUATION:
@@ -162,7 +162,7 @@ def _without_punctuation(strings: PointList) -> PointList:
 
 
 def _without_brackets(strings: PointList, used_NK: jax.Array) -> PointList:
-    """Step 3 of `normalise`."""
+    """Step 3 of `normalize`."""
     points_NL, start_NK, end_NK, count_N = strings
     width = points_NL.shape[-1]
     opening_NL = (points_NL == ord("(")) | (points_NL == ord("["))

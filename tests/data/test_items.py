@@ -14,7 +14,7 @@ from rft_jax.data import (
     load_supervised_items,
     suspicions,
 )
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 USER = {"role": "user", "content": "Which gene?"}
 ANSWER = {"role": "assistant", "content": "SCN1A"}

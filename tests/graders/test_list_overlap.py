@@ -1,4 +1,4 @@
-"""`list_overlap` compares lists as Python compares sets of normalised names."""
+"""`list_overlap` compares lists as Python compares sets of normalized names."""
 
 import itertools
 import json
@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.graders import build_grader, grade_texts, load_grader
 from rft_jax.graders.host.list_overlap import aligned_f1
 from rft_jax.graders.list_overlap import METRICS
 from rft_jax.graders.types import HostSample, HostView, Items
+from rft_jax.utils.errors import InputError
 
 MAX_ITEMS = 8
 REFERENCES = [
