@@ -64,6 +64,9 @@ class HostOptions:
     # Without, Python can do whatever the user can do who runs it, and its limits hold for each
     # process but not for their number, cores and disk.
     sandbox: bool = True
+    # Absolute paths of programs and folders, such as /usr/bin/vvp, that isolated Python graders can
+    # read and run.
+    tools: tuple[str, ...] = ()
     requests: int = 16  # HTTP requests under way at once, for each grader
 
 

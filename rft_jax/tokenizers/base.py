@@ -113,8 +113,8 @@ def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
 
 
 def message_text(message: Message) -> str:
-    """The text of a message: its content, or its text parts joined."""
-    content = message["content"]
+    """The text of a message: its content, or its text parts joined; none beside calls of tools."""
+    content = message.get("content") or ""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content)

@@ -202,6 +202,11 @@ class SentencePieceTokenizer:
         between which one run ends and the next begins."""
         runs = [[self.bos_id]]
         for message in messages:
+            if message.get("tool_calls"):
+                raise InputError(
+                    "tool_calls: this chat format shows no calls of tools; write them into the "
+                    "content, or use a model with a chat template that shows them"
+                )
             answers = message["role"] == "assistant"
             text = message_text(message)
             if answers:

@@ -67,6 +67,13 @@ PARTS = [
     system([{"type": "text", "text": "Be brief. "}]),
     user([{"type": "text", "text": " a "}, {"type": "text", "text": "b "}]),
 ]
+AS_JSON = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "arguments": json.dumps({"gene": "<日本>"}, ensure_ascii=False),
+    },
+}
 TOOL_TURNS = [
     user("Look it up."),
     {"role": "assistant", "tool_calls": [CALL]},
@@ -182,6 +189,20 @@ def test_text_in_parts_is_joined_for_templates_that_want_text(checkpoints, famil
     tokenizer = HuggingFaceTokenizer(checkpoints[family], template_options={"date_string": DATE})
     joined = [system("Be brief. "), user(" a b ")]
     assert tokenizer.encode_prompt(PARTS) == tokenizer.encode_prompt(joined)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama3_2"])
+def test_arguments_as_json_are_given_as_the_object(checkpoints, family):
+    tokenizer = HuggingFaceTokenizer(checkpoints[family], template_options={"date_string": DATE})
+    null = {"role": "assistant", "content": None, "tool_calls": [AS_JSON]}
+    as_json = [TOOL_TURNS[0], null, *TOOL_TURNS[2:]]
+    assert tokenizer.encode_prompt(as_json) == tokenizer.encode_prompt(TOOL_TURNS)
+
+
+def test_a_template_that_shows_no_calls_says_so(checkpoints):
+    tokenizer = HuggingFaceTokenizer(checkpoints["gemma3"])
+    with pytest.raises(InputError, match="shows no calls of tools; write them into the content"):
+        tokenizer.encode_prompt(TOOL_TURNS)
 
 
 def render(source, **variables):
