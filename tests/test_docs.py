@@ -115,12 +115,14 @@ def test_every_page_is_in_the_navigation():
 def grader_examples() -> list[pytest.param]:
     """Grader JSON of graders.md with the tables `| item | answer | score |` below it."""
     text = (DOCS / "graders.md").read_text(encoding="utf-8")
-    pattern = r"^```json\n(.*?)^```\n\n\| item \| answer \| score \|\n\|[-|]+\n((?:\|.*\n)+)"
+    block = r"^```json\n((?:(?!^```).*\n)+)^```\n\n"
+    table = r"\| item \| answer \| score \|\n\|[-|]+\n((?:\|.*\n)+)"
     found = []
-    for spec, table in re.findall(pattern, text, re.S | re.M):
+    for spec, lines in re.findall(block + table, text, re.M):
         grader = json.loads(spec)
-        rows = [re.findall(r"`(.*?)`|\| ([\d.]+) \|$", line) for line in table.splitlines()]
-        cells = [(item, answer, float(score)) for (item, _), (answer, _), (_, score) in rows]
+        rows = re.findall(r"^\| `(.*?)` \| `(.*?)` \| ([\d.]+) \|$", lines, re.M)
+        assert len(rows) == len(lines.splitlines()), lines
+        cells = [(item, answer, float(score)) for item, answer, score in rows]
         found.append(pytest.param(grader, cells, id=f"{grader['type']}_{len(found)}"))
     return found
 
@@ -156,12 +158,16 @@ def folder(tmp_path_factory):
 def environment(folder, tmp_path_factory):
     """`rft` and `python` are those of this interpreter, on one device."""
     programs = tmp_path_factory.mktemp("bin")
-    main = "import sys; from rft_jax.commands import main; sys.exit(main())"
+    setup = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+    module, function = re.search(r'"rft = ([\w.]+):(\w+)"', setup).groups()
+    main = f"import sys; from {module} import {function}; sys.exit({function}())"
     for name, arguments in {"rft": f"-c '{main}'", "python": ""}.items():
         script = f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n'
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    left_out = ("XLA_FLAGS", "JAX_ENABLE_COMPILATION_CACHE")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    kept |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "compilations")}
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     return kept | {"PATH": path, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{folder}"}
 
