@@ -112,6 +112,28 @@ def test_every_page_is_in_the_navigation():
     assert sorted(named) == sorted(page.name for page in DOCS.glob("*.md"))
 
 
+@pytest.mark.parametrize("page", [PAGES[0], DOCS / "algorithms.md"], ids=id_of)
+def test_settings_of_algorithms_are_valid(page):
+    """Each row of the table `| algorithm | settings |` is a configuration."""
+    from rft_jax.config import Config
+    from rft_jax.config.overrides import apply_overrides
+    from rft_jax.config.validate import validate
+
+    text = page.read_text(encoding="utf-8")
+    table = re.search(r"^\| algorithm \| settings \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.M)[1]
+    rows = [re.findall(r"`([\w.-]+)=([^`]+)`", row.split("|")[2]) for row in table.splitlines()]
+    assert len(rows) >= 10
+    for row in rows:
+        settings = {
+            name.removeprefix("--config.")
+            if name.startswith("--config.")
+            else f"stages.rft.policy_loss.{name}": value
+            for name, value in row
+            if value != "my_module:my_loss"
+        }
+        validate(apply_overrides(Config(), settings))
+
+
 def grader_examples() -> list[pytest.param]:
     """Grader JSON of graders.md with the tables `| item | answer | score |` below it."""
     text = (DOCS / "graders.md").read_text(encoding="utf-8")
