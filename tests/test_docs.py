@@ -211,7 +211,7 @@ def test_blocks_run(page, folder, environment):
         else:
             continue
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
         )
         where = f"{page}, line {block.line}"
         assert done.returncode == 0, f"{where}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
