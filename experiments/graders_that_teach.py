@@ -18,9 +18,10 @@ import numpy as np
 
 from rft_jax import quickstart
 from rft_jax.config import Config
-from rft_jax.logging.metrics import read_metrics
-from rft_jax.tasks.rare_disease.prompts import CREDIT, MAX_GENES
+from rft_jax.graders.rank import CREDIT
+from rft_jax.tasks.rare_disease.prompts import MAX_GENES
 from rft_jax.training import train
+from rft_jax.utils.metrics_file import read_metrics
 
 GRADERS = {
     "first rank only": [1.0],

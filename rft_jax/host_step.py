@@ -1,9 +1,10 @@
 """The step cut in two, for graders with nodes that run on the host.
 
 While the host grades one part of the batch, the device samples the next; the update follows when
-all are graded, so that the step stays on-policy. With `async_rollout` the device then samples the batch
-of the next step, from weights that are one update old. Rewards, advantages and update are those of
-`step.learn`. On several hosts each grades its share of every part, and all learn the result.
+all are graded, so that the step stays on-policy. With `async_rollout` the device then samples the
+batch of the next step, from weights that are one update old. Rewards, advantages and update are
+those of `step.learn`. On several hosts each grades its part of every chunk, and all learn the
+result.
 """
 
 import functools
@@ -21,7 +22,6 @@ from jax.sharding import NamedSharding
 
 from rft_jax.graders import HostGrading, HostSample, Items, Score
 from rft_jax.learn.optimizer import TrainState, weights
-from rft_jax.logging.metrics import log
 from rft_jax.models import Params
 from rft_jax.parallel import (
     batch_parts,
@@ -36,18 +36,23 @@ from rft_jax.parallel import (
 from rft_jax.step import (
     Batch,
     Completed,
+    Graded,
+    Grading,
     JudgeParams,
     Program,
+    Sampler,
     Samples,
     StepOutput,
-    complete,
     grade_completed,
     learn,
+    read_answers,
     rollout_params,
+    sample,
     step_keys,
     train_shardings,
 )
 from rft_jax.strings import ByteString
+from rft_jax.utils.console import log
 
 _MESSAGES = 3  # of what went wrong, shown per step
 
@@ -78,33 +83,85 @@ class _Texts(NamedTuple):
 
 
 def make_host_step(
-    program: Program, host: HostGrading, items: Items
+    program: Program, host: HostGrading, items: Items, chunks: int
 ) -> Callable[[TrainState, Batches], tuple[TrainState, StepOutput]]:
     """The step, as `step.compile_step` has it, for a grader that needs the host.
 
     Args:
         host: The open nodes.
         items: The data set that the batches' prompt ids count in.
+        chunks: Into how many the batch is cut, or fewer if a device's prompts do not allow it.
 
     Returns:
         A function (state, batches) -> (state, output). A batch that was sampled ahead has to be the
-        next call's. `metrics` has besides `timing/host_wait_fraction`, the share of the step's
+        next call's. `metrics` has besides `timing/host_wait_fraction`, the fraction of the step's
         sampling and grading in which the device had nothing to do, unless it samples ahead.
     """
-    state_place, batch_place = train_shardings(program), batch_sharding(program.mesh)
-    per_device = program.stage.batch_size // batch_parts(program.mesh)
-    chunks = math.gcd(program.stage.host_chunks, per_device)
+    mesh = program.sampler.mesh
+    chunks = math.gcd(chunks, program.batch_size // batch_parts(mesh))
+    start, update = _compile_start(program, chunks), _compile_update(program)
+    complete_part = _compile_complete(program.sampler, program.grading)
+    # On the device already: under the run loop's transfer guard no scalar may be sent there.
+    steps_ahead = jax.device_put((np.int32(0), np.int32(1)), replicated(mesh))
+
+    def sample_batch(state: TrainState, batch: Batch, ahead: bool) -> _Sampled:
+        # Dispatched all at once: the device works through the chunks in order, and the host waits
+        # for each where it grades it.
+        params, inputs = start(state, batch, steps_ahead[ahead])
+        return _Sampled(*zip(*[complete_part(params, *part) for part in inputs], strict=True))
+
+    sampled_ahead: list[_Sampled] = []
+
+    def step(state: TrainState, batches: Batches) -> tuple[TrainState, StepOutput]:
+        began = time.perf_counter()
+        batch, ahead = batches
+        sampled = sampled_ahead.pop() if sampled_ahead else sample_batch(state, batch, ahead=False)
+        if ahead is not None:  # before the update: the state that it reads is donated there
+            sampled_ahead.append(sample_batch(state, ahead, ahead=True))
+        found, waited = _grade_in_turn(host, items, sampled.texts)
+        idle_fraction = waited / (time.perf_counter() - began)
+        found = _spread(found, batch_sharding(mesh))
+        state, output = update(state, batch, list(sampled.parts), found)
+        if ahead is None:
+            output.metrics["timing/host_wait_fraction"] = np.float32(idle_fraction)
+        return state, output
+
+    return step
+
+
+def _compile_start(
+    program: Program, chunks: int
+) -> Callable[[TrainState, Batch, Array], tuple[Params, list[tuple[Batch, Array]]]]:
+    """What sampling a batch begins with: the rollout's weights, and the chunks with their keys."""
+    sampler = program.sampler
+    batch_place = batch_sharding(sampler.mesh)
 
     def start(
         state: TrainState, batch: Batch, ahead: Array
     ) -> tuple[Params, list[tuple[Batch, Array]]]:
-        whole = batch, step_keys(program, state._replace(step=state.step + ahead), batch)
+        # The noise is that of the step that learns from the samples, whenever they are drawn.
+        keys_BG = step_keys(sampler, state._replace(step=state.step + ahead), batch)
         size = len(batch.prompt_id_B) // chunks
         parts = [
-            jax.tree.map(lambda leaf, at=at: leaf[at : at + size], whole)
+            jax.tree.map(lambda leaf, at=at: leaf[at : at + size], (batch, keys_BG))
             for at in range(0, chunks * size, size)
         ]
-        return rollout_params(program, weights(program.model, state)), parts
+        return rollout_params(sampler, weights(program.learner.model, state)), parts
+
+    state_place = train_shardings(sampler.mesh, program.learner)
+    return jax.jit(
+        start, in_shardings=(state_place, batch_place, None), out_shardings=(None, batch_place)
+    )
+
+
+def _compile_update(
+    program: Program,
+) -> Callable[
+    [TrainState, Batch, list[Completed], Mapping[str, Score]], tuple[TrainState, StepOutput]
+]:
+    """Grades on the device what is left to grade, and learns; the state is donated."""
+    mesh, grading = program.sampler.mesh, program.grading
+    state_place, batch_place = train_shardings(mesh, program.learner), batch_sharding(mesh)
 
     def update(
         judge_params: JudgeParams,
@@ -114,45 +171,21 @@ def make_host_step(
         found: Mapping[str, Score],
     ) -> tuple[TrainState, StepOutput]:
         completed = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        return learn(program, state, batch, completed, found, judge_params)
+        grade = grade_completed(grading, completed, batch.item_fields, found, judge_params)
+        graded = Graded(batch.prompts, batch.prompt_id_B, completed, grade)
+        return learn(program.learner, state, graded, consumed=program.batch_size)
 
-    start = jax.jit(
-        start, in_shardings=(state_place, batch_place, None), out_shardings=(None, batch_place)
-    )
-    update = jax.jit(
+    compiled = jax.jit(
         update,
         in_shardings=(None, state_place, batch_place, batch_place, batch_place),
-        out_shardings=(state_place, StepOutput(replicated(program.mesh), batch_place)),
+        out_shardings=(state_place, StepOutput(replicated(mesh), batch_place)),
         donate_argnums=1,
     )
-    update = functools.partial(update, program.grader.judge_params)
-    complete_part = _compile_complete(program)
-    steps_ahead = jax.device_put((np.int32(0), np.int32(1)), replicated(program.mesh))
-
-    def sample(state: TrainState, batch: Batch, ahead: bool) -> _Sampled:
-        params, inputs = start(state, batch, steps_ahead[ahead])
-        return _Sampled(*zip(*[complete_part(params, *part) for part in inputs], strict=True))
-
-    sampled_ahead: list[_Sampled] = []
-
-    def step(state: TrainState, batches: Batches) -> tuple[TrainState, StepOutput]:
-        began = time.perf_counter()
-        batch, ahead = batches
-        sampled = sampled_ahead.pop() if sampled_ahead else sample(state, batch, ahead=False)
-        if ahead is not None:
-            sampled_ahead.append(sample(state, ahead, ahead=True))
-        found, waited = _grade_in_turn(host, items, sampled.texts)
-        share = waited / (time.perf_counter() - began)
-        state, output = update(state, batch, list(sampled.parts), _spread(found, batch_place))
-        if ahead is None:
-            output.metrics["timing/host_wait_fraction"] = np.float32(share)
-        return state, output
-
-    return step
+    return functools.partial(compiled, grading.grader.judge_params)
 
 
 def make_host_sampler(
-    program: Program, host: HostGrading, items: Items
+    sampler: Sampler, grading: Grading, host: HostGrading, items: Items
 ) -> Callable[[Params, Batch, Array, int], Samples]:
     """As `step.compile_sampler`, for a grader that needs the host.
 
@@ -160,44 +193,44 @@ def make_host_sampler(
         A function (params, batch, keys_BG, count) -> samples; the host is asked about the first
         `count` prompts of the batch only, so that grades of those that fill it up mean nothing.
     """
-    place = batch_sharding(program.mesh)
-    copy = jax.jit(lambda params: rollout_params(program, params))
-    sample = _compile_complete(program)
+    place = batch_sharding(sampler.mesh)
+    copy = jax.jit(lambda params: rollout_params(sampler, params))
+    complete_batch = _compile_complete(sampler, grading)
 
     def grade(
         judge_params: JudgeParams, completed: Completed, batch: Batch, found: Mapping[str, Score]
     ) -> Samples:
-        grade = grade_completed(program, completed, batch.item_fields, found, judge_params)
+        grade = grade_completed(grading, completed, batch.item_fields, found, judge_params)
         return Samples(batch.prompt_id_B, completed, grade, jnp.zeros_like(grade.reward))
 
-    grade = jax.jit(grade, in_shardings=(None, place, place, place), out_shardings=place)
-    grade = functools.partial(grade, program.grader.judge_params)
+    compiled = jax.jit(grade, in_shardings=(None, place, place, place), out_shardings=place)
+    grade_batch = functools.partial(compiled, grading.grader.judge_params)
 
-    def sampler(params: Params, batch: Batch, keys_BG: Array, count: int) -> Samples:
-        completed, texts = sample(copy(params), batch, keys_BG)
+    def run(params: Params, batch: Batch, keys_BG: Array, count: int) -> Samples:
+        completed, texts = complete_batch(copy(params), batch, keys_BG)
         found, _ = _grade_in_turn(host, items, [texts], count)
         filling = len(keys_BG) - count
         found = jax.tree.map(lambda x: np.pad(x, ((0, filling), (0, 0)), "edge"), found)
-        return grade(completed, batch, _spread(found, place))
+        return grade_batch(completed, batch, _spread(found, place))
 
-    return sampler
+    return run
 
 
 def _compile_complete(
-    program: Program,
+    sampler: Sampler, grading: Grading
 ) -> Callable[[Params, Batch, Array], tuple[Completed, _Texts]]:
-    place = batch_sharding(program.mesh)
+    place = batch_sharding(sampler.mesh)
 
-    def sample(params: Params, batch: Batch, keys_BG: Array) -> tuple[Completed, _Texts]:
-        completed = complete(program, params, batch, keys_BG)
+    def complete(params: Params, batch: Batch, keys_BG: Array) -> tuple[Completed, _Texts]:
+        completed = read_answers(grading, sample(sampler, params, batch.prompts, keys_BG))
         rollout, text, overflow_BG = completed
         flags = rollout.has_answer_BG, rollout.stopped_BG, overflow_BG
         return completed, _Texts(text, *flags, rollout.length_BG, batch.prompt_id_B)
 
     return jax.jit(
-        sample,
+        complete,
         in_shardings=(None, place, place),
-        out_shardings=(place, replicated(program.mesh)),
+        out_shardings=(place, replicated(sampler.mesh)),
     )
 
 
@@ -218,13 +251,14 @@ def _grade_in_turn(
         pending = []
         for part in parts:
             whole = jax.device_get(part)  # waits until the part is sampled
-            samples, rows = _share(jax.tree.map(lambda leaf: leaf[:count], whole))
+            samples, rows = _part_of_host(jax.tree.map(lambda leaf: leaf[:count], whole))
             if samples:
+                # In a thread, so that the next part can be waited for meanwhile.
                 pending.append(thread.submit(host.grade, samples, items, rows))
         sampled = time.perf_counter()
         with raise_on_all_hosts():
             mine = [future.result() for future in pending]
-    # By part, then by host; a host without a share of the parts is left out.
+    # By part, then by host; a host with nothing of the parts is left out.
     results = list(zip(*filter(None, gather_objects(mine)), strict=True))
     waited = time.perf_counter() - sampled
     messages = [message for part in results for _, messages in part for message in messages]
@@ -238,11 +272,11 @@ def _grade_in_turn(
     return found, waited
 
 
-def _share(part: _Texts) -> tuple[list[HostSample], np.ndarray]:
-    """This host's share of the B * G completions, and the item of each."""
+def _part_of_host(part: _Texts) -> tuple[list[HostSample], np.ndarray]:
+    """This host's part of the B * G completions, and the item of each."""
     rows_N = np.repeat(part.prompt_id_B, part.length_BG.shape[1])
-    share = np.array_split(np.arange(len(rows_N)), jax.process_count())[jax.process_index()]
-    text, *others = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[share], part[:-1])
+    here = np.array_split(np.arange(len(rows_N)), jax.process_count())[jax.process_index()]
+    text, *others = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[here], part[:-1])
     samples = [
         HostSample(
             output_text=data[:length].tobytes().decode(errors="replace"),
@@ -253,7 +287,7 @@ def _share(part: _Texts) -> tuple[list[HostSample], np.ndarray]:
         )
         for data, length, has_answer, stopped, overflow, tokens in zip(*text, *others, strict=True)
     ]
-    return samples, rows_N[share]
+    return samples, rows_N[here]
 
 
 def _spread(found: dict[str, Score], place: NamedSharding) -> dict[str, Score]:

@@ -7,28 +7,36 @@
 device works on step k, the host handles the metrics of step k - 1. `host_step` cuts the same
 functions in two for graders that run on the host. With dynamic sampling (`make_dynamic_step`) the
 step takes several batches.
+
+Arrays carry their shape as a suffix, one letter a meaning, here and in `rollout` and `learn`:
+
+    B  prompts of a step           G  samples of a prompt          N  B x G completions
+    P  tokens of a prompt          T  tokens of a completion       L  bytes of an answer's text
+    V  the vocabulary              D  hidden size                  K  heads of keys and values
 """
 
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
-from rft_jax.config import RLStage
+from rft_jax.config import PolicyLossConfig, RLStage, RolloutConfig
 from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
 from rft_jax.learn.advantages import advantages, unequal_rewards
 from rft_jax.learn.dynamic_sampling import sample_groups
+from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import Model, Params, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import (
     ROLLOUT_RULES,
+    Shardings,
     batch_parts,
     batch_sharding,
     constrain,
@@ -39,6 +47,7 @@ from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollou
 from rft_jax.strings import ByteString, drop_leading
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
 
+Tree = TypeVar("Tree")
 JudgeParams = Mapping[str, Params]  # weights of the judges on the device, by model
 
 
@@ -88,19 +97,99 @@ Step = Callable[[JudgeParams, TrainState, Any], tuple[TrainState, StepOutput]]
 
 
 @dataclass(frozen=True)
-class Program:
-    """The static parts of a reinforcement stage."""
+class Sampler:
+    """What samples: the static parts of the rollout.
+
+    Attributes:
+        model: The policy.
+        mask: What may be sampled, and the thinking format.
+        config: Lengths, group size, temperature and so on.
+        stop_ids: Tokens that end a completion.
+        pad_id: Fills the rest of the array.
+        mesh: Over which the batch is split.
+    """
 
     model: Model
-    optimizer: optax.GradientTransformation
-    grader: Grader
-    table: DetokenizeTable
     mask: LogitMask
+    config: RolloutConfig
     stop_ids: tuple[int, ...]
     pad_id: int
-    answer_separator: str
-    stage: RLStage
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
+
+
+@dataclass(frozen=True)
+class Grading:
+    """What grades: from the tokens of a completion to its reward.
+
+    Attributes:
+        grader: Of the run.
+        table: The tokenizer's pieces, by which answers become text.
+        drops_line_breaks: Whether a format's line breaks before the answer are no part of it.
+        output_bytes: L.
+        truncated_completions: What a sample without a stop earns.
+    """
+
+    grader: Grader
+    table: DetokenizeTable
+    drops_line_breaks: bool
+    output_bytes: int
+    truncated_completions: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A reinforcement stage's step: what samples, what grades and what learns.
+
+    Attributes:
+        sampler: See there.
+        grading: See there.
+        learner: See there.
+        batch_size: B.
+        max_resample_batches: Batches that dynamic sampling may take for one; 1: it is off.
+    """
+
+    sampler: Sampler
+    grading: Grading
+    learner: Learner
+    batch_size: int
+    max_resample_batches: int = 1
+
+
+def make_sampler(model: Model, tokenizer: Tokenizer, config: RolloutConfig, mesh: Mesh) -> Sampler:
+    """What samples from a model with a tokenizer's format."""
+    return Sampler(
+        model=model,
+        mask=logit_mask(tokenizer, config.thinking_tokens),
+        config=config,
+        stop_ids=tokenizer.stop_ids,
+        pad_id=tokenizer.pad_id,
+        mesh=mesh,
+    )
+
+
+def make_grading(grader: Grader, tokenizer: Tokenizer, config: RolloutConfig) -> Grading:
+    """What grades a tokenizer's completions."""
+    return Grading(
+        grader=grader,
+        table=tokenizer.piece_table(),
+        drops_line_breaks=bool(tokenizer.answer_separator),
+        output_bytes=config.output_bytes,
+        truncated_completions=config.truncated_completions,
+    )
+
+
+def make_learner(
+    sampler: Sampler, optimizer: optax.GradientTransformation, config: PolicyLossConfig
+) -> Learner:
+    """What learns from a sampler's completions."""
+    return Learner(
+        model=sampler.model,
+        optimizer=optimizer,
+        mask=sampler.mask,
+        temperature=sampler.config.temperature,
+        config=config,
+        data_shards=batch_parts(sampler.mesh),
+    )
 
 
 def make_program(
@@ -112,17 +201,13 @@ def make_program(
     mesh: Mesh,
 ) -> Program:
     """Collects what the step needs of a tokenizer and a stage."""
+    sampler = make_sampler(model, tokenizer, stage.rollout, mesh)
     return Program(
-        model=model,
-        optimizer=optimizer,
-        grader=grader,
-        table=tokenizer.piece_table(),
-        mask=logit_mask(tokenizer, stage.rollout.thinking_tokens),
-        stop_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
-        answer_separator=tokenizer.answer_separator,
-        stage=stage,
-        mesh=mesh,
+        sampler=sampler,
+        grading=make_grading(grader, tokenizer, stage.rollout),
+        learner=make_learner(sampler, optimizer, stage.policy_loss),
+        batch_size=stage.batch_size,
+        max_resample_batches=stage.max_resample_batches,
     )
 
 
@@ -133,47 +218,53 @@ def logit_mask(tokenizer: Tokenizer, thinking_tokens: int) -> LogitMask:
 
 def make_step(program: Program) -> Step:
     """The step as a pure function of arrays; see `compile_step` for the jitted one."""
+    sampler, grading, learner = program.sampler, program.grading, program.learner
 
     def step(
         judge_params: JudgeParams, state: TrainState, batch: Batch
     ) -> tuple[TrainState, StepOutput]:
-        keys_BG = step_keys(program, state, batch)
-        params = rollout_params(program, weights(program.model, state))
-        completed = complete(program, params, batch, keys_BG)
-        return learn(program, state, batch, completed, judge_params=judge_params)
+        params = rollout_params(sampler, weights(learner.model, state))
+        completions = sample(sampler, params, batch.prompts, step_keys(sampler, state, batch))
+        completed = read_answers(grading, completions)
+        grade = grade_completed(grading, completed, batch.item_fields, judge_params=judge_params)
+        graded = Graded(batch.prompts, batch.prompt_id_B, completed, grade)
+        return learn(learner, state, graded, consumed=program.batch_size)
 
     return step
 
 
 def make_dynamic_step(program: Program) -> Step:
     """The same with dynamic sampling, from `max_resample_batches` batches."""
-    stage, place = program.stage, batch_sharding(program.mesh)
+    sampler, grading, learner = program.sampler, program.grading, program.learner
+    size, sharding = program.batch_size, batch_sharding(sampler.mesh)
 
     def step(
         judge_params: JudgeParams, state: TrainState, batches: tuple[Batch, ...]
     ) -> tuple[TrainState, StepOutput]:
-        params = rollout_params(program, weights(program.model, state))
+        params = rollout_params(sampler, weights(learner.model, state))
         batches = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
 
-        def sample(index: Array) -> tuple[Graded, Array, dict[str, Array]]:
+        def sample_batch(index: Array) -> tuple[Graded, Array, dict[str, Array]]:
             batch = jax.tree.map(lambda x: x[index], batches)
-            completed = complete(program, params, batch, step_keys(program, state, batch))
+            completions = sample(sampler, params, batch.prompts, step_keys(sampler, state, batch))
+            completed = read_answers(grading, completions)
             grade = grade_completed(
-                program, completed, batch.item_fields, judge_params=judge_params
+                grading, completed, batch.item_fields, judge_params=judge_params
             )
-            metrics = describe(completed.rollout, grade)
+            metrics = describe(completions, grade)
             metrics = {
                 name: metrics[name]
-                for name in ("reward_mean", "zero_std_groups_fraction", "tokens")
+                for name in ("reward_mean", "zero_std_groups_fraction", "completion_tokens")
             }
             unequal_B = unequal_rewards(grade.reward, grade.valid)
             return Graded(batch.prompts, batch.prompt_id_B, completed, grade), unequal_B, metrics
 
-        found = sample_groups(sample, stage.batch_size, stage.max_resample_batches, place)
-        state, output = _strengthen(program, state, found.groups, found.consumed)
+        found = sample_groups(sample_batch, size, program.max_resample_batches, sharding)
+        state, output = learn(learner, state, found.groups, found.consumed)
         metrics = output.metrics | {
-            "tokens": found.sums["tokens"],
-            "sampled_prompts": found.rounds * stage.batch_size,
+            # Of all that was sampled: the groups that were passed over took time as well.
+            "completion_tokens": found.sums["completion_tokens"],
+            "sampled_prompts": found.rounds * size,
             "sampled_reward_mean": found.sums["reward_mean"] / found.rounds,
             "sampled_zero_std_groups_fraction": found.sums["zero_std_groups_fraction"]
             / found.rounds,
@@ -183,54 +274,61 @@ def make_dynamic_step(program: Program) -> Step:
     return step
 
 
-def step_keys(program: Program, state: TrainState, batch: Batch) -> Array:
+def step_keys(sampler: Sampler, state: TrainState, batch: Batch) -> Array:
     """Keys [B, G] of a step's completions."""
-    group = program.stage.rollout.group_size
+    group = sampler.config.group_size
     return completion_keys(state.seed, state.step, batch.prompt_id_B, batch.draw_B, group)
 
 
-def rollout_params(program: Program, params: Params) -> Params:
+def rollout_params(sampler: Sampler, params: Params) -> Params:
     """The rollout's copy of the weights, made once before the token loop.
 
-    Adapters are merged into it, and it is cast or quantized, and gathered.
+    Adapters are merged into it, and it is cast or quantized, and gathered: what is done here is not
+    done again for every token.
     """
-    copy, axes = merge(params, program.model.dtype), base(program.model.axes)
-    if program.stage.rollout.int8_weights:
+    model = sampler.model
+    copy, axes = merge(params, model.dtype), base(model.axes)
+    if sampler.config.int8_weights:
         copy, axes = quantize_weights(copy), quantized_axes(axes)
-    return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, axes))
+    return constrain(copy, shardings(sampler.mesh, ROLLOUT_RULES, axes))
 
 
-def complete(program: Program, params: Params, batch: Batch, keys_BG: Array) -> Completed:
-    """Samples completions of the batch's prompts, and detokenizes their answers.
+def sample(sampler: Sampler, params: Params, prompts: Prompts, keys_BG: Array) -> Rollout:
+    """Samples completions of prompts.
 
     Args:
         params: From `rollout_params`.
+        keys_BG: From `completion_keys`; their shape says how many samples.
     """
-    completions = rollout(
-        program.model,
+    return rollout(
+        sampler.model,
         params,
-        batch.prompts,
+        prompts,
         keys_BG,
-        program.mask,
-        program.stage.rollout,
-        stop_ids=program.stop_ids,
-        pad_id=program.pad_id,
+        sampler.mask,
+        sampler.config,
+        stop_ids=sampler.stop_ids,
+        pad_id=sampler.pad_id,
     )
+
+
+def read_answers(grading: Grading, completions: Rollout) -> Completed:
+    """Detokenizes the answers of completions."""
     flat = _flat(completions)
     text, overflow_N = detokenize(
-        program.table,
+        grading.table,
         flat.tokens_BGT,
         flat.answer_start_BG,
         flat.answer_end_BG,
-        program.stage.rollout.output_bytes,
+        grading.output_bytes,
     )
-    if program.answer_separator:  # line breaks
+    if grading.drops_line_breaks:
         text = drop_leading(text, ord("\n"))
-    return Completed(completions, *_grouped((text, overflow_N), len(keys_BG)))
+    return Completed(completions, *_grouped((text, overflow_N), len(completions.length_BG)))
 
 
 def grade_completed(
-    program: Program,
+    grading: Grading,
     completed: Completed,
     item_fields: Any,
     found_on_host: Mapping[str, Score] | None = None,
@@ -245,7 +343,7 @@ def grade_completed(
     """
     completions = completed.rollout
     B, G = completions.length_BG.shape
-    sample = Sample(
+    answers = Sample(
         output_text=completed.text,
         has_answer=completions.has_answer_BG,
         truncated=~completions.stopped_BG,
@@ -255,11 +353,10 @@ def grade_completed(
     )
     fields = jax.tree.map(lambda field: jnp.repeat(field, G, axis=0), item_fields)
     found = _flat(found_on_host or {})
-    grade = program.grader.grade(_flat(sample), fields, found, judge_params)
-    grade = _grouped(grade, B)
-    if program.stage.rollout.truncated_completions == "mask":
+    grade = _grouped(grading.grader.grade(_flat(answers), fields, found, judge_params), B)
+    if grading.truncated_completions == "mask":
         return grade._replace(valid=grade.valid & completions.stopped_BG)
-    if program.stage.rollout.truncated_completions == "zero":
+    if grading.truncated_completions == "zero":
         return grade._replace(reward=jnp.where(completions.stopped_BG, grade.reward, 0))
     return grade
 
@@ -272,49 +369,24 @@ def _answer(completions: Rollout) -> Tokens:
     return Tokens(ids_BGT, completions.answer_end_BG - start_BG)
 
 
-def _flat(tree: Any) -> Any:
+def _flat(tree: Tree) -> Tree:
     """[B, G, ...] -> [N, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def _grouped(tree: Any, prompts: int) -> Any:
+def _grouped(tree: Tree, prompts: int) -> Tree:
     """[N, ...] -> [B, G, ...]."""
     return jax.tree.map(lambda x: x.reshape(prompts, -1, *x.shape[1:]), tree)
 
 
 def learn(
-    program: Program,
-    state: TrainState,
-    batch: Batch,
-    completed: Completed,
-    found_on_host: Mapping[str, Score] | None = None,
-    judge_params: JudgeParams | None = None,
+    learner: Learner, state: TrainState, graded: Graded, consumed: int | Array
 ) -> tuple[TrainState, StepOutput]:
-    """Grades completions and strengthens what scored well."""
-    grade = grade_completed(program, completed, batch.item_fields, found_on_host, judge_params)
-    graded = Graded(batch.prompts, batch.prompt_id_B, completed, grade)
-    return _strengthen(program, state, graded, len(batch.prompt_id_B))
-
-
-def _strengthen(
-    program: Program, state: TrainState, graded: Graded, consumed: int | Array
-) -> tuple[TrainState, StepOutput]:
-    """The update, after which the state's cursor is so many prompts further."""
-    stage = program.stage
+    """Strengthens what scored well; the state's cursor is `consumed` prompts further then."""
     prompts, prompt_id_B, completed, grade = graded
-    advantage_BG = advantages(grade.reward, grade.valid, stage.policy_loss.baseline)
+    advantage_BG = advantages(grade.reward, grade.valid, learner.config)
     state, metrics = policy_update(
-        program.model,
-        program.optimizer,
-        state,
-        prompts,
-        completed.rollout,
-        advantage_BG,
-        grade.valid,
-        program.mask,
-        temperature=stage.rollout.temperature,
-        config=stage.policy_loss,
-        data_shards=batch_parts(program.mesh),
+        learner, state, prompts, completed.rollout, advantage_BG, grade.valid
     )
     metrics |= describe(completed.rollout, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)
@@ -333,7 +405,7 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
         "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
         "valid_fraction": grade.valid.mean(),
         "zero_std_groups_fraction": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
-        "tokens": completions.length_BG.sum(),
+        "completion_tokens": completions.length_BG.sum(),
         "completion_tokens_mean": completions.length_BG.mean(),
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
         "truncated_fraction": 1 - completions.stopped_BG.mean(),
@@ -359,36 +431,37 @@ def compile_step(
     program: Program,
 ) -> Callable[[TrainState, Batch | tuple[Batch, ...]], tuple[TrainState, StepOutput]]:
     """The jitted step over the program's mesh; the state is donated."""
-    state, batch = train_shardings(program), batch_sharding(program.mesh)
-    make = make_dynamic_step if program.stage.max_resample_batches > 1 else make_step
+    mesh = program.sampler.mesh
+    state, batch = train_shardings(mesh, program.learner), batch_sharding(mesh)
+    make = make_dynamic_step if program.max_resample_batches > 1 else make_step
     step = jax.jit(
         make(program),
         in_shardings=(None, state, batch),
-        out_shardings=(state, StepOutput(replicated(program.mesh), batch)),
+        out_shardings=(state, StepOutput(replicated(mesh), batch)),
         donate_argnums=1,
     )
-    return functools.partial(step, program.grader.judge_params)
+    # An argument of the program and not a constant in it, which would be a second copy.
+    return functools.partial(step, program.grading.grader.judge_params)
 
 
-def compile_sampler(program: Program) -> Callable[[Params, Batch, Array], Samples]:
+def compile_sampler(
+    sampler: Sampler, grading: Grading
+) -> Callable[[Params, Batch, Array], Samples]:
     """A jitted function (params, batch, keys_BG) -> graded samples, for evaluation."""
-    batch = batch_sharding(program.mesh)
+    batch = batch_sharding(sampler.mesh)
 
-    def sample(judge_params: JudgeParams, params: Params, inputs: Batch, keys_BG: Array) -> Samples:
-        completed = complete(program, rollout_params(program, params), inputs, keys_BG)
-        grade = grade_completed(program, completed, inputs.item_fields, None, judge_params)
+    def run(judge_params: JudgeParams, params: Params, inputs: Batch, keys_BG: Array) -> Samples:
+        copy = rollout_params(sampler, params)
+        completed = read_answers(grading, sample(sampler, copy, inputs.prompts, keys_BG))
+        grade = grade_completed(grading, completed, inputs.item_fields, None, judge_params)
         return Samples(inputs.prompt_id_B, completed, grade, jnp.zeros_like(grade.reward))
 
-    sample = jax.jit(sample, in_shardings=(None, None, batch, batch), out_shardings=batch)
-    return functools.partial(sample, program.grader.judge_params)
+    compiled = jax.jit(run, in_shardings=(None, None, batch, batch), out_shardings=batch)
+    return functools.partial(compiled, grading.grader.judge_params)
 
 
-def train_shardings(program: Program) -> TrainState:
-    """Where the program's state lies."""
-    reference = needs_reference(program.stage)
-    return state_shardings(program.mesh, program.model, program.optimizer, reference=reference)
-
-
-def needs_reference(stage: RLStage) -> bool:
-    """Whether the loss compares with the policy that the stage started from."""
-    return stage.policy_loss.kl_coefficient > 0
+def train_shardings(mesh: Mesh | AbstractMesh, learner: Learner) -> Shardings:
+    """Where the learner's state lies, a tree like `TrainState`."""
+    return state_shardings(
+        mesh, learner.model, learner.optimizer, reference=learner.needs_reference
+    )

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from rft_jax.commands.entry import load_config
+from rft_jax.config.load import load_config
 from rft_jax.config.validate import validate
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 VARIANTS = {
+    "claims.py": [""],
     "jsonl.py": [""],
     "open_models.py": [":jsonl/qwen3-0.6b", ":rare_disease/qwen3-4b-lora"],
     "plans.py": [":qwen3-8b"],

@@ -14,8 +14,9 @@ import pytest
 import yaml
 from jax.sharding import AbstractMesh
 
-from rft_jax.commands.entry import load_config
-from rft_jax.parallel import check_stage
+from rft_jax.config.load import load_config
+from rft_jax.config.validate import validate_mesh
+from rft_jax.parallel import batch_parts
 from rft_jax.parallel.mesh import MESH_AXES
 
 LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
@@ -156,7 +157,7 @@ def test_the_jobset_is_a_slice_with_all_of_its_chips():
 def test_sixteen_devices_divide_the_experiments_batches():
     mesh = AbstractMesh((1, 16, 1), MESH_AXES)  # as many as every script has
     for stage in load_config(TRAIN[2], {}).training_stages:
-        check_stage(mesh, stage)
+        validate_mesh(stage, batch_parts(mesh))
 
 
 def test_the_directives_of_slurm_stand_before_the_first_command():

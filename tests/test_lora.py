@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from rft_jax.commands import entry
-from rft_jax.logging.metrics import read_metrics
 from rft_jax.models import split
 from rft_jax.runs.export import export_model
-from rft_jax.runs.run import open_model
+from rft_jax.runs.reopen import open_model
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
 
 from .small_checkpoint import write_small
 

@@ -51,7 +51,7 @@ def lines_of(capsys):
 def test_a_run_and_its_source_are_compared(checkpoint, workdir, capsys):
     capsys.readouterr()
     models = ["--model", f"{workdir}/rft", "--model", str(checkpoint)]
-    assert entry.main(["eval", *models, "--samples", "1"]) == 0
+    assert entry.main(["eval", *models, "--num-samples", "1"]) == 0
     ours, base, *paired = lines_of(capsys)
     assert ours["items"] == base["items"] == 50
     difference = next(line for line in paired if line["metric"] == "reward_mean")

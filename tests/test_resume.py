@@ -17,11 +17,17 @@ import numpy as np
 import pytest
 
 from rft_jax.commands import entry
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
-from rft_jax.logging.metrics import MetricsFile, read_metrics
-from rft_jax.runs.run import lock_workdir, open_model, open_run
+from rft_jax.logging.metrics import MetricsFile
+from rft_jax.runs.prepare import open_run
+from rft_jax.runs.reopen import open_model
+from rft_jax.runs.warm_start import load_init
+from rft_jax.runs.workdir import lock_workdir
+from rft_jax.stages import STAGE_TYPES
 from rft_jax.training import train
 from rft_jax.utils.errors import InputError, Interrupted, RunFailed
+from rft_jax.utils.metrics_file import read_metrics
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 SMALL = {
@@ -58,7 +64,7 @@ def settings(**more):
 
 @pytest.fixture(scope="module")
 def config():
-    return apply_overrides(entry.load_config(EXPERIMENT, {}), SMALL)
+    return apply_overrides(load_config(EXPERIMENT, {}), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +95,7 @@ def assert_same(workdir, other):
 
 def command(workdir, **more):
     flags = [f"--config.{name}={value}" for name, value in settings(**more).items()]
-    return [sys.executable, "-m", "rft_jax.commands.entry", "train", "--config", EXPERIMENT] + [
+    return [sys.executable, "-m", "rft_jax.commands", "train", "--config", EXPERIMENT] + [
         "--workdir", str(workdir), *flags
     ]  # fmt: skip
 
@@ -258,17 +264,17 @@ def test_the_reference_policy_is_in_no_checkpoint(whole):
 def test_a_stage_goes_on_from_the_checkpoint_with_which_it_began(config, whole, tmp_path):
     other = Path(shutil.copytree(whole, tmp_path / "other"))
     settings = {"stages.rft.init": f"{other}/sft", "tokenizer.path": f"{other}/tokenizer.model"}
-    run = open_run(apply_overrides(config, settings), tmp_path / "run")
-    before = run.load_init(run.stage("rft"))
+    run = open_run(apply_overrides(config, settings), tmp_path / "run", STAGE_TYPES)
+    before = load_init(run, run.stage("rft"))
     shutil.copytree(other / "rft" / "checkpoints" / "4", other / "sft" / "checkpoints" / "99")
-    jax.tree.map(np.testing.assert_array_equal, before, run.load_init(run.stage("rft")))
+    jax.tree.map(np.testing.assert_array_equal, before, load_init(run, run.stage("rft")))
 
 
 def test_a_file_that_changed_since_the_run_began_is_named(config, tmp_path):
     data = tmp_path / "train.jsonl"
     data.write_text(Path(config.data.train).read_text())
     config = apply_overrides(config, {"data.train": str(data)})
-    open_run(config, tmp_path / "run")
+    open_run(config, tmp_path / "run", STAGE_TYPES)
     data.write_text(data.read_text().replace("days", "weeks"))
     with pytest.raises(InputError, match=r"train\.jsonl: has changed since the run"):
         train(config, tmp_path / "run")
@@ -278,10 +284,10 @@ def test_a_grader_s_module_that_changed_since_the_run_began_is_named(config, tmp
     (module := tmp_path / "grader_of_this_test.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     config = apply_overrides(config, {"grader": "grader_of_this_test:short"})
-    open_run(config, tmp_path / "run")
+    open_run(config, tmp_path / "run", STAGE_TYPES)
     module.write_text(MODULE.replace("9", "8"))
     with pytest.raises(InputError, match=r"grader_of_this_test\.py: has changed since the run"):
-        open_run(config, tmp_path / "run")
+        open_run(config, tmp_path / "run", STAGE_TYPES)
 
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, whole, tmp_path, capsys):

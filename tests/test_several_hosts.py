@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from rft_jax.commands import entry
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
-from rft_jax.logging.metrics import read_metrics
 from rft_jax.parallel.distributed import VARIABLES
 from rft_jax.runs.checkpoint import steps
-from rft_jax.runs.run import open_model
+from rft_jax.runs.reopen import open_model
 from rft_jax.training import train
+from rft_jax.utils.metrics_file import read_metrics
 
 from . import test_lora
 from .test_lora import checkpoint  # noqa: F401, a fixture
@@ -81,7 +82,7 @@ class Hosts:
             settings["JAX_COMPILATION_CACHE_DIR"] = str(cache)
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "rft_jax.commands.entry", *command],
+                    [sys.executable, "-m", "rft_jax.commands", *command],
                     env=os.environ | settings,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -122,7 +123,7 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(settings):
-    return apply_overrides(entry.load_config(EXPERIMENT, {}), settings)
+    return apply_overrides(load_config(EXPERIMENT, {}), settings)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +314,7 @@ def test_all_hosts_go_back_from_a_damaged_checkpoint(alone, settings, cache, tmp
 
 
 def test_evaluation_on_several_hosts_prints_once_what_one_process_finds(alone, cache, capsys):
-    arguments = ["eval", "--model", f"{alone}/sft", "--model", f"{alone}/rft", "--samples", "2"]
+    arguments = ["eval", "--model", f"{alone}/sft", "--model", f"{alone}/rft", "--num-samples", "2"]
     assert entry.main(arguments) == 0
     expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     with Hosts([arguments] * 2, cache) as running:

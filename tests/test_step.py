@@ -19,20 +19,20 @@ from rft_jax.config import (
     RolloutConfig,
 )
 from rft_jax.data import batch_at, encode_prompts
-from rft_jax.evaluation.models import bucketed, make_batch
 from rft_jax.graders import Items, build_grader, load_grader
 from rft_jax.host_step import Batches, make_host_sampler, make_host_step
-from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
+from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.models import build_model
 from rft_jax.parallel import batch_sharding, make_mesh
 from rft_jax.rollout import FrozenJudge, completion_keys
+from rft_jax.runs.batches import bucketed, make_batch
 from rft_jax.runs.datasets import PromptData
 from rft_jax.step import (
     compile_sampler,
     compile_step,
     grade_completed,
     make_program,
-    needs_reference,
+    train_shardings,
 )
 from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
@@ -114,19 +114,18 @@ def make(tokenizer, grader, mesh=(1, 1, 1), optimizer=None, **settings):
 
 def start(program, seed=0):
     """A fresh state in its place on the mesh; weights large enough for a peaked policy."""
-    params = program.model.init(jax.random.key(1))
+    learner = program.learner
+    params = learner.model.init(jax.random.key(1))
     params = jax.tree.map(lambda x: x * 3 if x.ndim > 2 else x, params)
-    reference = needs_reference(program.stage)
-    state = init_state(params, program.optimizer, seed, reference=reference)
-    places = state_shardings(program.mesh, program.model, program.optimizer, reference=reference)
-    return jax.device_put(state, places)
+    state = init_state(params, learner.optimizer, seed, reference=learner.needs_reference)
+    return jax.device_put(state, train_shardings(program.sampler.mesh, learner))
 
 
 def batch_of(program, items, k):
-    size = program.stage.batch_size
+    size = program.batch_size
     rows = batch_at(len(items.items), size, k * size, seed=0)
     batch = make_batch(items, rows.indices_B, rows.draw_B)
-    return jax.device_put(batch, batch_sharding(program.mesh))
+    return jax.device_put(batch, batch_sharding(program.sampler.mesh))
 
 
 def run(program, items, steps):
@@ -156,9 +155,9 @@ def test_sampler_and_learner_agree_on_log_probabilities(reference_run):
 
 
 def test_a_rollout_in_eight_bits_is_corrected(tokenizer, grader, items):
-    plain = make(tokenizer, grader).stage
-    rollout = dataclasses.replace(plain.rollout, int8_weights=True, int8_cache=True)
-    loss = dataclasses.replace(plain.policy_loss, importance="tis")
+    plain = make(tokenizer, grader)
+    rollout = dataclasses.replace(plain.sampler.config, int8_weights=True, int8_cache=True)
+    loss = dataclasses.replace(plain.learner.config, importance="tis")
     program = make(tokenizer, grader, (2, 2, 2), rollout=rollout, policy_loss=loss)
     _, (output,) = run(program, items, steps=1)
     assert 1e-4 < output.metrics["sampler_learner_logprob_gap"] < 0.1
@@ -206,7 +205,7 @@ def test_a_mesh_changes_nothing(mesh, reference_run, tokenizer, grader, items):
 
 def test_slots_change_nothing(reference_run, tokenizer, grader, items):
     """Each of four pairs of devices has two slots for the eight completions of its two prompts."""
-    rollout = dataclasses.replace(make(tokenizer, grader).stage.rollout, slots=8)
+    rollout = dataclasses.replace(make(tokenizer, grader).sampler.config, slots=8)
     state, outputs = run(make(tokenizer, grader, (2, 2, 2), rollout=rollout), items, steps=3)
     expected_state, expected = reference_run
     for ours, theirs in zip(outputs, expected, strict=True):
@@ -260,10 +259,12 @@ JUDGE = {
 def judged(tokenizer, items, mesh):
     """The step's program with a judge of its own weights, and the items for it."""
     policy = make(tokenizer, None, mesh)
-    judge = FrozenJudge(policy.model, tokenizer, policy.mesh, lambda: start(policy, seed=3).params)
+    model, mesh = policy.sampler.model, policy.sampler.mesh
+    judge = FrozenJudge(model, tokenizer, mesh, lambda: start(policy, seed=3).params)
     grader = build_grader(load_grader(JUDGE)).open_judges(lambda path: judge)
     fields = grader.encode_items(items.items, items.source)
-    program = dataclasses.replace(policy, grader=grader)
+    grading = dataclasses.replace(policy.grading, grader=grader)
+    program = dataclasses.replace(policy, grading=grading)
     return program, dataclasses.replace(items, item_fields=fields)
 
 
@@ -280,8 +281,8 @@ def test_a_judge_runs_inside_of_the_compiled_step(tokenizer, items):
     # The same answers, read once more outside of the step and the mesh.
     one, _ = judged(tokenizer, items, (1, 1, 1))
     completed, fields = jax.device_get((output.samples.completed, batch.item_fields))
-    regrade = jax.jit(functools.partial(grade_completed, one))
-    again = regrade(completed, fields, None, one.grader.judge_params)
+    regrade = jax.jit(functools.partial(grade_completed, one.grading))
+    again = regrade(completed, fields, None, one.grading.grader.judge_params)
     np.testing.assert_allclose(again.reward, grade.reward, atol=1e-5)
 
 
@@ -322,7 +323,7 @@ def test_micro_batches_and_chunks_change_memory_only(tokenizer, grader, items, r
 @pytest.mark.parametrize("truncated", ["mask", "zero"])
 def test_truncated_samples_are_treated_as_configured(truncated, tokenizer, grader, items):
     program = make(tokenizer, grader)
-    rollout = dataclasses.replace(program.stage.rollout, truncated_completions=truncated)
+    rollout = dataclasses.replace(program.sampler.config, truncated_completions=truncated)
     program = make(tokenizer, grader, rollout=rollout)
     _, (output,) = run(program, items, steps=1)
     stopped = output.samples.completed.rollout.stopped_BG
@@ -349,7 +350,7 @@ def test_the_reference_policy_stays_while_the_policy_moves(tokenizer, grader, it
 
 def test_evaluation_samples_do_not_depend_on_the_batch(tokenizer, grader, items):
     program = make(tokenizer, grader, (2, 1, 1))
-    sampler, params = compile_sampler(program), start(program).params
+    sampler, params = compile_sampler(program.sampler, program.grading), start(program).params
 
     def tokens(rows):
         rows = np.asarray(rows)
@@ -357,7 +358,9 @@ def test_evaluation_samples_do_not_depend_on_the_batch(tokenizer, grader, items)
         keys = completion_keys(
             jnp.uint32(0), jnp.int32(0), batch.prompt_id_B, jnp.asarray(batch.draw_B), 3
         )
-        output = sampler(params, *jax.device_put((batch, keys), batch_sharding(program.mesh)))
+        output = sampler(
+            params, *jax.device_put((batch, keys), batch_sharding(program.sampler.mesh))
+        )
         return jax.device_get(output.completed.rollout.tokens_BGT)
 
     np.testing.assert_array_equal(tokens([3, 1, 7, 5])[[1, 3]], tokens([1, 5]))
@@ -379,7 +382,7 @@ def hard_items(items, grader):
 
 def batches_at(program, items, cursor):
     """The input of a step with dynamic sampling, as the run loop makes it."""
-    size, place = program.stage.batch_size, batch_sharding(program.mesh)
+    size, place = program.batch_size, batch_sharding(program.sampler.mesh)
     rows = [batch_at(len(items.items), size, cursor + r * size, seed=0) for r in range(ROUNDS)]
     return jax.device_put(tuple(make_batch(items, *row) for row in rows), place)
 
@@ -410,7 +413,7 @@ def test_dynamic_sampling_takes_the_first_groups_that_differ_in_reward(
     """Against each round sampled and graded by itself."""
     program = make(tokenizer, grader)
     state, (output, _), cursors = start(program), *dynamic_run[1:]
-    sampler, kept = compile_sampler(program), []
+    sampler, kept = compile_sampler(program.sampler, program.grading), []
     for batch in batches_at(program, hard_items, 0):
         keys_BG = completion_keys(state.seed, state.step, batch.prompt_id_B, batch.draw_B, 4)
         samples = jax.device_get(sampler(state.params, batch, keys_BG))
@@ -469,10 +472,10 @@ def test_a_shorter_static_length_of_prompts_changes_nothing(
     tokenizer, grader, items, reference_run
 ):
     program = make(tokenizer, grader)
-    rows = batch_at(len(items.items), program.stage.batch_size, 0, seed=0)
+    rows = batch_at(len(items.items), program.batch_size, 0, seed=0)
     longest = int(items.prompts.length_M[rows.indices_B].max())
     batch = make_batch(items, rows.indices_B, rows.draw_B, longest)
-    assert batch.prompts.tokens_BP.shape[1] < program.stage.rollout.max_prompt_tokens
+    assert batch.prompts.tokens_BP.shape[1] < program.sampler.config.max_prompt_tokens
     _, output = compile_step(program)(start(program), batch)
     expected = reference_run[1][0]
     np.testing.assert_array_equal(
@@ -503,10 +506,10 @@ def host_grader():
 def test_grading_on_the_host_changes_nothing(
     mesh, chunks, tokenizer, host_grader, items, reference_run
 ):
-    program = make(tokenizer, host_grader, mesh, host_chunks=chunks)
+    program = make(tokenizer, host_grader, mesh)
     rows = Items(items.items, items.source)
     with host_grader.open_host() as host:
-        step, state = make_host_step(program, host, rows), start(program)
+        step, state = make_host_step(program, host, rows, chunks), start(program)
         for k, expected in enumerate(reference_run[1]):
             with jax.transfer_guard("disallow"):
                 state, output = step(state, Batches(batch_of(program, items, k)))
@@ -533,7 +536,7 @@ def test_samples_ahead_are_those_of_the_policy_before_the_update(
     batches = [batch_of(program, items, k) for k in range(2)]
 
     with host_grader.open_host() as host:
-        step = make_host_step(program, host, Items(items.items, items.source))
+        step = make_host_step(program, host, Items(items.items, items.source), chunks=4)
         state, outputs = start(program), []
         for batch, ahead in itertools.pairwise([*batches, None]):
             with jax.transfer_guard("disallow"):
@@ -574,11 +577,14 @@ def test_evaluation_with_a_grader_on_the_host_is_the_same(tokenizer, grader, hos
         jnp.uint32(0), jnp.int32(0), batch.prompt_id_B, jnp.asarray(batch.draw_B), 2
     )
     params = start(program).params
-    expected = jax.device_get(compile_sampler(program)(params, batch, keys))
+    expected = jax.device_get(
+        compile_sampler(program.sampler, program.grading)(params, batch, keys)
+    )
     with host_grader.open_host() as host:
         noted = Noted(host)
+        program = make(tokenizer, host_grader)
         sampler = make_host_sampler(
-            make(tokenizer, host_grader), noted, Items(items.items, items.source)
+            program.sampler, program.grading, noted, Items(items.items, items.source)
         )
         ours = jax.device_get(sampler(params, batch, keys, 3))
     assert noted.rows == [0, 0, 1, 1, 2, 2]  # of the fourth, which fills the batch up, nothing

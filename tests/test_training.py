@@ -10,11 +10,13 @@ import pytest
 
 from rft_jax.commands import entry
 from rft_jax.config import EvalStage
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
-from rft_jax.logging.metrics import MetricsFile, read_metrics
-from rft_jax.runs.run import open_model
+from rft_jax.logging.metrics import MetricsFile
+from rft_jax.runs.reopen import open_model
 from rft_jax.training import train
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 SMALL = {
@@ -37,7 +39,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def config():
-    return apply_overrides(entry.load_config(EXPERIMENT, {}), SMALL)
+    return apply_overrides(load_config(EXPERIMENT, {}), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_a_stage_compares_models_once(compared, finished, monkeypatch):
     first = cases[0]
     assert first["prompt"][-1]["role"] == "user" and 0 <= first["reward"] <= 1
     assert {"thought", "answer", "scores", "errors", "stop_reason"} <= first.keys()
-    monkeypatch.setattr("rft_jax.training.evaluate_models", None)
+    monkeypatch.setattr("rft_jax.stages.comparison.evaluate_models", None)
     train(compared, finished)
 
 
@@ -220,7 +222,7 @@ def test_what_does_not_go_with_the_grader_s_place_is_refused(settings, message, 
 
 
 def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
-    assert entry.main(["eval", "--workdir", str(finished), "--samples", "1"]) == 0
+    assert entry.main(["eval", "--workdir", str(finished), "--num-samples", "1"]) == 0
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
     assert summary["items"] == 50 and 0 <= summary["reward_mean"] <= 1
@@ -228,7 +230,7 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert "valid.jsonl (50 cases)" in shown.err and "reward_mean" in shown.err
     assert (finished / "evaluation.html").exists()
 
-    monkeypatch.setattr("rft_jax.runs.run._grader", None)  # which a sample does not need
+    monkeypatch.setattr("rft_jax.runs.grader.run_grader", None)  # which a sample does not need
     command = ["sample", "--model", f"{finished}/sft", "--prompt", "broken ski", "--n", "2"]
     assert entry.main([*command, "--temperature", "0", "--max-tokens", "9"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())

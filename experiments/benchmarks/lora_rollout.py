@@ -19,7 +19,7 @@ import numpy as np
 from rft_jax.config import RolloutConfig
 from rft_jax.models import merge
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
-from rft_jax.runs.run import open_model
+from rft_jax.runs.reopen import open_model
 
 ROUNDS = 5
 

@@ -139,8 +139,9 @@ def main() -> None:
         "Estimates, not measurements: nothing ran on a TPU.",
         "",
         f"A step of {stage.batch_size} prompts x {stage.rollout.group_size} samples, "
-        f"{stage.rollout.max_prompt_tokens} prompt and {stage.rollout.max_completion_tokens} completion "
-        "tokens, all weights trained with AdamW in float32, every completion at full length. Each "
+        f"{stage.rollout.max_prompt_tokens} prompt and {stage.rollout.max_completion_tokens} "
+        "completion tokens, all weights trained with AdamW in float32, every completion at full "
+        "length. Each "
         "cell: the slice, the estimated seconds of a step, the most GiB that a device holds, and "
         "the mesh data·fsdp·tensor / micro-batches; none: no mesh divides prompts and model and "
         "fits. A chip of tpu7x is two devices.",

@@ -26,11 +26,12 @@ from rft_jax.commands import entry
 from rft_jax.logging.metrics import CompileCounter, Writers
 from rft_jax.report import Reporter
 from rft_jax.runs.checkpoint import Checkpoints
+from rft_jax.stages import rl
 
 PARTS = {
     "checkpoints": [(Checkpoints, "save"), (Checkpoints, "wait")],
     "metrics": [(Writers, "write")],
-    "samples": [(training, "_write_samples")],
+    "samples": [(rl, "write_samples")],
     "report": [(Reporter, "update")],
 }
 SAVES = 8  # measured apart

@@ -20,7 +20,8 @@ from rft_jax.config.schema import RLStage as RLStage
 from rft_jax.config.schema import RolloutConfig as RolloutConfig
 from rft_jax.config.schema import RopeScaling as RopeScaling
 from rft_jax.config.schema import SFTStage as SFTStage
-from rft_jax.config.schema import Stage as Stage
+from rft_jax.config.schema import StageConfig as StageConfig
+from rft_jax.config.schema import TfdsConfig as TfdsConfig
 from rft_jax.config.schema import TokenizerConfig as TokenizerConfig
-from rft_jax.config.schema import TrainingStage as TrainingStage
+from rft_jax.config.schema import TrainingStageConfig as TrainingStageConfig
 from rft_jax.config.schema import YarnRope as YarnRope

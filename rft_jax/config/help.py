@@ -43,7 +43,7 @@ def _sections() -> Iterator[tuple[str, list[Setting]]]:
     yield "", [setting for setting in whole if setting.path not in ("models", "stages")]
     yield "of each model:", list(_walk(schema.ModelConfig(), "models.NAME.", notes))
     for kind in _STAGES:
-        purpose = inspect.getdoc(kind).splitlines()[0]
+        purpose = (inspect.getdoc(kind) or "").splitlines()[0]
         title = f"of each stage that is a {kind.__name__}: {purpose}"
         yield title, list(_walk(kind(), "stages.NAME.", notes))
 
@@ -68,16 +68,16 @@ def _notes() -> dict[tuple[str, str], str]:
             if not token.line[: token.start[1]].strip():
                 alone.add(token.start[0])
     found = {}
-    for kind in ast.walk(ast.parse(source)):
+    for kind in ast.parse(source).body:
         for node in kind.body if isinstance(kind, ast.ClassDef) else ():
-            if not isinstance(node, ast.AnnAssign):
+            if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
                 continue
             lines, above = [], node.lineno - 1
             while above in alone:
                 lines.insert(0, comments[above])
                 above -= 1
-            if node.end_lineno in comments:
-                lines.append(comments[node.end_lineno])
+            if comment := comments.get(node.end_lineno or node.lineno):
+                lines.append(comment)
             found[kind.name, node.target.id] = " ".join(lines)
     return found
 

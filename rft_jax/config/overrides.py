@@ -28,28 +28,29 @@ def apply_overrides(config: Any, overrides: Mapping[str, str]) -> Any:
         InputError: for an unknown setting or a value of the wrong type.
     """
     for path, text in overrides.items():
-        config = _replace(config, path.split("."), text, f"--config.{path}")
+        config = _replace(config, path.split("."), text, path)
     return config
 
 
-def _replace(node: Any, path: list[str], text: str, flag: str) -> Any:
+def _replace(node: Any, path: list[str], text: str, setting: str) -> Any:
     name, rest = path[0], path[1:]
     if isinstance(node, tuple):
         names = [member.name for member in node]
         if name not in names or not rest:
-            raise InputError(f"{flag}: expected one of {', '.join(names)} and a setting of it")
+            raise InputError(f"{setting}: expected one of {', '.join(names)} and a setting of it")
         return tuple(
-            _replace(member, rest, text, flag) if member.name == name else member for member in node
+            _replace(member, rest, text, setting) if member.name == name else member
+            for member in node
         )
     known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
     if name not in known:
         remedy = f"; known here: {', '.join(known)}" if known else ""
-        raise InputError(f"{flag}: there is no setting {name!r}{remedy}")
+        raise InputError(f"{setting}: there is no setting {name!r}{remedy}")
     kind = typing.get_type_hints(type(node))[name]
     if rest:
-        value = _replace(_section(getattr(node, name), kind), rest, text, flag)
+        value = _replace(_section(getattr(node, name), kind), rest, text, setting)
     else:
-        value = _parse(text, kind, flag)
+        value = _parse(text, kind, setting)
     return dataclasses.replace(node, **{name: value})
 
 
@@ -59,7 +60,7 @@ def _section(value: Any, kind: Any) -> Any:
     return kinds[0]() if value is None and len(kinds) == 1 else value
 
 
-def _parse(text: str, kind: Any, flag: str) -> Any:
+def _parse(text: str, kind: Any, setting: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -68,18 +69,25 @@ def _parse(text: str, kind: Any, flag: str) -> Any:
         for option in alternatives(kind):
             if (converted := convert(candidate, option)) is not MISMATCH:
                 return converted
-    raise InputError(f"{flag}: {text!r} is not {describe(kind)}")
+    raise InputError(f"{setting}: {text!r} is not {describe(kind)}")
 
 
 def to_json(config: Any) -> Any:
     """A JSON value from which `from_json` rebuilds the configuration."""
     if dataclasses.is_dataclass(config):
         kind = type(config)
-        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        values = {f.name: _field_to_json(f, config) for f in dataclasses.fields(config)}
         return {"class": f"{kind.__module__}:{kind.__qualname__}", **values}
     if isinstance(config, tuple | list):
         return [to_json(member) for member in config]
     return config
+
+
+def _field_to_json(setting: dataclasses.Field, config: Any) -> Any:
+    value = getattr(config, setting.name)
+    if "algorithms" in setting.metadata:
+        return setting.metadata["algorithms"].stored(value)
+    return to_json(value)
 
 
 def from_json(value: Any) -> Any:
@@ -104,33 +112,41 @@ def read_config(stored: Path) -> Config:
             whose data class cannot be imported.
     """
     try:
-        config = from_json(json.loads(stored.read_text()))
+        value = json.loads(stored.read_text())
+        if value.get("class") == "rft_jax.config:Config":
+            raise InputError(
+                f"{stored}: was written by rft_jax 0.1, whose settings have other names now; use "
+                "another work directory"
+            )
+        config = from_json(value)
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise InputError(
-            f"{stored}: cannot be read as a run's configuration ({error}); use another --workdir, "
-            "and keep data classes of your own in a module that can be imported"
+            f"{stored}: cannot be read as a run's configuration ({error}); use another work "
+            "directory, and keep data classes of your own in a module that can be imported"
         ) from None
     if not isinstance(config, Config):
-        raise InputError(f"{stored}: is not a run's configuration; use another --workdir")
+        raise InputError(f"{stored}: is not a run's configuration; use another work directory")
     return config
 
 
-def differences(old: Any, new: Any, place: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """The settings in which two `to_json` values differ, as `a.b: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key), new.get(key), f"{place}.{key}".strip("."))
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = zip(old, new, strict=True)
         return [
             line
             for index, (a, b) in enumerate(pairs)
-            for line in differences(a, b, f"{place}.{a['name'] if _named(a) else index}")
+            for line in differences(a, b, f"{path}.{a['name'] if _named(a) else index}")
         ]
-    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
 
 
 def _named(value: Any) -> bool:

@@ -6,7 +6,15 @@ command line and stores a configuration as JSON, `validation` refuses what canno
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+from rft_jax.config.algorithms import (
+    ADVANTAGES,
+    IMPORTANCE_WEIGHTS,
+    KL_ESTIMATORS,
+    POLICY_LOSSES,
+    Algorithm,
+)
 
 REASONING_EFFORTS = ("low", "medium", "high")
 # Of a GPU's memory, what `rft` allocates at its start unless XLA_CLIENT_MEM_FRACTION is set.
@@ -14,14 +22,32 @@ GPU_MEMORY_FRACTION = 0.92
 
 
 @dataclass(frozen=True)
+class TfdsConfig:
+    """How an example of TensorFlow Datasets becomes an item; its features are the item's keys.
+
+    Each text is a Jinja template over the features, such as "{{ question }}".
+    """
+
+    prompt: str = ""  # the user's message; empty: the data set has `messages`
+    system: str = ""  # a system message before it; empty: none
+    answer: str = ""  # the assistant's message, for `supervised` and `answers`
+    reference: str = ""  # a key `reference` for the grader; empty: none
+    data_dir: str = ""  # where TFDS keeps data sets; empty: its default
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """Where the items come from: JSON lines. A task subclasses this and overrides `materialize`."""
+    """Where the items come from: JSON lines, or `tfds:NAME[/CONFIG]:SPLIT`.
+
+    A task subclasses this and overrides `materialize`.
+    """
 
     train: str = ""  # RFT items: messages, and any other keys for the grader
     valid: str = ""  # RFT items, none of them in `train`
     supervised: str = ""  # items that end with an assistant message
     answers: str = ""  # likewise: the right answers to `train`, for supervised fine-tuning
     symbols: str = ""  # a text a line, such as a name, that a tokenizer trained here keeps whole
+    tfds: TfdsConfig = TfdsConfig()
 
     def materialize(self, directory: Path) -> "DataConfig":
         """Returns the files to read, after writing them below `directory` if they are made."""
@@ -236,34 +262,53 @@ class RolloutConfig:
         """The budget of thinking tokens before the end-of-think marker is forced."""
         if isinstance(self.reasoning_effort, int):
             return self.reasoning_effort
-        return getattr(self, f"effort_{self.reasoning_effort}")
+        budgets = {"low": self.effort_low, "medium": self.effort_medium, "high": self.effort_high}
+        return budgets[self.reasoning_effort]
 
 
 @dataclass(frozen=True)
 class PolicyLossConfig:
-    """The policy-gradient objective; see `learn.advantages` and `learn.losses`."""
+    """The policy-gradient objective; see `learn.advantages` and `learn.losses`.
 
-    baseline: Literal["group", "batch", "none", "leave_one_out"] = "group"  # GRPO
-    loss: Literal["ppo_clip", "gspo", "cispo"] = "ppo_clip"
+    Where a function is chosen, `module:name` of one's own may stand as well, or in an experiment
+    file the function itself; `learn.losses` has an example.
+    """
+
+    # How much better a sample was than the others of its prompt: group_mean (GRPO) or
+    # leave_one_out (RLOO); or a function of your own, as for the three settings after it.
+    advantage: Algorithm = field(default="group_mean", metadata={"algorithms": ADVANTAGES})
+    # What advantages are divided by: the rewards' standard deviation in the group (GRPO) or in the
+    # batch, the group's mean (MaxRL), nothing (Dr. GRPO).
+    scale_rewards: Literal["group", "batch", "mean", "none"] = "group"
+    # ppo_clip, gspo or cispo
+    loss: Algorithm = field(default="ppo_clip", metadata={"algorithms": POLICY_LOSSES})
     clip_low: float = 0.2  # PPO; DAPO (https://arxiv.org/abs/2503.14476) for the pair
     clip_high: float = 0.28
     two_sided: bool = True  # CISPO: keep the ratio above 1 - clip_low as well
     dual_clip: float | None = None  # https://arxiv.org/abs/1912.09729 uses 3
     aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
-    importance: Literal["none", "tis", "icepop"] = "none"  # sampler/learner mismatch
+    # Weights against a mismatch of sampler and learner: none, tis or icepop
+    importance: Algorithm = field(default="none", metadata={"algorithms": IMPORTANCE_WEIGHTS})
     tis_cap: float = 2.0  # https://fengyao.notion.site/off-policy-rl
     icepop_low: float = 0.5  # https://arxiv.org/abs/2510.18855
     icepop_high: float = 2.0
     kl_coefficient: float = 0.0  # to the policy that the stage started from
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # http://joschu.net/blog/kl-approx.html
+    # k1, k2 or k3: http://joschu.net/blog/kl-approx.html
+    kl_estimator: Algorithm = field(default="k3", metadata={"algorithms": KL_ESTIMATORS})
     epochs_per_batch: int = 1  # per rollout batch
-    gradient_accumulation: int = (
-        1  # the update's prompts in so many parts; changes memory, not results
-    )
-    # Completions side by side in rows of max_completion_tokens, so many rows of each device at once;
-    # 0: a row each, padded. For lengths that differ; with full rows it only costs.
+    # The update's prompts in so many parts, whose gradients are summed: less memory, same results.
+    gradient_accumulation: int = 1
+    # Completions side by side in rows of max_completion_tokens, so many rows of each device at
+    # once; 0: a row each, padded. For lengths that differ; with full rows it only costs.
     pack_rows: int = 0
     logit_chunk: int = 16  # positions of every completion whose logits exist at once
+
+
+class UpdateParts(NamedTuple):
+    """Into how many parts an update's batch is cut, and the setting that says so."""
+
+    setting: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -284,6 +329,13 @@ class SFTStage:
     logit_chunk: int = 512  # positions of a row whose logits exist at once
     log_interval: int = 10
     checkpoint_interval: int = 500
+
+    decode_slots: ClassVar[int] = 0
+
+    @property
+    def update_parts(self) -> UpdateParts:
+        """The parts of a batch whose gradients are summed."""
+        return UpdateParts("gradient_accumulation", self.gradient_accumulation)
 
 
 @dataclass(frozen=True)
@@ -313,6 +365,17 @@ class RLStage:
     # `policy_loss.importance` must correct. Interrupted, such a run goes on a little differently.
     async_rollout: bool = False
 
+    @property
+    def decode_slots(self) -> int:
+        """Completions that are decoded at a time; 0 for all."""
+        return self.rollout.slots
+
+    @property
+    def update_parts(self) -> UpdateParts:
+        """The parts of a batch whose gradients are summed."""
+        loss = self.policy_loss
+        return UpdateParts("policy_loss.gradient_accumulation", loss.gradient_accumulation)
+
 
 @dataclass(frozen=True)
 class EvalStage:
@@ -340,8 +403,8 @@ class EvalStage:
         return tuple(key for key in (self.cluster_by, self.macro_by) if key)
 
 
-TrainingStage = SFTStage | RLStage
-Stage = TrainingStage | EvalStage
+TrainingStageConfig = SFTStage | RLStage
+StageConfig = TrainingStageConfig | EvalStage
 RESERVED = ("data", "models")  # what else has a folder in a work directory
 
 
@@ -363,12 +426,22 @@ class Config:
     wandb_project: str = ""  # of Weights & Biases; empty: off
     # Folder of compiled programs; None: JAX_COMPILATION_CACHE_DIR, or the user's own; empty: off.
     compilation_cache: str | None = None
-    stages: tuple[Stage, ...] = field(default_factory=lambda: (SFTStage(), RLStage()))
+    stages: tuple[StageConfig, ...] = field(default_factory=lambda: (SFTStage(), RLStage()))
 
     @property
-    def training_stages(self) -> tuple[TrainingStage, ...]:
+    def training_stages(self) -> tuple[TrainingStageConfig, ...]:
         """The stages that change weights."""
         return tuple(stage for stage in self.stages if not isinstance(stage, EvalStage))
+
+    @property
+    def rl_stages(self) -> tuple[RLStage, ...]:
+        """The stages that sample and are graded."""
+        return tuple(stage for stage in self.stages if isinstance(stage, RLStage))
+
+    @property
+    def eval_stages(self) -> tuple[EvalStage, ...]:
+        """The stages that compare models."""
+        return tuple(stage for stage in self.stages if isinstance(stage, EvalStage))
 
     def model(self, name: str) -> ModelConfig:
         """The model of that name."""

@@ -1,8 +1,22 @@
 """Which values a setting takes, by the annotation of its field."""
 
+import collections.abc
+import dataclasses
 import types
 import typing
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard
+
+
+class DataclassInstance(Protocol):
+    """An instance of a data class."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+def is_settings(value: object) -> TypeGuard[DataclassInstance]:
+    """Whether a value is a section of settings, no single one."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
 
 MISMATCH = object()  # what `convert` returns for a value of another type
 
@@ -33,6 +47,8 @@ def convert(value: Any, kind: Any) -> Any:
 
 def describe(kind: Any) -> str:
     """The type for people."""
+    if any(typing.get_origin(option) is collections.abc.Callable for option in alternatives(kind)):
+        return "a name, module:name of a function, or a function"
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     return (

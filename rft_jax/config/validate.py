@@ -1,23 +1,36 @@
-"""What a configuration must not say, refused before anything is read or compiled."""
+"""Every rule about configurations, refused before anything is compiled.
+
+`validate` needs the configuration alone. The others need to know as well what the machine, the
+grader or a model's source is, and are asked by `runs.prepare` and `plan`.
+"""
 
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from rft_jax.config import (
     REASONING_EFFORTS,
     RESERVED,
     Config,
     EvalStage,
+    LoraConfig,
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
     RLStage,
-    TrainingStage,
+    SFTStage,
+    StageConfig,
+    TrainingStageConfig,
 )
-from rft_jax.config.types import MISMATCH, alternatives, convert, describe
+from rft_jax.config.types import (
+    MISMATCH,
+    DataclassInstance,
+    alternatives,
+    convert,
+    describe,
+    is_settings,
+)
 from rft_jax.utils.errors import InputError
 
 
@@ -38,87 +51,95 @@ def validate(config: Config) -> None:
         raise InputError("host.python_timeout_s: must be above 0 seconds")
     for model in config.models:
         if model.lora is not None:
-            _validate_lora(f"models.{model.name}", model)
+            _validate_lora(f"models.{model.name}", model, model.lora)
         if not model.source:
             _validate_model(model)
-    earlier: dict[str, TrainingStage] = {}
+    earlier: dict[str, TrainingStageConfig] = {}
     for stage in config.stages:
-        place = f"stages.{stage.name}"
-        if isinstance(stage, EvalStage):
-            _validate_evaluate(place, stage, earlier)
-            continue
-        if stage.model not in [model.name for model in config.models]:
-            raise InputError(f"{place}.model: there is no model {stage.model!r} in `models`")
-        here = stage.init and "/" not in stage.init
-        if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
-            raise InputError(
-                f"{place}.init: {stage.init!r} is not an earlier stage of the model "
-                f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
-            )
-        _positive(place, stage, "steps", "batch_size", "checkpoint_interval")
-        _validate_optimizer(f"{place}.optimizer", stage.optimizer, stage.steps)
-        if isinstance(stage, RLStage):
-            _validate_reinforce(place, stage)
-        else:
-            _positive(
-                place,
-                stage,
-                "max_row_tokens",
-                "gradient_accumulation",
-                "logit_chunk",
-                "log_interval",
-            )
-            _divides(place, stage.gradient_accumulation, stage.batch_size)
-        earlier[stage.name] = stage
+        _RULES[type(stage)](f"stages.{stage.name}", stage, config, earlier)
 
 
-def _check_types(node: Any, place: str) -> None:
+def _validate_training(
+    section: str,
+    stage: TrainingStageConfig,
+    config: Config,
+    earlier: dict[str, TrainingStageConfig],
+) -> None:
+    """The rules that all stages share which change weights."""
+    if stage.model not in [model.name for model in config.models]:
+        raise InputError(f"{section}.model: there is no model {stage.model!r} in `models`")
+    here = stage.init and "/" not in stage.init
+    if here and (stage.init not in earlier or earlier[stage.init].model != stage.model):
+        raise InputError(
+            f"{section}.init: {stage.init!r} is not an earlier stage of the model "
+            f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
+        )
+    _positive(section, stage, "steps", "batch_size", "checkpoint_interval")
+    _validate_optimizer(f"{section}.optimizer", stage.optimizer, stage.steps)
+    earlier[stage.name] = stage
+
+
+def _validate_sft(
+    section: str, stage: SFTStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_training(section, stage, config, earlier)
+    _positive(
+        section, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
+    )
+    _divides(section, stage.gradient_accumulation, stage.batch_size)
+
+
+def _check_types(node: DataclassInstance, section: str) -> None:
     """Every setting has its type, and numbers are finite."""
     kinds = typing.get_type_hints(type(node))
     for setting in dataclasses.fields(node):
         value, kind = getattr(node, setting.name), kinds[setting.name]
-        where = f"{place}.{setting.name}".strip(".")
+        where = f"{section}.{setting.name}".strip(".")
+        if typing.get_origin(kind) is tuple and not isinstance(value, tuple):
+            raise InputError(
+                f"{where}: must be a tuple; with one member a comma stands behind it, as in (x,)"
+            )
         infinite = isinstance(value, float) and not math.isfinite(value)
         if infinite or all(convert(value, option) is MISMATCH for option in alternatives(kind)):
             raise InputError(f"{where}: {value!r} is not {describe(kind)}")
-        if dataclasses.is_dataclass(value):
+        if is_settings(value):
             _check_types(value, where)
         elif isinstance(value, tuple):
-            for member in filter(dataclasses.is_dataclass, value):
-                _check_types(member, f"{where}.{member.name}")
+            for member in filter(is_settings, value):
+                _check_types(member, f"{where}.{getattr(member, 'name', '')}")
 
 
-def _check_names(place: str, things: tuple) -> None:
+def _check_names(section: str, things: Sequence[ModelConfig] | Sequence[StageConfig]) -> None:
     names = [thing.name for thing in things]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"{place}: at least one is needed and names must differ, got {names}")
+        raise InputError(f"{section}: at least one is needed and names must differ, got {names}")
     for name in names:
         if not name or "/" in name or "." in name:
-            raise InputError(f"{place}: the name {name!r} must be non-empty, without '/' and '.'")
-        if place == "stages" and name in RESERVED:
+            raise InputError(f"{section}: the name {name!r} must be non-empty, without '/' and '.'")
+        if section == "stages" and name in RESERVED:
             raise InputError(
-                f"{place}: the name {name!r} is taken in a work directory; use another"
+                f"{section}: the name {name!r} is taken in a work directory; use another"
             )
 
 
-def _positive(place: str, settings: Any, *names: str) -> None:
+def _positive(section: str, settings: DataclassInstance, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < 1:
-            raise InputError(f"{place}.{name}: must be at least 1, got {getattr(settings, name)}")
+            raise InputError(f"{section}.{name}: must be at least 1, got {getattr(settings, name)}")
 
 
-def _divides(place: str, parts: int, batch_size: int) -> None:
+def _divides(section: str, parts: int, batch_size: int) -> None:
     if batch_size % parts:
         raise InputError(
-            f"{place}.gradient_accumulation: {parts} does not divide the batch of {batch_size}; "
+            f"{section}.gradient_accumulation: {parts} does not divide the batch of {batch_size}; "
             "choose a divisor"
         )
 
 
 def _validate_model(model: ModelConfig) -> None:
-    place = f"models.{model.name}"
+    section = f"models.{model.name}"
     _positive(
-        place,
+        section,
         model,
         "num_layers",
         "hidden_size",
@@ -128,55 +149,59 @@ def _validate_model(model: ModelConfig) -> None:
         "intermediate_size",
     )
     if model.num_heads % model.num_kv_heads:
-        raise InputError(f"{place}.num_heads: {model.num_heads} is not a multiple of num_kv_heads")
+        raise InputError(
+            f"{section}.num_heads: {model.num_heads} is not a multiple of num_kv_heads"
+        )
     for name in ("rope_theta", "norm_eps"):
         if not getattr(model, name) > 0:
-            raise InputError(f"{place}.{name}: must be above 0, got {getattr(model, name)}")
+            raise InputError(f"{section}.{name}: must be above 0, got {getattr(model, name)}")
     if model.head_dim % 2:
-        raise InputError(f"{place}.head_dim: rotary positions need an even number")
+        raise InputError(f"{section}.head_dim: rotary positions need an even number")
     if not model.attention_pattern:
-        raise InputError(f"{place}.attention_pattern: name at least one kind of layer")
+        raise InputError(f"{section}.attention_pattern: name at least one kind of layer")
     if "sliding" in model.attention_pattern and model.sliding_window < 1:
-        raise InputError(f"{place}.sliding_window: sliding layers need a window of at least 1")
+        raise InputError(f"{section}.sliding_window: sliding layers need a window of at least 1")
     if model.experts and not 1 <= model.experts_per_token <= model.experts:
         raise InputError(
-            f"{place}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
+            f"{section}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
             f"{model.experts} experts"
         )
 
 
-def _validate_lora(place: str, model: ModelConfig) -> None:
-    lora = model.lora
+def _validate_lora(section: str, model: ModelConfig, lora: LoraConfig) -> None:
     if not model.source:
         raise InputError(
-            f"{place}.lora: adapters change a model that is there already; set {place}.source"
+            f"{section}.lora: adapters change a model that is there already; set {section}.source"
         )
-    _positive(f"{place}.lora", lora, "rank")
+    _positive(f"{section}.lora", lora, "rank")
     if not lora.alpha > 0:
-        raise InputError(f"{place}.lora.alpha: must be above 0, got {lora.alpha}")
+        raise InputError(f"{section}.lora.alpha: must be above 0, got {lora.alpha}")
     if not lora.targets or len(set(lora.targets)) < len(lora.targets):
-        raise InputError(f"{place}.lora.targets: name at least one weight, and each only once")
+        raise InputError(f"{section}.lora.targets: name at least one weight, and each only once")
 
 
-def _validate_optimizer(place: str, optimizer: OptimizerConfig, steps: int) -> None:
+def _validate_optimizer(section: str, optimizer: OptimizerConfig, steps: int) -> None:
     rate = optimizer.learning_rate
     if (rate is not None and not rate > 0) or not optimizer.clip_norm > 0:
-        raise InputError(f"{place}: learning_rate and clip_norm must be above 0")
+        raise InputError(f"{section}: learning_rate and clip_norm must be above 0")
     if not (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1 and optimizer.eps > 0):
-        raise InputError(f"{place}: b1 and b2 must lie in [0, 1) and eps be above 0")
+        raise InputError(f"{section}: b1 and b2 must lie in [0, 1) and eps be above 0")
     if not optimizer.weight_decay >= 0:
-        raise InputError(f"{place}.weight_decay: must be 0 or more")
-    _positive(place, optimizer, "max_nonfinite_updates")
+        raise InputError(f"{section}.weight_decay: must be 0 or more")
+    _positive(section, optimizer, "max_nonfinite_updates")
     if not 0 <= optimizer.warmup_steps < steps:
         raise InputError(
-            f"{place}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
+            f"{section}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
         )
 
 
-def _validate_reinforce(place: str, stage: RLStage) -> None:
+def _validate_rl(
+    section: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_training(section, stage, config, earlier)
     rollout, loss = stage.rollout, stage.policy_loss
-    where = f"{place}.rollout"
-    _positive(place, stage, "max_resample_batches")
+    where = f"{section}.rollout"
+    _positive(section, stage, "max_resample_batches")
     sizes = "max_prompt_tokens", "prompt_buckets", "max_completion_tokens", "output_bytes"
     _positive(where, rollout, "group_size", *sizes)
     if not rollout.temperature > 0:
@@ -192,12 +217,12 @@ def _validate_reinforce(place: str, stage: RLStage) -> None:
     if not 0 <= rollout.thinking_tokens <= rollout.max_completion_tokens - 2:
         raise InputError(
             f"{where}.reasoning_effort: {rollout.thinking_tokens} thinking tokens leave no room "
-            f"for an answer in max_completion_tokens={rollout.max_completion_tokens}; raise the latter"
+            f"for an answer in max_completion_tokens={rollout.max_completion_tokens}; raise the "
+            "latter"
         )
     if rollout.group_size < 2:
         raise InputError(
-            f"{where}.group_size: the baseline {loss.baseline!r} compares the samples of a prompt; "
-            "use at least 2"
+            f"{where}.group_size: an advantage compares the samples of a prompt; use at least 2"
         )
     if not 0 <= 2 * rollout.slots <= stage.batch_size * rollout.group_size:
         raise InputError(
@@ -206,63 +231,208 @@ def _validate_reinforce(place: str, stage: RLStage) -> None:
         )
     if rollout.output_bytes < 4:
         raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")
-    _validate_loss(f"{place}.policy_loss", loss)
+    _validate_loss(f"{section}.policy_loss", loss)
     if loss.importance == "none":
         another = "samples come from another policy than is trained; set "
-        another += f"{place}.policy_loss.importance=tis"
+        another += f"{section}.policy_loss.importance=tis"
         if rollout.int8_weights or rollout.int8_cache:
             raise InputError(f"{where}: with int8_weights or int8_cache {another}")
         if stage.async_rollout:
-            raise InputError(f"{place}.async_rollout: with it {another}")
-    _positive(place, stage, "eval_samples", "samples_interval", "host_chunks")
+            raise InputError(f"{section}.async_rollout: with it {another}")
+    _positive(section, stage, "eval_samples", "samples_interval", "host_chunks")
     if stage.eval_interval < 0 or stage.early_stopping_patience < 0:
         raise InputError(
-            f"{place}: eval_interval and early_stopping_patience must be 0 (never) or more"
+            f"{section}: eval_interval and early_stopping_patience must be 0 (never) or more"
         )
     if stage.early_stopping_patience and not stage.eval_interval:
         raise InputError(
-            f"{place}.early_stopping_patience: needs evaluations; set eval_interval as well"
+            f"{section}.early_stopping_patience: needs evaluations; set eval_interval as well"
         )
-    _divides(f"{place}.policy_loss", loss.gradient_accumulation, stage.batch_size)
+    _divides(f"{section}.policy_loss", loss.gradient_accumulation, stage.batch_size)
     if loss.pack_rows < 0 or (loss.pack_rows and loss.gradient_accumulation > 1):
         raise InputError(
-            f"{place}.policy_loss.pack_rows: must be 0 (off), or at least 1 with gradient_accumulation=1; "
-            "packed rows are the parts of the update themselves"
+            f"{section}.policy_loss.pack_rows: must be 0 (off), or at least 1 with "
+            "gradient_accumulation=1; packed rows are the parts of the update themselves"
         )
 
 
-def _validate_evaluate(place: str, stage: EvalStage, earlier: Mapping[str, TrainingStage]) -> None:
-    _positive(place, stage, "samples")
+def _validate_eval(
+    section: str, stage: EvalStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _positive(section, stage, "samples")
     taken = [*earlier, *stage.models]
     for name in stage.baselines:
         if not name or "/" in name or name in taken:
             raise InputError(
-                f"{place}.baselines: {name!r} must differ from stages and models, without '/'"
+                f"{section}.baselines: {name!r} must differ from stages and models, without '/'"
             )
         taken.append(name)
     for name in stage.models:
         if "/" not in name and name not in earlier:
             raise InputError(
-                f"{place}.models: {name!r} is not an earlier stage; name one, or give "
+                f"{section}.models: {name!r} is not an earlier stage; name one, or give "
                 "WORKDIR/STAGE of another run"
             )
-    if not any(isinstance(before, RLStage) for before in earlier.values()):
+    if not any(before.name in earlier for before in config.rl_stages):
         raise InputError(
-            f"{place}: samples are drawn as in a reinforcement stage; put one before it"
+            f"{section}: samples are drawn as in a reinforcement stage; put one before it"
         )
 
 
-def _validate_loss(place: str, loss: PolicyLossConfig) -> None:
-    _positive(place, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
+def _validate_loss(section: str, loss: PolicyLossConfig) -> None:
+    _positive(section, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
+    for setting in dataclasses.fields(loss):
+        if "algorithms" in setting.metadata:
+            try:
+                setting.metadata["algorithms"].check(getattr(loss, setting.name))
+            except InputError as error:
+                raise InputError(f"{section}.{setting.name}: {error}") from None
     if not 0 < loss.clip_low <= 1 or not loss.clip_high > 0:
-        raise InputError(f"{place}: clip_low must lie in (0, 1] and clip_high be above 0")
+        raise InputError(f"{section}: clip_low must lie in (0, 1] and clip_high be above 0")
     if loss.dual_clip is not None and (loss.loss != "ppo_clip" or not loss.dual_clip > 1):
-        raise InputError(f"{place}.dual_clip: must be above 1, and is for loss=ppo_clip only")
+        raise InputError(f"{section}.dual_clip: must be above 1, and is for loss=ppo_clip only")
     if not loss.tis_cap > 0 or not 0 <= loss.icepop_low < loss.icepop_high:
-        raise InputError(f"{place}: tis_cap must be above 0 and icepop_low below icepop_high")
+        raise InputError(f"{section}: tis_cap must be above 0 and icepop_low below icepop_high")
     if not loss.kl_coefficient >= 0:
-        raise InputError(f"{place}.kl_coefficient: must be 0 (off) or more")
+        raise InputError(f"{section}.kl_coefficient: must be 0 (off) or more")
     if loss.kl_coefficient and loss.kl_estimator == "k1":
         raise InputError(
-            f"{place}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
+            f"{section}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
         )
+
+
+def validate_placement(stage: RLStage, needs_host: bool) -> None:
+    """Refuses what does not go with where the grader runs.
+
+    Args:
+        stage: The stage.
+        needs_host: Whether the grader has a node on the host.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    section = f"stages.{stage.name}"
+    if stage.max_resample_batches > 1 and needs_host:
+        raise InputError(
+            f"{section}.max_resample_batches: {stage.max_resample_batches} batches are sampled and "
+            "graded in one program, but this grader needs the host (`rft grade --explain` says "
+            "why); set it to 1 or use a grader that runs on the device"
+        )
+    if stage.async_rollout and not needs_host:
+        raise InputError(
+            f"{section}.async_rollout: the grader runs on the device, so that there is nothing to "
+            "wait for; leave it off"
+        )
+
+
+def validate_mesh(stage: TrainingStageConfig, parts: int) -> None:
+    """Refuses a stage whose batch, micro-batches or slots the mesh's batch axes do not divide.
+
+    With less than a whole prompt of a micro-batch on each device, the compiler would lay prompts
+    out over no axis at all, and send every activation to every device.
+
+    Args:
+        stage: The stage.
+        parts: Into how many parts the mesh splits a batch.
+
+    Raises:
+        InputError: Naming the setting and a size that works.
+    """
+    section, accumulation = f"stages.{stage.name}", stage.update_parts
+    validate_split(f"{section}.batch_size", stage.batch_size, parts)
+    validate_split(f"{section}.rollout.slots", stage.decode_slots, parts)
+    if stage.batch_size // accumulation.count % parts:
+        raise InputError(
+            f"{section}.{accumulation.setting}: {accumulation.count} parts of a batch of "
+            f"{stage.batch_size} cannot be split over data x fsdp = {parts} devices; use a divisor "
+            f"of {stage.batch_size // parts}"
+        )
+
+
+def validate_split(setting: str, size: int, parts: int) -> None:
+    """Refuses what is split as a batch is, and has a size that the mesh's batch axes do not divide.
+
+    Raises:
+        InputError: Naming the setting and a size that works.
+    """
+    if size % parts:
+        raise InputError(
+            f"{setting}: {size} cannot be split over data x fsdp = {parts} devices; use a multiple "
+            f"of {parts} or another mesh"
+        )
+
+
+def validate_partition(
+    model: str, sizes: Iterable[tuple[str, int]], rules: Mapping[str, str | None], mesh: Mapping
+) -> None:
+    """Refuses a mesh whose axes do not divide the weights' that they split.
+
+    Args:
+        model: The model's name.
+        sizes: The logical axes of the weights, each with its size.
+        rules: The mesh axis of each logical axis, or None.
+        mesh: The size of each mesh axis.
+
+    Raises:
+        InputError: Naming the mesh axis, the model's setting and its size.
+    """
+    for name, size in sizes:
+        axis = rules[name]
+        if axis is not None and size % mesh[axis]:
+            raise InputError(
+                f"mesh.{axis}: {mesh[axis]} devices cannot split {_AXIS_SETTINGS[name]}={size} of "
+                f"the model {model!r}; choose a divisor of {size}"
+            )
+
+
+# What sets the size of a logical axis; the others are never split.
+_AXIS_SETTINGS = {
+    "vocab": "the vocabulary",
+    "embed": "hidden_size",
+    "num_kv_heads": "num_kv_heads",
+    "mlp": "intermediate_size",
+}
+
+
+def validate_adapters(stage: TrainingStageConfig, model: ModelConfig) -> None:
+    """Refuses an optimizer that does not go with adapters.
+
+    Args:
+        stage: The stage.
+        model: The stage's model, as its source describes it.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    if stage.optimizer.name == "muon" and model.lora is not None:
+        raise InputError(
+            f"stages.{stage.name}.optimizer.name: muon is for whole weights, but this model trains "
+            "adapters; set it to adamw"
+        )
+
+
+def validate_targets(model: ModelConfig, without_adapters: Container[str]) -> None:
+    """Refuses adapters for weights that cannot have any.
+
+    Args:
+        model: The model, as its source describes it.
+        without_adapters: The weights of a mixture's experts.
+
+    Raises:
+        InputError: Naming the targets.
+    """
+    experts = (
+        [name for name in model.lora.targets if name in without_adapters] if model.lora else []
+    )
+    if model.experts and experts:
+        raise InputError(
+            f"models.{model.name}.lora.targets: a mixture's experts cannot have adapters; leave "
+            f"{', '.join(experts)} out"
+        )
+
+
+_RULES: dict[type[StageConfig], Callable[..., None]] = {
+    SFTStage: _validate_sft,
+    RLStage: _validate_rl,
+    EvalStage: _validate_eval,
+}

@@ -20,3 +20,5 @@ from rft_jax.data.prompts import bucket as bucket
 from rft_jax.data.prompts import encode_prompts as encode_prompts
 from rft_jax.data.sft_packing import Packed as Packed
 from rft_jax.data.sft_packing import pack_supervised as pack_supervised
+from rft_jax.data.tfds_items import is_tfds as is_tfds
+from rft_jax.data.tfds_items import write_items as write_items

@@ -23,26 +23,21 @@ class IndexBatch(NamedTuple):
     draw_B: np.ndarray
 
 
-def batch_at(
-    size: int, batch_size: int, cursor: int, seed: int, shuffle: bool = True
-) -> IndexBatch:
+def batch_at(size: int, batch_size: int, cursor: int, seed: int) -> IndexBatch:
     """Returns the batch of the items `cursor` to `cursor + batch_size - 1` of the endless sequence.
 
     Args:
         size: M, number of items in the data, at least 1.
         batch_size: B; a batch runs on into the next epoch, so that no item is left out.
-        cursor: number of items consumed before.
-        seed: of the permutations; 0 or more.
-        shuffle: False takes the items in the order of the file in every epoch.
+        cursor: Number of items consumed before this batch.
+        seed: What the permutations depend on, 0 or more.
     """
     position_B = cursor + np.arange(batch_size, dtype=np.int64)
-    epoch_B, place_B = np.divmod(position_B, size)
-    indices_B = place_B
-    if shuffle:
-        indices_B = np.empty_like(place_B)
-        for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
-            here_B = epoch_B == epoch
-            indices_B[here_B] = _permutation(size, seed, epoch)[place_B[here_B]]
+    epoch_B, offset_B = np.divmod(position_B, size)
+    indices_B = np.empty_like(offset_B)
+    for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
+        here_B = epoch_B == epoch
+        indices_B[here_B] = _permutation(size, seed, epoch)[offset_B[here_B]]
     return IndexBatch(indices_B, epoch_B.astype(np.int32))
 
 

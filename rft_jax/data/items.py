@@ -8,21 +8,21 @@ with one sentence that names file, line and field.
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-def load_items(path: str | Path) -> list[dict[str, Any]]:
+def load_items(path: str | Path) -> list[JsonObject]:
     """Reads reinforcement fine-tuning items.
 
     Returns:
         The rows; the last message of each is not the assistant's.
 
     Raises:
-        InputError: naming file, line, field and remedy.
+        InputError: Naming file, line, field and remedy.
     """
     items = _read_rows(Path(path))
     for number, item in enumerate(items, start=1):
@@ -36,11 +36,11 @@ def load_items(path: str | Path) -> list[dict[str, Any]]:
     return items
 
 
-def check_keys(items: Sequence[dict[str, Any]], keys: Iterable[str], path: str | Path) -> None:
+def check_keys(items: Sequence[JsonObject], keys: Iterable[str], path: str | Path) -> None:
     """Items may lack a key, but not all of them.
 
     Raises:
-        InputError: naming the key that no item has.
+        InputError: Naming the key that no item has.
     """
     for key in keys:
         if not any(key in item for item in items):
@@ -49,11 +49,11 @@ def check_keys(items: Sequence[dict[str, Any]], keys: Iterable[str], path: str |
             )
 
 
-def load_rows(path: str | Path) -> list[dict[str, Any]]:
+def load_rows(path: str | Path) -> list[JsonObject]:
     """Reads JSON objects, one a line, without looking at what is in them.
 
     Raises:
-        InputError: naming file, line and remedy.
+        InputError: Naming file, line and remedy.
     """
     return _read_rows(Path(path))
 
@@ -62,7 +62,7 @@ def load_answers(path: str | Path, items: int) -> list[str]:
     """Reads the `output_text` of answers, one for each item of a file, in their order.
 
     Raises:
-        InputError: naming file, line, field and remedy.
+        InputError: Naming file, line, field and remedy.
     """
     rows = _read_rows(Path(path))
     if len(rows) != items:
@@ -75,7 +75,7 @@ def load_answers(path: str | Path, items: int) -> list[str]:
     return [row["output_text"] for row in rows]
 
 
-def load_supervised_items(path: str | Path) -> list[dict[str, Any]]:
+def load_supervised_items(path: str | Path) -> list[JsonObject]:
     """Reads supervised items: the last message is the assistant's, with the thought, if any, under
     `reasoning_content`.
 
@@ -83,37 +83,37 @@ def load_supervised_items(path: str | Path) -> list[dict[str, Any]]:
         The rows.
 
     Raises:
-        InputError: naming file, line, field and remedy.
+        InputError: Naming file, line, field and remedy.
     """
     items = _read_rows(Path(path))
     for number, item in enumerate(items, start=1):
         messages = _check_messages(item, f"{path}, line {number}")
-        place = f"{path}, line {number}: messages[{len(messages) - 1}]"
+        where = f"{path}, line {number}: messages[{len(messages) - 1}]"
         answer = messages[-1]
         if answer["role"] != "assistant":
             raise InputError(
-                f"{place}: the last message is from {answer['role']!r}; a supervised item ends "
+                f"{where}: the last message is from {answer['role']!r}; a supervised item ends "
                 "with the assistant's answer"
             )
         if not isinstance(answer.get("reasoning_content"), str | None):
-            raise InputError(f"{place}.reasoning_content: must be a string; correct or remove it")
+            raise InputError(f"{where}.reasoning_content: must be a string; correct or remove it")
         if answer.get("weight", 1) != 1:
-            raise InputError(f"{place}.weight: only 1 is supported; remove the row or the weight")
+            raise InputError(f"{where}.weight: only 1 is supported; remove the row or the weight")
     return items
 
 
 def check_disjoint(
-    train: Sequence[dict[str, Any]], valid: Sequence[dict[str, Any]], names: tuple[str, str]
+    train: Sequence[JsonObject], valid: Sequence[JsonObject], names: tuple[str, str]
 ) -> None:
     """Refuses data of which a row is both for training and for validation.
 
     Args:
-        train: rows for training.
-        valid: rows for validation.
-        names: the files of the two.
+        train: Rows for training.
+        valid: Rows for validation.
+        names: The files of the two.
 
     Raises:
-        InputError: naming the first such row's line in both files.
+        InputError: Naming the first such row's line in both files.
     """
     lines = {_canonical(item): number for number, item in reversed([*enumerate(train, start=1)])}
     for number, item in enumerate(valid, start=1):
@@ -124,7 +124,7 @@ def check_disjoint(
             )
 
 
-def _canonical(item: dict[str, Any]) -> str:
+def _canonical(item: JsonObject) -> str:
     return json.dumps(item, sort_keys=True)
 
 
@@ -132,7 +132,7 @@ def load_lines(path: str | Path) -> list[str]:
     """Reads a text a line.
 
     Raises:
-        InputError: naming file, line and remedy.
+        InputError: Naming file, line and remedy.
     """
     lines = _read_lines(Path(path), "a text a line")
     try:
@@ -141,7 +141,7 @@ def load_lines(path: str | Path) -> list[str]:
         raise InputError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[JsonObject]:
     """The JSON objects of a file; blank lines only at its end."""
     lines = _read_lines(path, "JSON lines")
     return [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
@@ -163,32 +163,32 @@ def _read_lines(path: Path, kind: str) -> list[bytes]:
     return content.split(b"\n")
 
 
-def _parse(line: bytes, place: str) -> dict[str, Any]:
+def _parse(line: bytes, where: str) -> JsonObject:
     if not line.strip():
-        raise InputError(f"{place}: is blank; remove it")
+        raise InputError(f"{where}: is blank; remove it")
     try:
         row = json.loads(line.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{place}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+            f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{place}: not JSON ({error.msg}, column {error.colno}); write one object a line"
+            f"{where}: not JSON ({error.msg}, column {error.colno}); write one object a line"
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{place}: not usable as JSON ({error}); write one object a line"
+            f"{where}: not usable as JSON ({error}); write one object a line"
         ) from error
     if not isinstance(row, dict):
         raise InputError(
-            f"{place}: expected a JSON object, got {_kind(row)}; write "
+            f"{where}: expected a JSON object, got {_kind(row)}; write "
             '{"messages": [...], ...}, one a line'
         )
     # Only an escape can bring half of a surrogate pair past the UTF-8 decoder.
     if b"\\u" in line and not _encodable(row):
         raise InputError(
-            f"{place}: has half of a surrogate pair (\\ud800 to \\udfff), which is no character; "
+            f"{where}: has half of a surrogate pair (\\ud800 to \\udfff), which is no character; "
             "remove it"
         )
     return row
@@ -198,7 +198,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _encodable(row: dict[str, Any]) -> bool:
+def _encodable(row: JsonObject) -> bool:
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -206,63 +206,63 @@ def _encodable(row: dict[str, Any]) -> bool:
     return True
 
 
-def _check_messages(item: dict[str, Any], place: str) -> list[dict[str, Any]]:
+def _check_messages(item: JsonObject, where: str) -> list[JsonObject]:
     """The item's messages, each with a known role and text."""
     if "messages" not in item:
         raise InputError(
-            f'{place}: messages: is missing; add [{{"role": "user", "content": "..."}}]'
+            f'{where}: messages: is missing; add [{{"role": "user", "content": "..."}}]'
         )
     messages = item["messages"]
     if not isinstance(messages, list) or not messages:
         got = "an empty array" if messages == [] else _kind(messages)
-        raise InputError(f"{place}: messages: expected an array of messages, got {got}; add one")
+        raise InputError(f"{where}: messages: expected an array of messages, got {got}; add one")
     for index, message in enumerate(messages):
-        _check_message(message, f"{place}: messages[{index}]")
+        _check_message(message, f"{where}: messages[{index}]")
     tools = item.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InputError(f"{place}: tools: expected an array of functions, got {_kind(tools)}")
+        raise InputError(f"{where}: tools: expected an array of functions, got {_kind(tools)}")
     return messages
 
 
-def _check_message(message: Any, place: str) -> None:
+def _check_message(message: object, where: str) -> None:
     if not isinstance(message, dict):
         raise InputError(
-            f"{place}: expected an object, got {_kind(message)}; "
+            f"{where}: expected an object, got {_kind(message)}; "
             'write {"role": ..., "content": ...}'
         )
     if "role" not in message:
-        raise InputError(f"{place}.role: is missing; use one of {', '.join(ROLES)}")
+        raise InputError(f"{where}.role: is missing; use one of {', '.join(ROLES)}")
     if message["role"] not in ROLES:
         raise InputError(
-            f"{place}.role: {json.dumps(message['role'])} is unknown; use one of {', '.join(ROLES)}"
+            f"{where}.role: {json.dumps(message['role'])} is unknown; use one of {', '.join(ROLES)}"
         )
     content = message.get("content")
     if content is None:
-        raise InputError(f"{place}.content: is missing; a message needs text")
+        raise InputError(f"{where}.content: is missing; a message needs text")
     if isinstance(content, str):
         return
     if not isinstance(content, list) or not content:
         raise InputError(
-            f"{place}.content: expected text, got {_kind(content)}; write a string or an array of "
+            f"{where}.content: expected text, got {_kind(content)}; write a string or an array of "
             '{"type": "text", "text": "..."}'
         )
     for index, part in enumerate(content):
-        _check_part(part, f"{place}.content[{index}]")
+        _check_part(part, f"{where}.content[{index}]")
 
 
-def _check_part(part: Any, place: str) -> None:
+def _check_part(part: object, where: str) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(kind, str) and kind.startswith(("image", "input_image")):
         raise InputError(
-            f"{place}: images are not supported; describe it in text or remove the row"
+            f"{where}: images are not supported; describe it in text or remove the row"
         )
-    if kind != "text" or not isinstance(part.get("text"), str):
+    if not isinstance(part, dict) or kind != "text" or not isinstance(part.get("text"), str):
         raise InputError(
-            f'{place}: only text parts are supported; write {{"type": "text", "text": "..."}}'
+            f'{where}: only text parts are supported; write {{"type": "text", "text": "..."}}'
         )
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     """What JSON calls the value's type."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     return "null" if value is None else names.get(type(value), "a number")

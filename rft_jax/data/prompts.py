@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rft_jax.tokenizers.base import Tokenizer
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 
 class PromptRows(NamedTuple):
@@ -26,8 +27,8 @@ def bucket(longest: int, max_tokens: int, buckets: int) -> int:
     """The shortest of so many lengths P, P / 2, P / 4 ... (rounded up) that holds so many tokens.
 
     Args:
-        longest: at most P.
-        max_tokens: P.
+        longest: Number of tokens to hold, at most P.
+        max_tokens: P, the longest length.
     """
     lengths = (-(-max_tokens // 2**halvings) for halvings in range(buckets))
     return min(length for length in lengths if length >= longest)
@@ -43,7 +44,7 @@ def at_line(source: str, number: int) -> Iterator[None]:
 
 
 def encode_prompts(
-    items: Sequence[dict[str, Any]],
+    items: Sequence[JsonObject],
     tokenizer: Tokenizer,
     max_tokens: int,
     source: str,
@@ -53,13 +54,13 @@ def encode_prompts(
 
     Args:
         items: M rows, as `load_items` returns them.
-        tokenizer: gives the chat format.
-        max_tokens: P.
-        source: the items' file, for messages.
-        setting: what sets P on the command line, for messages.
+        tokenizer: Gives the chat format.
+        max_tokens: P, to which prompts are padded.
+        source: The items' file, for messages.
+        setting: The setting's name that gives P, for messages.
 
     Raises:
-        InputError: for a prompt of more than P tokens, or that the chat format has no place for.
+        InputError: For a prompt of more than P tokens, or one that the chat format cannot express.
     """
     sequences = []
     for number, item in enumerate(items, start=1):
@@ -71,7 +72,7 @@ def encode_prompts(
         row = too_long[0]
         raise InputError(
             f"{source}, line {row + 1}: the prompt has {length_M[row]} tokens, the limit is "
-            f"{max_tokens}; shorten it or set --config.{setting}={length_M.max()} (the longest)"
+            f"{max_tokens}; shorten it or set {setting} to {length_M.max()} (the longest)"
         )
     tokens_MP = np.full((len(sequences), max_tokens), tokenizer.pad_id, np.int32)
     inside_MP = np.arange(max_tokens) < length_M[:, None]

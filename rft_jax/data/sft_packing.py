@@ -5,13 +5,14 @@ are nearly full where padding every item to the longest would waste most of the 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rft_jax.data.prompts import at_line
 from rft_jax.tokenizers.base import Tokenizer, message_text
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 
 class Packed(NamedTuple):
@@ -31,7 +32,7 @@ class Packed(NamedTuple):
 
 
 def pack_supervised(
-    items: Sequence[dict[str, Any]],
+    items: Sequence[JsonObject],
     tokenizer: Tokenizer,
     max_row_tokens: int,
     source: str,
@@ -42,12 +43,12 @@ def pack_supervised(
     Args:
         items: Rows as `load_supervised_items` returns them; the last message is learned.
         tokenizer: Gives the chat format.
-        max_row_tokens: T.
+        max_row_tokens: T, the length of a row.
         source: The items' file, for messages.
-        setting: What sets T on the command line, for messages.
+        setting: The setting's name that gives T, for messages.
 
     Raises:
-        InputError: for an item of more than T tokens.
+        InputError: For an item of more than T tokens.
     """
     rows: list[list[tuple[list[int], int]]] = [[]]
     room = max_row_tokens
@@ -61,8 +62,8 @@ def pack_supervised(
         size = len(prompt) + len(completion)
         if size > max_row_tokens:
             raise InputError(
-                f"{source}, line {number}: the item has {size} tokens, the limit is {max_row_tokens}; "
-                f"shorten it or set --config.{setting}={size} or more"
+                f"{source}, line {number}: the item has {size} tokens, the limit is "
+                f"{max_row_tokens}; shorten it or set {setting} to {size} or more"
             )
         if size > room:
             rows.append([])

@@ -23,7 +23,7 @@ from rft_jax.graders import (
 from rft_jax.graders.placement import judge_models
 from rft_jax.graders.probe import probe, warnings
 from rft_jax.parallel import make_mesh
-from rft_jax.runs.run import open_judges
+from rft_jax.runs.grader import open_judges
 from rft_jax.utils.errors import InputError
 
 _TOKEN_COUNTS = ("prompt_tokens", "completion_tokens")

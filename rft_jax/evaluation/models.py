@@ -1,250 +1,112 @@
-"""Evaluation: sample answers to a file's items, grade them on the device, average.
+"""Models compared on one file of items: what each earns, and paired differences.
 
-The samples of an item depend on the seed and the item only, so that two models, or two
-checkpoints, are compared on the same noise.
+result = evaluate(["runs/claims/sft", "runs/claims/rft"])
+result.models[1].summary["reward_mean"], result.differences[0].low
 """
 
 import dataclasses
-import functools
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.sharding import Mesh
 
 from rft_jax import data
-from rft_jax.config import EvalStage, RLStage, RolloutConfig
+from rft_jax.config import EvalStage, RLStage
 from rft_jax.evaluation.bootstrap import Column, intervals, macro, numbered, paired_differences
-from rft_jax.graders import ANSWER, Grader, HostGrading, HostSample, Items, grade_samples
-from rft_jax.host_step import make_host_sampler
+from rft_jax.evaluation.evaluator import Evaluation, make_evaluator
+from rft_jax.evaluation.metrics import TOP, columns, summarize
+from rft_jax.graders import Grader, HostSample, Items, grade_samples
 from rft_jax.logging.samples import sample_row
-from rft_jax.models import Params, merge
 from rft_jax.parallel import (
-    batch_parts,
-    batch_sharding,
     enter_on_all_hosts,
-    from_local,
-    local_rows,
     raise_on_all_hosts,
-    to_host,
 )
-from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
-from rft_jax.runs.datasets import PromptData, index_tree, read_prompt_data
+from rft_jax.runs.datasets import PromptData, read_prompt_data
 from rft_jax.runs.fingerprints import input_file
-from rft_jax.runs.run import OpenModel, Run, open_judges, open_model, reopen_grader
-from rft_jax.step import Batch, Program, Samples, compile_sampler, logit_mask, make_program
-from rft_jax.strings import ByteString, from_host
+from rft_jax.runs.grader import open_judges, reopen_grader
+from rft_jax.runs.reopen import OpenModel, open_model
+from rft_jax.runs.run import Run
+from rft_jax.step import make_grading, make_sampler
+from rft_jax.strings import from_host
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
 
-TOP = (1, 5)  # top@k for graders that rank
 ONE_SAMPLE = EvalStage(cases=0)
 OF_MACRO = ("reward_mean", *(f"top{k}" for k in TOP), "top_max", "mrr")
 OF_TOKENS = ("truncated_fraction", "completion_tokens_mean", "reasoning_tokens_mean")
-EXACT = {"int8_weights": False, "int8_cache": False}
 
 
-class Evaluation(NamedTuple):
-    """Per sample results, NumPy arrays [M, S] for M items and S samples of each."""
+@dataclass(frozen=True)
+class ModelResult:
+    """What one model, or a file of answers, earned on M items.
 
-    reward_MS: np.ndarray
-    valid_MS: np.ndarray
-    scores: dict[str, np.ndarray]
-    details: dict[str, np.ndarray]
-    errors: dict[str, np.ndarray]
-    completion_tokens_MS: np.ndarray
-    reasoning_tokens_MS: np.ndarray
-    truncated_MS: np.ndarray
-    tokens_MST: np.ndarray  # of the completions
-    text: ByteString  # of the answers, [M, S, L]
-
-
-def make_evaluator(
-    program: Program, host: HostGrading, items: PromptData, samples: int, seed: int
-) -> Callable[[Params], Evaluation]:
-    """Compiles on first use; the same function then serves every checkpoint. Collective.
-
-    Args:
-        program: Of a reinforcement stage; its rollout settings hold here too, but nothing is in
-            eight bits.
-        host: Open, for the grader's nodes that run there.
-        items: What is to be answered.
-        samples: Samples per item, S.
-        seed: Of the samples' noise.
+    Attributes:
+        model: The model's path, or the name of the answers.
+        data: The file of items.
+        summary: Means and counts by name, as `metrics.summarize` has them.
+        intervals: The 95 % interval of each mean, (low, high).
+        columns: The metrics by item, of which the means are taken.
+        cluster_M: The number of each item's cluster; see `bootstrap`.
+        parameters: How many weights the model has; None for answers from elsewhere.
+        cases: The samples of the first items, each a JSON value.
     """
-    stage = program.stage
-    stage = dataclasses.replace(stage, rollout=dataclasses.replace(stage.rollout, **EXACT))
-    program = dataclasses.replace(program, stage=stage)
-    if program.grader.needs_host:
-        sampler = make_host_sampler(program, host, Items(items.items, items.source))
-    else:
-        on_device = compile_sampler(program)
 
-        def sampler(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
-            del count  # grading those that fill the batch up costs nothing
-            return on_device(params, batch, keys_BG)
+    model: str
+    data: str
+    summary: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    columns: dict[str, Column]
+    cluster_M: np.ndarray
+    parameters: int | None = None
+    cases: Sequence[Sequence[dict[str, Any]]] = ()
 
-    size = len(items.items)
-    width = _batch_size(program, samples, size)
-    place = batch_sharding(program.mesh)
-    here = local_rows(place, width)
-
-    @functools.partial(jax.jit, in_shardings=place, out_shardings=place)
-    def keys_of(batch: Batch) -> jax.Array:
-        noise = jnp.uint32(seed), jnp.int32(0)
-        return completion_keys(*noise, batch.prompt_id_B, batch.draw_B, samples)
-
-    def evaluate(params: Params) -> Evaluation:
-        parts = []
-        for first in range(0, size, width):
-            rows = np.minimum(np.arange(first, first + width), size - 1)
-            max_prompt_tokens = bucketed(items, rows, stage.rollout)
-            batch = make_batch(items, rows[here], np.zeros_like(here), max_prompt_tokens)
-            batch = from_local(batch, place, width)
-            real = min(width, size - first)
-            output = sampler(params, batch, keys_of(batch), real)
-            parts.append(
-                jax.tree.map(
-                    lambda leaf, real=real: leaf[:real],
-                    to_host(
-                        Evaluation(
-                            output.grade.reward,
-                            output.grade.valid,
-                            output.grade.scores,
-                            output.grade.details,
-                            output.grade.errors,
-                            output.completed.rollout.length_BG,
-                            output.completed.rollout.thinking_tokens_BG,
-                            ~output.completed.rollout.stopped_BG,
-                            output.completed.rollout.tokens_BGT,
-                            output.completed.text,
-                        ),
-                        program.mesh,
-                    ),
-                )
-            )
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-    return evaluate
+    def to_json(self) -> dict[str, Any]:
+        """The result as one JSON object, its cases left out."""
+        size = {} if self.parameters is None else {"parameters": self.parameters}
+        about = {"model": self.model, "data": self.data, **size}
+        return about | self.summary | {"intervals": self.intervals}
 
 
-def make_batch(
-    items: PromptData, rows: np.ndarray, draws: np.ndarray, max_prompt_tokens: int | None = None
-) -> Batch:
-    """The step's input for some rows of the data, as NumPy arrays.
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much more of a metric `a` has than `b` on the same items, with its 95 % interval."""
 
-    Args:
-        max_prompt_tokens: P, of `bucketed`; None: the longest.
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference as one JSON object."""
+        return dataclasses.asdict(self)
+
+
+class Evaluated(NamedTuple):
+    """Models on the same items, and every later one against every earlier one."""
+
+    models: list[ModelResult]
+    differences: list[PairedDifference]
+
+
+def evaluate(
+    paths: Sequence[str | Path],
+    data_file: str | None = None,
+    settings: EvalStage = ONE_SAMPLE,
+    seed: int = 0,
+) -> Evaluated:
+    """Evaluates models on one file of items; arguments and errors are those of `evaluate_models`.
+
+    evaluate(["runs/claims/sft", "runs/claims/rft"]).models[1].summary["reward_mean"]
     """
-    (tokens_BP, length_B), fields = index_tree((tuple(items.prompts), items.item_fields), rows)
-    prompts = Prompts(tokens_BP[:, :max_prompt_tokens], length_B)
-    return Batch(prompts, rows.astype(np.int32), draws.astype(np.int32), fields)
-
-
-def bucketed(items: PromptData, rows: np.ndarray, config: RolloutConfig) -> int:
-    """The static length P for a batch; rows are those of all hosts."""
-    longest = int(items.prompts.length_M[rows].max())
-    return data.bucket(longest, config.max_prompt_tokens, config.prompt_buckets)
-
-
-def summarize(evaluation: Evaluation, found: Mapping[str, Column]) -> dict[str, Any]:
-    """The means of `columns`, and what else there is to say of an evaluation."""
-    errors = {f"errors/{name}_mean": float(f.mean()) for name, f in evaluation.errors.items()}
-    errors |= {f"errors/{name}_count": int(f.sum()) for name, f in evaluation.errors.items()}
-    return {
-        "items": len(evaluation.valid_MS),
-        "samples": evaluation.valid_MS.shape[1],
-        **{name: column.mean for name, column in found.items()},
-        "valid_fraction": float(evaluation.valid_MS.mean()),
-        "truncated_fraction": float(evaluation.truncated_MS.mean()),
-        "completion_tokens_mean": float(evaluation.completion_tokens_MS.mean()),
-        "reasoning_tokens_mean": float(evaluation.reasoning_tokens_MS.mean()),
-        **errors,
-    }
-
-
-def columns(evaluation: Evaluation, grader: Grader) -> dict[str, Column]:
-    """What is averaged, by its name in the metrics: over valid samples, or over items."""
-    valid_MS = evaluation.valid_MS
-    found = {"reward_mean": evaluation.reward_MS}
-    found |= {f"scores/{name}": score for name, score in evaluation.scores.items()}
-    ranks = [name for name in evaluation.details if name.endswith("/rank")]
-    if len(ranks) == 1:  # a ranking task
-        node = ranks[0].removesuffix("/rank")
-        rank = evaluation.details[ranks[0]]
-        found |= {f"top{k}": (rank >= 1) & (rank <= k) for k in TOP}
-        found |= {
-            "top_max": rank >= 1,
-            "mrr": np.where(rank >= 1, 1 / np.maximum(rank, 1), 0),
-            "malformed_rate": evaluation.details[f"{node}/malformed"],
-            "mean_list_length": evaluation.details[f"{node}/list_length"],
-        }
-    by_sample = {
-        name: Column(np.where(valid_MS, values, 0).sum(axis=1), valid_MS.sum(axis=1))
-        for name, values in found.items()
-    }
-    by_item = {}
-    if grader.pass_threshold is not None:
-        by_item |= pass_at(evaluation.reward_MS >= grader.pass_threshold, valid_MS)
-    answers = [name for name in evaluation.details if name.endswith(ANSWER)]
-    if len(answers) == 1:
-        by_item |= majority(evaluation.details[answers[0]], evaluation.reward_MS, valid_MS)
-    return by_sample | by_item
-
-
-def pass_at(passed_MS: np.ndarray, valid_MS: np.ndarray) -> dict[str, Column]:
-    """`pass_at_k` for k = 1, 2, 4, ... and the number of samples.
-
-    The chance that of k samples at least one passes: 1 - C(n - c, k) / C(n, k) for an item with c
-    of n valid samples passed (https://arxiv.org/abs/2107.03374); items with fewer valid samples
-    have no weight.
-    """
-    samples = valid_MS.shape[1]
-    n_M, c_M = valid_MS.sum(axis=1), (passed_MS & valid_MS).sum(axis=1)
-    found = {}
-    for k in sorted({samples, *(2**power for power in range(samples.bit_length()))}):
-        # C(n - c, k) / C(n, k) = product over i < k of (n - c - i) / (n - i)
-        factors = [np.clip(n_M - c_M - i, 0, None) / np.maximum(n_M - i, 1) for i in range(k)]
-        enough_M = n_M >= k
-        value_M = np.where(enough_M, 1 - np.prod(factors, axis=0), 0)
-        found[f"pass_at_{k}"] = Column(value_M, enough_M.astype(int))
-    return found
-
-
-def majority(
-    answer_MS: np.ndarray, reward_MS: np.ndarray, valid_MS: np.ndarray
-) -> dict[str, Column]:
-    """`majority`: the reward of the answer that most of an item's valid samples give.
-
-    Args:
-        answer_MS: A number for each different answer, below 0 for none. Of answers that are
-            equally common the first counts; an item without any earns 0.
-    """
-    votes_MS = np.where(
-        valid_MS & (answer_MS >= 0),
-        ((answer_MS[:, :, None] == answer_MS[:, None, :]) & valid_MS[:, None, :]).sum(axis=2),
-        0,
-    )
-    first_M = votes_MS.argmax(axis=1)[:, None]
-    reward_M = np.take_along_axis(reward_MS, first_M, axis=1)[:, 0]
-    return {
-        "majority": Column(
-            np.where(votes_MS.max(axis=1) > 0, reward_M, 0), valid_MS.any(axis=1).astype(int)
-        )
-    }
-
-
-def _batch_size(program: Program, samples: int, items: int) -> int:
-    """Items at once: as many completions as in a training step, a multiple of the mesh's share."""
-    stage = program.stage
-    parts = batch_parts(program.mesh)
-    wanted = max(1, stage.batch_size * stage.rollout.group_size // samples)
-    return -(-min(wanted, items) // parts) * parts
+    models = list(evaluate_models([Path(path) for path in paths], data_file, settings, seed))
+    return Evaluated(models, paired(models))
 
 
 def evaluate_models(
@@ -253,7 +115,7 @@ def evaluate_models(
     settings: EvalStage = ONE_SAMPLE,
     seed: int = 0,
     answers: Mapping[str, str] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ModelResult]:
     """Evaluates models on one file of items, all by the grader of the first run that has one.
 
     Each is sampled as in its run's last reinforcement stage; a model that has none, such as a
@@ -261,90 +123,133 @@ def evaluate_models(
     yield the same.
 
     Args:
-        paths: As for `run.open_model`.
-        data_file: JSON lines; None: the first run's own validation file.
-        settings: How many samples, what is drawn together, and for how many items, from the first,
-            the samples come with the summary, under `cases`.
+        paths: As for `runs.reopen.open_model`.
+        data_file: JSON lines; None for the first run's own validation file.
+        settings: How many samples, what is drawn together, and of how many items, from the first,
+            the samples come with the result.
         seed: Of the samples' noise, the same for all.
         answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
             reads them; they follow the models.
 
     Yields:
-        For every model its summary, with the 95 % interval of each mean under `intervals`; then
-        for every pair how much more `a`, the later one, has than `b` (`paired_differences`).
+        The models' results in their order.
 
     Raises:
-        InputError: if there is no such model, no grader or no file.
+        InputError: If there is no such model, no grader or no file.
     """
     if settings.samples < 1:
-        raise InputError("--samples must be at least 1")
+        raise InputError("samples: must be at least 1")
     with raise_on_all_hosts():
         models = [open_model(path) for path in paths]
         use_compilation_cache(models[0].run.config.compilation_cache)
-        with_grader = next((model for model in models if _reinforcement_stages(model)), None)
+        with_grader = next((model for model in models if model.rl_stages), None)
         if with_grader is None:
             raise InputError(
                 f"{paths[0]}: has no reinforcement stage and so no grader; name a run that has one "
                 "too"
             )
-        grader = reopen_grader(with_grader.run)
-        source = data_file or input_file(with_grader.run.workdir, "valid")
-        if not source:
-            raise InputError(f"{paths[0]}: the run has no validation file; give --data FILE.jsonl")
+        judge = _Judge.open(with_grader, data_file, settings)
+    for path, model in zip(paths, models, strict=True):
+        as_trained = (model.rl_stages or with_grader.rl_stages)[-1]
+        with raise_on_all_hosts():
+            grader = judge.grader_for(model.run)
+            items = read_prompt_data(judge.source, as_trained, grader, model.run.tokenizer)
+        yield _evaluate_model(path, model, judge, grader, items, as_trained, seed)
+    for name, file in (answers or {}).items():
+        evaluation = _grade_answers(grader, items, data.load_answers(file, len(items.items)))
+        yield judge.result(name, evaluation, model.run, items, leave_out=OF_TOKENS)
+
+
+def paired(results: Sequence[ModelResult]) -> list[PairedDifference]:
+    """Every later result against every earlier one, metric by metric."""
+    return [
+        PairedDifference(a.model, b.model, metric, **interval)
+        for b, a in itertools.combinations(results, 2)
+        for metric, interval in paired_differences(
+            a.columns, b.columns, cluster_M=a.cluster_M
+        ).items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What is the same for all models of an evaluation."""
+
+    grader: Grader
+    source: str
+    settings: EvalStage
+    cluster_M: np.ndarray
+    group_M: np.ndarray  # whose values count alike in `macro_` metrics
+    opened: dict[Mesh, Grader]
+
+    @classmethod
+    def open(cls, model: OpenModel, data_file: str | None, settings: EvalStage) -> "_Judge":
+        """The grader of a model's run, and the items' file."""
+        run = model.run
+        grader, source = reopen_grader(run), data_file or input_file(run.workdir, "valid")
+        if not source or grader is None:
+            raise InputError(f"{run.workdir}: the run has no validation file; name a file of items")
         rows = data.load_items(source)
         data.check_keys(rows, settings.keys, source)
-        clusters, groups = (
+        cluster_M, group_M = (
             numbered([row.get(key) for row in rows])
             for key in (settings.cluster_by, settings.macro_by)
         )
+        return cls(grader, source, settings, cluster_M, group_M, {})
 
-    def all_columns(evaluation: Evaluation) -> dict[str, Column]:
-        found = columns(evaluation, grader)
-        of_macro = OF_MACRO if settings.macro_by else ()
-        return found | {
-            f"macro_{name}": macro(found[name], groups) for name in of_macro if name in found
-        }
+    def grader_for(self, run: Run) -> Grader:
+        """The grader with its judges opened on the run's mesh, and fit for its tokenizer."""
+        if run.mesh not in self.opened:
+            self.opened[run.mesh] = open_judges(self.grader, run.mesh)
+        self.opened[run.mesh].check_tokenizer(run.tokenizer)
+        return self.opened[run.mesh]
 
-    judged = functools.cache(lambda mesh: open_judges(grader, mesh))
-    evaluations: dict[str, dict[str, Column]] = {}
-    for path, model in zip(paths, models, strict=True):
-        run, stage, step = model
-        as_trained = (_reinforcement_stages(model) or _reinforcement_stages(with_grader))[-1]
-        with raise_on_all_hosts():
-            opened = judged(run.mesh)
-            opened.check_tokenizer(run.tokenizer)
-            run = dataclasses.replace(run, grader=opened)
-            items = read_prompt_data(source, as_trained, run.grader, run.tokenizer)
-        program = make_program(
-            run.model(stage), optax.identity(), run.grader, run.tokenizer, as_trained, run.mesh
-        )
-        params = run.load_params(stage, step)
-        with enter_on_all_hosts(run.grader.open_host()) as host:
-            evaluation = make_evaluator(program, host, items, settings.samples, seed)(params)
-        evaluations[str(path)] = found = all_columns(evaluation)
-        yield {
-            "model": str(path),
-            "data": source,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-            **summarize(evaluation, found),
-            "intervals": intervals(found, cluster_M=clusters),
-            **_cases(run, items, evaluation, settings.cases),
-        }
-    for name, file in (answers or {}).items():
-        evaluation = _grade_answers(opened, items, data.load_answers(file, len(items.items)))
-        evaluations[name] = found = all_columns(evaluation)
+    def result(
+        self,
+        name: str,
+        evaluation: Evaluation,
+        run: Run,
+        items: PromptData,
+        parameters: int | None = None,
+        leave_out: Sequence[str] = (),
+    ) -> ModelResult:
+        """What an evaluation says of a model."""
+        found = columns(evaluation, self.grader)
+        macros = [name for name in OF_MACRO if name in found] if self.settings.macro_by else []
+        found |= {f"macro_{name}": macro(found[name], self.group_M) for name in macros}
         summary = summarize(evaluation, found)
-        yield {
-            "model": name,
-            "data": source,
-            **{key: value for key, value in summary.items() if key not in OF_TOKENS},
-            "intervals": intervals(found, cluster_M=clusters),
-            **_cases(run, items, evaluation, settings.cases),
-        }
-    for b, a in itertools.combinations(evaluations, 2):
-        differences = paired_differences(evaluations[a], evaluations[b], cluster_M=clusters)
-        for name, interval in differences.items():
-            yield {"a": a, "b": b, "metric": name, **interval}
+        return ModelResult(
+            model=name,
+            data=self.source,
+            summary={key: value for key, value in summary.items() if key not in leave_out},
+            intervals=intervals(found, cluster_M=self.cluster_M),
+            columns=found,
+            cluster_M=self.cluster_M,
+            parameters=parameters,
+            cases=_cases(run, items, evaluation, self.settings.cases),
+        )
+
+
+def _evaluate_model(
+    path: Path,
+    model: OpenModel,
+    judge: _Judge,
+    grader: Grader,
+    items: PromptData,
+    as_trained: RLStage,
+    seed: int,
+) -> ModelResult:
+    run, stage, step = model
+    sampler = make_sampler(run.model(stage), run.tokenizer, as_trained.rollout, run.mesh)
+    grading = make_grading(grader, run.tokenizer, as_trained.rollout)
+    at_once = as_trained.batch_size * as_trained.rollout.group_size
+    params = run.load_params(stage, step)
+    with enter_on_all_hosts(grader.open_host()) as host:
+        samples = judge.settings.samples
+        evaluator = make_evaluator(sampler, grading, host, items, samples, seed, at_once)
+        evaluation = evaluator(params)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return judge.result(str(path), evaluation, run, items, size)
 
 
 def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) -> Evaluation:
@@ -363,8 +268,8 @@ def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) ->
 
 def _cases(
     run: Run, items: PromptData, found: Evaluation, count: int
-) -> dict[str, list[list[dict[str, Any]]]]:
-    """The samples of each of the first `count` items under `cases`, if any are asked for."""
+) -> list[list[dict[str, Any]]]:
+    """The samples of each of the first `count` items."""
 
     def row(m: int, s: int) -> dict[str, Any]:
         sample = sample_row(
@@ -381,84 +286,10 @@ def _cases(
         return sample | {"prompt": items.items[m]["messages"]}
 
     M, S = found.reward_MS[:count].shape
-    return {"cases": [[row(m, s) for s in range(S)] for m in range(M)]} if count else {}
+    return [[row(m, s) for s in range(S)] for m in range(M)]
 
 
 def evaluation_file(paths: Sequence[Path]) -> Path:
     """Where the comparison of these models is written: into the directory of the grader's run."""
     models = [open_model(path) for path in paths]
-    return next(m for m in models if _reinforcement_stages(m)).run.workdir / "evaluation.html"
-
-
-def sample_model(
-    path: Path,
-    prompt: str,
-    *,
-    max_tokens: int | None,
-    temperature: float,
-    seed: int,
-    samples: int,
-) -> Iterator[dict[str, Any]]:
-    """Samples answers to one user message.
-
-    Args:
-        path: As for `run.open_model`.
-        max_tokens: Of a completion; None: as the run's reinforcement stage has it.
-        temperature: 0 decodes greedily.
-
-    Yields:
-        For each sample its text, thought, token ids and stop reason ("stop" or "length").
-
-    Raises:
-        InputError: if there is no such model or an option cannot work.
-    """
-    if samples < 1 or (max_tokens is not None and max_tokens < 1):
-        raise InputError("--n and --max-tokens must be at least 1")
-    if not 0 <= temperature < math.inf:
-        raise InputError("--temperature must be a number from 0")
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise InputError("--prompt is not UTF-8; correct its encoding")
-    run, stage, step = open_model(path)
-    use_compilation_cache(run.config.compilation_cache)
-    model, tokenizer = run.model(stage), run.tokenizer
-    stages = _reinforcement_stages(OpenModel(run, stage, step))
-    config = stages[-1].rollout if stages else RolloutConfig()
-    length = max_tokens or config.max_completion_tokens
-    config = dataclasses.replace(
-        config,
-        max_completion_tokens=length,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        slots=0,
-        **EXACT,
-    )
-    mask = logit_mask(tokenizer, min(config.thinking_tokens, max(length - 2, 0)))
-    tokens = tokenizer.encode_prompt([{"role": "user", "content": prompt}])
-    prompts = Prompts(jnp.asarray([tokens], jnp.int32), jnp.asarray([len(tokens)], jnp.int32))
-    zero = jnp.zeros((1,), jnp.int32)
-    keys = completion_keys(jnp.uint32(seed), jnp.int32(0), zero, zero, samples)
-
-    @jax.jit
-    def run_rollout(params: Params) -> Rollout:
-        copy = merge(params, model.dtype)
-        stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
-        return rollout(model, copy, prompts, keys, mask, config, **stops)
-
-    output = jax.device_get(run_rollout(run.load_params(stage, step)))
-    for g in range(samples):
-        ids = output.tokens_BGT[0, g, : output.length_BG[0, g]].tolist()
-        answer = slice(output.answer_start_BG[0, g], output.answer_end_BG[0, g])
-        text = tokenizer.decode(ids[answer])
-        yield {
-            "text": text.lstrip("\n") if tokenizer.answer_separator else text,
-            "thought": tokenizer.decode(ids[: output.thinking_tokens_BG[0, g]]),
-            "token_ids": ids,
-            "stop_reason": "stop" if output.stopped_BG[0, g] else "length",
-        }
-
-
-def _reinforcement_stages(model: OpenModel) -> list[RLStage]:
-    """Those of the run, the stage's own last."""
-    stages = [*model.run.config.training_stages, model.stage]
-    return [stage for stage in stages if isinstance(stage, RLStage)]
+    return next(m for m in models if m.rl_stages).run.workdir / "evaluation.html"

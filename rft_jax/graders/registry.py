@@ -1,6 +1,5 @@
 """The grader types, and reading a grader's JSON: `load_grader`."""
 
-import importlib
 import json
 import re
 import sys
@@ -26,6 +25,7 @@ from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.graders.types import GraderType
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.references import find_reference
 
 _IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -131,15 +131,7 @@ def _read(grader: str | Path | Mapping[str, Any]) -> Fields:
 
 
 def _import(module: str, name: str) -> GraderType:
-    try:
-        grader = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # whatever a user's module raises
-        kind = type(error).__name__
-        raise InputError(
-            f"{module}: cannot be imported ({kind}: {error}); install it or correct it"
-        ) from None
-    if grader is None:
-        raise InputError(f"{module}: has no {name}; correct the grader's name")
+    grader = find_reference(f"{module}:{name}")
     if not isinstance(grader, FunctionGrader):
         raise InputError(f"{module}:{name}: is no grader; make it one with @device_grader(...)")
     return grader

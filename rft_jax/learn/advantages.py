@@ -1,31 +1,42 @@
 """Advantages: how much better a sample was than the others of its prompt.
 
-Entered through `advantages`, a pure function of the graded batch, on the device.
+Entered through `advantages`, a pure function of the graded batch, on the device. A stage's
+`advantage` says what a reward is compared with, `scale_rewards` what the difference is divided by;
+a function of your own takes the place of the first (see `learn.losses` for an example):
+
+    @register_advantage("above_half")
+    def above_half(reward, valid, config):
+        return reward - 0.5
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-STD_EPSILON = 1e-6  # Tunix and verl; with ddof 1
+from rft_jax.config import PolicyLossConfig
+from rft_jax.config.algorithms import ADVANTAGES
+
+EPSILON = 1e-6  # Tunix and verl; added to what advantages are divided by
+
+register_advantage = ADVANTAGES.register
 
 
-def advantages(reward_BG: Array, valid_BG: Array, baseline: str) -> Array:
+def advantages(reward_BG: Array, valid_BG: Array, config: PolicyLossConfig) -> Array:
     """Advantages of B groups of G samples; constants with respect to everything.
 
-    With m and s the mean and the standard deviation (ddof 1) of a group's n valid rewards r:
+    What `config.advantage` gives, divided according to `config.scale_rewards`. With m and s the
+    mean and the standard deviation (ddof 1) of a group's valid rewards, the divisor is for
 
-    - `group`: (r - m) / (s + 1e-6); GRPO, https://arxiv.org/abs/2402.03300.
-    - `batch`: (r - m) / (S + 1e-6), S the standard deviation (ddof 1) of all valid rewards of the
-      batch; https://arxiv.org/abs/2508.08221, TRL's `scale_rewards="batch"`.
-    - `none`: r - m; Dr. GRPO, https://arxiv.org/abs/2503.20783.
-    - `leave_one_out`: r minus the mean of the other n - 1, which is n / (n - 1) * (r - m); RLOO,
-      https://arxiv.org/abs/2402.14740.
+    - `group`: s + 1e-6; GRPO, https://arxiv.org/abs/2402.03300.
+    - `batch`: S + 1e-6, S the standard deviation (ddof 1) of all valid rewards of the batch;
+      https://arxiv.org/abs/2508.08221, TRL's `scale_rewards="batch"`.
+    - `mean`: m + 1e-6, for rewards from 0; MaxRL, https://arxiv.org/abs/2602.02710.
+    - `none`: 1; Dr. GRPO, https://arxiv.org/abs/2503.20783.
 
     Args:
         reward_BG: float rewards; where `valid_BG` is False anything, NaN included.
         valid_BG: bool; the other samples enter no mean and no standard deviation.
-        baseline: As above.
+        config: As above.
 
     Returns:
         advantage_BG, float32. Exactly 0 for invalid samples, and for all samples of a group with
@@ -33,26 +44,55 @@ def advantages(reward_BG: Array, valid_BG: Array, baseline: str) -> Array:
         rounding error, which a division by s + 1e-6 would blow up).
 
     Raises:
-        ValueError: for an unknown baseline.
+        ValueError: for an unknown `scale_rewards`; `InputError`, one too, for an unknown advantage
+            or one that returns another shape.
     """
     reward_BG = jnp.where(valid_BG, jax.lax.stop_gradient(reward_BG).astype(jnp.float32), 0)
-    count_B1 = valid_BG.sum(axis=1, keepdims=True)
-    mean_B1 = reward_BG.sum(axis=1, keepdims=True) / jnp.maximum(count_B1, 1)
-    centred_BG = jnp.where(valid_BG, reward_BG - mean_B1, 0)
-    others_B1 = jnp.maximum(count_B1 - 1, 1)
-    match baseline:
+    advantage_BG = ADVANTAGES.find(config.advantage)(reward_BG, valid_BG, config)
+    ADVANTAGES.check_shape(config.advantage, jnp.shape(advantage_BG), reward_BG.shape)
+    match config.scale_rewards:
         case "group":
-            std_B1 = jnp.sqrt((centred_BG**2).sum(axis=1, keepdims=True) / others_B1)
-            advantage_BG = centred_BG / (std_B1 + STD_EPSILON)
+            advantage_BG = advantage_BG / (_group_std(reward_BG, valid_BG) + EPSILON)
         case "batch":
-            advantage_BG = centred_BG / (_std(reward_BG, valid_BG) + STD_EPSILON)
+            advantage_BG = advantage_BG / (_std(reward_BG, valid_BG) + EPSILON)
+        case "mean":
+            advantage_BG = advantage_BG / (_group_mean(reward_BG, valid_BG) + EPSILON)
         case "none":
-            advantage_BG = centred_BG
-        case "leave_one_out":
-            advantage_BG = centred_BG * (count_B1 / others_B1)
+            pass
         case _:
-            raise ValueError(f"unknown baseline {baseline!r}")
-    return jnp.where(valid_BG & unequal_rewards(reward_BG, valid_BG)[:, None], advantage_BG, 0)
+            raise ValueError(f"unknown scale_rewards {config.scale_rewards!r}")
+    teaches_BG = valid_BG & unequal_rewards(reward_BG, valid_BG)[:, None]
+    return jnp.where(teaches_BG, advantage_BG, 0).astype(jnp.float32)
+
+
+@register_advantage("group_mean")
+def group_mean(reward: Array, valid: Array, config: PolicyLossConfig) -> Array:
+    """r - m: the reward minus the mean of its group, [B, G].
+
+    Args:
+        reward: float32[B, G]; 0 where `valid` is False.
+        valid: bool[B, G].
+
+    References:
+        GRPO, https://arxiv.org/abs/2402.03300
+    """
+    del config
+    return jnp.where(valid, reward - _group_mean(reward, valid), 0)
+
+
+@register_advantage("leave_one_out")
+def leave_one_out(reward: Array, valid: Array, config: PolicyLossConfig) -> Array:
+    """r minus the mean of the other n - 1 of its group, which is n / (n - 1) * (r - m), [B, G].
+
+    Args:
+        reward: As for `group_mean`.
+        valid: Likewise.
+
+    References:
+        RLOO, https://arxiv.org/abs/2402.14740, which sets `scale_rewards=none`.
+    """
+    count_B1 = valid.sum(axis=1, keepdims=True)
+    return group_mean(reward, valid, config) * (count_B1 / jnp.maximum(count_B1 - 1, 1))
 
 
 def unequal_rewards(reward_BG: Array, valid_BG: Array) -> Array:
@@ -60,6 +100,19 @@ def unequal_rewards(reward_BG: Array, valid_BG: Array) -> Array:
     highest_B = jnp.where(valid_BG, reward_BG, -jnp.inf).max(axis=1)
     lowest_B = jnp.where(valid_BG, reward_BG, jnp.inf).min(axis=1)
     return highest_B > lowest_B
+
+
+def _group_mean(reward_BG: Array, valid_BG: Array) -> Array:
+    """The mean of each group's valid rewards, [B, 1]; 0 without any."""
+    count_B1 = valid_BG.sum(axis=1, keepdims=True)
+    return reward_BG.sum(axis=1, keepdims=True) / jnp.maximum(count_B1, 1)
+
+
+def _group_std(reward_BG: Array, valid_BG: Array) -> Array:
+    """Each group's standard deviation (ddof 1) of valid rewards, [B, 1]."""
+    centered_BG = jnp.where(valid_BG, reward_BG - _group_mean(reward_BG, valid_BG), 0)
+    others_B1 = jnp.maximum(valid_BG.sum(axis=1, keepdims=True) - 1, 1)
+    return jnp.sqrt((centered_BG**2).sum(axis=1, keepdims=True) / others_B1)
 
 
 def _std(x: Array, valid: Array) -> Array:

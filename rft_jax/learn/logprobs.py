@@ -13,8 +13,15 @@ from rft_jax.rollout import logit_masks
 from rft_jax.rollout.generate import Prompts
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
 
-NORMALISER = "normalizer"
-_KEPT = jax.checkpoint_policies.save_only_these_names(NORMALISER)
+NORMALIZER = "normalizer"
+_KEPT = jax.checkpoint_policies.save_only_these_names(NORMALIZER)
+
+
+class CompletionScores(NamedTuple):
+    """What the policy says of each token of completions; meaningless beyond their ends."""
+
+    logprob_BGT: Array  # float32, in nats
+    entropy_BGT: Array  # float32, of all tokens, in nats; without a gradient
 
 
 def completion_logprobs(
@@ -27,7 +34,7 @@ def completion_logprobs(
     *,
     temperature: float,
     logit_chunk: int,
-) -> tuple[Array, Array]:
+) -> CompletionScores:
     """Log-probabilities of completions under the policy, softmax(logits / temperature).
 
     The G completions of a prompt attend to its keys and values, and the gradient flows back
@@ -37,10 +44,6 @@ def completion_logprobs(
     Args:
         tokens_BGT: int32 completions; beyond `length_BG` any token ids.
         mask: The sampler's logit masks.
-
-    Returns:
-        logprobs_BGT and, without a gradient, the policy's entropy_BGT in nats; both float32 and
-        meaningless beyond `length_BG`.
     """
     B, G, T = tokens_BGT.shape
     last_BD, prefix = model.prefill(params, prompts.tokens_BP, prompts.length_B)
@@ -77,16 +80,16 @@ def token_logprobs(
     *,
     temperature: float,
     logit_chunk: int,
-) -> tuple[Array, Array]:
+) -> CompletionScores:
     """Log-probabilities of tokens given the hidden states that predict them, and the entropy."""
     params = model.gather_head(params)
 
-    def logprobs(inputs: tuple[Array, Array, MaskState]) -> tuple[Array, Array]:
+    def logprobs(inputs: tuple[Array, Array, MaskState]) -> CompletionScores:
         hidden_BGCD, tokens_BGC, states_BGC = inputs
         logits_BGCV = model.logits(params, hidden_BGCD)
         logits_BGCV = logit_masks.policy_logits(mask, states_BGC, logits_BGCV, temperature)
         scores = score_tokens(logits_BGCV, tokens_BGC)
-        return scores.logprob_x, scores.entropy_x
+        return CompletionScores(scores.logprob_x, scores.entropy_x)
 
     return in_chunks(logprobs, (hidden_BGTD, tokens_BGT, states_BGT), logit_chunk)
 
@@ -110,11 +113,11 @@ def score_tokens(logits_xV: Array, token_x: Array) -> TokenScores:
 
 
 def _score_tokens(logits_xV, token_x):
-    peak_x = checkpoint_name(logits_xV.max(axis=-1), NORMALISER)
+    peak_x = checkpoint_name(logits_xV.max(axis=-1), NORMALIZER)
     below_xV = logits_xV - peak_x[..., None]
     weight_xV = jnp.exp(below_xV)
     total_x = weight_xV.sum(axis=-1)
-    log_total_x = checkpoint_name(jnp.log(total_x), NORMALISER)
+    log_total_x = checkpoint_name(jnp.log(total_x), NORMALIZER)
     below_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0] - peak_x
     entropy_x = log_total_x - (weight_xV * below_xV).sum(axis=-1) / total_x
     scores = TokenScores(below_x - log_total_x, entropy_x, below_x >= 0)

@@ -1,22 +1,39 @@
 """Policy losses per token, importance weights, KL estimators and how tokens are averaged.
 
-    result = POLICY_LOSSES[config.loss](new, old, advantage, mask, config)
-    loss_tokens = result.loss * IMPORTANCE_WEIGHTS[config.importance](old, roll, mask, config)
-    loss_tokens += config.kl_coefficient * KL_ESTIMATORS[config.kl_estimator](new, ref, mask)
+    result = ppo_clip(new, old, advantage, mask, config)
+    loss_tokens = result.loss * truncated_importance_weight(old, sampler, mask, config)
+    loss_tokens += config.kl_coefficient * k3(new, reference, mask)
     loss = aggregate(loss_tokens, mask, config.aggregation, denominator(mask, config.aggregation))
 
 Everywhere: `new` [..., T] are the log-probabilities (nats) that the gradient flows through, `old`
-those at the start of the step, `roll` the sampler's, `ref` the reference policy's; `mask` [..., T]
-is bool, True for the policy's own tokens of valid samples; `advantage` [...] is one number a
-sequence. Leading axes are arbitrary ([B, G] in the update). Where `mask` is False anything may
-stand, infinities and NaN included: it reaches neither a loss nor a gradient.
+those at the start of the step, `sampler` the sampler's, `reference` the reference policy's; `mask`
+[..., T] is bool, True for the policy's own tokens of valid samples; `advantage` [...] is one number
+a sequence; `config` is the stage's `PolicyLossConfig`. Leading axes are arbitrary ([B, G] in the
+update). Where `mask` is False anything may stand, infinities and NaN included: it reaches neither a
+loss nor a gradient.
 
 Log-ratios are clamped to [-20, 20], as in verl, so that exp() stays finite; beyond, the gradient
 is zero. Values and gradients are those of the independent implementations recorded in
 tests/data_files.
+
+A loss of your own is a function of the same parameters. In `my_losses.py`:
+
+    import jax.numpy as jnp
+    from rft_jax.learn.losses import PolicyLoss, register_policy_loss
+
+    @register_policy_loss("asymmetric_reinforce")
+    def asymmetric_reinforce(new, old, advantage, mask, config):
+        # -A log p, with half the weight where A < 0
+        weight = jnp.where(advantage < 0, 0.5 * advantage, advantage)
+        return PolicyLoss(-weight[..., None] * new)
+
+`rft train --config.stages.rft.policy_loss.loss=my_losses:asymmetric_reinforce` trains with it; an
+experiment file may import it and set `loss=asymmetric_reinforce` or, once it is registered, its
+name. The update passes zeros where the mask is False and ignores what is returned there. Functions
+for `advantage` (`register_advantage` in `learn.advantages`), `importance` and `kl_estimator` are
+given in the same way, with the parameters of those that ship.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,6 +41,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.config import PolicyLossConfig
+from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES
+
+register_policy_loss = POLICY_LOSSES.register
+register_importance_weight = IMPORTANCE_WEIGHTS.register
+register_kl_estimator = KL_ESTIMATORS.register
 
 MAX_LOG_RATIO = 20.0
 
@@ -31,54 +53,42 @@ MAX_LOG_RATIO = 20.0
 class PolicyLoss(NamedTuple):
     """A policy loss and which tokens its clips silenced, all [..., T].
 
-    The loss counts only where the mask is True; the indicators are False elsewhere. A clipped
-    token carries no gradient, except under CISPO, where only its weight is bounded.
+    The loss counts only where the mask is True; the indicators are False elsewhere, and None where
+    a loss has no such clip. A clipped token carries no gradient, except under CISPO, where only its
+    weight is bounded.
     """
 
     loss: Array  # float32
-    clipped_high: Array  # bool; ratio above the range
-    clipped_low: Array  # bool; ratio below the range
-    clipped_dual: Array  # bool; negative advantage, ratio above the dual clip
+    clipped_high: Array | None = None  # bool; ratio above the range
+    clipped_low: Array | None = None  # bool; ratio below the range
+    clipped_dual: Array | None = None  # bool; negative advantage, ratio above the dual clip
 
 
+@register_policy_loss("ppo_clip")
 def ppo_clip(
-    new: Array,
-    old: Array,
-    advantage: Array,
-    mask: Array,
-    *,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None = None,
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossConfig
 ) -> PolicyLoss:
     """PPO's clipped surrogate with an asymmetric range and an optional dual clip.
 
-    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A); for A < 0 at most -dual_clip A.
-
-    Args:
-        clip_low, clip_high: Offsets of the range from 1.
-        dual_clip: Above 1; None for none.
+    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), ratio = exp(new - old); for A < 0 at
+    most -dual_clip A, where that is set.
 
     References:
         PPO, https://arxiv.org/abs/1707.06347; the asymmetric range, DAPO,
         https://arxiv.org/abs/2503.14476; the dual clip, https://arxiv.org/abs/1912.09729.
     """
     ratio = jnp.exp(_log_ratio(new, old, mask))
-    return _clipped_surrogate(ratio, advantage, mask, clip_low, clip_high, dual_clip)
+    return _clipped_surrogate(ratio, advantage, mask, config, config.dual_clip)
 
 
+@register_policy_loss("gspo")
 def gspo(
-    new: Array,
-    old: Array,
-    advantage: Array,
-    mask: Array,
-    *,
-    clip_low: float,
-    clip_high: float,
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossConfig
 ) -> PolicyLoss:
     """Group sequence policy optimization: one ratio a sequence, clipped as a whole.
 
-    The ratio is the geometric mean of the tokens' ratios. It is written per token (GSPO-token,
+    The clipped surrogate of `ppo_clip`, without a dual clip, of the ratio exp(mean of new - old),
+    the geometric mean of the tokens' ratios. It is written per token (GSPO-token,
     section 4.3 of the paper), with the same gradient, so that a token's importance weight weighs
     that token's gradient. The paper averages with `sequence_mean`; its range is narrow, 3e-4 and
     4e-4, as the ratio of a sequence strays far less from 1 than that of a token.
@@ -90,100 +100,68 @@ def gspo(
     length = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
     mean = jax.lax.stop_gradient(log_ratio.sum(axis=-1, keepdims=True) / length)
     ratio = jnp.exp(mean + log_ratio - jax.lax.stop_gradient(log_ratio))
-    return _clipped_surrogate(ratio, advantage, mask, clip_low, clip_high, None)
+    return _clipped_surrogate(ratio, advantage, mask, config, None)
 
 
+@register_policy_loss("cispo")
 def cispo(
-    new: Array,
-    old: Array,
-    advantage: Array,
-    mask: Array,
-    *,
-    ratio_high: float,
-    ratio_low: float | None = None,
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossConfig
 ) -> PolicyLoss:
     """CISPO: REINFORCE weighted by a clipped, constant ratio; no token loses its gradient.
 
-    -stop_gradient(clip(ratio, ratio_low, ratio_high)) A new.
-
-    Args:
-        ratio_high: The greatest weight itself, not an offset from 1.
-        ratio_low: The least weight; None for none, as in the paper.
+    -stop_gradient(clip(ratio, 1 - clip_low, 1 + clip_high)) A new, ratio = exp(new - old); without
+    `two_sided` there is no lower bound, as in the paper.
 
     References:
         MiniMax-M1, https://arxiv.org/abs/2506.13585
     """
     ratio = jax.lax.stop_gradient(jnp.exp(_log_ratio(new, old, mask)))
-    low = 0.0 if ratio_low is None else ratio_low
-    loss = -jnp.clip(ratio, low, ratio_high) * advantage[..., None] * jnp.where(mask, new, 0)
+    low, high = 1 - config.clip_low if config.two_sided else 0.0, 1 + config.clip_high
+    loss = -jnp.clip(ratio, low, high) * advantage[..., None] * jnp.where(mask, new, 0)
     return PolicyLoss(
         loss=loss,
-        clipped_high=mask & (ratio > ratio_high),
+        clipped_high=mask & (ratio > high),
         clipped_low=mask & (ratio < low),
-        clipped_dual=jnp.zeros_like(mask),
     )
 
 
-PolicyLossFunction = Callable[[Array, Array, Array, Array, PolicyLossConfig], PolicyLoss]
-
-POLICY_LOSSES: dict[str, PolicyLossFunction] = {
-    "ppo_clip": lambda new, old, advantage, mask, config: ppo_clip(
-        new,
-        old,
-        advantage,
-        mask,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        dual_clip=config.dual_clip,
-    ),
-    "gspo": lambda new, old, advantage, mask, config: gspo(
-        new, old, advantage, mask, clip_low=config.clip_low, clip_high=config.clip_high
-    ),
-    "cispo": lambda new, old, advantage, mask, config: cispo(
-        new,
-        old,
-        advantage,
-        mask,
-        ratio_high=1 + config.clip_high,
-        ratio_low=1 - config.clip_low if config.two_sided else None,
-    ),
-}
+@register_importance_weight("none")
+def no_importance_weight(
+    old: Array, sampler: Array, mask: Array, config: PolicyLossConfig
+) -> Array:
+    """1 for every token."""
+    del sampler, mask, config
+    return jnp.ones_like(old)
 
 
-def truncated_importance_weight(old: Array, roll: Array, mask: Array, *, cap: float) -> Array:
-    """min(exp(old - roll), cap) per token, a constant: corrects for a sampler unlike the learner.
+@register_importance_weight("tis")
+def truncated_importance_weight(
+    old: Array, sampler: Array, mask: Array, config: PolicyLossConfig
+) -> Array:
+    """min(exp(old - sampler), tis_cap) per token, a constant.
+
+    It corrects for a sampler unlike the learner.
 
     References:
         Truncated importance sampling (TIS), https://fengyao.notion.site/off-policy-rl
     """
-    return jnp.minimum(_importance_ratio(old, roll, mask), cap)
+    return jnp.minimum(_importance_ratio(old, sampler, mask), config.tis_cap)
 
 
-def icepop_weight(old: Array, roll: Array, mask: Array, *, low: float, high: float) -> Array:
-    """exp(old - roll) within [low, high], else 0, per token, a constant.
+@register_importance_weight("icepop")
+def icepop_weight(old: Array, sampler: Array, mask: Array, config: PolicyLossConfig) -> Array:
+    """exp(old - sampler) within [icepop_low, icepop_high], else 0, per token, a constant.
 
     References:
         Ring-1T, https://arxiv.org/abs/2510.18855
     """
-    ratio = _importance_ratio(old, roll, mask)
-    return jnp.where((ratio >= low) & (ratio <= high), ratio, 0)
+    ratio = _importance_ratio(old, sampler, mask)
+    return jnp.where((ratio >= config.icepop_low) & (ratio <= config.icepop_high), ratio, 0)
 
 
-ImportanceWeight = Callable[[Array, Array, Array, PolicyLossConfig], Array]
-
-IMPORTANCE_WEIGHTS: dict[str, ImportanceWeight] = {
-    "none": lambda old, roll, mask, config: jnp.ones_like(old),
-    "tis": lambda old, roll, mask, config: truncated_importance_weight(
-        old, roll, mask, cap=config.tis_cap
-    ),
-    "icepop": lambda old, roll, mask, config: icepop_weight(
-        old, roll, mask, low=config.icepop_low, high=config.icepop_high
-    ),
-}
-
-
-def k1(new: Array, ref: Array, mask: Array) -> Array:
-    """new - ref: unbiased for KL(new || ref), of high variance; for monitoring.
+@register_kl_estimator("k1")
+def k1(new: Array, reference: Array, mask: Array) -> Array:
+    """new - reference: unbiased for KL(new || reference), of high variance; for monitoring.
 
     As a term of the loss it does nothing: on policy its gradient is that of `new` alone, whose
     expectation is zero.
@@ -191,32 +169,31 @@ def k1(new: Array, ref: Array, mask: Array) -> Array:
     References:
         http://joschu.net/blog/kl-approx.html, https://arxiv.org/abs/2506.09477
     """
-    return _log_ratio(new, ref, mask)
+    return _log_ratio(new, reference, mask)
 
 
-def k2(new: Array, ref: Array, mask: Array) -> Array:
-    """(new - ref)^2 / 2: biased for KL(new || ref), but on policy its gradient is unbiased.
+@register_kl_estimator("k2")
+def k2(new: Array, reference: Array, mask: Array) -> Array:
+    """(new - reference)^2 / 2: biased for KL(new || reference), but not its gradient on policy.
 
     References:
         As for `k1`.
     """
-    return _log_ratio(new, ref, mask) ** 2 / 2
+    return _log_ratio(new, reference, mask) ** 2 / 2
 
 
-def k3(new: Array, ref: Array, mask: Array) -> Array:
-    """exp(ref - new) - (ref - new) - 1: unbiased for KL(new || ref), never negative.
+@register_kl_estimator("k3")
+def k3(new: Array, reference: Array, mask: Array) -> Array:
+    """exp(d) - d - 1, d = reference - new: unbiased for KL(new || reference), never negative.
 
-    On policy its gradient, in expectation, is that of KL(ref || new): zero at the same place, and
-    what GRPO uses.
+    On policy its gradient, in expectation, is that of KL(reference || new): zero at the same place,
+    and what GRPO uses.
 
     References:
         As for `k1`; GRPO, https://arxiv.org/abs/2402.03300.
     """
-    log_ratio = _log_ratio(ref, new, mask)
+    log_ratio = _log_ratio(reference, new, mask)
     return jnp.expm1(log_ratio) - log_ratio
-
-
-KL_ESTIMATORS: dict[str, Callable[[Array, Array, Array], Array]] = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def denominator(mask: Array, aggregation: str) -> Array:
@@ -251,7 +228,7 @@ def denominator(mask: Array, aggregation: str) -> Array:
 
 
 def aggregate(loss: Array, mask: Array, aggregation: str, denominator: Array) -> Array:
-    """The batch's loss, or a micro-batch's share of it: the shares add up to the whole.
+    """The batch's loss, or a micro-batch's part of it: the parts add up to the whole.
 
     Args:
         loss: [..., T] per token.
@@ -277,27 +254,27 @@ def _log_ratio(logprob: Array, base: Array, mask: Array) -> Array:
     return jnp.clip(jnp.where(mask, logprob - base, 0), -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
-def _importance_ratio(old: Array, roll: Array, mask: Array) -> Array:
-    return jax.lax.stop_gradient(jnp.exp(_log_ratio(old, roll, mask)))
+def _importance_ratio(old: Array, sampler: Array, mask: Array) -> Array:
+    return jax.lax.stop_gradient(jnp.exp(_log_ratio(old, sampler, mask)))
 
 
 def _clipped_surrogate(
     ratio: Array,
     advantage: Array,
     mask: Array,
-    clip_low: float,
-    clip_high: float,
+    config: PolicyLossConfig,
     dual_clip: float | None,
 ) -> PolicyLoss:
     advantage = advantage[..., None]
-    loss = -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantage)
-    clipped_dual = jnp.zeros_like(mask)
+    low, high = 1 - config.clip_low, 1 + config.clip_high
+    loss = -jnp.minimum(ratio * advantage, jnp.clip(ratio, low, high) * advantage)
+    clipped_dual = None
     if dual_clip is not None:
         clipped_dual = mask & (advantage < 0) & (ratio > dual_clip)
         loss = jnp.where(clipped_dual, -dual_clip * advantage, loss)
     return PolicyLoss(
         loss=loss,
-        clipped_high=mask & (advantage > 0) & (ratio > 1 + clip_high),
-        clipped_low=mask & (advantage < 0) & (ratio < 1 - clip_low),
+        clipped_high=mask & (advantage > 0) & (ratio > high),
+        clipped_low=mask & (advantage < 0) & (ratio < low),
         clipped_dual=clipped_dual,
     )

@@ -15,7 +15,7 @@ from rft_jax.models import Model, Params
 
 
 class SupervisedBatch(NamedTuple):
-    """Packed rows; see `data.packing`."""
+    """Packed rows; see `data.sft_packing`."""
 
     tokens_BT: Array  # int32
     positions_BT: Array  # int32
@@ -35,7 +35,7 @@ def make_supervised_step(
 
     Returns:
         A pure function (state, batch) -> (state, metrics): loss in nats per token, accuracy of the
-        most probable token, the gradient's norm before clipping, tokens learned.
+        most probable token, the gradient's norm before clipping, and how many tokens were learned.
     """
 
     def predict(params: Params, part: SupervisedBatch) -> tuple[Array, Array]:
@@ -70,7 +70,7 @@ def make_supervised_step(
         metrics = {
             "loss": value,
             "mean_token_accuracy": correct_BC.sum() / tokens,
-            "tokens": tokens,
+            "target_tokens": tokens,
         }
         state, norms = apply_gradient(optimizer, state, gradient)
         rows = batch.tokens_BT.shape[0]

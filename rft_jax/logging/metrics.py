@@ -1,21 +1,19 @@
 """Metrics as JSON lines, and where else they are asked for; progress goes to stderr."""
 
-import contextlib
 import json
 import os
-import resource
 import secrets
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 
-from rft_jax.logging.tensorboard import EventFile
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.numbers import to_numbers
 
 
 class Writer(Protocol):
@@ -95,20 +93,6 @@ class MetricsFile:
         self._cut = False
 
 
-class TensorBoardFile:
-    """A stage's TensorBoard event file; `tensorboard --logdir WORKDIR` finds it."""
-
-    def __init__(self, directory: Path, step: int):
-        self._file = EventFile(directory, step)
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Appends a row's scalars; non-finite ones are left out."""
-        self._file.write(row["step"], scalars(row))
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class WandbRun:
     """A stage as a run of Weights & Biases, which a resumed stage continues.
 
@@ -165,40 +149,6 @@ def scalars(row: dict[str, Any]) -> dict[str, float]:
     return {name: v for name, v in flat.items() if isinstance(v, int | float)}
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; lines that were cut while they were written are left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and "step" in row:
-                rows.append(row)
-    return rows
-
-
-def to_numbers(value: Any) -> Any:
-    """A tree of scalars as JSON values."""
-    if isinstance(value, dict):
-        return {key: to_numbers(member) for key, member in value.items()}
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    number = np.asarray(value).item()
-    if isinstance(number, float):
-        return float(f"{number:.8g}") if np.isfinite(number) else None
-    return number
-
-
-def peak_memory_bytes() -> int:
-    """The most memory in use so far: of the device where it says, else of the process."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 class CompileCounter:
     """Counts the programs that XLA has compiled since it was made; a context manager.
 
@@ -227,8 +177,3 @@ class CompileCounter:
             self.count -= 1
             self.cached += 1
             self.seconds -= seconds
-
-
-def log(text: str) -> None:
-    """One line of progress, on stderr."""
-    print(text, file=sys.stderr, flush=True)

@@ -14,9 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rft_jax.logging.metrics import log
-from rft_jax.report.charts import duration
-from rft_jax.report.terminal import number, sparkline
+from rft_jax.utils.console import log
+from rft_jax.utils.formats import duration, number, sparkline
 
 WINDOW = 50  # rows over which time, trend and the small curve look back
 LINE = ("train_loss", "train_reward_mean", "valid_reward_mean", "valid_top1", "train_entropy")

@@ -1,10 +1,15 @@
 """What a model wrote and earned, as a JSON value for people to read."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from rft_jax.logging.metrics import to_numbers
+import numpy as np
+
+from rft_jax.step import Samples
 from rft_jax.tokenizers import Tokenizer
+from rft_jax.utils.numbers import to_numbers
 
 
 def sample_row(
@@ -35,3 +40,45 @@ def sample_row(
         "scores": to_numbers(dict(scores)),
         "errors": [name for name, made in errors.items() if made],
     }
+
+
+def write_samples(
+    directory: Path,
+    step: int,
+    samples: Samples,
+    items: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+) -> None:
+    """Writes a step's samples as JSON lines, for people to read.
+
+    Args:
+        directory: The folder; it is made if needed.
+        step: The number of steps done.
+        samples: NumPy arrays.
+        items: The data set that the samples' prompt ids count in.
+    """
+    (rollout, answers, _), grade = samples.completed, samples.grade
+    rows = []
+    for b, g in np.ndindex(rollout.length_BG.shape):
+        row = sample_row(
+            tokenizer,
+            rollout.tokens_BGT[b, g],
+            answers.bytes[b, g, : answers.length[b, g]].tobytes(),
+            thinking_tokens=rollout.thinking_tokens_BG[b, g],
+            stopped=rollout.stopped_BG[b, g],
+            reward=grade.reward[b, g],
+            valid=grade.valid[b, g],
+            scores={name: score[b, g] for name, score in grade.scores.items()},
+            errors={name: flag[b, g] for name, flag in grade.errors.items()},
+        )
+        row |= {"step": step, "advantage": to_numbers(samples.advantage_BG[b, g])}
+        row |= {"prompt": items[samples.prompt_id_B[b]]["messages"]}
+        rows.append(row)
+    directory.mkdir(exist_ok=True)
+    (directory / f"step_{step:06d}.jsonl").write_bytes(json_lines(rows))
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON lines in UTF-8; what is no character becomes a question mark."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode("utf-8", "replace")

@@ -7,24 +7,17 @@ with StageRecord(run, stage, done, began) as record:
 import time
 from typing import Any
 
-from rft_jax.config import TrainingStage
+from rft_jax.config import TrainingStageConfig
 from rft_jax.config.overrides import to_json
-from rft_jax.logging.metrics import (
-    CompileCounter,
-    MetricsFile,
-    TensorBoardFile,
-    WandbRun,
-    Writer,
-    Writers,
-    peak_memory_bytes,
-    to_numbers,
-)
+from rft_jax.logging.metrics import CompileCounter, MetricsFile, WandbRun, Writer, Writers
 from rft_jax.logging.progress import Progress
+from rft_jax.logging.tensorboard import TensorBoardFile
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.report import Reporter
 from rft_jax.runs.checkpoint import METRIC
 from rft_jax.runs.run import Run
 from rft_jax.utils.errors import RunFailed
+from rft_jax.utils.numbers import peak_memory_bytes, to_numbers
 
 
 class StageRecord:
@@ -33,7 +26,7 @@ class StageRecord:
     Only the first host writes and speaks; the others look as well whether the run can go on.
     """
 
-    def __init__(self, run: Run, stage: TrainingStage, done: int, began: float):
+    def __init__(self, run: Run, stage: TrainingStageConfig, done: int, began: float):
         self._stage = stage
         self._began, self._first_step = began, done + 1
         self._first = is_first()
@@ -77,9 +70,10 @@ class StageRecord:
         if row["step"] == self._first_step:
             evaluating = timing.get("eval", 0.0)
             timing["first_step_seconds"] = round(now - self._began - evaluating, 4)
-        if "train_tokens" in row:
-            trained = seconds - timing.get("eval", 0.0)
-            timing["tokens_per_s"] = round(to_numbers(row["train_tokens"]) / trained, 1)
+        for tokens in ("train_completion_tokens", "train_target_tokens"):  # RL's, SFT's
+            if tokens in row:
+                trained = seconds - timing.get("eval", 0.0)
+                timing["tokens_per_s"] = round(to_numbers(row[tokens]) / trained, 1)
         row = to_numbers({"stage": self._stage.name, **row, "timing": timing})
         self._writers.write(row)
         if self._first:
@@ -91,11 +85,11 @@ class StageRecord:
             raise RunFailed(
                 f"{self._stage.name}: the gradient was not finite in {skipped} steps in a row, up "
                 f"to step {row['step']}, and the weights are those before; look at the samples and "
-                "the metrics, lower the learning rate, and use another --workdir"
+                "the metrics, lower the learning rate, and use another work directory"
             )
 
 
-def _open_writers(run: Run, stage: TrainingStage, done: int) -> list[Writer]:
+def _open_writers(run: Run, stage: TrainingStageConfig, done: int) -> list[Writer]:
     directory = run.directory(stage)
     writers: list[Writer] = [MetricsFile(directory / "metrics.jsonl", done)]
     if run.config.tensorboard:

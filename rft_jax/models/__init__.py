@@ -2,8 +2,8 @@
 
 from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.int8 import quantize_weights, quantized_axes
-from rft_jax.models.lora import base, check_targets, merge, split
-from rft_jax.models.model import Model, Params, build_model, count_parameters, for_platform
+from rft_jax.models.lora import EXPERTS, base, merge, split
+from rft_jax.models.model import Model, Params, build_model, for_platform
 from rft_jax.models.partition import check_partition
 from rft_jax.models.weight_axes import over_matrices
 
@@ -15,8 +15,7 @@ __all__ = [
     "base",
     "build_model",
     "check_partition",
-    "check_targets",
-    "count_parameters",
+    "EXPERTS",
     "for_platform",
     "merge",
     "over_matrices",

@@ -140,9 +140,9 @@ def _forward_kernel(mask, q, k, v, out, lse, *, scale, softcap):
 def _backward_kernel(
     mask, q, k, v, dout, lse, offset, dq, dk, dv, dk_sum, dv_sum, *, scale, softcap
 ):
-    place, last = (pl.program_id(2), pl.program_id(3)), (pl.num_programs(2), pl.num_programs(3))
+    index, size = (pl.program_id(2), pl.program_id(3)), (pl.num_programs(2), pl.num_programs(3))
 
-    @pl.when((place[0] == 0) & (place[1] == 0))
+    @pl.when((index[0] == 0) & (index[1] == 0))
     def _():
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
@@ -157,7 +157,7 @@ def _backward_kernel(
     dk_sum[...] += _product(dscore_UT, q[...], 1, 0)
     dq[...] = _product(dscore_UT, k[...], 0, 0).astype(dq.dtype)
 
-    @pl.when((place[0] == last[0] - 1) & (place[1] == last[1] - 1))
+    @pl.when((index[0] == size[0] - 1) & (index[1] == size[1] - 1))
     def _():
         dk[...] = dk_sum[...].astype(dk.dtype)
         dv[...] = dv_sum[...].astype(dv.dtype)
@@ -187,8 +187,8 @@ def _cost(products: int, q: Array, k: Array, *moved: Array) -> pl.CostEstimate:
     )
 
 
-def _call(kernel: Callable[..., None], arguments: tuple[Array, ...], **options: Any) -> Any:
-    def called(interpret: bool) -> Callable[..., Any]:
+def _call(kernel: Callable[..., None], arguments: tuple[Array, ...], **options: Any) -> list[Array]:
+    def called(interpret: bool) -> Callable[..., list[Array]]:
         order = pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
         )

@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.models.int8 import Int8, quantize
+from rft_jax.utils.types import PyTree
 
-Stack = Array | Int8 | tuple[Array | Int8, ...]  # of all layers; unrolled, a tuple of them
+# Keys or values of all layers in one array; unrolled, a tuple with one for each layer.
+Stack: TypeAlias = Array | Int8 | tuple[Array | Int8, ...]
 
 
 class Prefix(NamedTuple):
@@ -36,8 +38,8 @@ class Prefix(NamedTuple):
             return _join(jnp.moveaxis(x_LRZKPQ, 2, 3), 3)
 
         mask_R1TX = self.seen(prompt_RZ, prompt_RT)[:, None]
-        place_X = jnp.tile(self.place_P, prompt_RZ.shape[1])
-        return Prefix(gather(self.k_LBKPQ), gather(self.v_LBKPQ), mask_R1TX, place_X)
+        position_X = jnp.tile(self.place_P, prompt_RZ.shape[1])
+        return Prefix(gather(self.k_LBKPQ), gather(self.v_LBKPQ), mask_R1TX, position_X)
 
     def seen(self, prompt_RZ: Array, prompt_RT: Array) -> Array:
         """bool[R, T, Z x P]: the keys of a row's prompts, side by side, that a token sees.
@@ -51,8 +53,9 @@ class Prefix(NamedTuple):
 
     def in_int8(self) -> "Prefix":
         """The same in eight bits; so is then the cache that is made for it."""
-        k, v = quantize(self.k_LBKPQ, (-1,)), quantize(self.v_LBKPQ, (-1,))
-        return self._replace(k_LBKPQ=k, v_LBKPQ=v)
+        # From `Model.prefill`, which stacks the layers.
+        k_LBKPQ, v_LBKPQ = cast(Array, self.k_LBKPQ), cast(Array, self.v_LBKPQ)
+        return self._replace(k_LBKPQ=quantize(k_LBKPQ, (-1,)), v_LBKPQ=quantize(v_LBKPQ, (-1,)))
 
     def unrolled(self) -> "Prefix":
         """The same with the layers apart."""
@@ -65,12 +68,12 @@ class Prefix(NamedTuple):
 
     @property
     def batch_axis(self) -> int:
-        """That of B, in every leaf of keys and values."""
+        """The axis B in every leaf of keys and values."""
         return 1 if self.stacked else 0
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["k_LBGKTQ", "v_LBGKTQ"], meta_fields=["places"]
+    jax.tree_util.register_dataclass, data_fields=["k_LBGKTQ", "v_LBGKTQ"], meta_fields=["capacity"]
 )
 @dataclass(frozen=True)
 class Stacked:
@@ -78,11 +81,11 @@ class Stacked:
 
     k_LBGKTQ: Array | Int8
     v_LBGKTQ: Array | Int8
-    places: int  # of T, that are in use
+    capacity: int  # how much of T is in use
 
-    def write(self, layer: Array, place: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Stacked":
+    def write(self, layer: Array | int, index: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Stacked":
         """Stores one token's keys and values of one layer."""
-        start = (layer, 0, 0, 0, place, 0)
+        start = (layer, 0, 0, 0, index, 0)
 
         def store(all_LBGKTQ: Array | Int8, one_BGKQ: Array) -> Array | Int8:
             one_1BGK1Q = _like(all_LBGKTQ, one_BGKQ[None, :, :, :, None])
@@ -92,22 +95,22 @@ class Stacked:
                 one_1BGK1Q,
             )
 
-        return Stacked(store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ), self.places)
+        return Stacked(store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ), self.capacity)
 
-    def layer(self, index: Array) -> tuple[Array | Int8, Array | Int8]:
-        """Keys and values of one layer, each [R, K, places, Q]."""
+    def layer(self, index: Array | int) -> tuple[Array | Int8, Array | Int8]:
+        """Keys and values of one layer, each [R, K, capacity, Q]."""
 
         def take(all_LBGKTx: Array) -> Array:
             _, B, G, K, _, *x = all_LBGKTx.shape
             start = (index, *[0] * (all_LBGKTx.ndim - 1))
-            one_1BGKTx = jax.lax.dynamic_slice(all_LBGKTx, start, (1, B, G, K, self.places, *x))
+            one_1BGKTx = jax.lax.dynamic_slice(all_LBGKTx, start, (1, B, G, K, self.capacity, *x))
             return _join(one_1BGKTx[0], 0)
 
         return jax.tree.map(take, (self.k_LBGKTQ, self.v_LBGKTQ))
 
-    def with_places(self, places: int) -> "Stacked":
-        """The same with so many places, at least as many."""
-        return dataclasses.replace(self, places=places)
+    def with_capacity(self, capacity: int) -> "Stacked":
+        """The same with room for so many tokens, at least as many."""
+        return dataclasses.replace(self, capacity=capacity)
 
 
 @functools.partial(
@@ -127,18 +130,18 @@ class Unrolled:
     transposed: bool  # keys [R, K, Q, T], else [R, K, T, Q]
 
     @property
-    def places(self) -> int:
+    def capacity(self) -> int:
         """T."""
         return self.v_RKTQ[0].shape[2]
 
-    def write(self, layer: int, place: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Unrolled":
+    def write(self, layer: int, index: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Unrolled":
         """Stores one token's keys and values of one layer."""
 
         def store(layers: tuple, one_BGKQ: Array, axis: int) -> tuple:
             one_RKQ = _like(layers[layer], _join(one_BGKQ, 0))
             stored = jax.tree.map(
                 lambda whole, part: jax.lax.dynamic_update_index_in_dim(
-                    whole, part, place, min(axis, part.ndim)
+                    whole, part, index, min(axis, part.ndim)
                 ),
                 layers[layer],
                 one_RKQ,
@@ -149,20 +152,21 @@ class Unrolled:
         return dataclasses.replace(self, k_RKxx=k_RKxx, v_RKTQ=store(self.v_RKTQ, v_BGKQ, 2))
 
     def layer(self, index: int) -> tuple[Array | Int8, Array | Int8]:
-        """Keys and values of one layer, each [R, K, places, Q]."""
+        """Keys and values of one layer, each [R, K, capacity, Q]."""
         k_RKxx = self.k_RKxx[index]
         k_RKTQ = jax.tree.map(_transposed, k_RKxx) if self.transposed else k_RKxx
         return k_RKTQ, self.v_RKTQ[index]
 
-    def with_places(self, places: int) -> "Unrolled":
-        """The same with so many places, at least as many: a copy, since XLA on a CPU would copy in
-        each token what is sliced out of a larger array.
+    def with_capacity(self, capacity: int) -> "Unrolled":
+        """The same with room for so many tokens, at least as many.
+
+        A copy, since XLA on a CPU would copy in each token what is sliced out of a larger array.
         """
 
         def padded(layers: tuple, axis: int) -> tuple:
             def pad(x: Array) -> Array:
                 widths = [(0, 0)] * x.ndim
-                widths[min(axis, x.ndim - 1)] = (0, places - self.places)
+                widths[min(axis, x.ndim - 1)] = (0, capacity - self.capacity)
                 return jnp.pad(x, widths)
 
             return jax.tree.map(pad, layers)
@@ -172,16 +176,16 @@ class Unrolled:
 
     @property
     def _key_axis(self) -> int:
-        """That of T in the keys."""
+        """The axis T in the keys."""
         return 3 if self.transposed else 2
 
 
 class Cache(NamedTuple):
     """Keys and values of the completions; a loop carry that is updated in place.
 
-    A ring: tokens that are decoded together are written to the same place, whatever their
-    positions, and places are used in turn. So a write is one slice, and a row may begin a new
-    completion at any time, by setting its length to 0.
+    A ring: tokens that are decoded together are written to the same index of axis T, whatever
+    their positions, and indices are used in turn. So a write is one slice, and a row may begin a
+    new completion at any time, by setting its length to 0.
     """
 
     kv: Stacked | Unrolled
@@ -190,22 +194,24 @@ class Cache(NamedTuple):
 
     @property
     def age_T(self) -> Array:
-        """int32: how many tokens ago a place was written, 0 where the next one goes."""
-        return (self.written - jnp.arange(self.kv.places)) % self.kv.places
+        """int32: how many tokens ago each index of T was written, 0 where the next one goes."""
+        return (self.written - jnp.arange(self.kv.capacity)) % self.kv.capacity
 
     @property
     def in_int8(self) -> bool:
         """Whether keys and values are kept in eight bits."""
         return any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.kv))
 
-    def with_places(self, places: int) -> "Cache":
+    def with_capacity(self, capacity: int) -> "Cache":
         """The same with room for so many tokens, while none has been overwritten."""
-        return self._replace(kv=self.kv.with_places(places))
+        return self._replace(kv=self.kv.with_capacity(capacity))
 
     def write(self, layer: Array | int, k_BGKQ: Array, v_BGKQ: Array) -> "Cache":
         """Stores one token's keys and values of one layer; `advance` when all layers have."""
-        place = self.written % self.kv.places
-        return self._replace(kv=self.kv.write(layer, place, k_BGKQ, v_BGKQ))
+        index = self.written % self.kv.capacity
+        if isinstance(self.kv, Unrolled):
+            return self._replace(kv=self.kv.write(int(layer), index, k_BGKQ, v_BGKQ))
+        return self._replace(kv=self.kv.write(layer, index, k_BGKQ, v_BGKQ))
 
     def advance(self) -> "Cache":
         """The cache after a token in all layers."""
@@ -216,7 +222,7 @@ def init_cache(
     prefix: Prefix,
     group: int,
     tokens: int,
-    places: int | None = None,
+    capacity: int | None = None,
     *,
     transposed: bool = False,
 ) -> Cache:
@@ -225,10 +231,10 @@ def init_cache(
     It is stacked or unrolled as the prefix is.
 
     Args:
-        places: For the first tokens, later `with_places`; None: for all.
+        capacity: For the first tokens, later `with_capacity`; None: for all.
         transposed: As in `Unrolled`.
     """
-    places = places or tokens
+    capacity = capacity or tokens
     prompts = prefix.mask_BXYP.shape[0]
 
     def zeros(leaf_LBKPx: Array) -> Array:
@@ -236,18 +242,18 @@ def init_cache(
         if prefix.stacked:
             shape = leaf_LBKPx.shape[0], prompts, group, heads, tokens, *rest
         else:
-            shape = prompts * group, heads, places, *rest
+            shape = prompts * group, heads, capacity, *rest
         return jnp.zeros(shape, leaf_LBKPx.dtype)
 
     k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
     if prefix.stacked:
-        kv = Stacked(k, v, places)
+        kv = Stacked(k, v, capacity)
     else:
         kv = Unrolled(jax.tree.map(_transposed, k) if transposed else k, v, transposed)
     return Cache(kv, jnp.zeros((), jnp.int32), jnp.zeros((prompts, group), jnp.int32))
 
 
-def unstack(tree: Any) -> tuple[Any, ...]:
+def unstack(tree: PyTree) -> tuple[PyTree, ...]:
     """The layers of a tree of stacked arrays, each by itself."""
     leaves, structure = jax.tree.flatten(tree)
     return tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))

@@ -8,7 +8,6 @@ are merged afterwards (Flash-Decoding, https://crfm.stanford.edu/2023/10/12/flas
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +58,7 @@ def decode_attention(
     splits = pl.cdiv(blocks, blocks_each)
     keys = pl.BlockSpec((None, None, U, Q), lambda r, k, i, n: (r, k, 0, 0))
 
-    def call(interpret: bool, *arguments: Array) -> Any:
+    def call(interpret: bool, *arguments: Array) -> list[Array]:
         return pl.pallas_call(
             functools.partial(_kernel, blocks=blocks_each, queries=N, scale=scale, softcap=softcap),
             grid=(R, K, splits, tiles),

@@ -77,91 +77,124 @@ class Decoder(nnx.Module):
         segments_BST: Array,
         *,
         prefix: Prefix | None = None,
-        cache: Cache | None = None,
-        layers: Sequence[Any] | None = None,
         dtype: jnp.dtype,
-        rows: NamedSharding | None = None,
-    ) -> tuple[Array, tuple[Array, Array] | Cache]:
-        """Runs the blocks.
+        row_sharding: NamedSharding | None = None,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Runs the blocks over whole rows: prompts, completions, packed ones.
 
         Args:
             tokens_BST: int32 token ids.
             positions_BST: int32 positions, counted from the prompt's first token.
             segments_BST: int32; a token sees earlier positions of its own segment in its row.
-                With a cache every row is one segment, without gaps in its positions, and this is
-                not read.
             prefix: The prompts' keys and values, seen by every token of the prompt's rows.
-            cache: When decoding (T = 1), the rows' own keys and values so far.
-            layers: When decoding with prefix and cache unrolled, the weights of each layer.
-            dtype: Of the activations and of the weights as they are multiplied.
-            rows: How the leading axis of activations lies on a mesh. Without it XLA may leave the
-                weights where they are and split activations along D instead, whose partial sums
-                then cross the interconnect in every layer.
+            dtype: That of activations, and of the weights as they are multiplied.
+            row_sharding: How the leading axis of activations lies on a mesh. Without it XLA may
+                leave the weights where they are and split activations along D instead, whose
+                partial sums then cross the interconnect in every layer.
 
         Returns:
-            hidden_BSTD after the final norm, and the new cache, or without a cache the rows' keys
-            and values, each [L, B, S, K, T, Q].
+            hidden_BSTD after the final norm, and the rows' keys and values, each
+            [L, B, S, K, T, Q].
         """
         c = self.config
-        x_BSTD = embed(self.embed_VD.get_value(), tokens_BST, dtype)
-        if c.scale_embeddings:
-            x_BSTD = x_BSTD * jnp.asarray(c.hidden_size**0.5, dtype)
-        kinds, kind_L = layer_kinds(c)
-        rotations = [
-            rotary(positions_BST, kind.rope_theta, c.head_dim, kind.rope_scaling) for kind in kinds
-        ]
-        by_kind = (
-            jnp.array([kind.window for kind in kinds]) if c.sliding_window else None,
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations),
-        )
+        x_BSTD = self._embed(tokens_BST, dtype)
+        by_kind, kind_L = _by_kind(c, positions_BST)
         graph, weights = nnx.split(self.layers)
-        visible_BSTU = None if cache is not None else _causal(positions_BST, segments_BST)
-        mesh = None if rows is None else rows.mesh
-        if rows is not None and not _divides(rows, x_BSTD):
-            attention = plain_attention(c)
-        elif cache is None:
-            attention = fused_attention(c, mesh)
-        else:  # a kernel would have what is in eight bits written out in more
-            attention = plain_attention(c) if cache.in_int8 else token_attention(c, mesh)
+        visible_BSTU = _causal(positions_BST, segments_BST)
+        if row_sharding is not None and not _divides(row_sharding, x_BSTD):
+            attention = plain_attention(c)  # a kernel is run on each device's own rows
+        else:
+            attention = fused_attention(c, None if row_sharding is None else row_sharding.mesh)
 
-        def layer(carry, inputs):
-            x_BSTD, cache = carry
-            x_BSTD = _constrain_rows(x_BSTD, rows)
-            index, weights, kind, prefix_kv = inputs
+        def layer(x_BSTD: Array, inputs: Any) -> tuple[Array, tuple[Array, Array]]:
+            x_BSTD = _constrain_rows(x_BSTD, row_sharding)
+            weights, kind, prefix_kv = inputs
             block = nnx.merge(graph, weights)
             window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
             q, k, v = block.project(x_BSTD, rotation)
-            if cache is None:
-                own_kv = of_rows(k), of_rows(v)
-                distance = _distance(positions_BST, positions_BST)
-                mask = _within(window, visible_BSTU, distance)
-            else:
-                cache = cache.write(index, k[..., 0, :], v[..., 0, :])
-                own_kv = _dequantize(cache.kv.layer(index), dtype)
-                mask = cache.age_T <= cache.length_BG[..., None, None]
-                mask = _within(window, mask, cache.age_T)
-            own, shared = Keys(*own_kv, mask), None
-            if prefix is not None:
-                distance = _distance(positions_BST, prefix.place_P)
-                mask = _within(window, prefix.mask_BXYP, distance)
-                shared = Keys(*_dequantize(prefix_kv, dtype), mask)
+            distance_BSTU = _distance(positions_BST, positions_BST)
+            own = Keys(of_rows(k), of_rows(v), _within(window, visible_BSTU, distance_BSTU))
+            shared = _keys_of_prefix(prefix, prefix_kv, window, positions_BST, dtype)
             out_BSKMTQ = attention(q, own, shared).astype(dtype)
-            return (block.finish(x_BSTD, out_BSKMTQ, rows), cache), None if cache else (k, v)
+            return block.finish(x_BSTD, out_BSKMTQ, row_sharding), (k, v)
 
-        if c.remat != "none" and cache is None:
+        if c.remat != "none":
             layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
         prefix_kv = None if prefix is None else (prefix.k_LBKPQ, prefix.v_LBKPQ)
+        x_BSTD, kv = jax.lax.scan(layer, x_BSTD, (weights, jnp.asarray(kind_L), prefix_kv))
+        return self._norm(x_BSTD, row_sharding), kv
+
+    def decode(
+        self,
+        tokens_BS1: Array,
+        positions_BS1: Array,
+        prefix: Prefix,
+        cache: Cache,
+        *,
+        layers: Sequence[Any] | None,
+        dtype: jnp.dtype,
+        row_sharding: NamedSharding | None = None,
+    ) -> tuple[Array, Cache]:
+        """Runs the blocks over one more token of each row.
+
+        Args:
+            tokens_BS1: int32 token ids.
+            positions_BS1: int32 positions, counted from the prompt's first token.
+            prefix: The prompts' keys and values.
+            cache: The rows' own so far; a row is one segment, without gaps in its positions.
+            layers: With prefix and cache unrolled, the weights of each layer.
+            dtype: As for `__call__`.
+            row_sharding: Likewise.
+
+        Returns:
+            hidden_BS1D after the final norm, and the new cache.
+        """
+        c = self.config
+        x_BS1D = self._embed(tokens_BS1, dtype)
+        by_kind, kind_L = _by_kind(c, positions_BS1)
+        graph, weights = nnx.split(self.layers)
+        # A kernel would have what is in eight bits written out in more.
+        if cache.in_int8 or (row_sharding is not None and not _divides(row_sharding, x_BS1D)):
+            attention = plain_attention(c)
+        else:
+            attention = token_attention(c, None if row_sharding is None else row_sharding.mesh)
+
+        def layer(carry: tuple[Array, Cache], inputs: Any) -> tuple[tuple[Array, Cache], None]:
+            x_BS1D, cache = carry
+            x_BS1D = _constrain_rows(x_BS1D, row_sharding)
+            index, weights, kind, prefix_kv = inputs
+            block = nnx.merge(graph, weights)
+            window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
+            q, k, v = block.project(x_BS1D, rotation)
+            # The cache is carried from layer to layer and written in place: as the scan's input and
+            # output it would be copied for every token.
+            cache = cache.write(index, k[..., 0, :], v[..., 0, :])
+            written = cache.age_T <= cache.length_BG[..., None, None]
+            mask = _within(window, written, cache.age_T)
+            own = Keys(*_dequantize(cache.kv.layer(index), dtype), mask)
+            shared = _keys_of_prefix(prefix, prefix_kv, window, positions_BS1, dtype)
+            out_BSKM1Q = attention(q, own, shared).astype(dtype)
+            return (block.finish(x_BS1D, out_BSKM1Q, row_sharding), cache), None
+
+        carry, prefix_kv = (x_BS1D, cache), (prefix.k_LBKPQ, prefix.v_LBKPQ)
         if layers is None:
             inputs = jnp.arange(c.num_layers), weights, jnp.asarray(kind_L), prefix_kv
-            (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)
+            carry, _ = jax.lax.scan(layer, carry, inputs)
         else:
             prefix_kv_L = zip(*prefix_kv, strict=True)
             for inputs in zip(range(c.num_layers), layers, kind_L, prefix_kv_L, strict=True):
-                (x_BSTD, cache), _ = layer((x_BSTD, cache), inputs)
-        hidden_BSTD = rms_norm(_constrain_rows(x_BSTD, rows), self.final_norm_D, c)
-        if cache is not None:
-            return hidden_BSTD, cache.advance()
-        return hidden_BSTD, kv
+                carry, _ = layer(carry, inputs)
+        x_BS1D, cache = carry
+        return self._norm(x_BS1D, row_sharding), cache.advance()
+
+    def _embed(self, tokens_BST: Array, dtype: jnp.dtype) -> Array:
+        x_BSTD = embed(self.embed_VD.get_value(), tokens_BST, dtype)
+        if self.config.scale_embeddings:
+            x_BSTD = x_BSTD * jnp.asarray(self.config.hidden_size**0.5, dtype)
+        return x_BSTD
+
+    def _norm(self, x_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
+        return rms_norm(_constrain_rows(x_BSTD, row_sharding), self.final_norm_D, self.config)
 
     def logits(self, hidden_xD: Array) -> Array:
         """float32 logits [..., V] of hidden states [..., D]."""
@@ -237,7 +270,7 @@ class Block(nnx.Module):
         k = rotate(k, cos_BSTQ[:, :, None], sin_BSTQ[:, :, None])
         return q, k, v
 
-    def finish(self, x_BSTD: Array, out_BSKMTQ: Array, rows: NamedSharding | None) -> Array:
+    def finish(self, x_BSTD: Array, out_BSKMTQ: Array, row_sharding: NamedSharding | None) -> Array:
         """The block's output from its input and its attention."""
         c, dtype = self.config, x_BSTD.dtype
         h_BSTD = linear(jnp.moveaxis(out_BSKMTQ, 4, 2), self.out_KMQD.get_value(), inputs=3)
@@ -246,12 +279,12 @@ class Block(nnx.Module):
         if c.sandwich_norms:
             h_BSTD = rms_norm(h_BSTD, self.post_attention_norm_D, c)
         x_BSTD = x_BSTD + h_BSTD
-        h_BSTD = self._mlp(rms_norm(x_BSTD, self.mlp_norm_D, c), rows)
+        h_BSTD = self._mlp(rms_norm(x_BSTD, self.mlp_norm_D, c), row_sharding)
         if c.sandwich_norms:
             h_BSTD = rms_norm(h_BSTD, self.post_mlp_norm_D, c)
         return x_BSTD + h_BSTD
 
-    def _mlp(self, h_BSTD: Array, rows: NamedSharding | None) -> Array:
+    def _mlp(self, h_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
         c = self.config
         if not c.experts:
             weights = (self.gate_DF, self.up_DF, self.down_FD)
@@ -278,8 +311,9 @@ class Block(nnx.Module):
             axes = quantized_axes(axes)
         # Rows that the mesh does not divide are sorted over all devices, and have no gradient on
         # TPUs, whose kernel the compiler cannot split. Batches of a run are divided.
-        if rows is None or _divides(rows, h_BSTD):
-            mixture = shard_experts(mixture, axes, None if rows is None else rows.mesh)
+        if row_sharding is None or _divides(row_sharding, h_BSTD):
+            mesh = None if row_sharding is None else row_sharding.mesh
+            mixture = shard_experts(mixture, axes, mesh)
         return mixture(weights, h_BSTD)
 
 
@@ -291,14 +325,39 @@ def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
     return (x * scale_D).astype(x_xD.dtype)
 
 
-def _divides(rows: NamedSharding | None, x_BSTD: Array) -> bool:
+def _by_kind(config: ModelConfig, positions_BST: Array) -> tuple[Any, np.ndarray]:
+    """Windows (None where no layer has one) and rotations, stacked over the kinds of layers, and
+    the index of each layer's kind."""
+    kinds, kind_L = layer_kinds(config)
+    rotations = [
+        rotary(positions_BST, kind.rope_theta, config.head_dim, kind.rope_scaling) for kind in kinds
+    ]
+    windows = jnp.array([kind.window for kind in kinds]) if config.sliding_window else None
+    return (windows, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations)), kind_L
+
+
+def _keys_of_prefix(
+    prefix: Prefix | None,
+    prefix_kv: Any,
+    window: Array | None,
+    positions_BST: Array,
+    dtype: jnp.dtype,
+) -> Keys | None:
+    """The prompts' keys and values of one layer, as far as its window reaches."""
+    if prefix is None:
+        return None
+    mask = _within(window, prefix.mask_BXYP, _distance(positions_BST, prefix.place_P))
+    return Keys(*_dequantize(prefix_kv, dtype), mask)
+
+
+def _divides(row_sharding: NamedSharding | None, x_BSTD: Array) -> bool:
     """Whether there is a mesh, and it divides the rows."""
-    return rows is not None and not x_BSTD.shape[0] % batch_parts(rows.mesh)
+    return row_sharding is not None and not x_BSTD.shape[0] % batch_parts(row_sharding.mesh)
 
 
-def _constrain_rows(x_BSTD: Array, rows: NamedSharding | None) -> Array:
+def _constrain_rows(x_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
     """Keeps rows where they are, if the mesh divides them."""
-    return constrain(x_BSTD, rows) if _divides(rows, x_BSTD) else x_BSTD
+    return constrain(x_BSTD, row_sharding) if _divides(row_sharding, x_BSTD) else x_BSTD
 
 
 def _dequantize(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:

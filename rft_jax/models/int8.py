@@ -8,13 +8,14 @@ multiplied by it stays in the compute type.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.models.weight_axes import over_matrices
+from rft_jax.utils.types import PyTree
 
 LIMIT = 127
 
@@ -31,7 +32,7 @@ class Int8:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the array which it stands for."""
+        """The shape of the array which it stands for."""
         return self.values.shape
 
 
@@ -50,16 +51,17 @@ def dequantize(x: Array | Int8, dtype: jnp.dtype) -> Array:
     return (x.values * x.scale[..., None]).astype(dtype)
 
 
-def quantize_weights(params: Any) -> Any:
+def quantize_weights(params: PyTree) -> PyTree:
     """The tree with an `Int8` for each weight matrix."""
     return over_matrices(params, lambda weight, inputs, _: quantize(weight, inputs))
 
 
-def quantized_axes(axes: Any) -> Any:
+def quantized_axes(axes: PyTree) -> PyTree:
     """As `quantize_weights`, the tree of logical axis names."""
     return over_matrices(
         axes,
+        # A tree of names has them where that of weights has arrays.
         lambda names, inputs, _: Int8(
-            names, tuple(name for at, name in enumerate(names) if at not in inputs)
+            names, cast(Array, tuple(name for at, name in enumerate(names) if at not in inputs))
         ),
     )

@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ class Adapted:
     scale: float
 
 
-Weight = Array | Adapted | Int8
+Weight: TypeAlias = Array | Adapted | Int8
 
 
 def linear(x_xD: Array, weight: Weight, inputs: int = 1) -> Array:
@@ -68,11 +69,14 @@ def _product(x_xD: Array, weight_DY: Array, inputs: int, dtype: jnp.dtype | None
     return product.reshape(*tokens, *Y)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _matmul(x_ND: Array, weight: Array, axis: int, dtype: jnp.dtype | None) -> Array:
-    """Products over D, the weight's `axis`, [N, Y], with a gradient that is fast on a CPU."""
+def _plain_matmul(x_ND: Array, weight: Array, axis: int, dtype: jnp.dtype | None) -> Array:
+    """Products over D, the weight's `axis`, [N, Y]."""
     contracted = ((1,), (axis,)), ((), ())
     return jax.lax.dot_general(x_ND, weight, contracted, preferred_element_type=dtype)
+
+
+# With a gradient that is fast on a CPU.
+_matmul = jax.custom_vjp(_plain_matmul, nondiff_argnums=(2, 3))
 
 
 def _matmul_forward(x_ND, weight, axis, dtype):

@@ -1,26 +1,27 @@
 """Low-rank adapters (LoRA, https://arxiv.org/abs/2106.09685) as a change of the tree of weights.
 
-In the tree that the decoder computes with, a weight with an adapter is an `Adapted` in the plain
-weight's place. The trainable weights of such a model are its adapters, and the rest is frozen:
+In the tree that the decoder computes with, a weight with an adapter is an `Adapted` instead of the
+plain weight. The trainable weights of such a model are its adapters, and the rest is frozen:
 `split` takes the tree apart and `adapt` puts it together. Without adapters all is trainable.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.config import LoraConfig, ModelConfig
+from rft_jax.config import LoraConfig
+from rft_jax.config.schema import LoraTarget
 from rft_jax.models.linear import Adapted
 from rft_jax.models.weight_axes import INPUTS
-from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import PyTree
 
-Tree = Any  # nested dict of arrays, or of what belongs to each
+Tree: TypeAlias = PyTree  # nested dict of arrays, or of what belongs to each
 
-
-TARGETS = {
+TARGETS: dict[LoraTarget, str] = {
     "q_proj": "q_DKMQ",
     "k_proj": "k_DKQ",
     "v_proj": "v_DKQ",
@@ -30,20 +31,6 @@ TARGETS = {
     "down_proj": "down_FD",
 }
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # with a mixture of experts
-
-
-def check_targets(config: ModelConfig) -> None:
-    """Refuses adapters for weights that cannot have any.
-
-    Raises:
-        InputError: naming the targets.
-    """
-    experts = [name for name in config.lora.targets if name in EXPERTS] if config.lora else []
-    if config.experts and experts:
-        raise InputError(
-            f"models.{config.name}.lora.targets: a mixture's experts cannot have adapters; leave "
-            f"{', '.join(experts)} out"
-        )
 
 
 def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:
@@ -125,5 +112,5 @@ def merge_weight(weight: Array | Adapted, dtype: jnp.dtype) -> Array:
     return jax.lax.map(merge_layer, weight)  # float32 of one layer at a time
 
 
-def _map(function: Any, params: Tree) -> Tree:
+def _map(function: Callable[[PyTree], PyTree], params: Tree) -> Tree:
     return jax.tree.map(function, params, is_leaf=lambda node: isinstance(node, Adapted))

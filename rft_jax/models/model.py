@@ -6,7 +6,7 @@ weights, a nested dict of arrays, and calls `Model.hidden`, `Model.logits` and s
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,11 @@ from rft_jax.models import lora
 from rft_jax.models.cache import Cache, Prefix, init_cache, unstack
 from rft_jax.models.decoder import Decoder
 from rft_jax.parallel import ROLLOUT_RULES, constrain, shardings
+from rft_jax.utils.types import Device, PyTree
 
-Params = Any  # nested dict of arrays, and of `lora.Adapted` where a weight has an adapter
+Params: TypeAlias = (
+    PyTree  # nested dict of arrays, and of `lora.Adapted` where a weight has an adapter
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class Model:
     config: ModelConfig
     vocab_size: int
     graph: nnx.GraphDef
-    rows: NamedSharding | None = None  # of the activations' leading axis
+    row_sharding: NamedSharding | None = None  # of the activations' leading axis
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of activations."""
+        """The type of activations, and of weights as they are multiplied."""
         return jnp.dtype(self.config.compute_dtype)
 
     def init(self, key: Array) -> Params:
@@ -48,6 +51,7 @@ class Model:
 
     def init_adapters(self, frozen: Params, key: Array) -> Params:
         """The trainable partition of a model with adapters, which change nothing yet."""
+        assert self.config.lora is not None, "the model has no adapters"
         return lora.init_adapters(frozen, self.config.lora, key)
 
     def adapt(self, trainable: Params, frozen: Params) -> Params:
@@ -55,7 +59,7 @@ class Model:
         return lora.adapt(trainable, frozen, self.config.lora)
 
     @property
-    def axes(self) -> Any:
+    def axes(self) -> PyTree:
         """The tree of weights with each one's logical axis names."""
         module = jax.eval_shape(lambda: _decoder(self.config, self.vocab_size, jax.random.key(0)))
         axes = nnx.to_pure_dict(
@@ -82,7 +86,7 @@ class Model:
             positions_BP[:, None],
             mask_BP.astype(jnp.int32)[:, None],
             dtype=self.dtype,
-            rows=self.rows,
+            row_sharding=self.row_sharding,
         )
         last_B11 = (length_B - 1)[:, None, None]
         last_BD = jnp.take_along_axis(hidden_BSPD[:, 0], last_B11, axis=1)[:, 0]
@@ -97,7 +101,7 @@ class Model:
             positions_BT[:, None],
             segments_BT[:, None],
             dtype=self.dtype,
-            rows=self.rows,
+            row_sharding=self.row_sharding,
         )
         return hidden_BSTD[:, 0]
 
@@ -111,7 +115,12 @@ class Model:
     ) -> Array:
         """hidden_BSTD of completions that follow their prompts; see `Decoder.__call__`."""
         return nnx.merge(self.graph, params)(
-            tokens_BST, positions_BST, segments_BST, prefix=prefix, dtype=self.dtype, rows=self.rows
+            tokens_BST,
+            positions_BST,
+            segments_BST,
+            prefix=prefix,
+            dtype=self.dtype,
+            row_sharding=self.row_sharding,
         )[0]
 
     def prepare_decoding(
@@ -123,11 +132,11 @@ class Model:
         return unstack(params["layers"]), prefix.unrolled()
 
     def init_cache(
-        self, prefix: Prefix, group: int, tokens: int, places: int | None = None
+        self, prefix: Prefix, group: int, tokens: int, capacity: int | None = None
     ) -> Cache:
         """An empty cache for `decode`, as its attention wants it; see `cache.init_cache`."""
         transposed = self.config.decode_attention == "xla"
-        return init_cache(prefix, group, tokens, places, transposed=transposed)
+        return init_cache(prefix, group, tokens, capacity, transposed=transposed)
 
     def decode(
         self,
@@ -148,16 +157,14 @@ class Model:
             prefix: The prompts.
             cache: The tokens before.
         """
-        positions = positions_BG[..., None]
-        hidden_BG1D, cache = nnx.merge(self.graph, params)(
+        hidden_BG1D, cache = nnx.merge(self.graph, params).decode(
             tokens_BG[..., None],
-            positions,
-            None,
-            prefix=prefix,
-            cache=cache,
+            positions_BG[..., None],
+            prefix,
+            cache,
             layers=layers,
             dtype=self.dtype,
-            rows=self.rows,
+            row_sharding=self.row_sharding,
         )
         return hidden_BG1D[:, :, 0], cache
 
@@ -166,11 +173,11 @@ class Model:
 
         They are gathered, and their gradient is scattered, once and not in every trip.
         """
-        if self.rows is None:
+        if self.row_sharding is None:
             return params
         name = "embed_VD" if self.config.tie_embeddings else "head_VD"
-        places = shardings(self.rows.mesh, ROLLOUT_RULES, ("vocab", "embed"))
-        return {**params, name: constrain(params[name], places)}
+        sharding = shardings(self.row_sharding.mesh, ROLLOUT_RULES, ("vocab", "embed"))
+        return {**params, name: constrain(params[name], sharding)}
 
     def logits(self, params: Params, hidden_xD: Array) -> Array:
         """float32 logits [..., V]."""
@@ -180,18 +187,18 @@ class Model:
 def build_model(
     config: ModelConfig,
     vocab_size: int,
-    rows: NamedSharding | None = None,
+    row_sharding: NamedSharding | None = None,
     platform: str | None = None,
 ) -> Model:
     """The model of a configuration, without weights.
 
     Args:
-        rows: From `parallel.batch_sharding`; needed for a model that runs on more than one device.
-        platform: Where it runs; None: here.
+        row_sharding: From `parallel.batch_sharding`; needed on several devices.
+        platform: `cpu`, `gpu` or `tpu`, where the model will run; None: this machine's.
     """
     config = for_platform(config, platform)
     graph, _ = nnx.split(nnx.eval_shape(lambda: _decoder(config, vocab_size, jax.random.key(0))))
-    return Model(config, vocab_size, graph, rows)
+    return Model(config, vocab_size, graph, row_sharding)
 
 
 def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfig:
@@ -218,15 +225,10 @@ def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfi
     return dataclasses.replace(config, **open_choices)
 
 
-def since_ampere(device: jax.Device) -> bool:
-    """Whether it is a GPU of NVIDIA's since Ampere, for which the kernels are."""
+def since_ampere(device: Device) -> bool:
+    """Whether the device is an NVIDIA GPU of Ampere's generation or later, as the kernels need."""
     major, dot, _ = getattr(device, "compute_capability", "").partition(".")
     return bool(dot) and int(major) >= 8
-
-
-def count_parameters(params: Params) -> int:
-    """Number of scalars in a tree of weights."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _decoder(config: ModelConfig, vocab_size: int, key: Array) -> Decoder:

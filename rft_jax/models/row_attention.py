@@ -9,17 +9,17 @@ loop over tokens, with one query a row and no gradient, GPUs have a kernel of pa
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import attention_kernel
 from rft_jax.models.attention import Partial, merge, partial_attention
 from rft_jax.parallel import shard_heads
+from rft_jax.parallel.mesh import AnyMesh
 
 CUDNN = "cudnn"  # the implementation of jax.nn
 
@@ -32,7 +32,7 @@ class Keys(NamedTuple):
     mask_BSTU: Array  # axes S and T of size 1 broadcast
 
 
-Attention = Callable[[Array, Keys, Keys | None], Array]
+Attention: TypeAlias = Callable[[Array, Keys, Keys | None], Array]
 
 
 def plain_attention(config: ModelConfig) -> Attention:
@@ -40,7 +40,7 @@ def plain_attention(config: ModelConfig) -> Attention:
     return functools.partial(_merged, _partial(config))
 
 
-def fused_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
+def fused_attention(config: ModelConfig, mesh: AnyMesh | None) -> Attention:
     """The same over many queries, by the configured kernel where it takes their lengths.
 
     cuDNN's result is of the type of q.
@@ -73,7 +73,7 @@ def fused_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
     return attention
 
 
-def token_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
+def token_attention(config: ModelConfig, mesh: AnyMesh | None) -> Attention:
     """The same over one query a row, by the configured kernel where it takes the heads.
 
     Args:
@@ -112,7 +112,9 @@ def joint_attention(
     return jnp.moveaxis(out_RTHQ.reshape(R, T, K, M, Q), 1, 3)
 
 
-def _merged(attend, q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
+def _merged(
+    attend: Callable[..., Partial], q_BSKMTQ: Array, own: Keys, shared: Keys | None
+) -> Array:
     """By a partial of each set of keys."""
     partial = attend(of_rows(q_BSKMTQ), *own[:2], of_rows(own.mask_BSTU))
     out = partial.out_RKMTQ
@@ -121,21 +123,21 @@ def _merged(attend, q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
     return out.reshape(q_BSKMTQ.shape)
 
 
-def _shared_partial(attend, q_BSKMTQ: Array, shared: Keys) -> Partial:
+def _shared_partial(attend: Callable[..., Partial], q_BSKMTQ: Array, shared: Keys) -> Partial:
     """All rows of a prompt over the prompt's keys in one product; the result's rows are B x S."""
     B, S, K, M, T, Q = q_BSKMTQ.shape
     q_BKMXQ = q_BSKMTQ.transpose(0, 2, 3, 1, 4, 5).reshape(B, K, M, S * T, Q)
     mask_BXP = shared.mask_BSTU.reshape(B, -1, shared.mask_BSTU.shape[-1])
     partial = attend(q_BKMXQ, shared.k_xKUQ, shared.v_xKUQ, mask_BXP)
 
-    def rows(x):
+    def rows(x: Array) -> Array:
         x = x.reshape(B, K, M, S, T, *x.shape[4:])
         return jnp.moveaxis(x, 3, 1).reshape(B * S, K, M, T, *x.shape[5:])
 
     return Partial(rows(partial.out_RKMTQ), rows(partial.lse_RKMT))
 
 
-def _joined(joint, q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
+def _joined(joint: Callable[..., Array], q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
     """Over both sets of keys as one."""
     B, S, _, _, T, _ = q_BSKMTQ.shape
 

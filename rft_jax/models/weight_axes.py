@@ -4,7 +4,8 @@ The other axes are its output channels, but for layers and experts, over which i
 """
 
 from collections.abc import Callable
-from typing import Any
+
+from rft_jax.utils.types import PyTree
 
 INPUTS = {
     "embed_VD": "D",
@@ -24,18 +25,19 @@ STACKED = "E"  # experts; layers have no letter
 
 
 def over_matrices(
-    tree: Any,
-    function: Callable[[Any, tuple[int, ...], tuple[int, ...]], Any],
-    other: Callable[[Any], Any] = lambda leaf: leaf,
-) -> Any:
+    tree: PyTree,
+    function: Callable[[PyTree, tuple[int, ...], tuple[int, ...]], PyTree],
+    other: Callable[[PyTree], PyTree] = lambda leaf: leaf,
+) -> PyTree:
     """Applies a function to the matrices of a tree, and `other` to what is none.
 
     Args:
-        tree: Of a model's weights, or of what belongs to each.
-        function: Of a leaf, the places of its input axes and those of its output channels.
+        tree: A model's weights, or what belongs to each of them.
+        function: Takes a matrix, the positions of its input axes and those of its output channels.
+        other: Takes any other leaf.
     """
 
-    def change(name: str, leaf: Any, stacked: int) -> Any:
+    def change(name: str, leaf: PyTree, stacked: int) -> PyTree:
         if isinstance(leaf, dict):
             return {key: change(key, value, 1) for key, value in leaf.items()}
         if name not in INPUTS:

@@ -12,7 +12,7 @@ from rft_jax.parallel.hosts import (
     raise_on_all_hosts,
     to_host,
 )
-from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, check_batch, check_stage, make_mesh
+from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, make_mesh
 from rft_jax.parallel.rules import (
     LEARNER_RULES,
     ROLLOUT_RULES,
@@ -35,8 +35,6 @@ __all__ = [
     "Shardings",
     "batch_parts",
     "batch_sharding",
-    "check_batch",
-    "check_stage",
     "constrain",
     "first_host_first",
     "from_local",

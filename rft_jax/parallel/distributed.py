@@ -1,4 +1,4 @@
-"""Start-up on several hosts: the same command on each of them, inside of `joined()`.
+"""Start-up on several hosts: the same command on each of them, inside of `distributed_session()`.
 
 Slurm, Open MPI and Google's TPUs (TPU VMs and GKE) say themselves which processes belong together.
 Elsewhere each process is told by three environment variables:
@@ -30,8 +30,8 @@ def distributed_session() -> Iterator[None]:
     To be entered before any device is used; without a launcher it does nothing.
 
     Raises:
-        InputError: the hosts do not find each other, or the variables cannot be used.
-        RunFailed: another host was lost within.
+        InputError: The hosts do not find each other, or the variables cannot be used.
+        RunFailed: Another host was lost within.
     """
     if not jax.distributed.is_initialized():
         arguments = _arguments(os.environ)
@@ -50,7 +50,7 @@ def distributed_session() -> Iterator[None]:
 
 
 def _arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Of `jax.distributed.initialize`; empty where it finds them itself, None for one process."""
+    """Arguments of `jax.distributed.initialize`; empty: it asks a launcher. None: one process."""
     given = [name for name in VARIABLES if environment.get(name)]
     if given:
         if missing := [name for name in VARIABLES if name not in given]:

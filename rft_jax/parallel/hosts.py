@@ -8,7 +8,7 @@ import contextlib
 import functools
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rft_jax.parallel.rules import replicated
 from rft_jax.utils.errors import InputError, RunFailed
+from rft_jax.utils.types import PyTree
 
 T = TypeVar("T")
 
@@ -51,8 +52,8 @@ def raise_on_all_hosts() -> Iterator[None]:
     The block itself must not be collective: a host that fails in it would let the others wait.
 
     Raises:
-        InputError: of this host, or naming another host that had one.
-        RunFailed: naming another host where something else went wrong.
+        InputError: The one of this host, or one that names another host that had one.
+        RunFailed: Something else went wrong on another host, which is named.
     """
     failed = None
     try:
@@ -75,13 +76,14 @@ def first_host_first(action: Callable[[], T]) -> T:
     """Lets the first host act, and then the others, who find what it left; collective.
 
     Raises:
-        InputError, RunFailed: as `raise_on_all_hosts`.
+        InputError, RunFailed: As `raise_on_all_hosts`.
     """
-    result = None
+    results: list[T] = []
     for first in (True, False):
         with raise_on_all_hosts():
             if is_first() == first:
-                result = action()
+                results.append(action())
+    (result,) = results
     return result
 
 
@@ -90,7 +92,7 @@ def enter_on_all_hosts(context: contextlib.AbstractContextManager[T]) -> Iterato
     """A context manager that, where one host cannot enter it, raises on all; collective.
 
     Raises:
-        InputError, RunFailed: as `raise_on_all_hosts`.
+        InputError, RunFailed: As `raise_on_all_hosts`.
     """
     with contextlib.ExitStack() as stack:
         with raise_on_all_hosts():
@@ -104,24 +106,24 @@ def local_rows(sharding: Sharding, rows: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(rows)[index] for index in indices]))
 
 
-def from_local(tree: Any, sharding: Sharding, rows: int) -> Any:
+def from_local(tree: PyTree, sharding: Sharding, rows: int) -> PyTree:
     """Global arrays with leading axis `rows`, to which every host brings its `local_rows`."""
 
-    def place(leaf: np.ndarray) -> jax.Array:
+    def distribute(leaf: np.ndarray) -> jax.Array:
         shape = (rows, *np.shape(leaf)[1:])
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), shape)
 
     with jax.transfer_guard_host_to_device("allow"):  # this is the explicit one
-        return jax.tree.map(place, tree)
+        return jax.tree.map(distribute, tree)
 
 
-def to_host(tree: Any, mesh: Mesh) -> Any:
+def to_host(tree: PyTree, mesh: Mesh) -> PyTree:
     """NumPy arrays of global ones, whole on every host; collective."""
     return jax.device_get(tree if jax.process_count() == 1 else _whole(mesh)(tree))
 
 
 @functools.cache
-def _whole(mesh: Mesh) -> Callable[[Any], Any]:
+def _whole(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
@@ -134,15 +136,15 @@ class AsyncMax:
 
     def __init__(self, mesh: Mesh):
         self._pending = None
-        self._place = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._maximum = jax.jit(jnp.max, out_shardings=replicated(mesh))
 
     def __call__(self, number: int) -> int:
         """Takes this host's number, from 0, and returns the hosts' highest."""
         if jax.process_count() == 1:
             return number
-        devices = self._place.num_devices
-        mine = np.full(len(local_rows(self._place, devices)), number, np.int32)
-        maximum = self._maximum(from_local(mine, self._place, devices))
+        devices = self._sharding.num_devices
+        mine = np.full(len(local_rows(self._sharding, devices)), number, np.int32)
+        maximum = self._maximum(from_local(mine, self._sharding, devices))
         pending, self._pending = self._pending, maximum
         return 0 if pending is None else int(jax.device_get(pending))

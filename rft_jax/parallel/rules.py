@@ -5,16 +5,18 @@ step, so that no collective over it recurs per token; tensor parallelism stays.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import jax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from rft_jax.parallel.mesh import BATCH_AXES
+from rft_jax.parallel.mesh import BATCH_AXES, AnyMesh
+from rft_jax.utils.types import PyTree
 
-Rules = Mapping[str, str | None]
-Shardings = Any  # a pytree of NamedSharding
+Rules: TypeAlias = Mapping[str, str | None]
+Shardings: TypeAlias = PyTree  # of NamedSharding
+R = TypeVar("R")
 
 LEARNER_RULES: Rules = {
     "layers": None,
@@ -31,7 +33,7 @@ LEARNER_RULES: Rules = {
 ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None}
 
 
-def shardings(mesh: Mesh, rules: Rules, axes: Any) -> Shardings:
+def shardings(mesh: AnyMesh, rules: Rules, axes: PyTree) -> Shardings:
     """Shardings of a tree of weights.
 
     Args:
@@ -40,7 +42,7 @@ def shardings(mesh: Mesh, rules: Rules, axes: Any) -> Shardings:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(rules, axes))
 
 
-def _specs(rules: Rules, axes: Any) -> Any:
+def _specs(rules: Rules, axes: PyTree) -> PyTree:
     return jax.tree.map(
         lambda names: PartitionSpec(*(rules[name] for name in names)),
         axes,
@@ -48,17 +50,17 @@ def _specs(rules: Rules, axes: Any) -> Any:
     )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """The first axis over the mesh's batch axes, all else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_over_batch(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def shard_over_batch(function: Callable[..., R], mesh: AnyMesh) -> Callable[..., R]:
     """The function of (weights, *batch) on each part of the batch apart.
 
     Parts meet only in `in_any_part`. Weights must be whole over the mesh's batch axes; over the
@@ -66,7 +68,7 @@ def shard_over_batch(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
     part.
     """
 
-    def mapped(weights: Any, *batch: Any) -> Any:
+    def mapped(weights: PyTree, *batch: PyTree) -> R:
         rows = PartitionSpec(BATCH_AXES)
         return jax.shard_map(
             function,
@@ -81,15 +83,15 @@ def shard_over_batch(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
 
 
 def shard_experts(
-    function: Callable[[Any, Array], Array], axes: Any, mesh: Mesh | None
-) -> Callable[[Any, Array], Array]:
-    """The function of (weights, batch) on each part of the batch and each share of the weights
-    apart; the results of the shares are summed.
+    function: Callable[[PyTree, Array], Array], axes: PyTree, mesh: AnyMesh | None
+) -> Callable[[PyTree, Array], Array]:
+    """The function of (weights, batch) on each part of the batch and of the weights apart;
+    the results of the parts of the weights are summed.
 
     Args:
         axes: The weights' logical axis names, as for `shardings`; `embed` is whole.
-        mesh: None: that of `shard_over_batch`, within which the batch is this part's already; or none
-            at all.
+        mesh: None within `shard_over_batch`, whose mesh it then is and where the batch is one
+            part's already; or without any mesh.
     """
     if mesh is None and "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
         return function
@@ -107,13 +109,14 @@ def shard_experts(
     return lambda weights, batch: jax.lax.reduce_sum(split(weights, batch), (0,))
 
 
-def shard_heads(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+def shard_heads(function: Callable[..., R], mesh: AnyMesh | None) -> Callable[..., R]:
     """The attention of (q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU) on each part of R and of K apart.
 
     For a kernel, which the compiler does not split. The result's arrays begin with R and K.
 
     Args:
-        mesh: None: that of `shard_over_batch`, within which R is this part's already; or none at all.
+        mesh: None within `shard_over_batch`, whose mesh it then is and where R is one part's
+            already; or without any mesh.
     """
     if mesh is None and "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
         return function
@@ -134,6 +137,6 @@ def in_any_part(flag: Array) -> Array:
     return jax.lax.pmax(flag, BATCH_AXES)
 
 
-def constrain(tree: Any, sharding: Shardings) -> Any:
+def constrain(tree: PyTree, sharding: Shardings) -> PyTree:
     """`with_sharding_constraint` over a tree, with one sharding for all or a tree of them."""
     return jax.lax.with_sharding_constraint(tree, sharding)

@@ -3,7 +3,7 @@
     plan = compile_plan(config, parse_topology("v5e:4x4"))
     ranking = search(config, [parse_topology("v5e:4x4"), parse_topology("v5e:8x8")], compiled=4)
 
-`ahead` compiles the two halves of the step for devices that are not there, `hlo` counts what they
+`aot` compiles the two halves of the step for devices that are not there, `hlo` counts what they
 do and `roofline` makes seconds of it; `memory` counts what follows from shapes; `estimate` does all
 of it in closed form.
 """

@@ -15,23 +15,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax import Array
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from rft_jax.config import ModelConfig, RLStage
+from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, weights
 from rft_jax.learn.policy import policy_update
-from rft_jax.models import build_model
+from rft_jax.models import Model, build_model
 from rft_jax.parallel import batch_parts, batch_sharding, replicated
 from rft_jax.plan.chips import GIB, Topology
-from rft_jax.plan.hlo import Loop
-from rft_jax.plan.hlo import Program as CompiledProgram
-from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
+from rft_jax.plan.hlo import Loop, Program
+from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys
 from rft_jax.runs.checkpoint import abstract
-from rft_jax.step import Program, needs_reference, rollout_params, train_shardings
+from rft_jax.step import Sampler, make_learner, rollout_params, sample, train_shardings
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import Device
 
-PAD_ID, END_OF_THINK_ID, STOP_ID = 0, 1, 2  # any do: the program is the same
+PAD_ID, END_OF_THINK_ID, STOP_ID = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Part:
         temporary_bytes: What it needs besides its arguments.
         loops: What it does, from `hlo.Program.loops`; empty if the compiler refused it for its
             temporary bytes alone.
-        compile_seconds: Of this machine.
+        compile_seconds: What compilation took on this machine.
     """
 
     name: str
@@ -52,11 +55,11 @@ class Part:
     compile_seconds: float
 
 
-def devices(topology: Topology) -> Sequence[jax.Device]:
+def devices(topology: Topology) -> Sequence[Device]:
     """The devices of a slice, for compilation only.
 
     Raises:
-        InputError: their compiler is not installed, or knows no such slice.
+        InputError: Their compiler is not installed, or knows no such slice.
     """
     chip = topology.chip
     if chip.platform == "gpu":
@@ -87,14 +90,14 @@ def is_installed(module: str) -> bool:
 
 
 _NO_COMPILER = (
-    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or leave compilation out "
-    "with --estimate"
+    "compiling for a {} needs its compiler; pip install 'rft_jax[{}]', or ask for an estimate, "
+    "which compiles nothing"
 )
 
 
 def _described(
     platform: str, topology: Topology, name: str, options: dict[str, Any]
-) -> Sequence[jax.Device]:
+) -> Sequence[Device]:
     try:
         found = topologies.get_topology_desc(name, platform=platform, **options)
     except NotImplementedError:
@@ -108,53 +111,77 @@ def _described(
     return found.devices
 
 
-def make_program(
-    config: ModelConfig, vocab_size: int, stage: RLStage, mesh: Mesh, platform: str
-) -> Program:
-    """The step's static parts, as on a platform, without a tokenizer and a grader."""
-    return Program(
+@dataclass(frozen=True)
+class PlannedStep:
+    """What a step's halves are compiled from; hashable.
+
+    Attributes:
+        model: The policy, as on a platform.
+        optimizer: Of the stage.
+        stage: The stage that is planned.
+        mesh: It may be without devices.
+    """
+
+    model: Model
+    optimizer: optax.GradientTransformation
+    stage: RLStage
+    mesh: Mesh | AbstractMesh
+
+    @property
+    def sampler(self) -> Sampler:
+        """What samples; its token ids are any, as the program is the same."""
+        rollout = self.stage.rollout
+        mask = LogitMask((PAD_ID,), END_OF_THINK_ID, rollout.thinking_tokens)
+        return Sampler(self.model, mask, rollout, (STOP_ID,), PAD_ID, self.mesh)
+
+    @property
+    def learner(self) -> Learner:
+        """What learns."""
+        return make_learner(self.sampler, self.optimizer, self.stage.policy_loss)
+
+
+def plan_step(
+    config: ModelConfig,
+    vocab_size: int,
+    stage: RLStage,
+    mesh: Mesh | AbstractMesh,
+    platform: str,
+) -> PlannedStep:
+    """The step of a stage, as on a platform."""
+    updates, lora = stage.policy_loss.epochs_per_batch, config.lora is not None
+    return PlannedStep(
         model=build_model(config, vocab_size, batch_sharding(mesh), platform),
-        optimizer=make_optimizer(
-            stage.optimizer,
-            stage.steps,
-            stage.policy_loss.epochs_per_batch,
-            lora=config.lora is not None,
-        ),
-        grader=None,
-        table=None,
-        mask=LogitMask((PAD_ID,), END_OF_THINK_ID, stage.rollout.thinking_tokens),
-        stop_ids=(STOP_ID,),
-        pad_id=PAD_ID,
-        answer_separator="",
+        optimizer=make_optimizer(stage.optimizer, stage.steps, updates, lora=lora),
         stage=stage,
         mesh=mesh,
     )
 
 
-def abstract_state(program: Program) -> TrainState:
+def abstract_state(step: PlannedStep) -> TrainState:
     """The state's shapes and shardings."""
+    learner = step.learner
     shape = jax.eval_shape(
         lambda: init_state(
-            program.model.init(jax.random.key(0)),
-            program.optimizer,
+            learner.model.init(jax.random.key(0)),
+            learner.optimizer,
             0,
-            reference=needs_reference(program.stage),
+            reference=learner.needs_reference,
         )
     )
-    return abstract(shape, train_shardings(program))
+    return abstract(shape, train_shardings(step.mesh, learner))
 
 
-def compile_rollout(program: Program) -> Part:
+def compile_rollout(step: PlannedStep) -> Part:
     """Compiles sampling, from the copy of the weights to the finished completions."""
-    return _compile(program, "rollout", _sample, (abstract_state(program), *_batch(program)))
+    return _compile(step, "rollout", _sample, (abstract_state(step), *_batch(step)))
 
 
-def compile_update(program: Program) -> Part:
+def compile_update(step: PlannedStep) -> Part:
     """Compiles the update of a batch of completions."""
-    state, stage = abstract_state(program), program.stage
-    prompts, *ids = _batch(program)
-    sharding, shape = batch_sharding(program.mesh), (stage.batch_size, stage.rollout.group_size)
-    completions = jax.eval_shape(lambda *batch: _sample(program, *batch), state, prompts, *ids)
+    state, stage = abstract_state(step), step.stage
+    prompts, *ids = _batch(step)
+    sharding, shape = batch_sharding(step.mesh), (stage.batch_size, stage.rollout.group_size)
+    completions = jax.eval_shape(lambda *batch: _sample(step, *batch), state, prompts, *ids)
     completions = abstract(completions, jax.tree.map(lambda _: sharding, completions))
     arguments = (
         state,
@@ -163,87 +190,72 @@ def compile_update(program: Program) -> Part:
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding),
         jax.ShapeDtypeStruct(shape, bool, sharding=sharding),
     )
-    places = train_shardings(program), replicated(program.mesh)
-    return _compile(program, "update", _update, arguments, donate_argnums=0, out_shardings=places)
+    places = train_shardings(step.mesh, step.learner), replicated(step.mesh)
+    return _compile(step, "update", _update, arguments, donate_argnums=0, out_shardings=places)
 
 
-def _batch(program: Program) -> tuple[Prompts, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    stage, sharding = program.stage, batch_sharding(program.mesh)
+def _batch(step: PlannedStep) -> tuple[Prompts, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    stage, sharding = step.stage, batch_sharding(step.mesh)
 
     def integers(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
     B = stage.batch_size
-    prompts = Prompts(integers(B, stage.rollout.max_prompt_tokens), integers(B))
+    prompts = Prompts._make([integers(B, stage.rollout.max_prompt_tokens), integers(B)])
     return prompts, integers(B), integers(B)
 
 
 def _sample(
-    program: Program, state: TrainState, prompts: Prompts, prompt_id_B: Any, draw_B: Any
+    step: PlannedStep, state: TrainState, prompts: Prompts, prompt_id_B: Array, draw_B: Array
 ) -> Rollout:
-    stage = program.stage
-    return rollout(
-        program.model,
-        rollout_params(program, weights(program.model, state)),
+    group = step.sampler.config.group_size
+    return sample(
+        step.sampler,
+        rollout_params(step.sampler, weights(step.model, state)),
         prompts,
-        completion_keys(state.seed, state.step, prompt_id_B, draw_B, stage.rollout.group_size),
-        program.mask,
-        stage.rollout,
-        stop_ids=program.stop_ids,
-        pad_id=program.pad_id,
+        completion_keys(state.seed, state.step, prompt_id_B, draw_B, group),
     )
 
 
 def _update(
-    program: Program,
+    step: PlannedStep,
     state: TrainState,
     prompts: Prompts,
     completions: Rollout,
-    advantage_BG: Any,
-    valid_BG: Any,
-) -> tuple[TrainState, dict[str, Any]]:
-    return policy_update(
-        program.model,
-        program.optimizer,
-        state,
-        prompts,
-        completions,
-        advantage_BG,
-        valid_BG,
-        program.mask,
-        temperature=program.stage.rollout.temperature,
-        config=program.stage.policy_loss,
-        data_shards=batch_parts(program.mesh),
-    )
+    advantage_BG: Array,
+    valid_BG: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    return policy_update(step.learner, state, prompts, completions, advantage_BG, valid_BG)
 
 
 def _compile(
-    program: Program, name: str, function: Callable, arguments: tuple, **options: Any
+    step: PlannedStep, name: str, function: Callable, arguments: tuple, **options: Any
 ) -> Part:
     def named(*args: Any) -> Any:
-        return function(program, *args)
+        return function(step, *args)
 
     named.__name__ = name
     began = time.perf_counter()
     try:
-        compiled = jax.jit(named, **options).lower(*arguments).compile(_options(program))
+        compiled = jax.jit(named, **options).lower(*arguments).compile(_options(step))
     except jax.errors.JaxRuntimeError as error:
         if (needed := _refused_bytes(str(error))) is None:
             raise
         return Part(name, needed, (), time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None, "XLA did not keep what it compiled"
     # Not `temp_size_in_bytes`, which counts more than is ever alive at once.
     temporary = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
     # Of unknown number are only the trips over packed rows, and those that refill slots.
-    unknown_trips = _packed_trips(program) if name == "update" else 1
-    loops = CompiledProgram(compiled.as_text()).loops(unknown_trips)
+    unknown_trips = _packed_trips(step) if name == "update" else 1
+    loops = Program(text).loops(unknown_trips)
     return Part(name, temporary, tuple(loops), seconds)
 
 
-def _options(program: Program) -> dict[str, bool]:
+def _options(step: PlannedStep) -> dict[str, bool]:
     """The compiler's. With gathers on a v5p's sparse cores libtpu 0.0.42 cannot print a program."""
-    platform = program.mesh.devices.flat[0].platform
+    platform = step.mesh.devices.flat[0].platform
     return {"xla_tpu_offload_gather_to_sparsecore": False} if platform == "tpu" else {}
 
 
@@ -253,9 +265,9 @@ def _refused_bytes(message: str) -> float | None:
     return float(found[1]) * {"K": 2**10, "M": 2**20, "G": GIB}[found[2]] if found else None
 
 
-def _packed_trips(program: Program) -> int:
+def _packed_trips(step: PlannedStep) -> int:
     """Trips of the loop over packed rows if every completion is as long as can be."""
-    stage, rows = program.stage, program.stage.policy_loss.pack_rows
+    stage, rows = step.stage, step.stage.policy_loss.pack_rows
     if not rows:
         return 1
-    return -(-stage.batch_size * stage.rollout.group_size // (batch_parts(program.mesh) * rows))
+    return -(-stage.batch_size * stage.rollout.group_size // (batch_parts(step.mesh) * rows))

@@ -16,18 +16,18 @@ class Chip:
 
     Attributes:
         name: As topologies begin, `v5e` in `v5e:4x4`.
-        peak_flops: bfloat16, a second, without sparsity.
-        hbm_gib: Capacity.
-        hbm_bytes_per_s: Bandwidth.
+        peak_flops: In bfloat16, per second, without sparsity.
+        hbm_gib: Capacity of the memory.
+        hbm_bytes_per_s: Bandwidth of the memory.
         ici_bytes_per_s: Bandwidth to all neighbors, both directions together; NVLink's of a GPU.
         axes: Dimensions of the torus; 1 for GPUs, all of which are neighbors.
         devices: JAX devices that a chip appears as.
-        config: What its compiler is told of it: a TPU's chip configuration by libtpu's name, a GPU
+        config: What the compiler is told of it: a TPU's chip configuration by libtpu's name, a GPU
             as XLA's GpuTargetConfigProto in text.
         slices: Shapes that are offered, by rising size.
         source: Where the figures are from.
         platform: `tpu` or `gpu`.
-        usable: Share of the memory that programs get. A TPU's runtime keeps about a sixty-fourth
+        usable: Fraction of the memory that programs get. A TPU's runtime keeps about a sixty-fourth
             (on v5e, the compiler gives 15.75 of 16 GiB), a GPU's what `rft` leaves to it.
     """
 
@@ -98,7 +98,7 @@ def _gpu(
     )
 
 
-# What deviceQuery prints, of which the rest is the same for data-centre GPUs since the A100.
+# What deviceQuery prints, of which the rest is the same for data-center GPUs since the A100.
 _GPU_CONFIG = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -170,7 +170,7 @@ def parse_topology(text: str) -> Topology:
     """Reads `GENERATION:AxB` or `GENERATION:AxBxC` of TPUs, `NAME:N` of GPUs.
 
     Raises:
-        InputError: there is no such generation, or its slices have no such shape.
+        InputError: There is no such generation, or its slices have no such shape.
     """
     name, _, shape = text.partition(":")
     if name not in CHIPS:

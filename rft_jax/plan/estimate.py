@@ -3,7 +3,7 @@
 Bytes are counted as XLA for TPUs was seen to lay a step out: what is known from shapes, and the
 working set of the layer, or the chunk of logits, that is at work. Seconds are the arithmetic,
 the traffic and the collectives that no compiler can avoid, on the roofline. A half of the step is
-named as in `ahead`.
+named as in `aot`.
 """
 
 import functools
@@ -18,13 +18,13 @@ from rft_jax.models import Model, base
 from rft_jax.models.attention_kernel import takes
 from rft_jax.models.row_attention import cudnn_takes
 from rft_jax.parallel import batch_parts
+from rft_jax.plan.aot import PlannedStep
 from rft_jax.plan.chips import Chip
 from rft_jax.plan.hlo import Cost
 from rft_jax.plan.memory import Kept
 from rft_jax.plan.roofline import seconds
 from rft_jax.rollout.continuous import most_tokens
 from rft_jax.rollout.decode import segments
-from rft_jax.step import Program
 
 # Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
 # of the MLP's hidden layer, of the residual stream; and of a chunk of logits in that of the
@@ -77,7 +77,7 @@ class Sizes(NamedTuple):
     rows: float
 
 
-def estimate(program: Program, kept: Kept, chip: Chip) -> Estimate:
+def estimate(program: PlannedStep, kept: Kept, chip: Chip) -> Estimate:
     """The closed form of a step."""
     sizes = count(program)
     activations = activation_bytes(program, sizes)
@@ -98,7 +98,7 @@ def estimate(program: Program, kept: Kept, chip: Chip) -> Estimate:
     )
 
 
-def count(program: Program) -> Sizes:
+def count(program: PlannedStep) -> Sizes:
     """Counts what a device has to do."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, parts = mesh.shape["tensor"], batch_parts(mesh)
@@ -124,7 +124,7 @@ def _layer_weights(model: Model) -> float:
     return sum(sizes) / model.config.num_layers
 
 
-def activation_bytes(program: Program, sizes: Sizes) -> float:
+def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
     """What layers keep for the backward pass of a micro-batch."""
     c, stage = program.model.config, program.stage
     item = program.model.dtype.itemsize
@@ -143,7 +143,7 @@ def activation_bytes(program: Program, sizes: Sizes) -> float:
     return c.num_layers * (item * (tokens * kept + prompt_kv) + scores)
 
 
-def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float) -> float:
+def update_bytes(program: PlannedStep, sizes: Sizes, kept: Kept, activations: float) -> float:
     """Temporary bytes of the update, at the worst of three moments of its backward pass: at the
     logits, in the completions' layers, in the prompts' layers.
 
@@ -174,14 +174,14 @@ def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float)
     )
 
 
-def _decoded_at_once(program: Program) -> float:
+def _decoded_at_once(program: PlannedStep) -> float:
     """Completions that a device decodes at a time."""
     stage = program.stage
     completions = stage.rollout.slots or stage.batch_size * stage.rollout.group_size
     return completions / batch_parts(program.mesh)
 
 
-def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
+def rollout_bytes(program: PlannedStep, sizes: Sizes, kept: Kept) -> float:
     """Temporary bytes of the rollout: its weights and cache, and the prefill's working set."""
     stage, item = program.stage, program.model.dtype.itemsize
     c, tensor = program.model.config, program.mesh.shape["tensor"]
@@ -198,7 +198,7 @@ def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     return kept.rollout_weights + unstacked + kept.cache + prefix + working
 
 
-def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost, int]:
+def rollout_cost(program: PlannedStep, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost, int]:
     """Cost of prefill, of one decoded token, and the number of tokens."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
@@ -251,7 +251,7 @@ def _cache_seen(rollout: RolloutConfig) -> float:
     return 1 - unseen / (own + rollout.max_prompt_tokens)
 
 
-def update_cost(program: Program, sizes: Sizes) -> Cost:
+def update_cost(program: PlannedStep, sizes: Sizes) -> Cost:
     """Cost of the update: a forward, a recomputed one and a backward pass of twice the products."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
@@ -292,7 +292,7 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
     )
 
 
-def _score_elements(program: Program, sizes: Sizes) -> float:
+def _score_elements(program: PlannedStep, sizes: Sizes) -> float:
     """Attention scores of a layer in memory, for the completions of a micro-batch."""
     stage, tensor = program.stage, program.mesh.shape["tensor"]
     G, P, T = (
@@ -309,7 +309,7 @@ def _score_elements(program: Program, sizes: Sizes) -> float:
     return sizes.rows * G * program.model.config.num_heads / tensor * T * (own + prompt)
 
 
-def _in_kernel(program: Program, queries: int, keys: int) -> bool:
+def _in_kernel(program: PlannedStep, queries: int, keys: int) -> bool:
     """Whether attention's scores stay on the chip."""
     c, dtype = program.model.config, program.model.dtype
     if c.attention == "cudnn":
@@ -317,18 +317,18 @@ def _in_kernel(program: Program, queries: int, keys: int) -> bool:
     return c.attention == "pallas" and takes(queries, keys, c.head_dim, dtype.itemsize)
 
 
-def _of_all(program: Program, sizes: Sizes, of_layer: float) -> float:
+def _of_all(program: PlannedStep, sizes: Sizes, of_layer: float) -> float:
     """The share that such a number of weights in each layer has of all weights."""
     c = program.model.config
     tables = 1 if c.tie_embeddings else 2
     return c.num_layers * of_layer / (c.num_layers * sizes.layer + tables * sizes.head)
 
 
-def _unrolled(program: Program) -> bool:
+def _unrolled(program: PlannedStep) -> bool:
     return program.model.config.decode_layers == "unrolled"
 
 
-def _seen(program: Program, sizes: Sizes) -> float:
+def _seen(program: PlannedStep, sizes: Sizes) -> float:
     """Pairs of a token and a key, masked ones too, in a step."""
     rollout = program.stage.rollout
     P, T = rollout.max_prompt_tokens, rollout.max_completion_tokens

@@ -174,7 +174,9 @@ class Program:
         self._visit(self._entry, "", 1.0, unknown_trips, found)
         return found
 
-    def _visit(self, name, path, trips, unknown_trips, found) -> None:
+    def _visit(
+        self, name: str, path: str, trips: float, unknown_trips: int, found: list[Loop]
+    ) -> None:
         cost, inner = self._own(name)
         found.append(Loop(path, trips, cost))
         for instruction in inner:
@@ -332,7 +334,7 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
     """
     if instruction.opcode == "dot":
         left = computation.instructions[instruction.operands[0]].shapes[0]
-        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+        axes = _attribute(r"lhs_contracting_dims=\{([\d,]*)\}", instruction)
         summed = math.prod(left.sizes[int(axis)] for axis in axes[1].split(",") if axis)
         return 2.0 * instruction.shapes[0].elements * summed
     if instruction.opcode == "convolution":
@@ -351,7 +353,7 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
 def _convolution_flops(instruction: Instruction, computation: Computation) -> float:
     """XLA for TPUs writes products as convolutions, a batch axis as a dilated spatial one."""
     left, right = (computation.instructions[name].shapes[0] for name in instruction.operands[:2])
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    labels = _attribute(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction)
     left_labels, right_labels, out_labels = labels.groups()
     out = instruction.shapes[0]
     spatial = sorted(label for label in right_labels if label.isdigit())
@@ -360,8 +362,9 @@ def _convolution_flops(instruction: Instruction, computation: Computation) -> fl
     for label, (size, stride, low, left_dilate, right_dilate) in zip(spatial, window, strict=True):
         inputs = left.sizes[left_labels.index(label)]
         outputs = out.sizes[out_labels.index(label)]
-        place = np.arange(outputs)[:, None] * stride + np.arange(size) * right_dilate - low
-        inside = (place >= 0) & (place <= (inputs - 1) * left_dilate) & (place % left_dilate == 0)
+        position = np.arange(outputs)[:, None] * stride + np.arange(size) * right_dilate - low
+        inside = (position >= 0) & (position <= (inputs - 1) * left_dilate)
+        inside &= position % left_dilate == 0
         flops *= inside.sum() / outputs
     return flops
 
@@ -429,15 +432,22 @@ def group_size(attributes: str) -> int:
 
 
 def _label(loop: Instruction) -> str:
-    """The place in the source that a loop comes from."""
+    """What of the source a loop comes from, as jax names it."""
     found = re.search(r'op_name="([^"]*)"', loop.attributes)
     return found[1] if found else loop.name
 
 
 def _condition_and_body(loop: Instruction) -> tuple[str, str]:
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
-    body = re.search(r"body=%?([\w.\-]+)", loop.attributes)
-    return condition[1], body[1]
+    condition = _attribute(r"condition=%?([\w.\-]+)", loop)
+    return condition[1], _attribute(r"body=%?([\w.\-]+)", loop)[1]
+
+
+def _attribute(pattern: str, instruction: Instruction) -> re.Match[str]:
+    """What an attribute says that instructions of this kind have."""
+    found = re.search(pattern, instruction.attributes)
+    if found is None:
+        raise ValueError(f"{instruction.opcode} {instruction.name}: has no {pattern}")
+    return found
 
 
 def _parse(text: str) -> tuple[dict[str, Computation], str]:

@@ -37,13 +37,16 @@ SHAPES: dict[str, tuple[ModelConfig, int]] = {
         QWEN3_VOCABULARY,
     ),
     "Qwen/Qwen3-8B": (
-        _shape(QWEN3, num_layers=36, hidden_size=4096, num_heads=32, intermediate_size=12_288, tie_embeddings=False),
+        _shape(
+            QWEN3, num_layers=36, hidden_size=4096, num_heads=32, intermediate_size=12_288,
+            tie_embeddings=False,
+        ),
         QWEN3_VOCABULARY,
     ),
     "Qwen/Qwen3-30B-A3B": (
         _shape(
-            QWEN3, num_layers=48, hidden_size=2048, num_heads=32, num_kv_heads=4, intermediate_size=768, experts=128,
-            experts_per_token=8, tie_embeddings=False,
+            QWEN3, num_layers=48, hidden_size=2048, num_heads=32, num_kv_heads=4,
+            intermediate_size=768, experts=128, experts_per_token=8, tie_embeddings=False,
         ),
         QWEN3_VOCABULARY,
     ),
@@ -57,15 +60,17 @@ SHAPES: dict[str, tuple[ModelConfig, int]] = {
     ),
     "meta-llama/Llama-3.2-1B-Instruct": (
         _shape(
-            LLAMA3, num_layers=16, hidden_size=2048, num_heads=32, head_dim=64, intermediate_size=8192,
-            tie_embeddings=True, rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 8192),
+            LLAMA3, num_layers=16, hidden_size=2048, num_heads=32, head_dim=64,
+            intermediate_size=8192, tie_embeddings=True,
+            rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 8192),
         ),
         LLAMA3_VOCABULARY,
     ),
     "google/gemma-3-1b-it": (
         ModelConfig(
-            num_layers=26, hidden_size=1152, num_heads=4, num_kv_heads=1, head_dim=256, intermediate_size=6912,
-            rope_theta=1e6, qk_norm=True, sliding_window=512, sliding_rope_theta=1e4,
+            num_layers=26, hidden_size=1152, num_heads=4, num_kv_heads=1, head_dim=256,
+            intermediate_size=6912, rope_theta=1e6, qk_norm=True, sliding_window=512,
+            sliding_rope_theta=1e4,
             attention_pattern=("sliding",) * 5 + ("full",), activation="gelu_tanh",
             norm_weight_offset=True, sandwich_norms=True, scale_embeddings=True,
         ),
@@ -78,7 +83,7 @@ def model_shape(config: Config, name: str) -> tuple[ModelConfig, int]:
     """The architecture of a run's model, and the rows of its embedding; nothing is downloaded.
 
     Raises:
-        InputError: its source is neither a directory nor a model of `SHAPES`.
+        InputError: Its source is neither a directory nor a model of `SHAPES`.
     """
     model = config.model(name)
     if not model.source:

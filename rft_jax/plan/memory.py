@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,20 @@ import jax.numpy as jnp
 from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
 from rft_jax.models import Prefix, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
-from rft_jax.plan.aot import abstract_state
-from rft_jax.rollout.continuous import PROMPTS_PER_LANE, lanes
+from rft_jax.plan.aot import PlannedStep, abstract_state
+from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
 from rft_jax.runs.checkpoint import abstract
-from rft_jax.step import Program
+from rft_jax.utils.types import PyTree
 
 
 class Kept(NamedTuple):
     """Bytes on one device that are known exactly.
 
     Attributes:
-        weights: float32, and of a model with adapters those under them.
+        weights: The float32 ones, and with adapters the frozen ones under them.
         reference: The policy that the loss compares with.
-        optimizer: Its moments.
-        gradient: Of the trainable weights, while there is an update.
+        optimizer: The optimizer's moments.
+        gradient: The trainable weights', while there is an update.
         rollout_weights: The rollout's copy.
         cache: Keys and values of prompts and completions.
     """
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
         return self.weights + self.reference + self.optimizer
 
 
-def device_bytes(tree: Any) -> float:
+def device_bytes(tree: PyTree) -> float:
     """Bytes of abstract arrays with shardings, on one device."""
     return float(
         sum(
@@ -52,7 +52,7 @@ def device_bytes(tree: Any) -> float:
 
 
 @functools.cache
-def kept_bytes(program: Program) -> Kept:
+def kept_bytes(program: PlannedStep) -> Kept:
     """What a step keeps on each device."""
     state = abstract_state(program)
     return Kept(
@@ -65,19 +65,19 @@ def kept_bytes(program: Program) -> Kept:
     )
 
 
-def _rollout_weights(program: Program, state: TrainState) -> float:
+def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
     model = program.model
     axes, int8 = base(model.axes), program.stage.rollout.int8_weights
 
-    def copy(state: TrainState) -> Any:
+    def copy(state: TrainState) -> PyTree:
         params = merge(model.adapt(state.params, state.frozen.get(BASE)), model.dtype)
         return quantize_weights(params) if int8 else params
 
-    places = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)
-    return device_bytes(abstract(jax.eval_shape(copy, state), places))
+    sharding = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)
+    return device_bytes(abstract(jax.eval_shape(copy, state), sharding))
 
 
-def _cache(program: Program) -> float:
+def _cache(program: PlannedStep) -> float:
     """Keys and values of prompts, lanes and slots: the batch over data and fsdp, heads as those of
     the weights."""
     model, stage = program.model, program.stage
@@ -90,10 +90,10 @@ def _cache(program: Program) -> float:
         prefix = Prefix(kv, kv, jnp.ones((rows, 1, 1, tokens), bool), jnp.arange(tokens))
         return prefix.in_int8() if rollout.int8_cache else prefix
 
-    def arrays() -> Any:
+    def arrays() -> PyTree:
         prefixes, samples = [prefix_of(B, P)], G
         if rollout.slots:
-            C, samples = lanes(rollout.slots // parts, B // parts, G)
+            C, samples = count_lanes(rollout.slots // parts, B // parts, G)
             prefixes.append(prefix_of(C * parts, PROMPTS_PER_LANE * P))
         T = rollout.max_completion_tokens
         cache = model.init_cache(prefixes[-1], samples, T)

@@ -3,24 +3,30 @@
 import dataclasses
 import functools
 from dataclasses import dataclass, field
-from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
 from rft_jax.config import Config, MeshConfig, ModelConfig, RLStage
-from rft_jax.config.validate import validate
+from rft_jax.config.validate import validate, validate_mesh
 from rft_jax.models import check_partition
-from rft_jax.parallel import LEARNER_RULES, check_stage, make_mesh
+from rft_jax.parallel import LEARNER_RULES, batch_parts, make_mesh
 from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
-from rft_jax.plan.aot import Part, compile_rollout, compile_update, devices, make_program
+from rft_jax.plan.aot import (
+    Part,
+    PlannedStep,
+    compile_rollout,
+    compile_update,
+    devices,
+    plan_step,
+)
 from rft_jax.plan.chips import Topology
 from rft_jax.plan.estimate import estimate
 from rft_jax.plan.hlo import Cost
 from rft_jax.plan.known_models import model_shape
 from rft_jax.plan.memory import Kept, kept_bytes
 from rft_jax.plan.roofline import loop_seconds
-from rft_jax.step import Program
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,14 @@ class Plan:
     Attributes:
         topology: The slice.
         mesh: Sizes of its axes.
-        gradient_accumulation: Of the update.
+        gradient_accumulation: Micro-batches of the update.
         kept: Bytes that follow from shapes and shardings.
         rollout_bytes: Temporary bytes of the rollout, its weights and cache among them.
         update_bytes: Temporary bytes of the update, its gradient and activations among them.
-        activation_bytes: Of them, what layers keep for their gradient.
-        rollout_seconds, update_seconds: Estimated.
+        activation_bytes: Those of `update_bytes` that layers keep for their gradient.
+        rollout_seconds, update_seconds: Estimated times.
         rollout_cost, update_cost: What the two do.
-        completion_tokens: Of all completions at full length.
+        completion_tokens: Tokens of all completions at full length.
         compile_seconds: By part; empty for a closed-form estimate.
     """
 
@@ -67,10 +73,10 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """Estimated."""
+        """The estimated time of a step."""
         return self.rollout_seconds + self.update_seconds
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The plan as `rft plan` prints it."""
         kept = self.kept
         update_rest = self.update_bytes - kept.gradient - self.activation_bytes
@@ -117,20 +123,19 @@ def plan_stage(config: Config) -> RLStage:
     """The stage that is planned: the run's last reinforcement.
 
     Raises:
-        InputError: there is none.
+        InputError: There is none.
     """
     validate(config)
-    stages = [stage for stage in config.stages if isinstance(stage, RLStage)]
-    if not stages:
+    if not config.rl_stages:
         raise InputError(f"{config.name}: has no stage of reinforcement to plan; add a RLStage")
-    return stages[-1]
+    return config.rl_stages[-1]
 
 
 def estimate_plan(config: Config, topology: Topology) -> Plan:
     """A plan in closed form, without compilation.
 
     Raises:
-        InputError: the mesh fits neither slice, batch nor model.
+        InputError: The mesh fits neither slice, batch nor model.
     """
     program = abstract_program(config, topology)
     return estimate_program(program, topology, kept_bytes(program))
@@ -140,7 +145,7 @@ def compile_plan(config: Config, topology: Topology) -> Plan:
     """A plan out of programs that are compiled for the slice.
 
     Raises:
-        InputError: as `estimate_plan` and `devices`.
+        InputError: As `estimate_plan` and `devices`.
     """
     closed = estimate_plan(config, topology)
     stage = plan_stage(config)
@@ -153,11 +158,11 @@ def compile_plan(config: Config, topology: Topology) -> Plan:
     return closed
 
 
-def abstract_program(config: Config, topology: Topology) -> Program:
+def abstract_program(config: Config, topology: Topology) -> PlannedStep:
     """The step over a mesh without devices.
 
     Raises:
-        InputError: as `estimate_plan`.
+        InputError: As `estimate_plan`.
     """
     stage, sizes = plan_stage(config), mesh_shape(config.mesh, topology.devices)
     shape = model_shape(config, stage.model)
@@ -171,11 +176,11 @@ def _abstract_program(
     stage: RLStage,
     sizes: tuple[int, ...],
     platform: str,
-) -> Program:
+) -> PlannedStep:
     return _program(model, vocab_size, stage, AbstractMesh(sizes, MESH_AXES), platform)
 
 
-def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
+def estimate_program(program: PlannedStep, topology: Topology, kept: Kept) -> Plan:
     """A plan in closed form.
 
     Args:
@@ -199,9 +204,9 @@ def _program(
     stage: RLStage,
     mesh: Mesh | AbstractMesh,
     platform: str,
-) -> Program:
-    check_stage(mesh, stage)
-    program = make_program(model, vocab_size, stage, mesh, platform)
+) -> PlannedStep:
+    validate_mesh(stage, batch_parts(mesh))
+    program = plan_step(model, vocab_size, stage, mesh, platform)
     check_partition(program.model, mesh, LEARNER_RULES)
     return program
 
@@ -209,7 +214,7 @@ def _program(
 def _with_part(plan: Plan, part: Part) -> Plan:
     """The plan with one half's compiled figures, or the bytes alone of one that was refused."""
     seconds = plan.compile_seconds | {part.name: part.compile_seconds}
-    values: dict[str, Any] = {f"{part.name}_bytes": part.temporary_bytes}
+    values: JsonObject = {f"{part.name}_bytes": part.temporary_bytes}
     if part.loops:
         cost = Cost()
         for loop in part.loops:

@@ -34,7 +34,7 @@ def search(config: Config, slices: Iterable[Topology], compiled: int) -> Ranking
             form, and then more until one fits; 0: the closed form is all.
 
     Raises:
-        InputError: no mesh fits, or compilation is not possible here.
+        InputError: No mesh fits, or compilation is not possible here.
     """
     slices = list(slices)
     plans = [plan for topology in slices for plan in candidates(config, topology)]

@@ -3,7 +3,7 @@
 write_report(workdir)            # report.html
 Reporter(workdir).update()       # the same while the run goes on, at a bounded cost
 show_run(workdir)                # `rft show`
-write_comparison(path, name, {"unseen": compare(lines)})    # `rft eval`
+write_comparison(path, name, {"unseen": compare(models, differences)})    # `rft eval`
 """
 
 from rft_jax.report.comparison import compare

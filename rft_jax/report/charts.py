@@ -5,17 +5,19 @@ that a new metric shows up by itself.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rft_jax.report.history import Series, StageHistory
+from rft_jax.utils.formats import duration
+from rft_jax.utils.types import JsonObject
 
 BUCKETS = 400  # of a thinned curve; each keeps its lowest and highest point
-TREND_SHARE = 0.1  # of a curve's points, the width of the trend's window
+TREND_FRACTION = 0.1  # of a curve's points, the width of the trend's window
 NOISY = {"train": 20, "valid": 60, "": np.inf}  # points from which a curve has a trend
 ENDS = ("_low", "_high")  # of the interval of the metric whose name stands before
-COUNT = "_count"  # of errors, whose shares are drawn
+COUNT = "_count"  # of errors, whose fractions are drawn
 LEFT_OUT = ("items", "samples")  # of an evaluation: constants
 
 
@@ -76,7 +78,7 @@ SECTIONS = (
         (
             Chart("Completion", ("completion_tokens_mean",), "tokens"),
             Chart("Thought", ("reasoning_tokens_mean",), "tokens"),
-            Chart("Cut at the limit", ("truncated_fraction",), "share of samples"),
+            Chart("Cut at the limit", ("truncated_fraction",), "fraction of samples"),
         ),
     ),
     Section(
@@ -90,7 +92,7 @@ SECTIONS = (
             Chart(
                 "Clipped tokens",
                 ("clip_fraction_low", "clip_fraction_high", "clip_fraction_dual"),
-                "share",
+                "fraction of tokens",
             ),
             Chart(
                 "Sampler and learner differ by", ("sampler_learner_logprob_gap",), "log-probability"
@@ -123,7 +125,11 @@ def split_name(name: str) -> tuple[str, str]:
 
 def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
     """The sections with the charts that a stage has metrics for, none of them always 0."""
-    present = {split_name(name)[1] for name in stage.series} - {*LEFT_OUT, "tokens"}
+    present = {split_name(name)[1] for name in stage.series} - {
+        *LEFT_OUT,
+        "completion_tokens",
+        "target_tokens",
+    }
     present = sorted(
         name for name in present if _interval_of(name) not in present and not name.endswith(COUNT)
     )
@@ -160,10 +166,10 @@ def always_zero(stage: StageHistory) -> list[str]:
 
 
 def trend(series: Series) -> Series:
-    """The mean over the surrounding `TREND_SHARE` of the points, at least 9; NaN left out."""
+    """The mean over the surrounding `TREND_FRACTION` of the points, at least 9; NaN left out."""
     finite = np.isfinite(series.value)
     step, value = series.step[finite], series.value[finite]
-    width = max(int(TREND_SHARE * len(value)), 9)
+    width = max(int(TREND_FRACTION * len(value)), 9)
     total = np.concatenate([[0.0], np.cumsum(value)])
     index = np.arange(len(value))
     first = np.maximum(index - width // 2, 0)
@@ -214,19 +220,7 @@ def facts(stage: StageHistory) -> list[Fact]:
     return found
 
 
-def duration(seconds: float) -> str:
-    """A length of time for people: 42 s, 12 min, 3 h 05 min, 2 d 4 h."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
-def payload(stage: StageHistory) -> dict[str, Any]:
+def payload(stage: StageHistory) -> JsonObject:
     """A stage's figures and curves as a JSON value for the page."""
     return {
         "name": stage.name,
@@ -262,7 +256,7 @@ def _full_name(split: str, name: str) -> str:
     return f"{split}_{name}" if split else name
 
 
-def _curve(stage: StageHistory, name: str, split: str) -> dict[str, Any]:
+def _curve(stage: StageHistory, name: str, split: str) -> JsonObject:
     full = _full_name(split, name)
     series = stage.series[full]
     curve = {"name": full, "split": split, "not_finite": int((~np.isfinite(series.value)).sum())}

@@ -8,26 +8,30 @@
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+from rft_jax.utils.types import JsonObject
 
 INTERVALS = "intervals"
 NOT_COMPARED = ("model", "data", "items", "samples")
 
 
-def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dict[str, Any]:
-    """The comparison out of the lines of `evaluate.evaluate_models`.
+def compare(
+    models: Sequence[JsonObject],
+    differences: Sequence[JsonObject] = (),
+    names: Sequence[str] = (),
+) -> JsonObject:
+    """The comparison of models, as a JSON value.
 
     Args:
-        lines: A line a model, then a line a pair and metric.
+        models: `ModelResult.to_json` of each model.
+        differences: `PairedDifference.to_json` of each pair and metric.
         names: What to call the models, in their order; by default their paths without the folders
             that all of them share.
     """
-    lines = list(lines)
-    models = [line for line in lines if "model" in line]
     names = names or _short([line["model"] for line in models])
     called = {line["model"]: name for line, name in zip(models, names, strict=True)}
-    # An error that no model made is no news, and its share says more than its count.
+    # An error that no model made is no news, and its fraction says more than its count.
     quiet = {
         name
         for name in models[0]
@@ -46,9 +50,7 @@ def compare(lines: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> di
             for line in models
         },
         "paired": [
-            {**line, "a": called[line["a"]], "b": called[line["b"]]}
-            for line in lines
-            if "model" not in line
+            {**line, "a": called[line["a"]], "b": called[line["b"]]} for line in differences
         ],
     }
 
@@ -59,13 +61,13 @@ def _short(paths: Sequence[str]) -> list[str]:
     return ["/".join(part[shared:]) for part in parts]
 
 
-def metrics_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def metrics_of(models: Mapping[str, JsonObject]) -> list[str]:
     """The metrics of a comparison, in the order in which the models have them."""
     names = dict.fromkeys(name for row in models.values() for name in row)
     return [name for name in names if name != INTERVALS]
 
 
-def main_metric(evaluation: Mapping[str, Any]) -> str:
+def main_metric(evaluation: JsonObject) -> str:
     """The metric by which the models of a comparison are told apart first."""
     found = list(dict.fromkeys(pair["metric"] for pair in evaluation.get("paired", [])))
     return next((name for name in ("top1", "reward_mean") if name in found), (found or [""])[0])

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from rft_jax.logging.metrics import read_metrics
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.types import JsonObject
 
 # In an evaluation's folder: some items' samples, those of all models to an item together.
 CASES_FILE = "cases.jsonl"
@@ -40,7 +41,7 @@ class Group(NamedTuple):
 
     step: int | None
     prompt: list[dict[str, str]]  # messages: role, content
-    samples: list[dict[str, Any]]  # as in the file, without `step` and `prompt`
+    samples: list[JsonObject]  # as in the file, without `step` and `prompt`
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class RunHistory:
     """A run so far."""
 
     name: str
-    config: dict[str, Any]
+    config: JsonObject
     stages: list[StageHistory]  # those with metrics, in the configuration's order
     cases: dict[str, list[Group]]  # of the evaluation stages that are done
-    results: dict[str, Any]  # results.json; empty if there is none
+    results: JsonObject  # results.json; empty if there is none
     written: float  # when the newest metrics line was, seconds since the epoch; 0: never
 
 
@@ -86,12 +87,12 @@ def read_run(
     """Reads a work directory.
 
     Args:
-        workdir: Of a run that may be going on.
-        max_samples: Of all stages together; at least one a dump is kept.
-        max_bytes: Of those samples as JSON; a bound of the same kind.
+        workdir: A run's, which may be going on.
+        max_samples: Samples of all stages together; of each file of samples at least one is kept.
+        max_bytes: Size of those samples as JSON; a bound of the same kind.
 
     Raises:
-        InputError: if it is no work directory.
+        InputError: If it is no work directory.
     """
     try:
         config = json.loads((workdir / "config.json").read_text())
@@ -133,7 +134,7 @@ def read_run(
     )
 
 
-def collect_series(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
+def collect_series(rows: Iterable[JsonObject]) -> dict[str, Series]:
     """Metrics by name, out of metrics rows in the order of their steps."""
     columns: dict[str, tuple[list[int], list[float]]] = {}
     for row in rows:
@@ -203,7 +204,7 @@ def _fit(groups: list[Group], max_samples: int, max_bytes: int) -> list[Group]:
     return [last._replace(samples=last.samples[: max(number, 1)])]
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
@@ -221,7 +222,7 @@ def _cut(group: Group) -> Group:
     return Group(group.step, prompt, samples)
 
 
-def _content(message: dict[str, Any]) -> str:
+def _content(message: JsonObject) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
@@ -233,7 +234,7 @@ def _cut_text(text: str) -> str:
     return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
 
 
-def _read_results(path: Path) -> dict[str, Any]:
+def _read_results(path: Path) -> JsonObject:
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):

@@ -14,12 +14,12 @@ import re
 import time
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from rft_jax.logging.metrics import log
 from rft_jax.report.charts import payload
-from rft_jax.report.history import RunHistory, read_run
+from rft_jax.report.history import RunHistory, StageHistory, read_run
+from rft_jax.utils.console import log
 from rft_jax.utils.files import write_atomically
+from rft_jax.utils.types import JsonObject
 
 REPORT_FILE = "report.html"
 BUDGET = 0.005  # of a run's time may go into reports while it runs
@@ -54,7 +54,7 @@ def write_report(workdir: Path) -> Path:
     """Writes `report.html` of a work directory, running or done; replaces it in one go.
 
     Raises:
-        InputError: if it is no work directory.
+        InputError: If it is no work directory.
     """
     path = workdir / REPORT_FILE
     # Replaced: halves of surrogate pairs, which JSON can hold and UTF-8 cannot.
@@ -62,7 +62,7 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
-def write_comparison(path: Path, name: str, evaluations: dict[str, Any]) -> None:
+def write_comparison(path: Path, name: str, evaluations: JsonObject) -> None:
     """Writes a page with a comparison of models only.
 
     Args:
@@ -79,7 +79,7 @@ def render(history: RunHistory) -> str:
     return _render(page_data(history))
 
 
-def _render(data: dict[str, Any]) -> str:
+def _render(data: JsonObject) -> str:
     style, script = _resource("page.css"), _resource("page.js")
     parts = {
         "title": html.escape(f"{data['name']} · rft_jax"),
@@ -92,17 +92,17 @@ def _render(data: dict[str, Any]) -> str:
     return re.sub(r"@@(\w+)@@", lambda match: parts[match[1]], _resource("page.html"))
 
 
-def page_data(history: RunHistory) -> dict[str, Any]:
+def page_data(history: RunHistory) -> JsonObject:
     """All that the page shows, as a JSON value."""
-    prompts: dict[str, int] = {}  # as JSON, to their place
+    prompts: dict[str, int] = {}  # as JSON, to their index
     groups = []
     of_stages = {stage.name: stage.groups for stage in history.stages} | history.cases
     for name, found in of_stages.items():
         for group in found:
             prompt = json.dumps(group.prompt)
-            place = prompts.setdefault(prompt, len(prompts))
+            index = prompts.setdefault(prompt, len(prompts))
             groups.append(
-                {"stage": name, "step": group.step, "prompt": place, "samples": group.samples}
+                {"stage": name, "step": group.step, "prompt": index, "samples": group.samples}
             )
     return {
         "name": history.name,
@@ -126,7 +126,7 @@ def _about(history: RunHistory) -> str:
     return " · ".join(parts)
 
 
-def _sampling(stage: Any) -> str:
+def _sampling(stage: StageHistory) -> str:
     """How the samples that are shown were chosen, in a sentence."""
     shown = sum(len(group.samples) for group in stage.groups)
     read = len({group.step for group in stage.groups})
@@ -138,7 +138,7 @@ def _sampling(stage: Any) -> str:
     )
 
 
-def _embed(value: Any) -> str:
+def _embed(value: object) -> str:
     """JSON that is safe inside of a script element, whatever its strings hold."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

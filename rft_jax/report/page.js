@@ -267,11 +267,11 @@
   }
 
   function comparison() {
-    const place = byId("comparison");
+    const section = byId("comparison");
     for (const [name, evaluation] of Object.entries(data.evaluations)) {
       const models = Object.entries(evaluation.models || {});
       if (!models.length) continue;
-      place.hidden = false;
+      section.hidden = false;
       const columns = [...new Set(models.flatMap(([, row]) => Object.keys(row)))].filter((column) => column !== "intervals");
       const best = Object.fromEntries(columns.filter((column) => !neither(column)).map((column) => {
         const values = models.map(([, row]) => row[column]).filter((value) => typeof value === "number");
@@ -283,7 +283,7 @@
         element("tbody", {}, models.map(([model, row]) => element("tr", {}, element("th", { scope: "row" }, modelName(model)),
           columns.map((column) => element("td", { class: typeof row[column] === "number" && row[column] === best[column] ? "best" : null }, cell(column, row[column]), interval(row, column))))))));
       const charts = [bars(models), differences(evaluation.paired || [])].filter(Boolean);
-      place.append(element("h3", {}, words(name), evaluation.cases ? element("span", { class: "soft" }, ` · ${evaluation.cases} cases${evaluation.samples ? `, ${evaluation.samples} ${evaluation.samples === 1 ? "sample" : "samples"} each` : ""}`) : null),
+      section.append(element("h3", {}, words(name), evaluation.cases ? element("span", { class: "soft" }, ` · ${evaluation.cases} cases${evaluation.samples ? `, ${evaluation.samples} ${evaluation.samples === 1 ? "sample" : "samples"} each` : ""}`) : null),
         element("div", { class: "evaluation" }, element("div", { class: `pair ${charts.length > 1 ? "two" : ""}` }, charts), table));
     }
   }
@@ -422,8 +422,8 @@
 
   function browser() {
     if (!data.groups.length) return;
-    const place = byId("samples");
-    place.hidden = false;
+    const section = byId("samples");
+    section.hidden = false;
     const everyReward = data.groups.flatMap(rewards);
     const low = Math.min(0, ...[...new Set(everyReward)]), high = Math.max(1, ...[...new Set(everyReward)]);
     const select = (name, options) => element("select", { name }, Object.entries(options).map(([value, text]) => element("option", { value }, text)));
@@ -457,7 +457,7 @@
     const count = element("p", { class: "count", role: "status" });
     const list = element("div", {});
     const more = element("button", { type: "button", class: "more", onclick: () => { shown += PAGE; draw(shown - PAGE); } }, "Show more prompts");
-    place.append(element("p", { class: "note" }, data.sampling.join(" ")), form, count, list, more);
+    section.append(element("p", { class: "note" }, data.sampling.join(" ")), form, count, list, more);
 
     let found = [], shown = PAGE;
     function draw(start) {
@@ -496,7 +496,7 @@
     function read() {
       const [, query] = location.hash.split("?");
       for (const [name, value] of new URLSearchParams(query || "")) if (fields[name]) fields[name].value = value;
-      if (query) place.scrollIntoView();
+      if (query) section.scrollIntoView();
     }
     function write() {
       const query = new URLSearchParams(Object.entries(fields)

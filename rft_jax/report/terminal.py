@@ -6,11 +6,9 @@ cannot move the cursor, recolor the screen or reverse the text around them.
 
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
@@ -20,12 +18,12 @@ from rft_jax.report.charts import always_zero, arrange, facts, trend
 from rft_jax.report.comparison import INTERVALS, main_metric, metrics_of
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.formats import number, sparkline
+from rft_jax.utils.types import JsonObject
 
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
-CURVE_WIDTH = 16
 TEXT_LINES = 12  # of a prompt, thought or answer
 WITH_INTERVALS = 3  # models side by side whose intervals fit beside their means
-_BLOCKS = "▁▂▃▄▅▆▇█"
 # C0 and C1 controls but tab and newline, bidirectional overrides, halves of surrogate pairs.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -34,15 +32,15 @@ def show_run(workdir: Path, *, samples: int = 3, console: Console | None = None)
     """Prints a run's stages, comparison and some samples.
 
     Args:
-        workdir: Of a run, going on or done.
-        samples: Of the newest step whose samples were written, evenly spaced in reward.
-        console: None: standard output, without colors where it is not a terminal.
+        workdir: A run's, going on or done.
+        samples: How many of the newest step whose samples were written, evenly spaced in reward.
+        console: Where to print; None: standard output, without colors where it is not a terminal.
 
     Raises:
-        InputError: if it is no work directory.
+        InputError: If it is no work directory.
     """
     if samples < 0:
-        raise InputError(f"--samples must be at least 0, got {samples}")
+        raise InputError(f"samples: must be at least 0, got {samples}")
     console = console or Console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -66,31 +64,6 @@ def _picture(code: int) -> str:
     return (
         chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
     )
-
-
-def sparkline(values: np.ndarray, width: int = CURVE_WIDTH) -> str:
-    """A curve in one line of text: means of `width` parts of the finite values."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return ""
-    parts = np.array_split(values, min(width, len(values)))
-    heights = np.asarray([part.mean() for part in parts])
-    low, high = heights.min(), heights.max()
-    share = (heights - low) / (high - low) if high > low else np.full(len(heights), 0.5)
-    return "".join(_BLOCKS[round(float(x) * (len(_BLOCKS) - 1))] for x in share)
-
-
-def number(value: float | None) -> str:
-    """A value in few characters; – for none."""
-    if value is None:
-        return "–"
-    if abs(value) >= 1e4:
-        return next(
-            f"{value / unit:.3g} {name}"
-            for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-            if abs(value) >= unit
-        )
-    return f"{value:.4g}"
 
 
 def _stage(stage: StageHistory) -> Group:
@@ -131,7 +104,7 @@ def _now(series: Series) -> float | None:
     return float(recent[-1]) if len(recent) else None
 
 
-def show_comparison(name: str, evaluation: dict[str, Any], console: Console | None = None) -> None:
+def show_comparison(name: str, evaluation: JsonObject, console: Console | None = None) -> None:
     """Prints a comparison of models; `console` None: standard error."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
@@ -139,7 +112,7 @@ def show_comparison(name: str, evaluation: dict[str, Any], console: Console | No
     console.print(_comparison(name, evaluation))
 
 
-def _comparison(name: str, evaluation: dict[str, Any]) -> Group:
+def _comparison(name: str, evaluation: JsonObject) -> Group:
     models = evaluation.get("models", {})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric", overflow="fold")
@@ -162,7 +135,7 @@ def _comparison(name: str, evaluation: dict[str, Any]) -> Group:
     return Group(_heading(name + cases), table, pairs, "")
 
 
-def _cell(row: dict[str, Any], metric: str, with_interval: bool) -> Text:
+def _cell(row: JsonObject, metric: str, with_interval: bool) -> Text:
     text = visible(number(row.get(metric)))
     interval = row.get(INTERVALS, {}).get(metric)
     if with_interval and interval:
@@ -182,7 +155,7 @@ def _samples(history: RunHistory, count: int) -> Group:
         for sample in group.samples
     ]
     found.sort(key=lambda pair: pair[0]["reward"] or 0)
-    parts: list[Any] = [_heading(f"{stages[-1].name}, samples of step {step}")]
+    parts: list[RenderableType] = [_heading(f"{stages[-1].name}, samples of step {step}")]
     for index in reversed(evenly(len(found), count)):
         sample, group = found[index]
         head = Text(f"reward {number(sample['reward'])}", "bold")

@@ -1,8 +1,8 @@
 """Continuous batching: a slot whose completion has ended takes another sample from the queue.
 
 (Orca, https://www.usenix.org/conference/osdi22/presentation/yu, inside of one compiled loop.) Slots
-come in lanes, whose slots share the keys and values of two prompts: while the last samples of one
-prompt are decoded, slots that are free begin with those of the next. So a decoded token reads two
+come in lanes. Those of a lane share the keys and values of two prompts: while the last samples of
+one prompt are decoded, free slots begin with those of the next. So a decoded token reads two
 prompts for each lane, where with slots on their own it would read one for each slot.
 """
 
@@ -26,25 +26,31 @@ from rft_jax.rollout.decode import (
     init_slots,
 )
 
-PROMPTS_PER_LANE = 2  # for prompts in a lane, Z
+PROMPTS_PER_LANE = 2  # Z: the one whose last samples are decoded, and the next
 NONE = -1
 
 
-class _Loop(NamedTuple):
-    """C lanes of M slots, and a queue of B prompts with G samples each."""
+class _Lanes(NamedTuple):
+    """What is in C lanes of M slots, of a queue of B prompts with G samples each."""
 
-    slots: DecodeSlots
     prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
     prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
     kv_LCKXQ: Any  # those, side by side: X = Z x P; unrolled as the queue's prefix is
-    newest_C: Array  # int32, place of the prompt that came last
+    newest_C: Array  # int32, which of the Z prompts came last
     begun_C: Array  # int32, how many of its samples slots have taken
     taken: Array  # int32, prompts that lanes have taken
+
+
+class _Loop(NamedTuple):
+    """What goes from token to token."""
+
+    slots: DecodeSlots
+    lanes: _Lanes
     record_BGT: SampledTokens
 
 
-def lanes(count: int, prompts: int, group: int) -> tuple[int, int]:
+def count_lanes(count: int, prompts: int, group: int) -> tuple[int, int]:
     """How many lanes so many slots make, C, and the slots of each, M."""
     width = math.gcd(count, max(PROMPTS_PER_LANE, group // 2))
     return min(count // width, prompts), width
@@ -56,7 +62,7 @@ def most_tokens(count: int, prompts: int, group: int, tokens: int) -> int:
     After T tokens every slot has gone on to another sample, so that a lane takes a prompt at the
     latest when G / M times T tokens have passed since the last. It looks for one once a token.
     """
-    C, M = lanes(count, prompts, group)
+    C, M = count_lanes(count, prompts, group)
     return (tokens + 1) * (math.ceil(prompts / C) * math.ceil(group / M) + 1)
 
 
@@ -76,15 +82,16 @@ def decode_queue(
         The record [B, G, T].
     """
     B, G = queue.keys_CM.shape
-    C, M = lanes(count, B, G)
+    C, M = count_lanes(count, B, G)
 
     def unfinished(loop: _Loop) -> Array:
-        waiting = (loop.taken != B) | (loop.begun_C != G).any()
+        waiting = (loop.lanes.taken != B) | (loop.lanes.begun_C != G).any()
         return in_any_part(waiting | loop.slots.running_CM.any())
 
     def step(loop: _Loop) -> _Loop:
+        # Prompts before samples: a lane that takes a prompt fills its free slots with it at once.
         loop = _begin_samples(decoder, queue, _take_prompts(queue, loop))
-        slots, new_CM = decode(decoder, _in_slots(queue, loop), loop.slots)
+        slots, new_CM = decode(decoder, _in_slots(queue, loop.lanes), loop.slots)
         return loop._replace(slots=slots, record_BGT=_write(loop, new_CM))
 
     tokens = decoder.config.max_completion_tokens
@@ -97,35 +104,36 @@ def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loo
     _, G = queue.keys_CM.shape
     axis = queue.prefix.batch_axis
 
-    def places(x_LBKPx: Array) -> Array:
+    def room(x_LBKPx: Array) -> Array:
         _, K, P, *rest = x_LBKPx.shape[axis:]
         return jnp.zeros((*x_LBKPx.shape[:axis], C, K, PROMPTS_PER_LANE * P, *rest), x_LBKPx.dtype)
 
-    loop = _Loop(
-        slots=None,
+    lanes = _Lanes(
         prompt_CM=jnp.full((C, M), NONE),
         sample_CM=jnp.zeros((C, M), jnp.int32),
         prompt_CZ=jnp.full((C, PROMPTS_PER_LANE), NONE),
-        kv_LCKXQ=jax.tree.map(places, _keys_and_values(queue)),
+        kv_LCKXQ=jax.tree.map(room, _keys_and_values(queue)),
         newest_C=jnp.zeros(C, jnp.int32),
+        # As if all samples of a prompt had begun, so that each lane first takes one.
         begun_C=jnp.full(C, G),
         taken=jnp.zeros((), jnp.int32),
-        record_BGT=empty_record(decoder, queue.keys_CM),
     )
-    slots = init_slots(decoder, _in_slots(queue, loop))
-    return loop._replace(slots=slots._replace(running_CM=jnp.zeros((C, M), bool)))
+    slots = init_slots(decoder, _in_slots(queue, lanes))
+    slots = slots._replace(running_CM=jnp.zeros((C, M), bool))
+    return _Loop(slots, lanes, empty_record(decoder, queue.keys_CM))
 
 
 def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     """Lanes whose newest prompt has no samples left take another in the place of the one before, if
     all completions of that have ended."""
     (B, G), P = queue.keys_CM.shape, queue.prefix.place_P.size
-    newest_C1 = jnp.take_along_axis(loop.prompt_CZ, loop.newest_C[:, None], axis=1)
-    older_CM = loop.slots.running_CM & (loop.prompt_CM != newest_C1)
-    takes_C = (loop.begun_C == G) & ~older_CM.any(axis=1)
-    prompt_C = loop.taken + jnp.cumsum(takes_C, dtype=jnp.int32) - 1
+    lanes = loop.lanes
+    # A slot attends to its prompt's keys until it has ended, so that they may not be overwritten.
+    older_CM = loop.slots.running_CM & (lanes.prompt_CM != _newest_prompt(lanes))
+    takes_C = (lanes.begun_C == G) & ~older_CM.any(axis=1)
+    prompt_C = lanes.taken + jnp.cumsum(takes_C, dtype=jnp.int32) - 1
     takes_C &= prompt_C < B
-    newest_C = jnp.where(takes_C, 1 - loop.newest_C, loop.newest_C)
+    newest_C = jnp.where(takes_C, 1 - lanes.newest_C, lanes.newest_C)
 
     def move(lane: Array, kv_LCKXQ: Any) -> Any:
         def copy(x_LBKPx: Array, x_LCKXx: Array) -> Array:
@@ -137,32 +145,35 @@ def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
         return jax.tree.map(copy, _keys_and_values(queue), kv_LCKXQ)
 
     placed_CZ = takes_C[:, None] & (jnp.arange(PROMPTS_PER_LANE) == newest_C[:, None])
-    return loop._replace(
-        prompt_CZ=jnp.where(placed_CZ, prompt_C[:, None], loop.prompt_CZ),
-        kv_LCKXQ=_for_each(takes_C, move, loop.kv_LCKXQ),
+    lanes = lanes._replace(
+        prompt_CZ=jnp.where(placed_CZ, prompt_C[:, None], lanes.prompt_CZ),
+        # In a loop over the lanes that take one, as seldom any does: a gather for all of them would
+        # copy every lane's keys for every token.
+        kv_LCKXQ=_for_each(takes_C, move, lanes.kv_LCKXQ),
         newest_C=newest_C,
-        begun_C=jnp.where(takes_C, 0, loop.begun_C),
-        taken=loop.taken + takes_C.sum(dtype=jnp.int32),
+        begun_C=jnp.where(takes_C, 0, lanes.begun_C),
+        taken=lanes.taken + takes_C.sum(dtype=jnp.int32),
     )
+    return loop._replace(lanes=lanes)
 
 
 def _begin_samples(decoder: DecodeContext, queue: PromptSamples, loop: _Loop) -> _Loop:
     """Free slots begin with the next samples of their lane's newest prompt."""
-    slots, G = loop.slots, queue.keys_CM.shape[1]
+    slots, lanes, G = loop.slots, loop.lanes, queue.keys_CM.shape[1]
     free_CM = ~slots.running_CM
-    sample_CM = loop.begun_C[:, None] + jnp.cumsum(free_CM, axis=1, dtype=jnp.int32) - 1
+    sample_CM = lanes.begun_C[:, None] + jnp.cumsum(free_CM, axis=1, dtype=jnp.int32) - 1
     begins_CM = free_CM & (sample_CM < G)
-    newest_C1 = jnp.take_along_axis(loop.prompt_CZ, loop.newest_C[:, None], axis=1)
-    loop = loop._replace(
-        prompt_CM=jnp.where(begins_CM, newest_C1, loop.prompt_CM),
-        sample_CM=jnp.where(begins_CM, sample_CM, loop.sample_CM),
-        begun_C=loop.begun_C + begins_CM.sum(axis=1, dtype=jnp.int32),
+    lanes = lanes._replace(
+        prompt_CM=jnp.where(begins_CM, _newest_prompt(lanes), lanes.prompt_CM),
+        sample_CM=jnp.where(begins_CM, sample_CM, lanes.sample_CM),
+        begun_C=lanes.begun_C + begins_CM.sum(axis=1, dtype=jnp.int32),
     )
-    fresh = init_slots(decoder, _in_slots(queue, loop))
+    fresh = init_slots(decoder, _in_slots(queue, lanes))
 
     def begin(new: Array, old: Array) -> Array:
         return jnp.where(begins_CM.reshape(begins_CM.shape + (1,) * (old.ndim - 2)), new, old)
 
+    # The keys of the completion before stay in the cache; a length of 0 hides them.
     length_BG = begin(fresh.cache.length_BG, slots.cache.length_BG)
     slots = slots._replace(
         hidden_CMD=begin(fresh.hidden_CMD, slots.hidden_CMD),
@@ -170,27 +181,33 @@ def _begin_samples(decoder: DecodeContext, queue: PromptSamples, loop: _Loop) ->
         state=jax.tree.map(begin, fresh.state, slots.state),
         running_CM=slots.running_CM | begins_CM,
     )
-    return loop._replace(slots=slots)
+    return loop._replace(slots=slots, lanes=lanes)
+
+
+def _newest_prompt(lanes: _Lanes) -> Array:
+    """int32[C, 1]: the prompt that each lane took last."""
+    return jnp.take_along_axis(lanes.prompt_CZ, lanes.newest_C[:, None], axis=1)
 
 
 def _write(loop: _Loop, new_CM: SampledTokens) -> SampledTokens:
     """The record with a token more of every running completion."""
-    record_BGT, slots = loop.record_BGT, loop.slots
-    prompt_CM = jnp.where(slots.running_CM, loop.prompt_CM, len(record_BGT.tokens_x))
-    place_CM = prompt_CM, loop.sample_CM, slots.cache.length_BG
+    record_BGT, slots, lanes = loop.record_BGT, loop.slots, loop.lanes
+    # A slot that has ended writes to a prompt beyond the last, which is dropped.
+    prompt_CM = jnp.where(slots.running_CM, lanes.prompt_CM, len(record_BGT.tokens_x))
+    place_CM = prompt_CM, lanes.sample_CM, slots.cache.length_BG
     return jax.tree.map(lambda x, new: x.at[place_CM].set(new, mode="drop"), record_BGT, new_CM)
 
 
-def _in_slots(queue: PromptSamples, loop: _Loop) -> PromptSamples:
+def _in_slots(queue: PromptSamples, lanes: _Lanes) -> PromptSamples:
     """The pairs that are in the slots."""
-    mask_CMX = queue.prefix.seen(loop.prompt_CZ, loop.prompt_CM)
+    mask_CMX = queue.prefix.seen(lanes.prompt_CZ, lanes.prompt_CM)
     place_X = jnp.tile(queue.prefix.place_P, PROMPTS_PER_LANE)
-    prompt_CM = jnp.maximum(loop.prompt_CM, 0)
+    prompt_CM = jnp.maximum(lanes.prompt_CM, 0)
     return PromptSamples(
-        prefix=Prefix(*loop.kv_LCKXQ, mask_CMX[:, :, None], place_X),
+        prefix=Prefix(*lanes.kv_LCKXQ, mask_CMX[:, :, None], place_X),
         prompt_length_CX=queue.prompt_length_CX[prompt_CM, 0],
         last_CXD=queue.last_CXD[prompt_CM, 0],
-        keys_CM=queue.keys_CM[prompt_CM, loop.sample_CM],
+        keys_CM=queue.keys_CM[prompt_CM, lanes.sample_CM],
     )
 
 

@@ -63,7 +63,7 @@ class DecodeSlots(NamedTuple):
 
 
 def init_slots(decoder: DecodeContext, pairs: PromptSamples) -> DecodeSlots:
-    """A slot for each pair, before its first token; the cache has room for the first stretch."""
+    """A slot for each pair, before its first token; the cache has room for the first segment."""
     shape, T = pairs.keys_CM.shape, decoder.config.max_completion_tokens
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
     return DecodeSlots(
@@ -89,7 +89,10 @@ def decode_while(
     tokens: int,
     bound: int,
 ) -> Loop:
-    """Decodes in stretches, each with as much of the cache as is filled at its end.
+    """Decodes in segments, each with as much of the cache as is filled at its end.
+
+    A token attends to all of the cache that there is, filled or not, so that a short one at first
+    saves traffic; each size is compiled by itself, which is why there are few.
 
     Args:
         running: Whether there is something to decode.
@@ -99,8 +102,8 @@ def decode_while(
         bound: Steps at most.
     """
     *ends, last = segments(tokens)
-    for before, end, places in zip([0, *ends], [*ends, bound], [*ends, last], strict=True):
-        slots = loop.slots._replace(cache=loop.slots.cache.with_places(places))
+    for before, end, capacity in zip([0, *ends], [*ends, bound], [*ends, last], strict=True):
+        slots = loop.slots._replace(cache=loop.slots.cache.with_capacity(capacity))
         _, loop = jax.lax.while_loop(
             lambda carry: (carry[0] < end - before) & running(carry[1]),  # noqa: B023
             lambda carry: (carry[0] + 1, step(carry[1])),
@@ -110,7 +113,7 @@ def decode_while(
 
 
 def segments(tokens: int) -> list[int]:
-    """After how many tokens each stretch of decoding ends, the last when the cache is full."""
+    """After how many tokens each segment of decoding ends, the last when the cache is full."""
     number = max(1, min(SEGMENTS, tokens // SEGMENT_TOKENS))
     return [-(-tokens * (index + 1) // number) for index in range(number)]
 
@@ -121,6 +124,8 @@ def decode(
     """Samples a token in every slot, [C, M], and runs the model on it."""
     config, mask, T = decoder.config, decoder.mask, decoder.config.max_completion_tokens
     position_CM = slots.cache.length_BG
+    # Logits first: the prompt's last hidden state is there before the loop, and a token's, which
+    # the model makes below, is asked for in the next trip. So a trip is one pass, the first too.
     logits_CMV = decoder.model.logits(decoder.params, slots.hidden_CMD)
     logits_CMV = logit_masks.policy_logits(mask, slots.state, logits_CMV, config.temperature)
     token_CM, logprob_CM = sample(
@@ -133,7 +138,9 @@ def decode(
     forced_CM = logit_masks.forced(mask, slots.state)
     if mask.end_of_think_id is not None:
         token_CM = jnp.where(forced_CM, mask.end_of_think_id, token_CM)
+    # Slots that have ended run on, on padding: shapes are static. Nothing reads what they make.
     token_CM = jnp.where(slots.running_CM, token_CM, decoder.pad_id)
+    # A forced token is no decision of the policy's, so that it cannot stop and is not learned.
     decided_CM = slots.running_CM & ~forced_CM
     stop_CM = decided_CM & is_stop(token_CM, decoder.stop_ids)
     hidden_CMD, cache = decoder.model.decode(

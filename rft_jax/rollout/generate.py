@@ -86,10 +86,13 @@ def rollout(
         stop_ids: Tokens that end a completion.
         pad_id: Fills the rest of the array.
     """
-    parts = 1 if model.rows is None else batch_parts(model.rows.mesh)
+    row_sharding = model.row_sharding
+    parts = 1 if row_sharding is None else batch_parts(row_sharding.mesh)
+    # Slots pay off where each decodes at least two completions; otherwise all are decoded at once.
     slots = config.slots // parts if 2 * config.slots <= keys_BG.size else 0
-    apart = slots > 0 and parts > 1  # a device has slots and a queue of its own
-    alone = dataclasses.replace(model, rows=None) if apart else model
+    # A device has slots and a queue of its own, so that no prompt's keys move to another device.
+    apart = parts > 1 and slots > 0
+    alone = dataclasses.replace(model, row_sharding=None) if apart else model
 
     def record(params: Params, prompts: Prompts, keys_BG: Array) -> SampledTokens:
         last_BD, prefix = alone.prefill(params, prompts.tokens_BP, prompts.length_B)
@@ -101,8 +104,8 @@ def rollout(
             return _decode_all(decoder, pairs)
         return decode_queue(decoder, pairs, slots, in_any_part if apart else jnp.asarray)
 
-    if apart:
-        record = shard_over_batch(record, model.rows.mesh)
+    if row_sharding is not None and apart:
+        record = shard_over_batch(record, row_sharding.mesh)
     return _finish(record(params, prompts, keys_BG), mask, stop_ids)
 
 
@@ -110,7 +113,7 @@ def _decode_all(decoder: DecodeContext, pairs: PromptSamples) -> SampledTokens:
     """Completes B x G pairs side by side."""
 
     def step(loop: _Loop) -> _Loop:
-        at = loop.slots.cache.written
+        at = loop.slots.cache.written  # the same token of all completions, as all began at once
         slots, new_BG = decode(decoder, pairs, loop.slots)
         record_BGT = jax.tree.map(lambda x, new: x.at[..., at].set(new), loop.record_BGT, new_BG)
         return _Loop(slots, record_BGT)

@@ -35,8 +35,8 @@ class FrozenJudge:
     @functools.cached_property
     def params(self) -> Params:
         """The weights, adapters merged, cast and placed as the rollout's copy of the policy is."""
-        places = shardings(self.mesh, ROLLOUT_RULES, base(self.model.axes))
-        copy = jax.jit(lambda params: merge(params, self.model.dtype), out_shardings=places)
+        sharding = shardings(self.mesh, ROLLOUT_RULES, base(self.model.axes))
+        copy = jax.jit(lambda params: merge(params, self.model.dtype), out_shardings=sharding)
         return copy(self.load())
 
     def next_logprobs(self, params: Params, prompts: Tokens, ids_K: Sequence[int]) -> Array:

@@ -18,9 +18,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rft_jax.learn.optimizer import TrainState
-from rft_jax.logging.metrics import log
 from rft_jax.models import Params
 from rft_jax.parallel import is_first, raise_on_all_hosts
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 
 NEWEST, BEST = 2, 3  # checkpoints kept; OpenAI keeps the three of highest validation reward
@@ -174,7 +174,7 @@ def best_step(directory: Path) -> int | None:
 def abstract(shape: Any, sharding: Any) -> Any:
     """`jax.ShapeDtypeStruct`s of a tree with the given shardings, to restore into."""
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shape,
         sharding,
     )

@@ -1,18 +1,15 @@
-"""What a stage reads: its items, checked, and then encoded for the policy and for the grader.
+"""What a stage reads: its items, checked, and then encoded for the policy and for the grader."""
 
-rows = {stage.name: read_rows(stage, files, workdir, grader) for stage in stages}
-data = {stage.name: encode_rows(stage, rows[stage.name], config, tokenizer) for stage in stages}
-"""
-
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from rft_jax import data
-from rft_jax.config import Config, DataConfig, EvalStage, RLStage, SFTStage, Stage
+from rft_jax.config import Config, DataConfig, EvalStage, RLStage, StageConfig
 from rft_jax.data import Packed, PromptRows
 from rft_jax.graders import Grader
 from rft_jax.tokenizers import Tokenizer, message_text
@@ -31,11 +28,23 @@ class PromptData:
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage reads: `supervised` for supervised stages, the other two for reinforcement."""
+    """What a stage reads: packed rows for supervised learning, else prompts."""
 
     supervised: Packed | None = None
     train: PromptData | None = None
     valid: PromptData | None = None
+
+    @property
+    def packed(self) -> Packed:
+        """The rows of a supervised stage."""
+        assert self.supervised is not None
+        return self.supervised
+
+    @property
+    def prompts(self) -> PromptData:
+        """The prompts that a reinforcement stage trains on."""
+        assert self.train is not None
+        return self.train
 
 
 class Rows(NamedTuple):
@@ -46,33 +55,36 @@ class Rows(NamedTuple):
     item_fields: Any = None
 
 
-def read_rows(
-    stage: Stage, files: DataConfig, workdir: Path, grader: Grader | None
-) -> dict[str, Rows]:
-    """The stage's items by purpose, checked as far as possible without a tokenizer.
+class StageReader(Protocol):
+    """How a stage type reads its data; `runs.prepare` asks it before there is a run."""
 
-    Args:
-        files: What the configuration's data has become.
-        grader: None where no stage has prompts.
+    @staticmethod
+    def read(
+        config: Any, files: DataConfig, workdir: Path, grader: Grader | None
+    ) -> dict[str, Rows]:
+        """The stage's items by purpose, checked as far as possible without a tokenizer.
 
-    Raises:
-        InputError: naming file, line and field of what cannot be used.
-    """
-    if isinstance(stage, SFTStage):
-        path = _needed(getattr(files, stage.data), stage.data, stage)
-        return {"supervised": Rows(path, data.load_supervised_items(path))}
-    if isinstance(stage, EvalStage):
-        path = _needed(evaluated_file(stage, files, workdir), "valid", stage)
-        rows = _read_prompts(path, grader)
-        data.check_keys(rows.items, stage.keys, path)
-        for answers in baseline_files(stage, path).values():
-            data.load_answers(answers, len(rows.items))
-        return {"valid": rows}
-    rows = {"train": _read_prompts(_needed(files.train, "train", stage), grader)}
-    if files.valid:
-        rows["valid"] = _read_prompts(files.valid, grader)
-        data.check_disjoint(rows["train"].items, rows["valid"].items, (files.train, files.valid))
-    return rows
+        Args:
+            config: The stage's settings.
+            files: What the configuration's data has become.
+            workdir: The run's.
+            grader: The run's; None where no stage has prompts.
+
+        Raises:
+            InputError: Naming file, line and field of what cannot be used.
+        """
+        ...
+
+    @staticmethod
+    def encode(
+        config: Any, rows: dict[str, Rows], whole: Config, tokenizer: Tokenizer
+    ) -> StageData:
+        """What `read` has read, as tokens.
+
+        Raises:
+            InputError: Naming file and line of what does not fit into the stage's tokens.
+        """
+        ...
 
 
 def evaluated_file(stage: EvalStage, files: DataConfig, workdir: Path) -> str:
@@ -90,37 +102,21 @@ def read_prompt_data(path: str, stage: RLStage, grader: Grader, tokenizer: Token
     """Items of a file, encoded for the stage's policy and for the grader.
 
     Raises:
-        InputError: as `read_rows` and `encode_rows`.
+        InputError: Naming file, line and field of what cannot be used.
     """
-    return _encode_prompts(_read_prompts(path, grader), stage, tokenizer)
+    return encode_prompts(read_prompts(path, grader), stage, tokenizer)
 
 
-def _read_prompts(path: str, grader: Grader) -> Rows:
+def read_prompts(path: str, grader: Grader | None) -> Rows:
+    """Items of a file, those that the grader needs encoded for it."""
+    if grader is None:
+        raise InputError(f"{path}: its answers need a grader; set `grader`")
     items = data.load_items(path)
     return Rows(path, items, grader.encode_items(items, path))
 
 
-def encode_rows(
-    stage: Stage, rows: dict[str, Rows], config: Config, tokenizer: Tokenizer
-) -> StageData:
-    """What `read_rows` has read, as tokens.
-
-    Raises:
-        InputError: naming file and line of what does not fit into the stage's tokens.
-    """
-    if not isinstance(stage, SFTStage):
-        settings = stage
-        if isinstance(stage, EvalStage):
-            settings = [s for s in config.stages if isinstance(s, RLStage)][-1]
-        encoded = {name: _encode_prompts(row, settings, tokenizer) for name, row in rows.items()}
-        return StageData(**encoded)
-    row = rows["supervised"]
-    setting = f"stages.{stage.name}.max_row_tokens"
-    packed = data.pack_supervised(row.items, tokenizer, stage.max_row_tokens, row.source, setting)
-    return StageData(supervised=packed)
-
-
-def _encode_prompts(rows: Rows, stage: RLStage, tokenizer: Tokenizer) -> PromptData:
+def encode_prompts(rows: Rows, stage: RLStage, tokenizer: Tokenizer) -> PromptData:
+    """Prompts as tokens, of at most the stage's `max_prompt_tokens`."""
     setting = f"stages.{stage.name}.rollout.max_prompt_tokens"
     prompts = data.encode_prompts(
         rows.items, tokenizer, stage.rollout.max_prompt_tokens, rows.source, setting
@@ -128,11 +124,14 @@ def _encode_prompts(rows: Rows, stage: RLStage, tokenizer: Tokenizer) -> PromptD
     return PromptData(rows.source, rows.items, prompts, rows.item_fields)
 
 
-def _needed(path: str, name: str, stage: Stage) -> str:
+def needed_file(path: str, name: str, stage: StageConfig) -> str:
+    """The path, which a stage cannot do without.
+
+    Raises:
+        InputError: There is none.
+    """
     if not path:
-        raise InputError(
-            f"data.{name}: the stage {stage.name!r} needs a file; give --config.data.{name}=FILE"
-        )
+        raise InputError(f"data.{name}: the stage {stage.name!r} needs a file; set data.{name}")
     return path
 
 
@@ -153,6 +152,25 @@ def training_texts(rows: dict[str, dict[str, Rows]], at_most: int) -> list[str]:
         for text in (message_text(message), message.get("reasoning_content"))
         if text
     ]
+
+
+def write_files(files: DataConfig, workdir: Path) -> DataConfig:
+    """The files that a run reads, after those that are made have been written below `workdir`.
+
+    Raises:
+        InputError: Naming what cannot be had.
+    """
+    directory = data_directory(workdir)
+    files = files.materialize(directory)
+    made = {}
+    for name in ("train", "valid", "supervised", "answers"):
+        if data.is_tfds(source := getattr(files, name)):
+            path = directory / f"{name}.jsonl"
+            if not path.exists():  # a run that goes on has them
+                answered = name in ("supervised", "answers")
+                data.write_items(source, files.tfds, path, answered=answered)
+            made[name] = str(path)
+    return dataclasses.replace(files, **made)
 
 
 def data_directory(workdir: Path) -> Path:

@@ -9,11 +9,11 @@ from typing import Literal
 import jax.numpy as jnp
 
 from rft_jax.config.overrides import to_json
-from rft_jax.logging.metrics import read_metrics
 from rft_jax.models import hugging_face
 from rft_jax.runs.pretrained import base_source
-from rft_jax.runs.run import OpenModel, open_model
+from rft_jax.runs.reopen import OpenModel, open_model
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
 
 CARD = "README.md"
 
@@ -44,7 +44,7 @@ def export_model(
             "models with a `source` can be exported"
         )
     if form == "peft" and source.config.lora is None:
-        raise InputError(f"{path}: has no adapter; use --format hf for all weights")
+        raise InputError(f"{path}: has no adapter; export all weights instead")
     params = model.run.load_params(model.stage, model.step)
     decoder = model.run.model(model.stage)
     temporary = directory.with_name(f"{directory.name}.tmp")

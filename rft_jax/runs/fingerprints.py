@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from rft_jax.config import Config, DataConfig, EvalStage
+from rft_jax.config import Config, DataConfig
+from rft_jax.config.algorithms import function_files
 from rft_jax.graders import grader_file
 from rft_jax.runs.datasets import baseline_files, evaluated_file
 from rft_jax.utils.errors import InputError
@@ -19,13 +20,19 @@ def input_sums(config: Config, files: DataConfig, workdir: Path) -> dict[str, di
 
     A path below the work directory is relative to it, so that the directory can be moved.
     """
-    paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
+    paths = {
+        field.name: getattr(files, field.name)
+        for field in dataclasses.fields(DataConfig)
+        if field.type is str
+    }
     paths |= {"tokenizer": config.tokenizer.path}
-    evaluations = [s for s in config.stages if isinstance(s, EvalStage)]
-    for stage in evaluations:
+    for stage in config.eval_stages:
         paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)
         for name, answers in baseline_files(stage, path).items():
             paths[f"stages.{stage.name}.{name}"] = answers
+    for stage in config.rl_stages:
+        for setting, file in function_files(stage.policy_loss).items():
+            paths[f"stages.{stage.name}.policy_loss.{setting}"] = file
     if config.grader:
         paths["grader"] = grader_file(config.grader)
     found = {}
@@ -49,14 +56,14 @@ def check_input_sums(workdir: Path, sums: dict[str, dict[str, str]]) -> None:
         if sums.get(role, {}).get("blake2b") != before["blake2b"]:
             raise InputError(
                 f"{before['path']}: has changed since the run in {workdir} began; put the "
-                "file back as it was, or use another --workdir"
+                "file back as it was, or use another work directory"
             )
 
 
 def input_file(workdir: Path, role: str) -> str | None:
     """The file that a run reads as `train`, `valid` or `supervised`."""
     entry = _read(workdir / INPUTS_FILE).get(role)
-    return entry and str(workdir / entry["path"])
+    return str(workdir / entry["path"]) if entry else None
 
 
 def _read(stored: Path) -> dict[str, dict[str, str]]:
@@ -65,4 +72,4 @@ def _read(stored: Path) -> dict[str, dict[str, str]]:
     try:
         return json.loads(stored.read_text())
     except ValueError:
-        raise InputError(f"{stored}: cannot be read; use another --workdir") from None
+        raise InputError(f"{stored}: cannot be read; use another work directory") from None

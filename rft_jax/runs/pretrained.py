@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 
 from rft_jax.config import NOT_OF_SOURCE, Config, ModelConfig
-from rft_jax.models import Model, Params, check_targets, split
+from rft_jax.config.validate import validate_targets
+from rft_jax.models import EXPERTS, Model, Params, split
 from rft_jax.models.hugging_face import (
     ADAPTER_CONFIG,
     Checkpoint,
@@ -107,8 +108,8 @@ def snapshot(source: Source, workdir: Path) -> Source:
 
 def snapshotted_sources(config: Config, workdir: Path) -> dict[str, Source]:
     """The sources of a work directory's models, as `snapshot` left them."""
-    places = {model: workdir / FOLDER / model.name for model in _with_source(config)}
-    return {model.name: _kept(kept, model) for model, kept in places.items()}
+    folders = {model: workdir / FOLDER / model.name for model in _with_source(config)}
+    return {model.name: _kept(kept, model) for model, kept in folders.items()}
 
 
 def load_source(model: Model, shardings: Shardings, seed: int) -> Params:
@@ -185,7 +186,7 @@ def _resolve(model: ModelConfig, described: ModelConfig) -> ModelConfig:
         kept = {"base_dtype": model.lora.base_dtype} if model.lora else {}
         free["lora"] = dataclasses.replace(described.lora, **kept)
     resolved = dataclasses.replace(described, **free)
-    check_targets(resolved)
+    validate_targets(resolved, EXPERTS)
     return resolved
 
 

@@ -1,11 +1,11 @@
-"""All pairs of symbols of two texts, 32 at a time, for the dynamic programmes of string matching.
+"""All pairs of symbols of two texts, 32 at a time, for the dynamic programs of string matching.
 
-Enter with `sweep`. A programme's row over one text, the pattern, lies in the bits of integers, one
+Enter with `sweep`. A program's row over one text, the pattern, lies in the bits of integers, one
 for every block of 32 symbols (Hyyrö, "Bit-parallel LCS-length computation revisited", AWOCA 2004).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,17 @@ from rft_jax.strings.byte_string import CodePoints
 
 BITS = 32
 
-# (state, message, matches, symbol) -> (state, message): what a block does with one symbol.
-Step = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
+State = TypeVar("State")
+Message = TypeVar("Message")
 
 
-def sweep(step: Step, state: Any, message: Any, text: CodePoints, pattern: CodePoints) -> Any:
+def sweep(
+    step: Callable[[State, Message, jax.Array, jax.Array], tuple[State, Message]],
+    state: State,
+    message: Message,
+    text: CodePoints,
+    pattern: CodePoints,
+) -> State:
     """Shows every symbol of a text, in order, to every block of a pattern.
 
     Block w of the W = ceil(R / 32) holds the symbols 32 w to 32 w + 31 of the pattern, the first
@@ -28,13 +34,13 @@ def sweep(step: Step, state: Any, message: Any, text: CodePoints, pattern: CodeP
     at once, block w works on symbol t - w at time t, as in a systolic array.
 
     Args:
-        step: gets a block's state, the message from the block before (zeros for the first), the
+        step: Gets a block's state, the message from the block before (zeros for the first), the
             matches, uint32, and the symbol, int32; returns the state and the message to the next
             block. All blocks go through it at once: its arrays have the leading axis W. What lies
             beyond the pattern or the text matches nothing; beyond the text, the symbol is
             negative.
-        state: the blocks' first states, a tree of [W, ...].
-        message: the form of the messages, a tree of [W, ...] with zeros.
+        state: The blocks' first states, a tree of [W, ...].
+        message: The form of the messages, a tree of [W, ...] with zeros.
         text: [..., L]; in step its leading axes are the last ones.
         pattern: [..., R], with the same leading axes.
 
@@ -53,7 +59,7 @@ def sweep(step: Step, state: Any, message: Any, text: CodePoints, pattern: CodeP
     bit = jnp.left_shift(jnp.uint32(1), jnp.arange(BITS, dtype=jnp.uint32))
     bit = bit.reshape(BITS, *[1] * (wanted.ndim - 1))
 
-    def move(carry: tuple[Any, Any], t: jax.Array) -> tuple[tuple[Any, Any], None]:
+    def move(carry: tuple[State, Message], t: jax.Array) -> tuple[tuple[State, Message], None]:
         state, message = carry
         symbol = lax.dynamic_slice_in_dim(backwards, L + W - 2 - t, W)
         matches = jnp.where(wanted == symbol, bit, 0).sum(axis=0, dtype=jnp.uint32)

@@ -52,7 +52,7 @@ def from_host(texts: Sequence[str | bytes], max_bytes: int) -> ByteString:
         ByteString of [N, L].
 
     Raises:
-        InputError: a text is longer than L bytes or holds a lone surrogate.
+        InputError: A text is longer than L bytes or holds a lone surrogate.
     """
     rows = [text if isinstance(text, bytes) else _encode(text, n) for n, text in enumerate(texts)]
     bytes_NL = np.zeros((len(rows), max_bytes), np.uint8)
@@ -111,8 +111,8 @@ def compress(values: Array, keep: Array) -> tuple[jax.Array, jax.Array]:
 
     Each moves left by the number of dropped ones before it. The distances themselves are moved
     first, one bit of the distance at a time, the lowest first, so that no two meet; then every
-    place knows from where to take its value. log2(L) selections and a gather, and neither scatter
-    nor sort, which are slow on accelerators.
+    position knows from where to take its value. log2(L) selections and a gather, and neither
+    scatter nor sort, which are slow on accelerators.
 
     Args:
         values: [..., L].
@@ -155,7 +155,7 @@ def slice_bytes(text: ByteString, start: Array, end: Array, width: int | None = 
         text: [..., L].
         start: int32[...], at least 0.
         end: int32[...], at most the length; end <= start is empty.
-        width: of the result; L if not given. A longer slice is cut.
+        width: The result's width; L if not given. A longer slice is cut.
 
     Returns:
         ByteString of [..., width].
@@ -220,7 +220,7 @@ def contains(text: ByteString | CodePoints, part: ByteString | CodePoints) -> ja
 
 
 def occurrences(text: ByteString | CodePoints, part: ByteString | CodePoints) -> jax.Array:
-    """Where `part` starts in `text`, at places below L: bool[..., L]; as `contains` otherwise."""
+    """Where `part` starts in `text`, at indices below L: bool[..., L]; as `contains` otherwise."""
     (values, length), (wanted, wanted_length) = text, part
     width, wanted_width = values.shape[-1], wanted.shape[-1]
     padded = _widen(values, width + wanted_width)

@@ -47,7 +47,7 @@ def ranges() -> list[tuple[int, int, int, int]]:
                 found[-1] = [first, point, gap, delta]
                 continue
         found.append([point, point, 1, delta])
-    return [tuple(entry) for entry in found]
+    return [(first, last, step, delta) for first, last, step, delta in found]
 
 
 def main() -> None:

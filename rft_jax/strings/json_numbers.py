@@ -62,7 +62,7 @@ def read_numbers(scan: JsonScan) -> JsonNumbers:
 
 
 def _at(x_NL: jax.Array, index_NL: jax.Array) -> jax.Array:
-    """x_NL at other places of its row; zero beyond the row."""
+    """x_NL at other positions of its row; zero beyond the row."""
     return jnp.take_along_axis(x_NL, index_NL, axis=-1, mode="fill", fill_value=0)
 
 
@@ -81,24 +81,24 @@ def _power(
     return jnp.where(letter == ord("e"), power, 0)
 
 
-def _place(numbers: JsonNumbers, j: jax.Array | int) -> jax.Array:
+def _position(numbers: JsonNumbers, j: jax.Array | int) -> jax.Array:
     """int32[N, L]: where digit j + 1 is, were there enough of them."""
-    place = numbers.first_NL + j
-    crosses = (numbers.first_NL < numbers.point_NL) & (place >= numbers.point_NL)
-    return place + crosses
+    position = numbers.first_NL + j
+    crosses = (numbers.first_NL < numbers.point_NL) & (position >= numbers.point_NL)
+    return position + crosses
 
 
-def _ends_before(numbers: JsonNumbers, place_NL: jax.Array) -> jax.Array:
-    """bool[N, L]: no digit from the place on but zeros."""
-    rest = _at(numbers.next_nonzero_NL, place_NL) >= numbers.stop_NL
-    return (place_NL >= numbers.stop_NL) | rest
+def _ends_before(numbers: JsonNumbers, position_NL: jax.Array) -> jax.Array:
+    """bool[N, L]: no digit from the position on but zeros."""
+    rest = _at(numbers.next_nonzero_NL, position_NL) >= numbers.stop_NL
+    return (position_NL >= numbers.stop_NL) | rest
 
 
 def is_integer(numbers: JsonNumbers) -> jax.Array:
     """bool[N, L]: the number is whole, as 1.0 and 1.5e1 are."""
     width = numbers.byte_NL.shape[-1]
     exponent = jnp.clip(numbers.exponent_NL, 0, width)
-    whole = (numbers.exponent_NL > 0) & _ends_before(numbers, _place(numbers, exponent))
+    whole = (numbers.exponent_NL > 0) & _ends_before(numbers, _position(numbers, exponent))
     return whole | (numbers.sign_NL == 0)
 
 
@@ -106,21 +106,21 @@ def compare_with(numbers: JsonNumbers, constant: Decimal) -> jax.Array:
     """int32[N, L]: the sign of number - constant.
 
     Args:
-        numbers: from `read_numbers`.
-        constant: static; a gather for each of its digits.
+        numbers: From `read_numbers`.
+        constant: Static; a gather for each of its digits.
     """
     negative, digits, scale = constant.as_tuple()
     if not any(digits):
         return numbers.sign_NL
     leading = next(k for k, digit in enumerate(digits) if digit)
-    exponent = len(digits) - leading + scale
+    exponent = len(digits) - leading + int(scale)
     order = jnp.sign(numbers.exponent_NL - exponent)
     significant = "".join(map(str, digits)).strip("0")
     for j, digit in enumerate(significant):
-        place = _place(numbers, j)
-        value = jnp.where(place < numbers.stop_NL, _at(numbers.byte_NL, place) - ord("0"), 0)
+        position = _position(numbers, j)
+        value = jnp.where(position < numbers.stop_NL, _at(numbers.byte_NL, position) - ord("0"), 0)
         order = jnp.where(order == 0, jnp.sign(value - int(digit)), order)
-    longer = ~_ends_before(numbers, _place(numbers, len(significant)))
+    longer = ~_ends_before(numbers, _position(numbers, len(significant)))
     order = jnp.where((order == 0) & longer, 1, order)
     sign = -1 if negative else 1
     return jnp.where(numbers.sign_NL == sign, sign * order, jnp.sign(numbers.sign_NL - sign))

@@ -30,6 +30,7 @@ import numpy as np
 from jax import lax
 
 from rft_jax.strings.byte_string import (
+    Array,
     ByteString,
     last_where,
     shift_left,
@@ -41,7 +42,7 @@ MAX_DEPTH = 24
 # Registers beyond those of the depths: what the number at hand has had so far.
 _HAD_POINT = 1 << 29
 _HAD_EXPONENT = 1 << 30
-_PLACE = 16  # more than there are tokens
+_POSITION_FACTOR = 16  # more than there are tokens
 
 
 class JsonToken(enum.IntEnum):
@@ -263,7 +264,7 @@ def _grammar(
     kind = jnp.where(scalar & ~shift_right(scalar, 1), named, JsonToken.NONE)
     kind = jnp.where(_has(classes, _Is.OPENING), JsonToken.STRING, kind)
     for flag in _STRUCTURE.values():
-        kind = jnp.where(_has(classes, flag), JsonToken[flag.name], kind)
+        kind = jnp.where(_has(classes, flag), JsonToken[str(flag.name)], kind)
 
     previous = _previous_token(kind)
     unknown = depth > MAX_DEPTH
@@ -297,11 +298,11 @@ def _grammar(
 
 def _previous_token(token: jax.Array) -> jax.Array:
     """int32[N, L]: the last token before each byte, NONE without one."""
-    # Token and place in one number: a running maximum costs less than a gather.
-    place = jnp.arange(token.shape[-1], dtype=jnp.int32) * _PLACE
-    placed = jnp.where(token != JsonToken.NONE, place + token, 0)
-    last = lax.cummax(placed, axis=token.ndim - 1)
-    return shift_right(last, 1) & (_PLACE - 1)
+    # Token and position in one number: a running maximum costs less than a gather.
+    position = jnp.arange(token.shape[-1], dtype=jnp.int32) * _POSITION_FACTOR
+    joint = jnp.where(token != JsonToken.NONE, position + token, 0)
+    last = lax.cummax(joint, axis=token.ndim - 1)
+    return shift_right(last, 1) & (_POSITION_FACTOR - 1)
 
 
 def _strings_ok(classes: jax.Array) -> jax.Array:
@@ -313,7 +314,7 @@ def _strings_ok(classes: jax.Array) -> jax.Array:
     return ok
 
 
-def _scalars_ok(byte: jax.Array, classes: jax.Array, registers: jax.Array) -> jax.Array:
+def _scalars_ok(byte: Array, classes: jax.Array, registers: jax.Array) -> jax.Array:
     """bool[N, L]: every byte of a scalar stands where a number or a literal may have it."""
     scalar, digit = _has(classes, _Is.SCALAR), _has(classes, _Is.DIGIT)
     start, last = scalar & ~shift_right(scalar, 1), scalar & ~shift_left(scalar, 1)

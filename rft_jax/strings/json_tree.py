@@ -41,10 +41,10 @@ class JsonTree:
         """Takes N documents.
 
         Args:
-            scan: their tokens.
-            unescaped: of the same scan.
-            keys: all keys that `members` and `has` will be asked for.
-            strings: further strings that `spells` will be asked for.
+            scan: Their tokens.
+            unescaped: From `unescape` of the same scan.
+            keys: All keys that `members` and `has` will be asked for.
+            strings: Further strings that `spells` will be asked for.
         """
         self.scan = scan
         self._unescaped = unescaped
@@ -69,7 +69,7 @@ class JsonTree:
         """int32[N, L]: the number of code points of every string that is a value."""
         marked_NL = self._unescaped.marked_NL
         counted_NL = jnp.cumsum((marked_NL & 0xC0) != 0x80, axis=-1, dtype=jnp.int32)
-        counted_NL = _at(counted_NL, self._unescaped.place_NL)
+        counted_NL = _at(counted_NL, self._unescaped.position_NL)
         closing_NL = next_where(self.scan.closing_NL)
         return _at(counted_NL, closing_NL) - counted_NL - 1
 
@@ -110,7 +110,7 @@ class JsonTree:
 
     @functools.cached_property
     def _last_key(self) -> jax.Array:
-        """int32[N, L]: of the value of a key, the place of the key."""
+        """int32[N, L]: of the value of a key, the position of the key."""
         return last_where(self.scan.token_NL == JsonToken.KEY)
 
     def _parent(self, depth: int) -> jax.Array:
@@ -148,7 +148,7 @@ class JsonTree:
     def _literal_bits(self) -> jax.Array:
         """uint32[words, N, L]: at every string and key, a bit for the literal that it is.
 
-        Shift-And (Baeza-Yates and Gonnet 1992), from all places at once: a table says for every
+        Shift-And (Baeza-Yates and Gonnet 1992), from all positions at once: a table says for every
         offset and symbol which literals have that symbol there.
         """
         table = jnp.asarray(_literal_table(self._literals))
@@ -162,7 +162,7 @@ class JsonTree:
 
         shape = (table.shape[1], *symbol_NL.shape)
         bits = lax.fori_loop(0, len(table), step, jnp.full(shape, ~np.uint32(0)))
-        bits = _at(bits, self._unescaped.place_NL[None])
+        bits = _at(bits, self._unescaped.position_NL[None])
         token_NL = self.scan.token_NL
         is_string_NL = (token_NL == JsonToken.STRING) | (token_NL == JsonToken.KEY)
         return jnp.where(is_string_NL, bits, jnp.uint32(0))

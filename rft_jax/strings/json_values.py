@@ -47,21 +47,21 @@ class Unescaped(NamedTuple):
     Attributes:
         marked_NL: int32, the bytes; quotes that delimit strings have `QUOTE_MARK` added.
         length_N: int32.
-        place_NL: int32, where the byte of the source has gone.
+        position_NL: int32, where the byte of the source has gone.
     """
 
     marked_NL: jax.Array
     length_N: jax.Array
-    place_NL: jax.Array
+    position_NL: jax.Array
 
 
 def find(scan: JsonScan, unescaped: Unescaped, path: Path) -> JsonValue:
     """The value at a path: keys (compared unescaped; of equal keys the last) and indices.
 
     Args:
-        scan: of N documents.
-        unescaped: of the same scan.
-        path: keys and indices from 0, static; empty for the whole document.
+        scan: From `scan_json`, of N documents.
+        unescaped: From `unescape` of the same scan.
+        path: Keys and indices from 0, static; empty for the whole document.
 
     Returns:
         JsonValue; NONE where the document is not valid or has no such value.
@@ -122,7 +122,7 @@ def _member(scan: JsonScan, unescaped: Unescaped, value: JsonValue, key: bytes) 
     matches_NL = jnp.ones(scan.token_NL.shape, bool)
     for k, byte in enumerate((quote, *key, quote)):
         matches_NL &= shift_left(unescaped.marked_NL, k) == byte
-    matches_NL = jnp.take_along_axis(matches_NL, unescaped.place_NL, axis=-1, mode="clip")
+    matches_NL = jnp.take_along_axis(matches_NL, unescaped.position_NL, axis=-1, mode="clip")
     matches_NL &= _inside(scan, value) & (scan.token_NL == JsonToken.KEY)
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
     key_N = jnp.where(matches_NL, index, -1).max(axis=-1, initial=-1)
@@ -153,8 +153,8 @@ def unescape(scan: JsonScan) -> Unescaped:
     """Replaces the escapes in all strings of N documents; see `Unescaped`."""
     byte_NL, keep_NL = _replace_escapes(scan)
     byte_NL += jnp.where(_delimits(scan), QUOTE_MARK, 0)
-    place_NL = jnp.cumsum(keep_NL, axis=-1, dtype=jnp.int32) - keep_NL
-    return Unescaped(*compress(byte_NL, keep_NL), place_NL)
+    position_NL = jnp.cumsum(keep_NL, axis=-1, dtype=jnp.int32) - keep_NL
+    return Unescaped(*compress(byte_NL, keep_NL), position_NL)
 
 
 def _delimits(scan: JsonScan) -> jax.Array:
@@ -169,18 +169,18 @@ def render(scan: JsonScan, unescaped: Unescaped, value: JsonValue) -> ByteString
     insignificant white space; nothing where there is no value.
 
     Args:
-        scan: of N documents.
-        unescaped: of the same scan.
-        value: from `find`.
+        scan: From `scan_json`, of N documents.
+        unescaped: From `unescape` of the same scan.
+        value: From `find`.
 
     Returns:
         ByteString of [N, L].
     """
-    start_N = _at(unescaped.place_NL, value.start_N) + 1
+    start_N = _at(unescaped.position_NL, value.start_N) + 1
     string = slice_bytes(
         ByteString(_bytes(unescaped), unescaped.length_N),
         start_N,
-        _at(unescaped.place_NL, value.end_N - 1),
+        _at(unescaped.position_NL, value.end_N - 1),
     )
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
     inside_NL = (index >= value.start_N[:, None]) & (index < value.end_N[:, None])
@@ -256,13 +256,13 @@ def strings_of(
     """The first strings of an array.
 
     Args:
-        scan: of N documents.
-        unescaped: of the same scan.
-        value: the array.
+        scan: From `scan_json`, of N documents.
+        unescaped: From `unescape` of the same scan.
+        value: The array.
         max_items: K, static.
 
     Returns:
-        strings: StringList of [N, L] bytes and K places; its count is that of all strings in the
+        strings: StringList of [N, L] bytes and K entries; its count is that of all strings in the
             array itself and may be larger than K. Empty where the value is no array.
         uniform_N: bool, the value is an array of strings and nothing else (or of nothing).
     """
@@ -272,10 +272,10 @@ def strings_of(
     others_NL = inside_NL & is_value(scan.token_NL) & ~opening_NL
     # Opening and closing quotes of the strings alternate.
     quotes_NL = (opening_NL | (inside_NL & scan.closing_NL)) & is_array_N[:, None]
-    place_NL, quotes_N = compress(unescaped.place_NL, quotes_NL)
-    missing = max(0, 2 * max_items - place_NL.shape[-1])
-    place_NK2 = jnp.pad(place_NL, ((0, 0), (0, missing)))[:, : 2 * max_items]
-    place_NK2 = place_NK2.reshape(-1, max_items, 2)
+    position_NL, quotes_N = compress(unescaped.position_NL, quotes_NL)
+    missing = max(0, 2 * max_items - position_NL.shape[-1])
+    position_NK2 = jnp.pad(position_NL, ((0, 0), (0, missing)))[:, : 2 * max_items]
+    position_NK2 = position_NK2.reshape(-1, max_items, 2)
     text = ByteString(_bytes(unescaped), unescaped.length_N)
-    strings = StringList(text, place_NK2[:, :, 0] + 1, place_NK2[:, :, 1], quotes_N // 2)
+    strings = StringList(text, position_NK2[:, :, 0] + 1, position_NK2[:, :, 1], quotes_N // 2)
     return strings, is_array_N & ~others_NL.any(axis=-1)

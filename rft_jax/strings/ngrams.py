@@ -6,13 +6,20 @@
 Words are compared symbol by symbol, never by hash. Time is L * R and memory L + R throughout.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rft_jax.strings.bit_parallel import BITS, by_width, sweep, zeros_of
-from rft_jax.strings.byte_string import ByteString, CodePoints, compress, shift_left, shift_right
+from rft_jax.strings.byte_string import (
+    Array,
+    ByteString,
+    CodePoints,
+    compress,
+    shift_left,
+    shift_right,
+)
 from rft_jax.strings.edit_distance import lcs_of, lcs_step
 from rft_jax.strings.unicode import decode, is_space
 
@@ -60,8 +67,8 @@ def split_alphanumeric(text: ByteString) -> Words:
     return _words(letter, ~(is_letter | is_digit | rest_of_kelvin), rest_of_kelvin)
 
 
-def _words(symbol: jax.Array, separates: jax.Array, dropped: jax.Array | None = None) -> Words:
-    """Of every run of separators, and those at the ends, leaves one."""
+def _words(symbol: Array, separates: jax.Array, dropped: jax.Array | None = None) -> Words:
+    """The words: one separator is left of every run of them and at each end."""
     ends = [(0, 0)] * (symbol.ndim - 1) + [(1, 1)]
     separates = jnp.pad(separates, ends, constant_values=True)
     keep = ~(separates & shift_right(separates, 1))
@@ -77,8 +84,8 @@ def ngram_matches(a: Words, b: Words, shortest: int, longest: int) -> jax.Array:
     Args:
         a: [..., L].
         b: [..., R].
-        shortest: n of the shortest n-grams.
-        longest: n of the longest ones.
+        shortest: N of the shortest n-grams.
+        longest: N of the longest ones.
 
     Returns:
         int32[..., longest - shortest + 1]: for each n the sum, over all n-grams, of the lower of
@@ -102,7 +109,7 @@ def lcs_words(a: Words, b: Words) -> jax.Array:
         message: tuple[jax.Array, jax.Array],
         matches: jax.Array,
         symbol: jax.Array,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
         (equal, row), (from_left, carry) = state, message
         equal, complete, to_right = _extend(equal, from_left, matches, symbol)
         row, carry = lcs_step(row, carry, complete[:, 0])
@@ -118,15 +125,16 @@ def _extend(
     """Follows, for n = 1 to K, the n-grams of both texts that are equal so far.
 
     Args:
-        equal: uint32[W, K, ...]. A place of the pattern is set if the n - 1 words before its last
-            separator, and what follows that, are equal to what the text has up to now.
-        from_left: uint32[W, K, ...], in the lowest bit the same of the place before the block.
-        matches: uint32[W, ...], the places with the text's next symbol.
+        equal: uint32[W, K, ...]. A position of the pattern is set if the n - 1 words before its
+            last separator, and what follows that, are equal to what the text has up to now.
+        from_left: uint32[W, K, ...], in the lowest bit the same of the position before the block.
+        matches: uint32[W, ...], the positions with the text's next symbol.
         symbol: int32[W, ...], that symbol.
 
     Returns:
-        `equal` with the symbol; the places, in the same form, where an n-gram of the pattern ends
-        that is equal to the one which ends here in the text; and `from_left` of the next block.
+        `equal` with the symbol; the positions, in the same form, where an n-gram of the pattern
+        ends that is equal to the one which ends here in the text; and `from_left` of the next
+        block.
     """
     matches, is_end = matches[:, None], (symbol == SEPARATOR)[:, None]
     longer = matches & (equal << 1 | from_left)
@@ -153,7 +161,7 @@ def _count_ngrams(a: Words, b: Words, shortest: int, longest: int, each_once: bo
         message: tuple[jax.Array, jax.Array],
         matches: jax.Array,
         symbol: jax.Array,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
         (equal, found, count), (from_left, done) = state, message
         equal, complete, to_right = _extend(equal, from_left, matches, symbol)
         complete = complete[:, shortest - 1 :]

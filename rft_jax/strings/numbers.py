@@ -66,7 +66,7 @@ _MAX_DENOMINATOR_DIGITS = 8  # of which ten times fits in an int32
 _ZERO_EXPONENT = -(1 << 20)  # smaller than that of any other number
 _MINUS = "\u2212".encode()
 _FRAC = b"frac{"  # after a backslash, and perhaps d or t
-_PLACES = 8  # decimal places of a distance
+_DECIMALS = 8  # decimal places of a distance
 _FAR = 1e12  # in units of the last of them
 
 
@@ -90,7 +90,7 @@ class FoundNumber(NamedTuple):
     """A number in each of N texts.
 
     Attributes:
-        number: the number; zero where there is none.
+        number: The number; zero where there is none.
         exists_N: bool.
     """
 
@@ -102,12 +102,12 @@ class _Marks(NamedTuple):
     """What the bytes of numbers are; all bool[N, L].
 
     Attributes:
-        digit: an ASCII digit, of a number or not.
-        part: of a number, without sign, currency and percent.
-        point: of a number.
-        exponent: the e of a number.
-        slash: of a fraction; of \\frac, the brace that closes the numerator.
-        minus: what starts here is preceded by a minus sign, and perhaps a currency.
+        digit: An ASCII digit, of a number or not.
+        part: Part of a number, without sign, currency and percent.
+        point: A number's decimal point.
+        exponent: The e of a number.
+        slash: A fraction's; for \\frac, the brace that closes the numerator.
+        minus: What starts here is preceded by a minus sign, and perhaps a currency.
     """
 
     digit: jax.Array
@@ -191,7 +191,7 @@ def find_number(text: ByteString, which: str) -> FoundNumber:
     Returns:
         FoundNumber of N. Time and memory N * L.
     """
-    byte = text.bytes.astype(jnp.int32)
+    byte = jnp.asarray(text.bytes, jnp.int32)
     marks = _mark(byte)
     width = byte.shape[-1]
     index = jnp.arange(width, dtype=jnp.int32)
@@ -350,8 +350,8 @@ def _read(byte: jax.Array, marks: _Marks, start_N: jax.Array, exists_N: jax.Arra
     mantissa = marks.digit & inside & (index < stop)
     significant = mantissa & (index >= first(mantissa & (value != 0), width))
     digits_NL, count_N = compress(value, significant)
-    place = jnp.cumsum(significant, axis=-1, dtype=jnp.int32)
-    more_N = (significant & (value != 0) & (place > DIGITS)).any(axis=-1)
+    ordinal = jnp.cumsum(significant, axis=-1, dtype=jnp.int32)
+    more_N = (significant & (value != 0) & (ordinal > DIGITS)).any(axis=-1)
     zeros_N = (mantissa & ~significant & (index > point)).sum(axis=-1, dtype=jnp.int32)
     exponent_N = (significant & (index < point)).sum(axis=-1, dtype=jnp.int32) - zeros_N
 
@@ -373,20 +373,20 @@ def _read(byte: jax.Array, marks: _Marks, start_N: jax.Array, exists_N: jax.Arra
     return _divide(number, jnp.where(is_fraction_N, tail_N, 1))
 
 
-def _whole(digit_NL: jax.Array, place_NL: jax.Array) -> jax.Array:
-    """int32[N]: the sum of digit * 10 ** place, with a limit that no denominator reaches."""
+def _whole(digit_NL: jax.Array, exponent_NL: jax.Array) -> jax.Array:
+    """int32[N]: the sum of digit * 10 ** exponent, with a limit that no denominator reaches."""
     most = 10**_MAX_DENOMINATOR_DIGITS
-    fits = place_NL < _MAX_DENOMINATOR_DIGITS
-    powers = 10 ** jnp.clip(place_NL, 0, _MAX_DENOMINATOR_DIGITS)
+    fits = exponent_NL < _MAX_DENOMINATOR_DIGITS
+    powers = 10 ** jnp.clip(exponent_NL, 0, _MAX_DENOMINATOR_DIGITS)
     low_N = jnp.where(fits, digit_NL * powers, 0).sum(axis=-1, dtype=jnp.int32)
     return jnp.where((~fits & (digit_NL != 0)).any(axis=-1), most, low_N)
 
 
 def _percent(byte: jax.Array, end_N: jax.Array) -> jax.Array:
     """int32[N], 0 or 1: a percent sign follows, perhaps after a space, perhaps escaped."""
-    place = end_N[:, None] + jnp.arange(3)
+    position = end_N[:, None] + jnp.arange(3)
     first, second, third = jnp.moveaxis(
-        jnp.take_along_axis(byte, place, axis=-1, mode="fill", fill_value=0), -1, 0
+        jnp.take_along_axis(byte, position, axis=-1, mode="fill", fill_value=0), -1, 0
     )
     percent, escape, space = ord("%"), ord("\\"), ord(" ")
     after_space = (second == percent) | ((second == escape) & (third == percent))
@@ -441,15 +441,15 @@ def distance(a: Decimals, b: Decimals, exponent_N: Array) -> jax.Array:
     The difference is summed from its first digit on, so that equal leading digits cancel exactly.
     """
     top_N = jnp.maximum(jnp.asarray(a.exponent_N), b.exponent_N)
-    steps_N = top_N - exponent_N + _PLACES
+    steps_N = top_N - exponent_N + _DECIMALS
     sign_a, sign_b = _sign(a), _sign(b)
 
     def digit(number: Decimals, j: jax.Array) -> jax.Array:
-        place_N = j - (top_N - number.exponent_N)
+        index_N = j - (top_N - number.exponent_N)
         taken = jnp.take_along_axis(
-            jnp.asarray(number.digits_ND), place_N[:, None], axis=-1, mode="clip"
+            jnp.asarray(number.digits_ND), index_N[:, None], axis=-1, mode="clip"
         )[:, 0]
-        return jnp.where((place_N >= 0) & (place_N < DIGITS), taken, 0)
+        return jnp.where((index_N >= 0) & (index_N < DIGITS), taken, 0)
 
     def step(j: jax.Array, sum_N: jax.Array) -> jax.Array:
         added = 10 * sum_N + (sign_a * digit(a, j) - sign_b * digit(b, j))
@@ -457,4 +457,4 @@ def distance(a: Decimals, b: Decimals, exponent_N: Array) -> jax.Array:
 
     sum_N = lax.fori_loop(0, DIGITS, step, jnp.zeros(top_N.shape, jnp.float32))
     scale_N = 10.0 ** jnp.clip(steps_N - DIGITS, 0, 20).astype(jnp.float32)
-    return jnp.minimum(jnp.abs(sum_N) * scale_N, _FAR) * 10.0**-_PLACES
+    return jnp.minimum(jnp.abs(sum_N) * scale_N, _FAR) * 10.0**-_DECIMALS

@@ -58,12 +58,12 @@ def compile_match(pattern: str, flags: str = "", mode: str = "search") -> MatchT
     """Tables for `matches`, as NumPy arrays.
 
     Args:
-        pattern: as for `re.compile`; flags may stand in it.
-        flags: letters of "aimsx", what `re` calls re.A, re.I, re.M, re.S, re.X.
+        pattern: As for `re.compile`; flags may stand in it.
+        flags: Letters of "aimsx", what `re` calls re.A, re.I, re.M, re.S, re.X.
         mode: "search" or "fullmatch", what `re` calls so.
 
     Raises:
-        RegexError: the pattern is wrong, not supported, or needs tables that are too large.
+        RegexError: The pattern is wrong, not supported, or needs tables that are too large.
     """
     return match_tables(parse_regex(pattern, flags, mode))
 
@@ -75,10 +75,10 @@ def compile_capture(
     """Tables for `find_group`; arguments and errors as of `compile_match`.
 
     Args:
-        pattern: with the group.
+        pattern: With the group.
         flags: letters.
         mode: "search" or "fullmatch".
-        group: its number or name; 0 is the whole match.
+        group: Its number or name; 0 is the whole match.
     """
     return capture_tables(parse_regex(pattern, flags, mode, group))
 
@@ -99,7 +99,7 @@ def find_group(tables: CaptureTables, text: ByteString) -> Span:
     """Where the group is in the match of each text, as `re.Match.span` says, but in bytes.
 
     Args:
-        tables: from `compile_capture`.
+        tables: From `compile_capture`.
         text: [..., L].
 
     Returns:
@@ -113,9 +113,9 @@ def find_group(tables: CaptureTables, text: ByteString) -> Span:
     def walk(
         carry: tuple[jax.Array, Span], index_and_column: tuple[jax.Array, jax.Array]
     ) -> tuple[tuple[jax.Array, Span], None]:
-        place, span = carry
+        state, span = carry
         index, column = index_and_column
-        step = _look_up(tables.step, place, column)
+        step = _look_up(tables.step, state, column)
         return (step >> 2, _mark(span, step, index)), None
 
     column_of = jnp.asarray(tables.column)
@@ -124,8 +124,8 @@ def find_group(tables: CaptureTables, text: ByteString) -> Span:
     _, columns = lax.scan(back, zero.astype(tables.state_before.dtype), symbols, reverse=True)
     index = jnp.arange(symbols.shape[0], dtype=jnp.int32)
     nothing = Span(zero, zero, zero.astype(bool))
-    (place, span), _ = lax.scan(walk, (zero, nothing), (index, columns))
-    at_end = _look_up(tables.step, place, column_of[zero])
+    (state, span), _ = lax.scan(walk, (zero, nothing), (index, columns))
+    at_end = _look_up(tables.step, state, column_of[zero])
     start, end, found = _mark(span, at_end, jnp.asarray(text.length))
     return Span(jnp.where(found, start, 0), end, found)
 

@@ -68,7 +68,7 @@ class MatchTables(NamedTuple):
     """Whether texts match. The first state is 0.
 
     Attributes:
-        alphabet: of the symbols.
+        alphabet: The symbols.
         next_state: int16[states, symbols].
         accepts: bool[states], by the state after the last character.
     """
@@ -82,11 +82,11 @@ class CaptureTables(NamedTuple):
     """Where a group matches. Both automata start in state 0.
 
     Attributes:
-        alphabet: of the symbols.
+        alphabet: The symbols.
         state_before: int16[states, symbols], from right to left; state 0 is the end of the text.
         column: int16[states]: of `step`, for the state at the character to take or at the end.
-        step: int32[places, columns], from left to right: 4 * the next place + the marks
-            (`regex_syntax.OPENS`, `CLOSES`) on the way to it. Column 0 changes nothing.
+        step: int32[states of the walk, columns], from left to right: 4 * the next state + the
+            marks (`regex_syntax.OPENS`, `CLOSES`) on the way to it. Column 0 changes nothing.
     """
 
     alphabet: Alphabet
@@ -99,7 +99,7 @@ def match_tables(graph: Graph) -> MatchTables:
     """Tables of a graph without marks.
 
     Raises:
-        RegexError: more than `MOST_STATES` states or `MOST_ENTRIES` entries.
+        RegexError: More than `MOST_STATES` states or `MOST_ENTRIES` entries.
     """
     contexts = _Contexts(graph)
     ways = _Ways(graph, contexts)
@@ -115,7 +115,7 @@ def match_tables(graph: Graph) -> MatchTables:
                 found = rest
             yield found, kind if found else _OUTSIDE
 
-    states, next_state = _determinise((1 << ways.start, _OUTSIDE), row)
+    states, next_state = _determinize((1 << ways.start, _OUTSIDE), row)
     accepts = [
         bool(_union(nodes, ways.targets[before][_OUTSIDE]) >> ways.end) for nodes, before in states
     ]
@@ -126,7 +126,7 @@ def capture_tables(graph: Graph) -> CaptureTables:
     """Tables of a graph with marks.
 
     Raises:
-        RegexError: more than `MOST_STATES` states or `MOST_ENTRIES` entries.
+        RegexError: More than `MOST_STATES` states or `MOST_ENTRIES` entries.
     """
     contexts = _Contexts(graph)
     ways = _Ways(graph, contexts)
@@ -139,33 +139,33 @@ def capture_tables(graph: Graph) -> CaptureTables:
             found = alive[kind] & takers
             yield found, kind if found else _OUTSIDE
 
-    states, state_before = _determinise((1 << ways.end, _OUTSIDE), row)
+    states, state_before = _determinize((1 << ways.end, _OUTSIDE), row)
     return CaptureTables(symbols.alphabet, state_before, *_walk(ways, states))
 
 
 def _walk(ways: _Ways, states: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """`CaptureTables.column` and `step`; a place is a node and the kind of what it took."""
+    """`CaptureTables.column` and `step`; the walk's state: a node and the kind of what it took."""
     alive = np.array([_to_bools(nodes, ways.end + 1) for nodes, _ in states])
     kinds = np.array([kind for _, kind in states])
     nowhere = ways.end, _OUTSIDE
-    places = {(ways.start, _OUTSIDE): 0, nowhere: 1}
-    queue, rows = list(places), []
+    numbers = {(ways.start, _OUTSIDE): 0, nowhere: 1}
+    queue, rows = list(numbers), []
     for source, before in queue:
-        row = np.full(len(states), 4 * places[nowhere], np.int32)
+        row = np.full(len(states), 4 * numbers[nowhere], np.int32)
         for after in set(kinds.tolist()):
             on = ways.ordered[before][after][source]
             if not on:
                 continue
             for target, _ in on:
-                if (target, after) not in places:
-                    places[target, after] = len(queue)
+                if (target, after) not in numbers:
+                    numbers[target, after] = len(queue)
                     queue.append((target, after))
-            entries = np.array([4 * places[target, after] + marks for target, marks in on])
+            entries = np.array([4 * numbers[target, after] + marks for target, marks in on])
             of_kind = np.flatnonzero(kinds == after)
             possible = alive[np.ix_(of_kind, [target for target, _ in on])]
             row[of_kind] = entries[possible.argmax(axis=1)]
             if source == ways.start:  # without a match; later there always is a way
-                row[of_kind[~possible.any(axis=1)]] = 4 * places[nowhere]
+                row[of_kind[~possible.any(axis=1)]] = 4 * numbers[nowhere]
         rows.append(row)
         if len(queue) * len(states) > _MOST_ENTRIES_BUILT:
             raise _too_large()
@@ -177,7 +177,7 @@ def _walk(ways: _Ways, states: list[tuple[int, int]]) -> tuple[np.ndarray, np.nd
     return (column.reshape(-1) + 1).astype(np.int16), np.hstack([same, steps])
 
 
-def _determinise(
+def _determinize(
     start: tuple[int, int], row: Callable[[tuple[int, int]], Iterator[tuple[int, int]]]
 ) -> tuple[list[tuple[int, int]], np.ndarray]:
     """All states reached from the first, and their rows, with the column of `SAME` before them."""
@@ -217,9 +217,9 @@ class _Contexts:
     """The kinds of characters that a pattern's anchors can tell apart.
 
     Attributes:
-        count: of the kinds.
-        kind: of each example.
-        holds: whether each anchor does, [kind before][kind after].
+        count: Number of kinds.
+        kind: Each example's kind.
+        holds: Whether each anchor does, [kind before][kind after].
     """
 
     def __init__(self, graph: Graph):
@@ -230,7 +230,7 @@ class _Contexts:
             ]
             for anchor in graph.anchors
         }
-        signatures = [
+        signatures: list[tuple[tuple[bool, ...], ...] | None] = [
             tuple(tuple(h[n]) + tuple(row[n] for row in h) for h in held.values())
             for n in range(len(_EXAMPLES))
         ]
@@ -249,9 +249,9 @@ class _Ways:
     """How the nodes of one character follow each other, given the kinds of two characters.
 
     Attributes:
-        number: of a node: its bit in sets of nodes.
-        start: number of the start of the text.
-        end: number of its end.
+        number: A node's bit in sets of nodes.
+        start: Number of the start of the text.
+        end: Number of its end.
         ordered: [kind before][kind after][source]: targets in Python's order, each with marks.
         targets: [kind before][kind after][source]: their set.
         sources: [kind before][kind after][target]: the set of those that it can follow.
@@ -282,7 +282,9 @@ class _Ways:
     def _ways_on(
         self, node: Node | None, contexts: _Contexts, before: int, after: int
     ) -> list[tuple[int, int]]:
-        found, seen, stack = [], {None}, [(node, 0)]
+        found: list[tuple[int, int]] = []
+        seen: set[Node | None] = {None}
+        stack = [(node, 0)]
         while stack:
             node, marks = stack.pop()
             if node in seen:
@@ -316,8 +318,8 @@ class _Symbols:
     """The symbols of a pattern.
 
     Attributes:
-        alphabet: what maps code points to them.
-        takers: for every symbol but `SAME`: the set of nodes that take it, and its kind.
+        alphabet: What maps code points to them.
+        takers: For every symbol but `SAME`: the set of nodes that take it, and its kind.
     """
 
     def __init__(self, graph: Graph, contexts: _Contexts):

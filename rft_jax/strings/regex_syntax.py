@@ -12,12 +12,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from re import _compiler, _parser
-from re import _constants as codes
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:  # typeshed knows these modules by their old names only
+    import sre_compile as _compiler
+    import sre_constants as codes
+    import sre_parse as _parser
+else:
+    from re import _compiler, _parser
+    from re import _constants as codes
 
 # Sorted code points: each range from its first up to and without its end.
-Ranges = tuple[tuple[int, int], ...]
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+
+# What the parser calls the kinds of nodes; their arguments differ from kind to kind.
+_Code: TypeAlias = "codes._NamedIntConstant"
 
 FLAGS = {"a": re.ASCII, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE}
 MODES = ("search", "fullmatch")
@@ -38,7 +47,7 @@ class RegexError(ValueError):
     """A pattern cannot be used; the message says why and what to do.
 
     Attributes:
-        about: the argument that is wrong: "pattern", "flags" or "group".
+        about: The argument that is wrong: "pattern", "flags" or "group".
     """
 
     def __init__(self, message: str, about: str = "pattern"):
@@ -91,10 +100,10 @@ class Graph:
     """A pattern that matches whole texts; the parts of a text that a search skips are in it.
 
     Attributes:
-        entry: the first node.
-        characters: every node of one character.
-        anchors: every anchor of the pattern, once each.
-        rest: what takes the text after a match that was searched for; None for whole matches.
+        entry: The first node.
+        characters: Every node of one character.
+        anchors: Every anchor of the pattern, once each.
+        rest: What takes the text after a match that was searched for; None for whole matches.
     """
 
     entry: Node
@@ -109,21 +118,21 @@ def parse_regex(
     """Reads a pattern.
 
     Args:
-        pattern: as for `re.compile`.
-        flags: letters of `FLAGS`.
-        mode: one of `MODES`, what `re` has functions for.
-        group: number or name of the group to mark, 0 for all; None for no marks.
+        pattern: As for `re.compile`.
+        flags: Letters of `FLAGS`.
+        mode: One of `MODES`, what `re` has functions for.
+        group: Number or name of the group to mark, 0 for all; None for no marks.
 
     Raises:
-        RegexError: the pattern is wrong, or uses what has no such graph.
+        RegexError: The pattern is wrong, or uses what has no such graph.
     """
     try:
         tree = _parser.parse(pattern, python_flags(flags))
         number = None if group is None else _group_number(tree.state, group)
         return _Builder(number).build(tree, mode)
     except re.error as error:
-        place = "" if error.pos is None else f" at character {error.pos + 1}"
-        raise RegexError(f"not a regular expression ({error.msg}{place}); correct it") from None
+        where = "" if error.pos is None else f" at character {error.pos + 1}"
+        raise RegexError(f"not a regular expression ({error.msg}{where}); correct it") from None
     except OverflowError:
         raise RegexError("a repetition count is too large; write a smaller one") from None
     except RecursionError:
@@ -134,7 +143,7 @@ def python_flags(flags: str) -> int:
     """What `re` takes for letters of `FLAGS`.
 
     Raises:
-        RegexError: naming a letter that is not one of them.
+        RegexError: Naming a letter that is not one of them.
     """
     for letter in flags:
         if letter not in FLAGS:
@@ -143,7 +152,7 @@ def python_flags(flags: str) -> int:
     return functools.reduce(int.__or__, (int(FLAGS[letter]) for letter in flags), 0)
 
 
-def _group_number(state: Any, group: int | str) -> int:
+def _group_number(state: _parser.State, group: int | str) -> int:
     number = state.groupdict.get(group) if isinstance(group, str) else group
     if number is None or not 0 <= number < state.groups:
         known = ", ".join(map(str, [*range(state.groups), *state.groupdict]))
@@ -157,9 +166,9 @@ class _Builder:
     def __init__(self, group: int | None):
         self._marked = group
         self._characters: list[Character] = []
-        self._anchors: dict[Any, re.Pattern[str]] = {}
+        self._anchors: dict[tuple[_Code, int], re.Pattern[str]] = {}
 
-    def build(self, tree: Any, mode: str) -> Graph:
+    def build(self, tree: _parser.SubPattern, mode: str) -> Graph:
         """The graph of a syntax tree of Python's parser."""
         search = mode == "search"
         end = self._loop(self._any, Accept(), greedy=True) if search else Accept()
@@ -169,12 +178,12 @@ class _Builder:
             entry = self._loop(self._any, entry, greedy=False)
         return Graph(entry, tuple(self._characters), tuple(self._anchors.values()), rest)
 
-    def _sequence(self, tree: Any, flags: int, follow: Node) -> Node:
-        for operation, argument in reversed(tree):
+    def _sequence(self, tree: _parser.SubPattern, flags: int, follow: Node) -> Node:
+        for operation, argument in reversed(tree.data):
             follow = self._item(operation, argument, flags, follow)
         return follow
 
-    def _item(self, operation: Any, argument: Any, flags: int, follow: Node) -> Node:
+    def _item(self, operation: _Code, argument: Any, flags: int, follow: Node) -> Node:
         if operation in _UNSUPPORTED:
             raise RegexError(f"{_UNSUPPORTED[operation]} is not supported; {_REMEDY}")
         if operation is codes.SUBPATTERN:
@@ -184,12 +193,14 @@ class _Builder:
                     "the flags a and u for a part of a pattern such as (?a:...) are not supported, "
                     "Python itself confuses them; set them for all of it"
                 )
-            flags = _compiler._combine_flags(flags, add, remove)
-            return self._group(number, lambda end: self._sequence(tree, flags, end), follow)
+            inner = (flags | add) & ~remove
+            return self._group(number, lambda end: self._sequence(tree, inner, end), follow)
         if operation is codes.BRANCH:
             return Split([self._sequence(tree, flags, follow) for tree in argument[1]])
         if operation in (codes.MAX_REPEAT, codes.MIN_REPEAT):
-            return self._repeat(*argument, flags, follow, operation is codes.MAX_REPEAT)
+            least, most, tree = argument
+            greedy = operation is codes.MAX_REPEAT
+            return self._repeat(least, most, tree, flags, follow, greedy)
         if operation is codes.AT:
             return self._anchor(argument, flags, follow)
         return self._character(_ranges(operation, _frozen(argument), flags), follow)
@@ -200,7 +211,13 @@ class _Builder:
         return Mark(OPENS, body(Mark(CLOSES, follow)))
 
     def _repeat(
-        self, least: int, most: int, tree: Any, flags: int, follow: Node, greedy: bool
+        self,
+        least: int,
+        most: int,
+        tree: _parser.SubPattern,
+        flags: int,
+        follow: Node,
+        greedy: bool,
     ) -> Node:
         if self._marked is not None and most > 1 and tree.getwidth()[0] == 0:
             raise RegexError(
@@ -230,7 +247,7 @@ class _Builder:
         loop.branches = [again, follow] if greedy else [follow, again]
         return loop
 
-    def _anchor(self, code: Any, flags: int, follow: Node) -> Anchor:
+    def _anchor(self, code: _Code, flags: int, follow: Node) -> Anchor:
         key = code, flags
         if key not in self._anchors:
             self._anchors[key] = _compile([(codes.AT, code)], flags)
@@ -249,7 +266,7 @@ class _Builder:
         return self._characters[-1]
 
 
-def _compile(items: Sequence[Any], flags: int) -> re.Pattern[str]:
+def _compile(items: Sequence[tuple[_Code, Any]], flags: int) -> re.Pattern[str]:
     """What Python compiles a part of a syntax tree to."""
     state = _parser.State()
     state.flags = flags
@@ -262,7 +279,7 @@ def _frozen(argument: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def _ranges(operation: Any, argument: Any, flags: int) -> Ranges:
+def _ranges(operation: _Code, argument: Any, flags: int) -> Ranges:
     """The characters that a node of one character matches."""
     if operation is codes.LITERAL and not flags & re.IGNORECASE:
         return ((argument, argument + 1),)

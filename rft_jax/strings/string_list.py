@@ -36,7 +36,7 @@ class StringList(NamedTuple):
         text: ByteString of [N, L], which holds the strings.
         start_NK: int32, the first byte of each.
         end_NK: int32, one past the last byte of each.
-        count_N: int32, number of strings; places beyond it are empty.
+        count_N: int32, number of strings; entries beyond it are empty.
     """
 
     text: ByteString
@@ -65,7 +65,7 @@ def list_from_host(rows: Sequence[Sequence[str | bytes]]) -> StringList:
     """Packs N lists, as NumPy arrays; L and K are the smallest that hold them (at least 1).
 
     Raises:
-        InputError: a string holds a lone surrogate.
+        InputError: A string holds a lone surrogate.
     """
     longest = max((4 * len(text) for row in rows for text in row), default=0)
     encoded = [to_host(from_host(row, longest)) for row in rows]
@@ -93,7 +93,7 @@ def normalize(strings: StringList) -> PointList:
        spaces at both ends are removed: "[SCN1A]" is "scn1a".
 
     Returns:
-        PointList with the same places.
+        PointList with as many entries.
     """
     text, start_NK, end_NK, count_N = strings
     utf8 = scan_utf8(text)
@@ -164,7 +164,7 @@ def _without_brackets(strings: PointList, used_NK: jax.Array) -> PointList:
 
 
 def _spread(start_NK: Array, end_NK: Array, value_NK: Array, width: int) -> jax.Array:
-    """int32[N, width]: each string's value at all of its places, zero elsewhere.
+    """int32[N, width]: each string's value at all of its positions, zero elsewhere.
 
     A sum over K that the compiler fuses: [N, width, K] never exists.
     """

@@ -99,7 +99,7 @@ def fold_points(points: Array) -> jax.Array:
     """Simple case folding of every code point, int32 of any shape."""
     page_of, deltas = _fold_table()
     page = jnp.asarray(page_of).at[points // _PAGE].get(mode="clip").astype(jnp.int32)
-    return points + jnp.asarray(deltas)[page * _PAGE + points % _PAGE]
+    return jnp.add(points, jnp.asarray(deltas)[page * _PAGE + points % _PAGE])
 
 
 @functools.cache

@@ -5,8 +5,8 @@
     text, overflow = detokenize(tokenizer.piece_table(), tokens_NT, start_N, end_N, max_bytes)
 
 `base` has the interface, `spm` SentencePiece with the chat format of models trained here,
-`hugging_face` the tokenizers of checkpoints, `chat` their chat templates, `detokenize` tokens ->
-bytes.
+`hugging_face` the tokenizers of checkpoints, `chat` their chat templates, `device_decode` tokens ->
+bytes on the device.
 """
 
 from rft_jax.tokenizers.base import Tokenizer as Tokenizer

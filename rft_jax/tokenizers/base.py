@@ -5,13 +5,14 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from rft_jax.tokenizers.device_decode import DetokenizeTable
+from rft_jax.utils.types import JsonObject
 
-Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as in OpenAI's chat format
+Message: TypeAlias = Mapping[str, Any]  # {"role": ..., "content": ...}, as in OpenAI's chat format
 
 
 class Tokenizer(Protocol):
@@ -19,12 +20,12 @@ class Tokenizer(Protocol):
 
     Attributes:
         vocab_size: V; token ids lie in [0, V).
-        pad_id: fills arrays to the right of a sequence.
-        stop_ids: a completion ends with one of these.
-        end_of_think_id: separates thought and answer; None if the format has no thoughts, so that
+        pad_id: Fills arrays to the right of a sequence.
+        stop_ids: A completion ends with one of these.
+        end_of_think_id: Separates thought and answer; None if the format has no thoughts, so that
             all of a completion is the answer.
-        answer_separator: the line breaks that follow end_of_think_id and are not of the answer.
-        forbidden_ids: never to be sampled (padding, start, unknown, role markers).
+        answer_separator: The line breaks that follow end_of_think_id and are not of the answer.
+        forbidden_ids: Never to be sampled (padding, start, unknown, role markers).
     """
 
     vocab_size: int
@@ -43,31 +44,31 @@ class Tokenizer(Protocol):
         ...
 
     def encode_prompt(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self, messages: Sequence[Message], tools: Sequence[JsonObject] | None = None
     ) -> list[int]:
         """Token ids of a conversation, ending where the assistant's completion begins.
 
         Args:
-            messages: the conversation.
-            tools: functions that the model may call, as JSON schemas.
+            messages: The conversation.
+            tools: Functions that the model may call, as JSON schemas.
 
         Raises:
-            InputError: if the format has no place for the messages.
+            InputError: If the format cannot express the messages, or has no functions.
         """
         ...
 
     def encode_prompt_around(self, messages: Sequence[Message], gap: str) -> list[list[int]]:
-        """As `encode_prompt`, of a conversation with places for tokens that come later.
+        """As `encode_prompt`, of a conversation with gaps for tokens that come later.
 
         Args:
-            messages: the conversation.
-            gap: a text that stands for such tokens wherever it occurs.
+            messages: The conversation.
+            gap: A text that stands for such tokens wherever it occurs.
 
         Returns:
-            Token ids of the runs before, between and after these places, each encoded by itself.
+            Token ids of the runs before, between and after the gaps, each encoded by itself.
 
         Raises:
-            InputError: as `encode_prompt`.
+            InputError: As `encode_prompt`.
         """
         ...
 
@@ -81,14 +82,14 @@ class Tokenizer(Protocol):
 
 
 def control_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids that a text of somebody else's must not have: markers, stops, ids without a text."""
+    """The ids that no text from outside may have: markers, stops, ids without a text."""
     silent = np.flatnonzero(np.asarray(tokenizer.piece_table().length_V) == 0)
     marker = () if tokenizer.end_of_think_id is None else (tokenizer.end_of_think_id,)
     return tuple(sorted({*silent.tolist(), *tokenizer.stop_ids, *tokenizer.forbidden_ids, *marker}))
 
 
 def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether ids mean the same to both: the same text, but for ids without one at the end."""
+    """Whether ids stand for the same texts in both; ids without a text at the end do not count."""
     tables = a.piece_table(), b.piece_table()
     used = [1 + np.flatnonzero(table.length_V).max(initial=-1) for table in tables]
     cut = [

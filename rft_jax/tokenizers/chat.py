@@ -1,13 +1,12 @@
 """Chat templates: a conversation as the text that a checkpoint's Jinja template makes of it.
 
-`ChatTemplate(source, place, special_tokens).render(messages)` gives the string that transformers'
+`ChatTemplate(source, where, variables).render(messages)` gives the string that transformers'
 `apply_chat_template` gives. A template is somebody else's program, so it runs in Jinja's sandbox.
 """
 
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -17,6 +16,7 @@ import jinja2.sandbox
 
 from rft_jax.tokenizers.base import Message, message_text
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 Clock = Callable[[], datetime.datetime]
 
@@ -27,41 +27,41 @@ class ChatTemplate:
     """A template and the variables that are the same for all conversations.
 
     Attributes:
-        source: the template's text.
+        source: The template's text.
     """
 
     def __init__(
         self,
         source: str,
-        place: str,
-        variables: Mapping[str, Any],
+        where: str,
+        variables: Mapping[str, object],
         now: Clock = datetime.datetime.now,
     ):
         """Compiles a template.
 
         Args:
-            source: in Jinja's language.
-            place: where it is from, for messages.
-            variables: what it can refer to: the special tokens by name (`bos_token`), and options
+            source: The template, in Jinja's language.
+            where: Where the template is from, for messages.
+            variables: What it can refer to: the special tokens by name (`bos_token`), and options
                 such as `enable_thinking`.
-            now: what `strftime_now` tells. Some templates (Llama 3) write the date into the prompt.
+            now: What `strftime_now` tells. Some templates (Llama 3) write the date into the prompt.
 
         Raises:
-            InputError: if it is not a template.
+            InputError: If it is not a template.
         """
         self.source = source
-        self._place = place
+        self._where = where
         self._variables = dict(variables)
         try:
             self._template = _environment(now).from_string(source)
         except jinja2.TemplateError as error:
-            raise InputError(f"{place}: the chat template is not valid Jinja ({error})") from error
+            raise InputError(f"{where}: the chat template is not valid Jinja ({error})") from error
         self._takes_parts = self._renders_parts_as_text()
 
     def render(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[JsonObject] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
         """The text of a conversation.
@@ -72,29 +72,29 @@ class ChatTemplate:
         the parts, or write them as JSON) the texts of the parts are joined.
 
         Args:
-            messages: at least one.
-            tools: functions that the model may call, as JSON schemas.
-            add_generation_prompt: whether to end with the marker of an answer to come.
+            messages: At least one.
+            tools: Functions that the model may call, as JSON schemas.
+            add_generation_prompt: Whether to end with the marker of an answer to come.
 
         Raises:
-            InputError: if the template refuses the conversation.
+            InputError: If the template refuses the conversation.
         """
         if not messages:
-            raise InputError(f"{self._place}: a conversation has no messages; give at least one")
+            raise InputError(f"{self._where}: a conversation has no messages; give at least one")
         prepared = [self._prepare(message) for message in messages]
         try:
             return self._render(prepared, tools, add_generation_prompt)
         # The template is a program, so that any error may come out of it.
         except Exception as error:
             raise InputError(
-                f"{self._place}: the chat template cannot render the messages ({error}); change "
+                f"{self._where}: the chat template cannot render the messages ({error}); change "
                 "their roles or content, or use another template"
             ) from error
 
     def _render(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[JsonObject] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
         return self._template.render(
@@ -150,7 +150,7 @@ def _environment(now: Clock) -> jinja2.sandbox.SandboxedEnvironment:
 
 
 def _to_json(
-    value: Any,
+    value: object,
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,

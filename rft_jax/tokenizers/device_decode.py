@@ -95,8 +95,8 @@ def make_table(
         offset_V=np.cumsum(length_V, dtype=np.int32) - length_V,
         length_V=length_V,
         kind_V=np.array(kinds, np.int8),
-        drop_space=np.int32(drop_space),
-        repair=np.int32(repair),
+        drop_space=np.array(drop_space, np.int32),
+        repair=np.array(repair, np.int32),
     )
 
 
@@ -106,7 +106,7 @@ def detokenize(
     """Decodes tokens[start:end] of every row.
 
     Args:
-        table: the tokenizer's `piece_table()`.
+        table: The tokenizer's `piece_table()`.
         tokens_NT: int32[N, T], token ids in [0, V); outside of [start, end) they are not looked at.
         start_N: int32[N], first token.
         end_N: int32[N], one past the last token; a row with end <= start is empty.
@@ -198,7 +198,7 @@ def _repair_bytes(run_NR: jax.Array, valid_NR: jax.Array, follows_NR: jax.Array)
 def _repair_runs(run_NR: jax.Array, valid_NR: jax.Array, follows_NR: jax.Array) -> jax.Array:
     del follows_NR
     good_NR = valid_NR | (run_NR < 0)
-    # Runs are numbered 0 to T < R - 1, so that R places hold what is known of each; -1 is the last.
+    # Runs are numbered from 0 to T < R - 1: R entries hold what is known of each; -1 is the last.
     all_R = jnp.ones(run_NR.shape[1], bool)
     good_run_NR = jax.vmap(lambda run_R, good_R: all_R.at[run_R].min(good_R)[run_R])(
         run_NR, good_NR
@@ -272,7 +272,7 @@ def _owners(offset_NT: jax.Array, width: int) -> jax.Array:
 
     Args:
         offset_NT: int32[N, T], where each item begins, ascending from 0.
-        width: the number of positions.
+        width: The number of positions.
     """
     # Marks every item's offset with its index; the running maximum is then the item that a position
     # belongs to. Items of length 0 share the offset of the next longer one, whose index is larger.

@@ -11,7 +11,6 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
@@ -20,6 +19,7 @@ from rft_jax.tokenizers.chat import ChatTemplate, Clock
 from rft_jax.tokenizers.device_decode import DetokenizeTable, Kind, make_table
 from rft_jax.tokenizers.hugging_face_decoders import decoding
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -59,21 +59,21 @@ class HuggingFaceTokenizer:
         vocab_size: int | None = None,
         *,
         thinking: bool | None = None,
-        template_options: Mapping[str, Any] | None = None,
+        template_options: Mapping[str, object] | None = None,
         now: Clock = datetime.datetime.now,
     ):
         """Reads tokenizer.json and the files around it.
 
         Args:
-            directory: of the checkpoint.
-            vocab_size: V of the model; by default, up to the last token.
-            thinking: whether to think before the answer, for templates that leave the choice
+            directory: The checkpoint's.
+            vocab_size: V, the model's; by default that of the last token plus 1.
+            thinking: Whether to think before the answer, for templates that leave the choice
                 (`enable_thinking`); by default what the template does by itself.
-            template_options: more variables for the template.
-            now: the time for templates that write the date into the prompt (Llama 3).
+            template_options: More variables for the template.
+            now: The time for templates that write the date into the prompt (Llama 3).
 
         Raises:
-            InputError: naming the file, what is wrong with it and the remedy.
+            InputError: Naming the file, what is wrong with it and the remedy.
         """
         self._directory = Path(directory)
         config = _read_json(self._directory / CONFIG_FILE)
@@ -119,7 +119,7 @@ class HuggingFaceTokenizer:
         return self._model.decode(list(map(int, ids)), skip_special_tokens=True)
 
     def encode_prompt(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self, messages: Sequence[Message], tools: Sequence[JsonObject] | None = None
     ) -> list[int]:
         """Token ids of a conversation, ending where the assistant's completion begins.
 
@@ -127,11 +127,11 @@ class HuggingFaceTokenizer:
         in a message are special tokens.
 
         Args:
-            messages: the conversation.
-            tools: functions that the model may call, as JSON schemas.
+            messages: The conversation.
+            tools: Functions that the model may call, as JSON schemas.
 
         Raises:
-            InputError: if the template refuses the messages or the model has no such token.
+            InputError: If the template refuses the messages or the model has no such token.
         """
         return self._parse(self._chat().render(messages, tools))
 
@@ -174,21 +174,25 @@ class HuggingFaceTokenizer:
             )
         return vocab_size
 
-    def _check_ids(self, ids: Sequence[int], place: Path | str) -> None:
+    def _check_ids(self, ids: Sequence[int], where: Path | str) -> None:
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise InputError(
-                    f"{place}: token {token} ({self._model.id_to_token(token)}) is outside of the "
+                    f"{where}: token {token} ({self._model.id_to_token(token)}) is outside of the "
                     f"model's vocabulary of {self.vocab_size}; remove it"
                 )
 
     def _ids_of(self, names: Mapping[str, str], role: str) -> list[int]:
-        return [self._model.token_to_id(names[role])] if role in names else []
+        token = self._model.token_to_id(names[role]) if role in names else None
+        return [] if token is None else [token]
 
     def _find_end_of_think(self, thinking: bool | None) -> int | None:
-        knows = self._template is not None and END_OF_THINK in self._template.source
+        template = self._template
+        knows = template is not None and END_OF_THINK in template.source
         if thinking is None:
-            thinking = knows and END_OF_THINK not in self._template.render([_QUESTION])
+            thinking = (
+                template is not None and knows and END_OF_THINK not in template.render([_QUESTION])
+            )
         if not thinking:
             return None
         token = self._model.token_to_id(END_OF_THINK)
@@ -249,7 +253,7 @@ class HuggingFaceTokenizer:
         return f"{opening}{thought}\n{END_OF_THINK}{SEPARATOR}{content}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     """A JSON object; empty if there is no such file."""
     if not path.exists():
         return {}
@@ -262,7 +266,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _special_token_names(config: Mapping[str, Any]) -> dict[str, str]:
+def _special_token_names(config: JsonObject) -> dict[str, str]:
     """The tokens with a name, such as bos_token, by their name."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}
     if isinstance(extra := config.get("extra_special_tokens"), dict):
@@ -275,7 +279,7 @@ def _special_token_names(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _load_model(
-    directory: Path, config: Mapping[str, Any], names: Mapping[str, str]
+    directory: Path, config: JsonObject, names: Mapping[str, str]
 ) -> tokenizers.Tokenizer:
     """The library's tokenizer, with the tokens that only tokenizer_config.json knows."""
     path = directory / TOKENIZER_FILE
@@ -304,15 +308,15 @@ def _load_model(
     return model
 
 
-def _decoder_json(model: tokenizers.Tokenizer) -> dict[str, Any] | None:
-    # By way of a tokenizer without vocabulary, whose JSON is short.
+def _decoder_json(model: tokenizers.Tokenizer) -> JsonObject | None:
+    # Through a tokenizer without vocabulary, whose JSON is short.
     empty = tokenizers.Tokenizer(tokenizers.models.BPE())
     empty.decoder = model.decoder
     return json.loads(empty.to_str())["decoder"]
 
 
 def _load_template(
-    directory: Path, config: Mapping[str, Any], variables: Mapping[str, Any], now: Clock
+    directory: Path, config: JsonObject, variables: Mapping[str, object], now: Clock
 ) -> ChatTemplate | None:
     path, source = directory / CONFIG_FILE, config.get("chat_template")
     if isinstance(source, list):
@@ -323,7 +327,7 @@ def _load_template(
     return None if source is None else ChatTemplate(source, str(path), variables, now)
 
 
-def _ids(config: Mapping[str, Any], key: str) -> list[int]:
+def _ids(config: JsonObject, key: str) -> list[int]:
     """One id, several or none."""
     value = config.get(key)
     if value is None:

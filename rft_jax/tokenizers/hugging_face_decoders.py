@@ -1,17 +1,17 @@
 """The decoders of tokenizer.json as rules of the detokenization table.
 
-`decoding(decoder, place)` reads the decoder's JSON; `Decoding.surface` then tells how a token's
+`decoding(decoder, where)` reads the decoder's JSON; `Decoding.surface` then tells how a token's
 bytes enter the text.
 """
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rft_jax.tokenizers.device_decode import DropSpace, Kind, Repair
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 _BYTE_TOKEN = re.compile(r"<0x(\+[0-9A-Fa-f]|[0-9A-Fa-f]{2})>")  # as Rust's from_str_radix reads it
 _STRIP_SPACE = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
@@ -22,9 +22,9 @@ class Decoding:
     """How a tokenizer makes text of tokens.
 
     Attributes:
-        surface: a token's name to its kind and its bytes.
-        drop_space: which leading spaces are dropped.
-        repair: what bytes that are not UTF-8 become.
+        surface: A token's name to its kind and its bytes.
+        drop_space: Which leading spaces are dropped.
+        repair: What bytes that are not UTF-8 become.
     """
 
     surface: Callable[[str], tuple[Kind, bytes]]
@@ -32,15 +32,15 @@ class Decoding:
     repair: Repair
 
 
-def decoding(decoder: Mapping[str, Any] | None, place: str) -> Decoding:
+def decoding(decoder: JsonObject | None, where: str) -> Decoding:
     """The rules of a decoder.
 
     Args:
-        decoder: as tokenizer.json has it.
-        place: the file, for messages.
+        decoder: As tokenizer.json has it.
+        where: The file, for messages.
 
     Raises:
-        InputError: for a decoder that is neither byte-level nor SentencePiece's byte fallback.
+        InputError: For a decoder that is neither byte-level nor SentencePiece's byte fallback.
     """
     steps = [] if decoder is None else decoder.get("decoders", [decoder])
     kinds = [step["type"] for step in steps]
@@ -49,17 +49,18 @@ def decoding(decoder: Mapping[str, Any] | None, place: str) -> Decoding:
     strips = steps[-1:] == [_STRIP_SPACE]
     inner = kinds[:-1] if strips else kinds
     replacements = [_replacement(step) for step in steps[: len(inner) - 2]]
-    if inner[-2:] != ["ByteFallback", "Fuse"] or None in replacements:
+    known = [replacement for replacement in replacements if replacement is not None]
+    if inner[-2:] != ["ByteFallback", "Fuse"] or len(known) < len(replacements):
         raise InputError(
-            f"{place}: the decoder {' + '.join(kinds) or 'null'} is not supported; use a tokenizer "
+            f"{where}: the decoder {' + '.join(kinds) or 'null'} is not supported; use a tokenizer "
             "with ByteLevel, or with Replace, ByteFallback, Fuse and at most one leading space to "
             "Strip"
         )
-    surface = functools.partial(_byte_fallback, replacements)
+    surface = functools.partial(_byte_fallback, known)
     return Decoding(surface, DropSpace.TEXT if strips else DropSpace.NEVER, Repair.RUN)
 
 
-def _replacement(step: Mapping[str, Any]) -> tuple[str, str] | None:
+def _replacement(step: JsonObject) -> tuple[str, str] | None:
     """What a step replaces by what; None if it does something else."""
     if step["type"] != "Replace" or "String" not in step["pattern"]:
         return None

@@ -8,15 +8,15 @@ SentencePiece never produces them from text, so that a message cannot forge them
 import collections
 import io
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 
 from rft_jax.tokenizers.base import Message, message_text
 from rft_jax.tokenizers.device_decode import DetokenizeTable, DropSpace, Kind, Repair, make_table
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 END_OF_THINK = "<|end_of_think|>"
 ROLE_MARKERS = {
@@ -34,8 +34,8 @@ _RESERVED = "\u2581\u2585"  # the trainer skips lines with the second
 _ASCII = "".join(map(chr, range(0x20, 0x7F)))
 # Bytes, special tokens, markers, printable ASCII; and some room.
 MIN_VOCAB_SIZE = 256 + 4 + len(CONTROL_SYMBOLS) + len(_ASCII) + 32
-# A character has a token if it is at least this share of the corpus; the others are byte tokens.
-_MIN_CHARACTER_SHARE = 1 / 20_000
+# A character has a token if it is at least this fraction of the corpus; the others are byte tokens.
+_MIN_CHARACTER_FRACTION = 1 / 20_000
 
 
 def train_sentencepiece(
@@ -50,17 +50,17 @@ def train_sentencepiece(
     the other genes of its family.
 
     Args:
-        texts: the corpus, some megabytes at most: it is held in memory.
-        path: the model file, in SentencePiece's format.
+        texts: The corpus, some megabytes at most: it is held in memory.
+        path: The model file, in SentencePiece's format.
         vocab_size: V, an upper bound; a small corpus gives fewer pieces.
-        symbols: texts that become one token each wherever they occur, the longest first; they may
+        symbols: Texts that become one token each wherever they occur, the longest first; they may
             contain spaces.
 
     Returns:
         The path.
 
     Raises:
-        InputError: if the corpus is empty or the vocabulary too small.
+        InputError: If the corpus is empty or the vocabulary too small.
     """
     path = Path(path)
     symbols = [symbol.replace(" ", _SPACE) for symbol in dict.fromkeys(symbols) if symbol]
@@ -103,7 +103,7 @@ def train_sentencepiece(
 def _lines(texts: Sequence[str], vocab_size: int) -> list[str]:
     """The corpus cut at line breaks and at the characters that get no token of their own."""
     counts = collections.Counter(itertools.chain.from_iterable(texts))
-    least = counts.total() * _MIN_CHARACTER_SHARE
+    least = counts.total() * _MIN_CHARACTER_FRACTION
     others = [
         character
         for character, count in counts.most_common()
@@ -123,7 +123,7 @@ class SentencePieceTokenizer:
         """Reads a model file.
 
         Raises:
-            InputError: if there is no such file, or it is not a model with the markers.
+            InputError: If there is no such file, or it is not a model with the markers.
         """
         path = Path(path)
         if not path.is_file():
@@ -168,14 +168,14 @@ class SentencePieceTokenizer:
         return self._model.decode(list(map(int, ids)))
 
     def encode_prompt(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self, messages: Sequence[Message], tools: Sequence[JsonObject] | None = None
     ) -> list[int]:
         """Token ids of a conversation up to the marker after which the assistant's turn begins.
 
         Earlier turns of the assistant go without their thoughts, as in Qwen 3's template.
 
         Raises:
-            InputError: there are tools.
+            InputError: There are tools.
         """
         if tools:
             raise InputError(

@@ -16,7 +16,7 @@ def use_compilation_cache(directory: str | None) -> None:
         directory: The folder, made if needed; empty: none. None: the one that jax has been given
             already, as by JAX_COMPILATION_CACHE_DIR, else `default_directory()`.
     """
-    given = jax.config.jax_compilation_cache_dir
+    given = jax.config.values["jax_compilation_cache_dir"]
     if directory is None:
         directory = given or str(default_directory())
     if directory != (given or ""):

@@ -1,4 +1,7 @@
-"""The one exception for bad input: `rft` prints its sentence and exits with status 2."""
+"""The exceptions whose sentence `rft` prints in place of a traceback.
+
+Bad input ends it with status 2, a run that cannot go on with 1, a signal with 128 plus its number.
+"""
 
 
 class InputError(ValueError):
@@ -13,7 +16,7 @@ class Interrupted(Exception):
     """A run was asked to end by a signal and has saved its state.
 
     Attributes:
-        status: the exit status that says so.
+        status: The exit status of the process, 128 plus the number of the signal.
     """
 
     def __init__(self, message: str, status: int):

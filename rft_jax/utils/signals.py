@@ -4,18 +4,21 @@ with StopSignals() as stop:
     ...
     if stop.signum:
         save()
-        leave(stop.signum)
+        raise_interrupted(stop.signum)
 """
 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
 from rft_jax.utils.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignals:
@@ -24,12 +27,12 @@ class StopSignals:
     A context manager; outside of the main thread it notes nothing.
 
     Attributes:
-        signum: of the first signal; 0 before it.
+        signum: The first signal's number; 0 before it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum = 0
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():

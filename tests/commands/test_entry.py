@@ -9,9 +9,10 @@ import pytest
 
 from rft_jax import training  # noqa: F401  imported before jax.jit is replaced
 from rft_jax.commands import entry  # noqa: F401  imported before jax.jit is replaced
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import to_json
 from rft_jax.config.validate import validate
-from rft_jax.runs.run import check_same
+from rft_jax.runs.workdir import check_same
 from rft_jax.utils.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def test_an_experiment_that_fails_is_named_with_its_line(refuse, tmp_path, monke
 def test_every_variant_of_an_experiment_is_valid(refuse):
     variants = ["jsonl", "rare_disease"], ["qwen3-0.6b", "qwen3-4b-lora", "gemma-3-1b"]
     for job, model in itertools.product(*variants):
-        config = entry.load_config(f"{OPEN_MODELS}:{job}/{model}", {"stages.rft.steps": "7"})
+        config = load_config(f"{OPEN_MODELS}:{job}/{model}", {"stages.rft.steps": "7"})
         validate(config)
         assert config.name == job and config.stages[-1].steps == 7
     sentence = refuse(experiment=f"{OPEN_MODELS}:jsonl/gpt")
@@ -153,7 +154,7 @@ def test_a_bad_setting_is_named(setting, said, refuse):
 def test_a_work_directory_of_another_configuration_is_refused(tmp_path, refuse):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    config = entry.load_config(EXPERIMENT, {"seed": "7"})
+    config = load_config(EXPERIMENT, {"seed": "7"})
     (workdir / "config.json").write_text(json.dumps(to_json(config)))
     sentence = refuse()
     assert "another configuration (seed: 7 -> 0)" in sentence
@@ -161,11 +162,11 @@ def test_a_work_directory_of_another_configuration_is_refused(tmp_path, refuse):
 
 def test_what_changes_no_more_than_rounding_may_differ_when_a_run_goes_on(tmp_path):
     stored = tmp_path / "config.json"
-    config = entry.load_config(EXPERIMENT, {"models.policy.attention": "xla", "mesh.data": "1"})
+    config = load_config(EXPERIMENT, {"models.policy.attention": "xla", "mesh.data": "1"})
     stored.write_text(json.dumps(to_json(config)))
-    check_same(stored, entry.load_config(EXPERIMENT, {"models.policy.remat": "dots"}))
+    check_same(stored, load_config(EXPERIMENT, {"models.policy.remat": "dots"}))
     with pytest.raises(InputError, match="models.policy.num_layers"):
-        check_same(stored, entry.load_config(EXPERIMENT, {"models.policy.num_layers": "1"}))
+        check_same(stored, load_config(EXPERIMENT, {"models.policy.num_layers": "1"}))
 
 
 def test_models_that_are_not_there_are_refused(tmp_path, capsys):
@@ -187,6 +188,6 @@ def test_an_interrupt_before_there_is_anything_to_save_is_no_traceback(monkeypat
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rft_jax.commands.entry._quickstart", interrupt)
+    monkeypatch.setattr("rft_jax.commands.quickstart.apply_overrides", interrupt)
     assert entry.main(["quickstart"]) == 130
     assert capsys.readouterr().err == "rft quickstart: interrupted\n"

@@ -15,21 +15,19 @@ batch_sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**63)
 
 
-def take(size, batch_size, count, seed, cursor=0, shuffle=True):
+def take(size, batch_size, count, seed, cursor=0):
     """The indices and draws of `count` batches on end."""
-    batches = [
-        batch_at(size, batch_size, cursor + k * batch_size, seed, shuffle) for k in range(count)
-    ]
+    batches = [batch_at(size, batch_size, cursor + k * batch_size, seed) for k in range(count)]
     return (
         np.concatenate([b.indices_B for b in batches]),
         np.concatenate([b.draw_B for b in batches]),
     )
 
 
-@given(size=sizes, batch_size=batch_sizes, seed=seeds, shuffle=st.booleans())
-def test_every_epoch_has_every_item_once_across_batch_borders(size, batch_size, seed, shuffle):
+@given(size=sizes, batch_size=batch_sizes, seed=seeds)
+def test_every_epoch_has_every_item_once_across_batch_borders(size, batch_size, seed):
     count = -(-3 * size // batch_size)
-    indices, draws = take(size, batch_size, count, seed, shuffle=shuffle)
+    indices, draws = take(size, batch_size, count, seed)
     for epoch in range(3):
         members = indices[epoch * size : (epoch + 1) * size]
         assert sorted(members) == list(range(size))
@@ -67,12 +65,6 @@ def test_every_order_is_as_likely():
         counts[np.arange(3), batch_at(3, 3, 0, seed).indices_B] += 1
     # Each cell is binomial(3000, 1/3) with a standard deviation of 26.
     assert np.abs(counts - 1000).max() < 5 * 26
-
-
-def test_without_shuffling_the_order_is_the_file_s():
-    batch = batch_at(5, 8, 3, seed=0, shuffle=False)
-    assert batch.indices_B.tolist() == [3, 4, 0, 1, 2, 3, 4, 0]
-    assert batch.draw_B.tolist() == [0, 0, 1, 1, 1, 1, 1, 2]
 
 
 def test_types_are_fixed():

@@ -55,7 +55,7 @@ def test_a_prompt_exactly_at_the_limit_fits_and_one_token_more_is_refused(tokeni
         )
     assert str(caught.value) == (
         f"train.jsonl, line 2: the prompt has {lengths[1]} tokens, the limit is {lengths[1] - 1}; "
-        f"shorten it or set --config.stages.rft.max_prompt_tokens={lengths[2]} (the longest)"
+        f"shorten it or set stages.rft.max_prompt_tokens to {lengths[2]} (the longest)"
     )
 
 

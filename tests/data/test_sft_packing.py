@@ -63,6 +63,6 @@ def test_predicting_positions_are_those_before_each_completion_token(tokenizer, 
 def test_an_item_beyond_the_row_is_refused_with_the_setting(tokenizer, items):
     long = make_item("x", "SCN1A; " * 30)
     with pytest.raises(
-        InputError, match=r"^sft.jsonl, line 6: .*--config.stages.sft.max_row_tokens="
+        InputError, match=r"^sft.jsonl, line 6: .*set stages.sft.max_row_tokens to "
     ):
         pack_supervised([*items, long], tokenizer, 64, "sft.jsonl", "stages.sft.max_row_tokens")

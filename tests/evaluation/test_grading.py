@@ -47,8 +47,8 @@ def files(tmp_path):
 
 def grade(files, samples, *options):
     return main(
-        ["grade", "--grader", str(files / "grader.json"), "--items", str(files / "items.jsonl")]
-        + ["--samples", write(files / "samples.jsonl", samples), *options]
+        ["grade", "--grader", str(files / "grader.json"), "--data", str(files / "items.jsonl")]
+        + ["--answers", write(files / "samples.jsonl", samples), *options]
     )
 
 
@@ -100,7 +100,7 @@ def test_explain_says_where_every_node_runs(files, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["runs_on"] for line in lines] == ["device", "host", "host"]
     assert main(arguments[:-1]) == 2
-    assert "give --items and --samples, or --explain" in capsys.readouterr().err
+    assert "give --data and --answers, or --explain" in capsys.readouterr().err
 
 
 def test_validate_checks_every_row_and_probes(files, capsys):

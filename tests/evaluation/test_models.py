@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from rft_jax.evaluation.models import Evaluation, columns, majority, pass_at, summarize
+from rft_jax.evaluation.evaluator import Evaluation
+from rft_jax.evaluation.metrics import columns, majority, pass_at, summarize
 from rft_jax.graders import build_grader, load_grader, load_pass_threshold
 
 GRADER = {

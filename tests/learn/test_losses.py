@@ -1,6 +1,7 @@
 """Policy losses: the peers' values and gradients, and what masks, extremes and micro-batches do."""
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,8 @@ import numpy as np
 import pytest
 
 from rft_jax.config import PolicyLossConfig
-from rft_jax.learn.losses import (
-    IMPORTANCE_WEIGHTS,
-    KL_ESTIMATORS,
-    POLICY_LOSSES,
-    aggregate,
-    denominator,
-    k1,
-    k2,
-    k3,
-)
+from rft_jax.config.algorithms import ADVANTAGES, IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES
+from rft_jax.learn.losses import aggregate, denominator, k1, k2, k3
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant", "sequence_sum")
 
@@ -49,8 +42,8 @@ def _value_and_gradient(config, new, old, roll, advantage, mask):
     """The loss as the update composes it, without the KL term."""
 
     def loss(new):
-        result = POLICY_LOSSES[config.loss](new, old, advantage, mask, config)
-        weight = IMPORTANCE_WEIGHTS[config.importance](old, roll, mask, config)
+        result = POLICY_LOSSES.find(config.loss)(new, old, advantage, mask, config)
+        weight = IMPORTANCE_WEIGHTS.find(config.importance)(old, roll, mask, config)
         total = denominator(mask, config.aggregation)
         return aggregate(result.loss * weight, mask, config.aggregation, total)
 
@@ -91,32 +84,35 @@ def test_every_row_of_the_reference_is_tested(reference):
 def test_clip_indicators_count_what_the_reference_counts(reference):
     new, old, advantage, mask = (jnp.asarray(reference[k]) for k in ("new", "old", "adv", "mask"))
     config = PolicyLossConfig(dual_clip=3.0)
-    ppo = POLICY_LOSSES["ppo_clip"](new, old, advantage, mask, config)
+    ppo = POLICY_LOSSES.find("ppo_clip")(new, old, advantage, mask, config)
     assert [int(clipped.sum()) for clipped in ppo[1:]] == [25, 22, 6]
-    gspo = POLICY_LOSSES["gspo"](new, old, advantage, mask, config)
-    assert [int(clipped.any(axis=-1).sum()) for clipped in gspo[1:]] == [3, 3, 0]
+    gspo = POLICY_LOSSES.find("gspo")(new, old, advantage, mask, config)
+    assert [int(clipped.any(axis=-1).sum()) for clipped in gspo[1:3]] == [3, 3]
+    assert gspo.clipped_dual is None
 
 
 @pytest.mark.parametrize("loss", ["ppo_clip", "gspo"])
 def test_exactly_the_clipped_tokens_have_no_gradient(reference, loss):
     new, old, advantage, mask = (jnp.asarray(reference[k]) for k in ("new", "old", "adv", "mask"))
     config = PolicyLossConfig(loss=loss, dual_clip=3.0)
-    function = POLICY_LOSSES[loss]
+    function = POLICY_LOSSES.find(loss)
     gradient = jax.grad(
         lambda new: jnp.where(mask, function(new, old, advantage, mask, config).loss, 0).sum()
     )(new)
     result = function(new, old, advantage, mask, config)
-    silenced = result.clipped_high | result.clipped_low | result.clipped_dual | ~mask
+    silenced = ~mask
+    for clipped in filter(lambda clipped: clipped is not None, result[1:]):
+        silenced |= clipped
     np.testing.assert_array_equal(gradient == 0, silenced | (advantage == 0)[:, None])
 
 
-@pytest.mark.parametrize("loss", POLICY_LOSSES)
+@pytest.mark.parametrize("loss", POLICY_LOSSES.shipped)
 def test_on_policy_every_loss_has_the_reinforce_gradient(reference, loss):
     old, advantage, mask = (jnp.asarray(reference[key]) for key in ("old", "adv", "mask"))
     config = PolicyLossConfig(loss=loss, dual_clip=3.0)
 
     def total(new):
-        result = POLICY_LOSSES[loss](new, jax.lax.stop_gradient(new), advantage, mask, config)
+        result = POLICY_LOSSES.find(loss)(new, jax.lax.stop_gradient(new), advantage, mask, config)
         return jnp.where(mask, result.loss, 0).sum()
 
     expected = np.where(mask, -np.asarray(advantage)[:, None], 0)
@@ -134,12 +130,12 @@ def test_what_stands_outside_the_mask_has_no_influence(reference, name, garbage)
     np.testing.assert_array_equal(got[1], expected[1])
 
 
-@pytest.mark.parametrize("estimator", KL_ESTIMATORS)
+@pytest.mark.parametrize("estimator", KL_ESTIMATORS.shipped)
 def test_kl_ignores_what_stands_outside_the_mask(estimator):
     mask = jnp.array([True, False, True])
     new, ref = jnp.array([-1.0, jnp.nan, -2.0]), jnp.array([-1.5, -jnp.inf, -1.0])
     value, gradient = jax.value_and_grad(
-        lambda new: KL_ESTIMATORS[estimator](new, ref, mask).sum()
+        lambda new: KL_ESTIMATORS.find(estimator)(new, ref, mask).sum()
     )(new)
     assert np.isfinite(value) and np.isfinite(gradient).all() and gradient[1] == 0
 
@@ -152,11 +148,11 @@ def test_extreme_ratios_stay_finite(reference, name, gap):
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("estimator", KL_ESTIMATORS)
+@pytest.mark.parametrize("estimator", KL_ESTIMATORS.shipped)
 def test_extreme_kl_stays_finite(estimator):
     new, ref = jnp.array([-1e4, -1.0, -jnp.inf]), jnp.array([-1.0, -1e4, -1.0])
     value, gradient = jax.value_and_grad(
-        lambda new: KL_ESTIMATORS[estimator](new, ref, jnp.ones(3, bool)).sum()
+        lambda new: KL_ESTIMATORS.find(estimator)(new, ref, jnp.ones(3, bool)).sum()
     )(new)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
@@ -252,25 +248,27 @@ def test_importance_weights_are_constants():
     mask = jnp.ones(5, bool)
     old = jnp.log(jnp.array([0.4, 0.5, 1.0, 2.0, 2.1]))
     weights = {
-        name: IMPORTANCE_WEIGHTS[name](old, jnp.zeros(5), mask, config)
-        for name in IMPORTANCE_WEIGHTS
+        name: IMPORTANCE_WEIGHTS.find(name)(old, jnp.zeros(5), mask, config)
+        for name in IMPORTANCE_WEIGHTS.shipped
     }
     np.testing.assert_allclose(weights["none"], 1)
     np.testing.assert_allclose(weights["tis"], [0.4, 0.5, 1.0, 2.0, 2.0], rtol=1e-6)
     np.testing.assert_allclose(weights["icepop"][jnp.array([0, 2, 4])], [0, 1, 0], rtol=1e-6)
-    for weight in IMPORTANCE_WEIGHTS.values():
+    for weight in map(IMPORTANCE_WEIGHTS.find, IMPORTANCE_WEIGHTS.shipped):
         gradient = jax.grad(lambda old, w=weight: w(old, jnp.zeros(5), mask, config).sum())(old)
         np.testing.assert_array_equal(gradient, 0)
 
 
-def test_settings_have_a_function_each():
-    fields = PolicyLossConfig.__annotations__
-    for name, table in {
-        "loss": POLICY_LOSSES,
-        "importance": IMPORTANCE_WEIGHTS,
-        "kl_estimator": KL_ESTIMATORS,
-    }.items():
-        assert set(fields[name].__args__) == set(table)
+@pytest.mark.parametrize(
+    "algorithms", [ADVANTAGES, IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES]
+)
+def test_what_ships_is_registered(algorithms):
+    shipped = {name: algorithms.find(name) for name in algorithms.shipped}
+    ours = {k: f for k, f in algorithms.functions.items() if f.__module__.startswith("rft_jax.")}
+    assert shipped == ours
+
+
+def test_aggregations_have_a_denominator_each():
     mask = jnp.ones((2, 3), bool)
-    for aggregation in fields["aggregation"].__args__:
+    for aggregation in typing.get_args(typing.get_type_hints(PolicyLossConfig)["aggregation"]):
         assert denominator(mask, aggregation) > 0

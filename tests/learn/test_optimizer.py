@@ -57,8 +57,8 @@ def test_muon_takes_each_matrix_of_each_layer_by_itself(dense, name):
 
 def test_muon_takes_each_expert_by_itself():
     config = ModelConfig(
-        num_layers=1, hidden_size=16, num_heads=2, num_kv_heads=2, head_dim=8, intermediate_size=24, experts=3,
-        experts_per_token=2,
+        num_layers=1, hidden_size=16, num_heads=2, num_kv_heads=2, head_dim=8,
+        intermediate_size=24, experts=3, experts_per_token=2,
     )  # fmt: skip
     params, gradient, after = (
         tree["layers"]["down_EFD"][0] for tree in updated(CONFIG, build_model(config, 32))

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rft_jax.config import ModelConfig, PolicyLossConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
+from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, init_state
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import build_model
@@ -90,16 +91,8 @@ def batch(sampled):
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def update(model, state, batch, config, shards=1):
-    return policy_update(
-        model,
-        OPTIMIZER,
-        state,
-        *batch,
-        MASK,
-        temperature=TEMPERATURE,
-        config=config,
-        data_shards=shards,
-    )
+    learner = Learner(model, OPTIMIZER, MASK, TEMPERATURE, config, data_shards=shards)
+    return policy_update(learner, state, *batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -269,7 +262,8 @@ def test_rows_packed_on_two_devices_are_those_of_one(model, state, batch):
     assert distance(one, jax.device_get(two)) <= 1e-5 * distance(state, one)
     text = update.lower(model, *spread, config, 2).compile().as_text()
     assert "all-reduce" in text
-    keys = f"f32[{model.config.num_layers},{B},{model.config.num_kv_heads},{P},{model.config.head_dim}]"
+    c = model.config
+    keys = f"f32[{c.num_layers},{B},{c.num_kv_heads},{P},{c.head_dim}]"
     assert keys not in text  # of all prompts, on one device
 
 

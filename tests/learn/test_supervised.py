@@ -87,7 +87,7 @@ def test_the_loss_is_the_cross_entropy_of_the_items_completions(model, packed):
             scores = logits_TV[t - 1]
             losses.append(np.log(np.exp(scores).sum()) - scores[item[t]])
             correct.append(scores.argmax() == item[t])
-    assert metrics["tokens"] == len(losses) == sum(c for row in ROWS for _, c in row)
+    assert metrics["target_tokens"] == len(losses) == sum(c for row in ROWS for _, c in row)
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
     np.testing.assert_allclose(metrics["mean_token_accuracy"], np.mean(correct), rtol=1e-6)
 

@@ -7,27 +7,21 @@ import types
 import numpy as np
 import pytest
 
-from rft_jax.logging.metrics import (
-    MetricsFile,
-    TensorBoardFile,
-    WandbRun,
-    Writers,
-    import_wandb,
-    read_metrics,
-    scalars,
-    to_numbers,
-)
+from rft_jax.logging.metrics import MetricsFile, WandbRun, Writers, import_wandb, scalars
+from rft_jax.logging.tensorboard import TensorBoardFile
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.numbers import to_numbers
 
 ROW = {
     "stage": "rft",
     "step": 3,
     "train_reward_mean": np.float32(0.25),
     "train_loss": np.float32("nan"),
-    "train_tokens": np.int32(7),
+    "train_completion_tokens": np.int32(7),
     "timing": {"full_iteration": 1.5},
 }
-SCALARS = {"train_reward_mean": 0.25, "train_tokens": 7, "timing/full_iteration": 1.5}
+SCALARS = {"train_reward_mean": 0.25, "train_completion_tokens": 7, "timing/full_iteration": 1.5}
 
 
 class Kept:
@@ -50,7 +44,11 @@ def test_every_writer_gets_the_row_as_numbers(tmp_path):
     with Writers([MetricsFile(tmp_path / "rft" / "metrics.jsonl", 0), kept]) as writers:
         writers.write(ROW)
     (row,) = kept.rows
-    assert row == ROW | {"train_reward_mean": 0.25, "train_loss": None, "train_tokens": 7}
+    assert row == ROW | {
+        "train_reward_mean": 0.25,
+        "train_loss": None,
+        "train_completion_tokens": 7,
+    }
     assert read_metrics(tmp_path / "rft" / "metrics.jsonl") == [row]
     assert kept.closed and json.dumps(row)
 

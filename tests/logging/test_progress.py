@@ -7,8 +7,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from rft_jax.logging.metrics import log
 from rft_jax.logging.progress import Progress
+from rft_jax.utils.console import log
 
 
 def row(step, seconds=2.0, **metrics):

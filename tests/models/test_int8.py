@@ -18,8 +18,8 @@ from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
 V, G, T = 32, 2, 6
 DENSE = ModelConfig(
-    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=24, qk_norm=True,
-    compute_dtype="float32",
+    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8,
+    intermediate_size=24, qk_norm=True, compute_dtype="float32",
 )  # fmt: skip
 EXPERTS = dataclasses.replace(DENSE, experts=4, experts_per_token=2, tie_embeddings=False)
 MASK = LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from rft_jax.config import LoraConfig, MeshConfig, ModelConfig, RolloutConfig
+from rft_jax.config.validate import validate_targets
 from rft_jax.learn.logprobs import completion_logprobs
-from rft_jax.models import base, build_model, check_targets, merge, split
+from rft_jax.models import EXPERTS, base, build_model, merge, split
 from rft_jax.parallel import LEARNER_RULES, ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 from rft_jax.utils.errors import InputError
@@ -18,8 +19,8 @@ from rft_jax.utils.errors import InputError
 V, G, T = 32, 2, 5
 LORA = LoraConfig(rank=3, alpha=12.0, base_dtype="float32")
 CONFIG = ModelConfig(
-    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=24, attention_bias=True,
-    qk_norm=True, compute_dtype="float32", lora=LORA,
+    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8,
+    intermediate_size=24, attention_bias=True, qk_norm=True, compute_dtype="float32", lora=LORA,
 )  # fmt: skip
 MASK = LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0)
 
@@ -151,9 +152,9 @@ def test_experts_get_no_adapters():
     mixture = dataclasses.replace(CONFIG, name="big", experts=4, experts_per_token=2)
     complaint = "models.big.lora.targets: a mixture's experts cannot have adapters; leave gate_proj"
     with pytest.raises(InputError, match=complaint):
-        check_targets(mixture)
+        validate_targets(mixture, EXPERTS)
     attention = LoraConfig(rank=3, targets=("q_proj", "o_proj"))
     attention_only = dataclasses.replace(mixture, lora=attention)
-    check_targets(attention_only)
+    validate_targets(attention_only, EXPERTS)
     params = jax.eval_shape(lambda: build_model(attention_only, V).init(jax.random.key(0)))
     assert split(params)[0]["layers"].keys() == {"q_DKMQ", "out_KMQD"}

@@ -54,7 +54,7 @@ def test_divisors_are_accepted():
             {"fsdp": 1, "tensor": 4},
             "mesh.tensor: 4 devices cannot split num_kv_heads=6 of the model",
         ),
-        ({"fsdp": 8, "tensor": 1}, "mesh.fsdp: 8 devices cannot split width=12 of the model"),
+        ({"fsdp": 8, "tensor": 1}, "mesh.fsdp: 8 devices cannot split hidden_size=12 of the model"),
         (
             {"fsdp": 1, "tensor": 3},
             "mesh.tensor: 3 devices cannot split intermediate_size=8 of the model",

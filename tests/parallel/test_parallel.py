@@ -15,14 +15,14 @@ from rft_jax.config import (
     RLStage,
     SFTStage,
 )
+from rft_jax.config.validate import validate_mesh, validate_split
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import (
     LEARNER_RULES,
     ROLLOUT_RULES,
+    batch_parts,
     batch_sharding,
-    check_batch,
-    check_stage,
     make_mesh,
     replicated,
     shardings,
@@ -77,14 +77,14 @@ def test_meshes_of_impossible_sizes_are_refused(sizes):
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (16, 1, 1), (-1, 16, 1)])
 def test_meshes_that_do_not_fit_the_devices_are_refused(sizes):
     text = " x ".join(map(str, sizes))
-    with pytest.raises(InputError, match=f"{text} does not fit 8 devices; set --config.mesh"):
+    with pytest.raises(InputError, match=f"{text} does not fit 8 devices; set mesh.data"):
         make_mesh(MeshConfig(*sizes), jax.devices()[:8])
 
 
 def test_a_batch_must_be_divided_by_the_batch_axes(mesh):
-    check_batch(mesh, 8, "stages.rft.batch_size")
+    validate_split("stages.rft.batch_size", 8, batch_parts(mesh))
     with pytest.raises(InputError, match=r"stages.rft.batch_size: 6 cannot .* multiple of 4"):
-        check_batch(mesh, 6, "stages.rft.batch_size")
+        validate_split("stages.rft.batch_size", 6, batch_parts(mesh))
 
 
 def test_the_batch_axes_must_divide_micro_batches_too(mesh):
@@ -93,17 +93,17 @@ def test_the_batch_axes_must_divide_micro_batches_too(mesh):
     )
     supervised = SFTStage(name="sft", batch_size=8, gradient_accumulation=2)
     for stage in (reinforce, supervised):
-        check_stage(mesh, stage)
+        validate_mesh(stage, batch_parts(mesh))
     with pytest.raises(
         InputError,
         match=r"policy_loss.gradient_accumulation: 4 parts .* = 4 devices; use a divisor of 2",
     ):
         loss = PolicyLossConfig(gradient_accumulation=4)
-        check_stage(mesh, dataclasses.replace(reinforce, policy_loss=loss))
+        validate_mesh(dataclasses.replace(reinforce, policy_loss=loss), batch_parts(mesh))
     with pytest.raises(
         InputError, match=r"stages.sft.gradient_accumulation: 4 parts of a batch of 8"
     ):
-        check_stage(mesh, dataclasses.replace(supervised, gradient_accumulation=4))
+        validate_mesh(dataclasses.replace(supervised, gradient_accumulation=4), batch_parts(mesh))
 
 
 def test_every_weight_has_a_sharding_by_its_axes(mesh, model):

@@ -17,7 +17,7 @@ from rft_jax.plan.aot import (
     compile_rollout,
     devices,
     is_installed,
-    make_program,
+    plan_step,
 )
 from rft_jax.plan.hlo import Cost
 from rft_jax.plan.search_meshes import meshes
@@ -52,7 +52,7 @@ def test_kernels_are_lowered_for_the_devices_of_a_mesh(
     stage = dataclasses.replace(stage, rollout=sampling)
     attention = "pallas" if platform == "tpu" else "xla"  # cuDNN's asks for the device
     model = dataclasses.replace(small.models[0], attention=attention)
-    program = make_program(model, 256, stage, make_mesh(MeshConfig(*sizes)), platform)
+    program = plan_step(model, 256, stage, make_mesh(MeshConfig(*sizes)), platform)
     arguments = abstract_state(program), *_batch(program)
     traced = jax.jit(functools.partial(_sample, program)).trace(*arguments)
     assert kernel in traced.lower(lowering_platforms=(compiler,)).as_text()
@@ -67,7 +67,7 @@ def test_the_kernel_for_a_token_does_its_arithmetic_in_fewer_launches(small):
 
     def cost(choice):
         model = dataclasses.replace(small.models[0], decode_attention=choice)
-        loops = compile_rollout(make_program(model, 256, small.stages[0], mesh, "gpu")).loops
+        loops = compile_rollout(plan_step(model, 256, small.stages[0], mesh, "gpu")).loops
         total = Cost()
         for loop in loops:
             total.add(loop.cost, loop.trips)

@@ -6,11 +6,11 @@ import os
 import jax
 import pytest
 
-from rft_jax.commands.entry import load_config
 from rft_jax.config import MeshConfig
+from rft_jax.config.load import load_config
 from rft_jax.parallel import make_mesh
 from rft_jax.plan import compile_plan, estimate_plan, parse_topology
-from rft_jax.plan.aot import compile_rollout, compile_update, is_installed, make_program
+from rft_jax.plan.aot import compile_rollout, compile_update, is_installed, plan_step
 from rft_jax.plan.estimate import count, update_cost
 from rft_jax.plan.hlo import Cost
 
@@ -18,7 +18,7 @@ from rft_jax.plan.hlo import Cost
 @pytest.fixture(scope="module")
 def program(small):
     mesh = make_mesh(MeshConfig(1, 4, 2), jax.devices()[:8])
-    return make_program(small.models[0], 256, small.stages[0], mesh, "tpu")
+    return plan_step(small.models[0], 256, small.stages[0], mesh, "tpu")
 
 
 def total(part) -> Cost:

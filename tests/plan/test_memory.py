@@ -8,7 +8,7 @@ import pytest
 from rft_jax.config import MeshConfig
 from rft_jax.learn.optimizer import init_state
 from rft_jax.parallel import make_mesh
-from rft_jax.plan.aot import abstract_state, make_program
+from rft_jax.plan.aot import abstract_state, plan_step
 from rft_jax.plan.chips import parse_topology
 from rft_jax.plan.memory import kept_bytes
 from rft_jax.plan.plan import abstract_program
@@ -20,7 +20,7 @@ MESH = MeshConfig(2, 2, 2)
 @pytest.fixture(scope="module")
 def program(small):
     mesh = make_mesh(MESH, jax.devices()[:8])
-    return make_program(small.models[0], 256, small.stages[0], mesh, "tpu")
+    return plan_step(small.models[0], 256, small.stages[0], mesh, "tpu")
 
 
 def held(tree) -> int:
@@ -30,12 +30,14 @@ def held(tree) -> int:
 
 def test_state_and_rollouts_weights_are_those_of_arrays(program):
     params = program.model.init(jax.random.key(0))
-    state = jax.device_put(init_state(params, program.optimizer, 0), train_shardings(program))
+    state = jax.device_put(
+        init_state(params, program.optimizer, 0), train_shardings(program.mesh, program.learner)
+    )
     kept = kept_bytes(program)
     assert kept.weights == kept.gradient == held(state.params)
     assert kept.optimizer == held(state.opt_state)
     assert kept.reference == 0
-    copy = jax.jit(lambda params: rollout_params(program, params))(state.params)
+    copy = jax.jit(lambda params: rollout_params(program.sampler, params))(state.params)
     assert kept.rollout_weights == held(copy)
 
 

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from rft_jax.commands.entry import load_config, main
+from rft_jax.commands.entry import main
 from rft_jax.config import MeshConfig
+from rft_jax.config.load import load_config
 from rft_jax.plan import estimate_plan, parse_topology, search, with_plan
 from rft_jax.plan.known_models import SHAPES
 from rft_jax.plan.search_meshes import candidates, gradient_accumulation, meshes

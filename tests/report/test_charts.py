@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from rft_jax.report.charts import always_zero, arrange, duration, facts, payload, thin, trend
+from rft_jax.report.charts import always_zero, arrange, facts, payload, thin, trend
 from rft_jax.report.history import Series, read_run
 
 values = arrays(
@@ -76,8 +76,3 @@ def test_the_pages_curves_count_what_is_not_finite(make_run, rows):
     assert curves["valid_reward_mean"]["x"] == [0, 20, 40, 60, 80, 100]
     assert curves["valid_reward_mean"]["low"] == [0.1, 0.18, 0.26, 0.34, 0.42, 0.5]
     assert "trend" in curves["train_loss"] and "trend" not in curves["valid_reward_mean"]
-
-
-def test_durations_are_for_people():
-    seconds = (0.4, 42, 750, 11_100, 200_000)
-    assert [duration(s) for s in seconds] == ["0 s", "42 s", "12 min", "3 h 05 min", "2 d 7 h"]

@@ -28,7 +28,7 @@ def lines():
 
 
 def test_a_comparison_has_the_shape_of_results_json(lines):
-    found = compare(lines, ["sft", "rft"])
+    found = compare(lines[:2], lines[2:], ["sft", "rft"])
     assert found["cases"] == 9 and found["samples"] == 2
     assert found["models"]["rft"] == {
         "parameters": 7,
@@ -37,13 +37,15 @@ def test_a_comparison_has_the_shape_of_results_json(lines):
         "intervals": {"reward_mean": [0.15, 0.35]},
     }
     assert found["paired"] == [lines[-1] | {"a": "rft", "b": "sft"}]
-    assert list(compare(lines)["models"]) == ["sft", "rft"]
+    assert list(compare(lines[:2])["models"]) == ["sft", "rft"]
     assert list(compare(lines[:1])["models"]) == ["sft"]
 
 
 def test_the_table_has_models_side_by_side_with_intervals(lines):
     stream = io.StringIO()
-    show_comparison("valid.jsonl", compare(lines, ["sft", "rft"]), Console(file=stream))
+    show_comparison(
+        "valid.jsonl", compare(lines[:2], lines[2:], ["sft", "rft"]), Console(file=stream)
+    )
     rows = [row.split() for row in stream.getvalue().splitlines()]
     assert ["metric", "sft", "rft"] in rows
     assert ["reward_mean", "0", "[-0.1,", "0.1]", "0.25", "[0.15,", "0.35]"] in rows
@@ -52,7 +54,7 @@ def test_the_table_has_models_side_by_side_with_intervals(lines):
 
 def test_models_are_told_apart_by_one_metric_on_a_terminal(lines):
     other = lines[-1] | {"metric": "mean_list_length"}
-    evaluation = compare([*lines[:2], other, *lines[2:]], ["sft", "rft"])
+    evaluation = compare(lines[:2], [other, *lines[2:]], ["sft", "rft"])
     assert main_metric(evaluation) == "reward_mean"
     stream = io.StringIO()
     show_comparison("valid.jsonl", evaluation, Console(file=stream))
@@ -62,7 +64,7 @@ def test_models_are_told_apart_by_one_metric_on_a_terminal(lines):
 
 def test_the_page_holds_the_comparison_alone(lines, tmp_path):
     path = tmp_path / "evaluation.html"
-    write_comparison(path, "Evaluation", {"valid": compare(lines)})
+    write_comparison(path, "Evaluation", {"valid": compare(lines[:2], lines[2:])})
     (data,) = re.findall('id="data">(.*?)</script>', path.read_text())
     data = json.loads(data)
     assert data["stages"] == [] and data["config"] is None

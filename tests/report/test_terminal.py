@@ -2,12 +2,11 @@
 
 import io
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from rft_jax.commands import entry
-from rft_jax.report.terminal import number, show_run, sparkline, visible
+from rft_jax.report.terminal import show_run, visible
 
 
 def show(workdir, samples=3):
@@ -64,18 +63,6 @@ def test_a_run_without_steps_says_so(make_run):
     assert "No step is done yet." in show(workdir)
 
 
-def test_sparklines_span_the_values():
-    assert sparkline(np.arange(8.0)) == "▁▂▃▄▅▆▇█"
-    assert len(sparkline(np.arange(1000.0))) == 16
-    assert sparkline(np.asarray([])) == "" and len(set(sparkline(np.ones(5)))) == 1
-    assert sparkline(np.asarray([0, np.nan, 1])) == "▁█"
-
-
-def test_numbers_are_short():
-    values = (None, 0.0, 0.123456, 1234.5, 98_765.0, 2.4e9)
-    assert [number(value) for value in values] == ["–", "0", "0.1235", "1234", "98.8 k", "2.4 G"]
-
-
 def test_the_command_shows_a_run_and_writes_its_report(make_run, rows, capsys):
     workdir = make_run(rows)
     assert entry.main(["show", "--workdir", str(workdir)]) == 0
@@ -86,8 +73,8 @@ def test_the_command_shows_a_run_and_writes_its_report(make_run, rows, capsys):
     assert capsys.readouterr().err.strip().endswith("report.html")
 
 
-@pytest.mark.parametrize("arguments", [["--workdir", "nowhere"], ["--samples", "-1"]])
+@pytest.mark.parametrize("arguments", [["--workdir", "nowhere"], ["--num-samples", "-1"]])
 def test_the_command_refuses_bad_input(arguments, make_run, capsys):
     assert entry.main(["show", "--workdir", str(make_run()), *arguments]) == 2
     error = capsys.readouterr().err
-    assert "not a work directory" in error or "--samples must be at least 0" in error
+    assert "not a work directory" in error or "samples: must be at least 0" in error

@@ -15,7 +15,7 @@ from rft_jax.config import MeshConfig, ModelConfig, RolloutConfig
 from rft_jax.models import Model, build_model
 from rft_jax.parallel import ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
-from rft_jax.rollout.continuous import lanes, most_tokens
+from rft_jax.rollout.continuous import count_lanes, most_tokens
 
 V, P, B, G, T = 12, 6, 8, 8, 9
 PAD, STOPS, MARKER, UNKNOWN = 0, (1, 2), 3, 4
@@ -166,7 +166,7 @@ def simulated(length_BG, lane_count, slots):
 def test_the_loop_is_long_enough_for_any_lengths(lengths, count, data):
     group = data.draw(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16]))
     length_BG = np.reshape(lengths, (-1, group))
-    C, M = lanes(count, len(length_BG), group)
+    C, M = count_lanes(count, len(length_BG), group)
     assert simulated(length_BG, C, M) <= most_tokens(count, len(length_BG), group, tokens=7)
 
 

@@ -53,11 +53,11 @@ REFUSED = {
     ),
     "heads": (
         lambda _: None, {"mesh.tensor": 4},
-        "mesh.tensor: 4 devices cannot split num_kv_heads=2 of the model 'policy'; choose a divisor",
+        "mesh.tensor: 4 devices cannot split num_kv_heads=2 of the model 'policy'; choose a",
     ),
     "targets": (
         lambda _: None, {"models.policy.lora.targets": "router"},
-        "--config.models.policy.lora.targets: 'router' is not",
+        "models.policy.lora.targets: 'router' is not",
     ),
 }  # fmt: skip
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.commands import entry
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
-from rft_jax.logging.metrics import CompileCounter, read_metrics
+from rft_jax.logging.metrics import CompileCounter
 from rft_jax.training import train
 from rft_jax.utils.compilation_cache import default_directory, use_compilation_cache
+from rft_jax.utils.metrics_file import read_metrics
 
 EXPERIMENT = str(Path(__file__).parents[2] / "experiments" / "jsonl.py")
 SMALL = {
@@ -94,7 +95,7 @@ def test_a_folder_that_cannot_be_made_costs_only_time(enabled, tmp_path):
 
 
 def test_a_second_run_reads_its_programs_and_learns_the_same(enabled, tmp_path):
-    config = apply_overrides(entry.load_config(EXPERIMENT, {}), SMALL)
+    config = apply_overrides(load_config(EXPERIMENT, {}), SMALL)
     config = dataclasses.replace(config, stages=config.stages[:1])
     runs = []
     for name in ("first", "second"):

@@ -19,7 +19,7 @@ from ours import add_sizes, make_stage  # noqa: E402
 from rft_jax.config import MeshConfig  # noqa: E402
 from rft_jax.parallel import make_mesh  # noqa: E402
 from rft_jax.plan import parse_topology  # noqa: E402
-from rft_jax.plan.aot import compile_rollout, compile_update, devices, make_program  # noqa: E402
+from rft_jax.plan.aot import compile_rollout, compile_update, devices, plan_step  # noqa: E402
 from rft_jax.plan.known_models import SHAPES  # noqa: E402
 from rft_jax.plan.roofline import loop_seconds  # noqa: E402
 
@@ -46,7 +46,7 @@ def main() -> None:
                 config, vocab_size = SHAPES[model]
                 config = dataclasses.replace(config, remat=options.remat, **choices)
                 stage = make_stage(options, batch)
-                program = make_program(config, vocab_size, stage, mesh, topology.chip.platform)
+                program = plan_step(config, vocab_size, stage, mesh, topology.chip.platform)
                 line = {"topology": topology.name, "model": model, "batch": batch, "by": name}
                 for part in (compile_rollout(program), compile_update(program)):
                     costs = [(loop.trips, loop.cost) for loop in part.loops]

@@ -29,12 +29,13 @@ from rft_jax.config import (
     RLStage,
     RolloutConfig,
 )
+from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.learn.policy import policy_update
-from rft_jax.logging.metrics import peak_memory_bytes
 from rft_jax.models import Model, build_model, merge
 from rft_jax.plan.known_models import SHAPES
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
+from rft_jax.utils.numbers import peak_memory_bytes
 
 ROUNDS = 5
 REPEATED_S = 0.05
@@ -138,14 +139,11 @@ def _updating(model: Model, stage: RLStage) -> dict[str, float]:
     """Seconds of an update, and its arithmetic."""
     B, G, P, T = _sizes(stage)
     optimizer = make_optimizer(stage.optimizer, 100)
-    mask = _mask()
+    learner = Learner(model, optimizer, _mask(), temperature=1.0, config=stage.policy_loss)
 
     def update(state, prompts, completions, advantage_BG):
         valid_BG = jnp.ones((B, G), bool)
-        return policy_update(
-            model, optimizer, state, prompts, completions, advantage_BG, valid_BG, mask,
-            temperature=1.0, config=stage.policy_loss,
-        )[0]  # fmt: skip
+        return policy_update(learner, state, prompts, completions, advantage_BG, valid_BG)[0]
 
     update = jax.jit(update, donate_argnums=0)
     state = jax.jit(lambda key: init_state(model.init(key), optimizer, 0))(jax.random.key(0))

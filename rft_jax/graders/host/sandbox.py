@@ -23,7 +23,7 @@ from rft_jax.graders.host.seccomp import seccomp_program
 from rft_jax.utils.errors import InputError
 
 SCRATCH = "/tmp"
-NO_SANDBOX = "or pass --no-sandbox if the code may do whatever you may do"
+NO_SANDBOX = "or turn the sandbox off if the code may do whatever you may do"
 # OpenAI's limits; those of memory and time are the script's own.
 _SCRATCH_BYTES = 1 << 30
 _CORES = 2

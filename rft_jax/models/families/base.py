@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, RopeScaling, YarnRope
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
+LayerType: TypeAlias = Literal["full", "sliding"]
+LAYER_TYPES: dict[str, LayerType] = {"full_attention": "full", "sliding_attention": "sliding"}
 
-LayerType = Literal["full", "sliding"]
+T = TypeVar("T")
 
 
 class WeightMap(NamedTuple):
@@ -40,13 +42,14 @@ class Family:
 class Settings:
     """A JSON object whose values are read with their types; null is the same as missing."""
 
-    def __init__(self, values: Mapping[str, Any], place: str):
+    def __init__(self, values: JsonObject, where: str):
+        """Takes an object, and the file that it is from for messages."""
         self.values = values
-        self.place = place
+        self.where = where
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A whole number."""
-        return self._get(key, int, "a whole number", default)
+        return self._get(key, (int,), "a whole number", default)
 
     def number(self, key: str, default: float | None = None) -> float:
         """Any number."""
@@ -58,40 +61,40 @@ class Settings:
 
     def text(self, key: str, default: str | None = None) -> str:
         """Any text."""
-        return self._get(key, str, "a text", default)
+        return self._get(key, (str,), "a text", default)
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
-        return self._get(key, bool, "true or false", default)
+        return self._get(key, (bool,), "true or false", default)
 
     def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
         """What one of a few names stands for."""
-        name = self._get(key, str, "a name", default)
+        name = self._get(key, (str,), "a name", default)
         if name not in choices:
             supported = ", ".join(choices)
-            raise InputError(f"{self.place}: {key} {name!r} is not supported, only {supported}")
+            raise InputError(f"{self.where}: {key} {name!r} is not supported, only {supported}")
         return choices[name]
 
     def section(self, key: str) -> "Settings":
         """A JSON object inside this one; empty if it is missing."""
-        return Settings(self._get(key, dict, "an object", {}), f"{self.place}, {key}")
+        return Settings(self._get(key, (dict,), "an object", {}), f"{self.where}, {key}")
 
-    def refuse(self, key: str, *harmless: Any) -> None:
+    def refuse(self, key: str, *harmless: object) -> None:
         """Complains about a setting that the decoder has no counterpart for, unless it is off.
 
         Raises:
-            InputError: if the setting has a value that is neither missing nor one of `harmless`.
+            InputError: If the setting has a value that is neither missing nor one of `harmless`.
         """
         if self.values.get(key) not in (None, *harmless):
-            raise InputError(f"{self.place}: {key}={self.values[key]!r} is not supported")
+            raise InputError(f"{self.where}: {key}={self.values[key]!r} is not supported")
 
-    def _get(self, key: str, kind: Any, description: str, default: Any) -> Any:
+    def _get(self, key: str, kinds: tuple[type[T], ...], description: str, default: T | None) -> T:
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
-            raise InputError(f"{self.place}: {key} is missing")
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f"{self.place}: {key} must be {description}, got {value!r}")
+            raise InputError(f"{self.where}: {key} is missing")
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise InputError(f"{self.where}: {key} must be {description}, got {value!r}")
         return value
 
 
@@ -122,7 +125,7 @@ def llama_config(settings: Settings, **options: Any) -> ModelConfig:
     return ModelConfig(**fields | options)
 
 
-def rope_fields(settings: Settings, theta: float) -> dict[str, Any]:
+def rope_fields(settings: Settings, theta: float) -> dict[str, float | RopeScaling | None]:
     """`rope_theta` and `rope_scaling` of the same settings in either of transformers' two forms.
 
     Args:
@@ -160,7 +163,7 @@ def rope_scaling(rope: Settings, model: Settings) -> RopeScaling | None:
     longest = model.integer("max_position_embeddings", 0)
     original = rope.integer("original_max_position_embeddings", longest)
     if original < 1:
-        raise InputError(f"{rope.place}: original_max_position_embeddings is missing")
+        raise InputError(f"{rope.where}: original_max_position_embeddings is missing")
     if kind == "llama3":
         return Llama3Rope(
             factor=rope.number("factor"),
@@ -202,12 +205,12 @@ def attention_pattern(
     layers = settings.integer("num_hidden_layers")
     listed = settings.values.get("layer_types")
     if listed is None:
-        types = [default(layer) for layer in range(layers)]
+        types: list[LayerType] = [default(layer) for layer in range(layers)]
     elif isinstance(listed, list) and len(listed) == layers and set(listed) <= set(LAYER_TYPES):
         types = [LAYER_TYPES[name] for name in listed]
     else:
         raise InputError(
-            f"{settings.place}: layer_types must give each of the {layers} layers one of "
+            f"{settings.where}: layer_types must give each of the {layers} layers one of "
             f"{', '.join(LAYER_TYPES)}"
         )
     return next(
@@ -221,19 +224,19 @@ LLAMA_WEIGHTS = {
     "embed_VD": WeightMap("model.embed_tokens.weight", "V D"),
     "final_norm_D": WeightMap("model.norm.weight", "D"),
     "head_VD": WeightMap("lm_head.weight", "V D"),
-    "attention_norm_D": WeightMap("model.num_layers.{L}.input_layernorm.weight", "D"),
-    "q_DKMQ": WeightMap("model.num_layers.{L}.self_attn.q_proj.weight", "KMQ D"),
-    "k_DKQ": WeightMap("model.num_layers.{L}.self_attn.k_proj.weight", "KQ D"),
-    "v_DKQ": WeightMap("model.num_layers.{L}.self_attn.v_proj.weight", "KQ D"),
-    "out_KMQD": WeightMap("model.num_layers.{L}.self_attn.o_proj.weight", "D KMQ"),
-    "q_bias_KMQ": WeightMap("model.num_layers.{L}.self_attn.q_proj.bias", "KMQ"),
-    "k_bias_KQ": WeightMap("model.num_layers.{L}.self_attn.k_proj.bias", "KQ"),
-    "v_bias_KQ": WeightMap("model.num_layers.{L}.self_attn.v_proj.bias", "KQ"),
-    "out_bias_D": WeightMap("model.num_layers.{L}.self_attn.o_proj.bias", "D"),
-    "q_norm_Q": WeightMap("model.num_layers.{L}.self_attn.q_norm.weight", "Q"),
-    "k_norm_Q": WeightMap("model.num_layers.{L}.self_attn.k_norm.weight", "Q"),
-    "mlp_norm_D": WeightMap("model.num_layers.{L}.post_attention_layernorm.weight", "D"),
-    "gate_DF": WeightMap("model.num_layers.{L}.mlp.gate_proj.weight", "F D"),
-    "up_DF": WeightMap("model.num_layers.{L}.mlp.up_proj.weight", "F D"),
-    "down_FD": WeightMap("model.num_layers.{L}.mlp.down_proj.weight", "D F"),
+    "attention_norm_D": WeightMap("model.layers.{L}.input_layernorm.weight", "D"),
+    "q_DKMQ": WeightMap("model.layers.{L}.self_attn.q_proj.weight", "KMQ D"),
+    "k_DKQ": WeightMap("model.layers.{L}.self_attn.k_proj.weight", "KQ D"),
+    "v_DKQ": WeightMap("model.layers.{L}.self_attn.v_proj.weight", "KQ D"),
+    "out_KMQD": WeightMap("model.layers.{L}.self_attn.o_proj.weight", "D KMQ"),
+    "q_bias_KMQ": WeightMap("model.layers.{L}.self_attn.q_proj.bias", "KMQ"),
+    "k_bias_KQ": WeightMap("model.layers.{L}.self_attn.k_proj.bias", "KQ"),
+    "v_bias_KQ": WeightMap("model.layers.{L}.self_attn.v_proj.bias", "KQ"),
+    "out_bias_D": WeightMap("model.layers.{L}.self_attn.o_proj.bias", "D"),
+    "q_norm_Q": WeightMap("model.layers.{L}.self_attn.q_norm.weight", "Q"),
+    "k_norm_Q": WeightMap("model.layers.{L}.self_attn.k_norm.weight", "Q"),
+    "mlp_norm_D": WeightMap("model.layers.{L}.post_attention_layernorm.weight", "D"),
+    "gate_DF": WeightMap("model.layers.{L}.mlp.gate_proj.weight", "F D"),
+    "up_DF": WeightMap("model.layers.{L}.mlp.up_proj.weight", "F D"),
+    "down_FD": WeightMap("model.layers.{L}.mlp.down_proj.weight", "D F"),
 }

@@ -46,9 +46,9 @@ def gemma_config(settings: Settings, **options: Any) -> ModelConfig:
 
 
 GEMMA_WEIGHTS = LLAMA_WEIGHTS | {
-    "post_attention_norm_D": WeightMap("model.num_layers.{L}.post_attention_layernorm.weight", "D"),
-    "mlp_norm_D": WeightMap("model.num_layers.{L}.pre_feedforward_layernorm.weight", "D"),
-    "post_mlp_norm_D": WeightMap("model.num_layers.{L}.post_feedforward_layernorm.weight", "D"),
+    "post_attention_norm_D": WeightMap("model.layers.{L}.post_attention_layernorm.weight", "D"),
+    "mlp_norm_D": WeightMap("model.layers.{L}.pre_feedforward_layernorm.weight", "D"),
+    "post_mlp_norm_D": WeightMap("model.layers.{L}.post_feedforward_layernorm.weight", "D"),
 }
 
 FAMILY = Family("Gemma2ForCausalLM", read_config, GEMMA_WEIGHTS)

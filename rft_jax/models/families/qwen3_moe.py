@@ -32,9 +32,9 @@ FAMILY = Family(
     read_config,
     LLAMA_WEIGHTS
     | {
-        "router_DE": WeightMap("model.num_layers.{L}.mlp.gate.weight", "E D"),
-        "gate_EDF": WeightMap("model.num_layers.{L}.mlp.experts.{E}.gate_proj.weight", "F D"),
-        "up_EDF": WeightMap("model.num_layers.{L}.mlp.experts.{E}.up_proj.weight", "F D"),
-        "down_EFD": WeightMap("model.num_layers.{L}.mlp.experts.{E}.down_proj.weight", "D F"),
+        "router_DE": WeightMap("model.layers.{L}.mlp.gate.weight", "E D"),
+        "gate_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.gate_proj.weight", "F D"),
+        "up_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.up_proj.weight", "F D"),
+        "down_EFD": WeightMap("model.layers.{L}.mlp.experts.{E}.down_proj.weight", "D F"),
     },
 )

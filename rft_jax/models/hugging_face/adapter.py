@@ -5,17 +5,18 @@ https://huggingface.co/docs/peft/developer_guides/checkpoint
 
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from rft_jax.config import LoraConfig, ModelConfig
+from rft_jax.config.schema import LoraTarget
 from rft_jax.models.families import Family, Settings, WeightMap
 from rft_jax.models.hugging_face.hub import PREFIX as HUB
 from rft_jax.models.hugging_face.layout import Layout
 from rft_jax.models.lora import TARGETS, split
 from rft_jax.models.model import Model
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject, PyTree
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -32,7 +33,7 @@ def base_of(settings: Settings) -> str:
     """The model under an adapter, as `locate` takes it.
 
     Args:
-        settings: adapter_config.json.
+        settings: What adapter_config.json says.
     """
     name, revision = settings.text("base_model_name_or_path"), settings.text("revision", "")
     if Path(name).is_dir() or name.count("/") != 1:
@@ -44,12 +45,12 @@ def read_lora(settings: Settings, family: Family, base: ModelConfig) -> LoraConf
     """The adapter's sizes and targets.
 
     Args:
-        settings: adapter_config.json.
-        family: Of the base.
+        settings: What adapter_config.json says.
+        family: The base's.
         base: The base's architecture.
 
     Raises:
-        InputError: for another method than LoRA, or a variant that is not supported.
+        InputError: For another method than LoRA, or a variant that is not supported.
     """
     settings.choice("peft_type", {"LORA": "LORA"}, "LORA")
     for key in ("use_dora", "use_rslora", "use_qalora", "lora_bias", "fan_in_fan_out"):
@@ -67,7 +68,7 @@ def read_lora(settings: Settings, family: Family, base: ModelConfig) -> LoraConf
     )
 
 
-def adapter_settings(lora: LoraConfig, base: str) -> dict[str, Any]:
+def adapter_settings(lora: LoraConfig, base: str) -> JsonObject:
     """The content of adapter_config.json.
 
     Args:
@@ -90,7 +91,7 @@ def adapter_settings(lora: LoraConfig, base: str) -> dict[str, Any]:
     }
 
 
-def adapter_layouts(family: Family, model: Model) -> Any:
+def adapter_layouts(family: Family, model: Model) -> PyTree:
     """The tree of a model's adapters with a `Layout` for each of their factors."""
     adapters, _ = split(jax.eval_shape(lambda: model.init(jax.random.key(0))))
 
@@ -112,30 +113,32 @@ def _module(family: Family, name: str) -> str:
     return family.weights[name].name.removesuffix(".weight")
 
 
-def _targets(settings: Settings, family: Family, base: ModelConfig) -> tuple[str, ...]:
+def _targets(settings: Settings, family: Family, base: ModelConfig) -> tuple[LoraTarget, ...]:
     """The targets that `target_modules` means by PEFT's rules, which must be so in every layer."""
     wanted = settings.values.get("target_modules")
-    texts = wanted if isinstance(wanted, list) else [wanted]
-    place = f"{settings.place}: target_modules={wanted!r}"
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{place} must be a list of names")
+    texts = [wanted] if isinstance(wanted, str) else wanted
+    where = f"{settings.where}: target_modules={wanted!r}"
+    named = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    if not texts or not named:
+        raise InputError(f"{where} must be a list of names")
 
     def means(text: str, module: str) -> bool:
         if isinstance(wanted, str):
             return text == ALL_LINEAR or re.fullmatch(text, module) is not None
         return module == text or module.endswith(f".{text}")
 
-    targets, used = [], set()
+    targets: list[LoraTarget] = []
+    used: set[str] = set()
     for target, name in TARGETS.items():
         modules = [_module(family, name).format(L=layer) for layer in range(base.num_layers)]
         found = [[text for text in texts if means(text, module)] for module in modules]
         used.update(text for some in found for text in some)
         if any(found) and not all(found):
-            raise InputError(f"{place}: only adapters for all layers are supported")
+            raise InputError(f"{where}: only adapters for all layers are supported")
         if any(found):
             targets.append(target)
     if unused := [text for text in texts if text not in used]:
         raise InputError(
-            f"{place}: {', '.join(unused)} cannot have an adapter, only {', '.join(TARGETS)}"
+            f"{where}: {', '.join(unused)} cannot have an adapter, only {', '.join(TARGETS)}"
         )
     return tuple(targets)

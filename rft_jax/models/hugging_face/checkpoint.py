@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -24,6 +23,7 @@ from rft_jax.models.hugging_face.layout import layouts
 from rft_jax.models.hugging_face.tensor_files import Tensor, find_tensors, read_header
 from rft_jax.models.model import build_model
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject, PyTree
 
 CONFIG_FILE = "config.json"
 SHOWN = 3  # names in a complaint
@@ -34,13 +34,13 @@ class Checkpoint:
     """A directory with the weights of a supported architecture, one for each that it needs.
 
     Attributes:
-        directory: Of the weights; of an adapter, its base's.
+        directory: Where the weights are; with an adapter, those of its base.
         family: The architecture.
         config: Its sizes, and those of the adapter.
         vocab_size: Rows of the embedding, often more than the tokenizer has tokens.
-        tensors: The weights', by name.
+        tensors: Where each weight is, by the tensor's name.
         adapter: The directory of the adapter, if there is one.
-        adapter_tensors: The adapter's, by name.
+        adapter_tensors: The same of the adapter's.
     """
 
     directory: Path
@@ -58,7 +58,7 @@ class Checkpoint:
             tokens: Its number of ids.
 
         Raises:
-            InputError: naming both numbers.
+            InputError: Naming both numbers.
         """
         if tokens > self.vocab_size:
             raise InputError(
@@ -82,10 +82,10 @@ def open_checkpoint(directory: Path, name: str = "policy") -> Checkpoint:
     Args:
         directory: With config.json and safetensors files; or with an adapter in PEFT's format,
             whose base is found by the name that it has there.
-        name: Of the resulting `ModelConfig`.
+        name: The resulting `ModelConfig`'s.
 
     Raises:
-        InputError: for an unsupported architecture or setting, for a damaged file, and for
+        InputError: For an unsupported architecture or setting, for a damaged file, and for
             tensors that are missing, unknown or of another shape, by name.
     """
     if is_adapter(directory):
@@ -96,8 +96,8 @@ def open_checkpoint(directory: Path, name: str = "policy") -> Checkpoint:
     tensors = find_tensors(directory)
     tree = layouts(family, build_model(config, vocab_size))
     head = family.weights["head_VD"].name  # a copy if embeddings are tied
-    place = f"{directory}: the tensors do not fit {CONFIG_FILE}"
-    _check_tensors(place, family.architecture, tree, tensors, {head})
+    where = f"{directory}: the tensors do not fit {CONFIG_FILE}"
+    _check_tensors(where, family.architecture, tree, tensors, {head})
     return Checkpoint(directory, family, config, vocab_size, tensors)
 
 
@@ -111,13 +111,13 @@ def _open_adapter(directory: Path, name: str) -> Checkpoint:
     try:
         checkpoint = open_checkpoint(locate(base_of(settings)), name)
     except InputError as error:
-        raise InputError(f"{settings.place}: base_model_name_or_path: {error}") from error
+        raise InputError(f"{settings.where}: base_model_name_or_path: {error}") from error
     lora = read_lora(settings, checkpoint.family, checkpoint.config)
     config = dataclasses.replace(checkpoint.config, lora=lora)
     tensors = dict(read_header(directory / ADAPTER_FILE))
     tree = adapter_layouts(checkpoint.family, build_model(config, checkpoint.vocab_size))
-    place = f"{directory}: the tensors do not fit {ADAPTER_CONFIG}"
-    _check_tensors(place, "the adapter", tree, tensors)
+    where = f"{directory}: the tensors do not fit {ADAPTER_CONFIG}"
+    _check_tensors(where, "the adapter", tree, tensors)
     return dataclasses.replace(
         checkpoint, config=config, adapter=directory, adapter_tensors=tensors
     )
@@ -135,7 +135,7 @@ def read_config(directory: Path) -> tuple[ModelConfig, int]:
         directory: With config.json, and adapter_config.json beside it for an adapter.
 
     Raises:
-        InputError: as `read_family`.
+        InputError: As `read_family`.
     """
     family, settings = read_family(directory)
     config = family.read_config(settings)
@@ -149,7 +149,7 @@ def read_family(directory: Path) -> tuple[Family, Settings]:
     """The family of a checkpoint, and its configuration as it is written.
 
     Raises:
-        InputError: if there is no readable config.json, or its architecture is not supported.
+        InputError: If there is no readable config.json, or its architecture is not supported.
     """
     path = directory / CONFIG_FILE
     if not path.is_file():
@@ -164,7 +164,7 @@ def read_family(directory: Path) -> tuple[Family, Settings]:
     return FAMILIES[named[0]], settings
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -177,7 +177,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_tensors(
     complaint: str,
     owner: str,
-    tree: Any,
+    tree: PyTree,
     tensors: dict[str, Tensor],
     ignored: Set[str] = frozenset(),
 ) -> None:

@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from rft_jax.models.linear import Adapted
 from rft_jax.models.lora import merge_weight, split
 from rft_jax.models.model import Model, Params
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")  # all but the weights
 FILE_BYTES = 2 << 30
@@ -52,11 +52,11 @@ def export(
         source: The checkpoint that the model comes from, or a directory that `copy_description`
             made of it.
         directory: Created, must be empty.
-        dtype: bfloat16 or float32, of the weights.
+        dtype: The weights' type in the files, bfloat16 or float32.
         file_bytes: Tensors go to several files of about this size.
 
     Raises:
-        InputError: if `source` describes another architecture than the model's, or `directory`
+        InputError: If `source` describes another architecture than the model's, or `directory`
             is not empty.
     """
     check_empty(directory)
@@ -91,11 +91,12 @@ def export_adapter(
         source: Describes the base, as for `export`.
         base: The model under the adapter, as `locate` takes it.
         directory: Created, must be empty.
-        dtype: float32 or bfloat16, of the adapter.
+        dtype: The adapter's type in the file, float32 or bfloat16.
 
     Raises:
-        InputError: as `export`.
+        InputError: As `export`.
     """
+    assert model.config.lora is not None, "the model has no adapter"
     check_empty(directory)
     family, _ = read_family(source)
     copy_description(source, directory)
@@ -111,7 +112,7 @@ def check_empty(directory: Path) -> None:
     """Refuses a directory with something in it.
 
     Raises:
-        InputError: naming it.
+        InputError: Naming it.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory}: not empty; choose a new directory for the export")
@@ -136,7 +137,7 @@ def _check_same(model: Model, config: ModelConfig, settings: Settings) -> None:
     free = {name: getattr(model.config, name) for name in NOT_OF_SOURCE}
     described = dataclasses.replace(config, **free), settings.integer("vocab_size")
     if described != (model.config, model.vocab_size):
-        raise InputError(f"{settings.place}: describes another model than the one to export")
+        raise InputError(f"{settings.where}: describes another model than the one to export")
 
 
 def _plan(tree: list[Layout], itemsize: int, file_bytes: int) -> list[int]:
@@ -174,5 +175,5 @@ def _write_tensors(
         _write_json(directory / INDEX_FILE, index)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ def locate(name: str) -> Path:
             goes to the cache of huggingface_hub and is found there the next time.
 
     Raises:
-        InputError: if it cannot be downloaded and is not in the cache, saying why.
+        InputError: If it cannot be downloaded and is not in the cache, saying why.
     """
     if not name.startswith(PREFIX):
         return Path(name)
@@ -38,8 +38,8 @@ def locate(name: str) -> Path:
         path = snapshot_download(
             repository,
             revision=revision or None,
-            allow_patterns=FILES,
-            ignore_patterns=OTHER_FILES,
+            allow_patterns=list(FILES),
+            ignore_patterns=list(OTHER_FILES),
         )
     except HFValidationError as error:
         raise InputError(f"{name}: expected hf:Owner/Name, e.g. hf:Qwen/Qwen3-0.6B") from error

@@ -8,7 +8,6 @@ columns.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from rft_jax.models.families import Family, WeightMap
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.models.lora import base
 from rft_jax.models.model import Model
+from rft_jax.utils.types import PyTree
 
 CHUNK_BYTES = 32 << 20  # of a tensor, in memory at once
 
@@ -40,13 +40,13 @@ class Layout:
         sizes = dict(zip(self.axes, self.shape, strict=True))
         return tuple(math.prod(sizes[x] for x in axis) for axis in self.weight.axes.split())
 
-    def name(self, *place: int) -> str:
-        """The tensor at a place of the stacked axes."""
-        return self.weight.name.format(**dict(zip(self.axes, place, strict=False)))
+    def name(self, *position: int) -> str:
+        """The tensor at a position of the stacked axes."""
+        return self.weight.name.format(**dict(zip(self.axes, position, strict=False)))
 
     def names(self) -> Iterator[str]:
         """All tensors."""
-        return (self.name(*place) for place in np.ndindex(self.shape[: self.stacked]))
+        return (self.name(*position) for position in np.ndindex(self.shape[: self.stacked]))
 
     def read(self, files: TensorFiles, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
         """A part of our array, e.g. one device's shard.
@@ -54,22 +54,22 @@ class Layout:
         Besides the part itself a chunk of one tensor is in memory.
 
         Args:
-            index: With a slice for each axis of our array.
-            dtype: Of the part.
+            index: A slice for each axis of our array.
+            dtype: The part's.
         """
         bounds = [s.indices(size)[:2] for s, size in zip(index, self.shape, strict=True)]
         part = np.empty([stop - start for start, stop in bounds], dtype)
         inner = dict(zip(self.axes, bounds, strict=True))
-        for place in np.ndindex(part.shape[: self.stacked]):
-            name = self.name(*(start + i for (start, _), i in zip(bounds, place, strict=False)))
-            self._read_tensor(files, name, inner, part[place].transpose(self._order))
+        for position in np.ndindex(part.shape[: self.stacked]):
+            name = self.name(*(start + i for (start, _), i in zip(bounds, position, strict=False)))
+            self._read_tensor(files, name, inner, part[position].transpose(self._order))
         return part
 
     def tensors(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Every tensor of our array, by name."""
-        for place in np.ndindex(self.shape[: self.stacked]):
-            tensor = array[place].transpose(self._order).reshape(self.tensor_shape)
-            yield self.name(*place), np.ascontiguousarray(tensor)
+        for position in np.ndindex(self.shape[: self.stacked]):
+            tensor = array[position].transpose(self._order).reshape(self.tensor_shape)
+            yield self.name(*position), np.ascontiguousarray(tensor)
 
     @property
     def _order(self) -> list[int]:
@@ -102,7 +102,7 @@ class Layout:
             target[row : row + rows] = values.reshape(rows, *shape[1:])[tuple(inside)]
 
 
-def layouts(family: Family, model: Model) -> Any:
+def layouts(family: Family, model: Model) -> PyTree:
     """The tree of the model's weights, without adapters, with a `Layout` for each."""
     shapes = base(jax.eval_shape(lambda: model.init(jax.random.key(0))))
 

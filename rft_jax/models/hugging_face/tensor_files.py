@@ -34,13 +34,13 @@ class TensorFiles:
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
         self._path: Path | None = None
-        self._file = None
+        self._file: safe_open | None = None
         self._resident = 0
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A contiguous array with the tensor's own type."""
         path = self.tensors[name].file
-        if path != self._path or self._resident > RESIDENT_BYTES:
+        if self._file is None or path != self._path or self._resident > RESIDENT_BYTES:
             self._path, self._file, self._resident = path, _open(path), 0
         values = self._file.get_slice(name)[index]
         self._resident += values.nbytes
@@ -51,7 +51,7 @@ def find_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's files, by name.
 
     Raises:
-        InputError: if a file is missing or damaged, or holds numbers of an unsupported type.
+        InputError: If a file is missing or damaged, or holds numbers of an unsupported type.
     """
     return {name: tensor for path in _files(directory) for name, tensor in read_header(path)}
 
@@ -71,7 +71,7 @@ def read_header(path: Path) -> Iterable[tuple[str, Tensor]]:
     """The tensors of one file.
 
     Raises:
-        InputError: as `find_tensors`.
+        InputError: As `find_tensors`.
     """
     file = _open(path)
     for name in file.keys():
@@ -85,7 +85,7 @@ def read_header(path: Path) -> Iterable[tuple[str, Tensor]]:
         yield name, Tensor(path, tuple(piece.get_shape()), dtype)
 
 
-def _open(path: Path):
+def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="numpy")
     except FileNotFoundError as error:

@@ -17,7 +17,7 @@ class RareDiseaseData(RareDiseaseOptions, DataConfig):
         """Prepares the files below `directory`, or finds them there.
 
         Raises:
-            InputError: as `prepare`; or a file is named that would be replaced.
+            InputError: As `prepare`; or a file is named that would be replaced.
         """
         for name in ("train", "valid", "supervised", "answers", "symbols"):
             if getattr(self, name):

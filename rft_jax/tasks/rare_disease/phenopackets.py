@@ -14,11 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from rft_jax.utils.errors import InputError
 
-Term = tuple[str, str]  # (id, label), as in ("HP:0000348", "High forehead")
+JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+Term: TypeAlias = tuple[str, str]  # (id, label), as in ("HP:0000348", "High forehead")
 
 _DURATION = re.compile(
     r"P(?=[\dT])(?:([\d.]+)Y)?(?:([\d.]+)M)?(?:([\d.]+)W)?(?:([\d.]+)D)?"
@@ -34,17 +35,17 @@ class Case:
     """One patient.
 
     Attributes:
-        case_id: the packet's id.
-        pmids: publications that report the patient, such as "PMID:15266616".
-        genes: symbols of the genes held responsible, sorted.
-        gene_ids: their HGNC ids, in the order of `genes` ("" where the packet gives none).
-        variants: descriptions of the variants, sorted; used only to recognize a patient who is
+        case_id: The packet's id.
+        pmids: Publications that report the patient, such as "PMID:15266616".
+        genes: Symbols of the genes held responsible, sorted.
+        gene_ids: Their HGNC ids, in the order of `genes` ("" where the packet gives none).
+        variants: Descriptions of the variants, sorted; used only to recognize a patient who is
             reported twice.
         sex: "male", "female" or "" (unknown).
-        age_years: age at the last encounter, or None.
-        age_note: what stands in for an age: "infantile", "fetus of 22 weeks", or "".
-        present: findings that were observed, in the packet's order.
-        absent: findings that were looked for and not found.
+        age_years: Age at the last encounter, or None.
+        age_note: What stands in for an age: "infantile", "fetus of 22 weeks", or "".
+        present: Findings that were observed, in the packet's order.
+        absent: Findings that were looked for and not found.
     """
 
     case_id: str
@@ -77,11 +78,11 @@ def load_cases(path: str | Path) -> list[Case]:
     again is numbered ("case#2").
 
     Args:
-        path: a `.zip`, a folder that holds `.json` files, or a `.json` file.
+        path: A `.zip`, a folder that holds `.json` files, or a `.json` file.
     Returns:
         The cases in the order of their file names; `Case.scorable` tells which can be graded.
     Raises:
-        InputError: the path does not exist, holds no phenopacket, or one of them cannot be used.
+        InputError: The path does not exist, holds no phenopacket, or one of them cannot be used.
     """
     cases = [_parse(member, content) for member, content in read_members(path)]
     return relabel(_with_unique_ids(cases), _commonest_labels(cases))
@@ -172,7 +173,7 @@ def _commonest_labels(cases: Iterable[Case]) -> dict[str, str]:
 class _Node:
     """A value inside a phenopacket that knows its path, so that a complaint can name it."""
 
-    def __init__(self, value: Any, member: str, path: str):
+    def __init__(self, value: JsonValue, member: str, path: str):
         self.value, self.member, self.path = value, member, path
 
     def fail(self, expected: str) -> InputError:

@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from rft_jax.tasks.rare_disease.worked_answers import (
     work_answer,
 )
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 PATHS = ("archive", "exclude_pmids", "eval")  # options that say where, not what
 SYMBOL_FROM = 20  # simulated patients that a finding needs to be a token of its own
@@ -54,21 +55,21 @@ class RareDiseaseOptions:
     """What to prepare.
 
     Attributes:
-        archive: release archive or folder of phenopackets.
-        exclude_pmids: file with a PMID a line: publications of an evaluation to come.
-        eval: archive or folder of the cases to evaluate on; "": cases of `archive` are set aside.
-        genes: candidates to simulate: "archive" (those of the cases) or "all" (every gene that
+        archive: Release archive or folder of phenopackets.
+        exclude_pmids: File with a PMID a line: publications of an evaluation to come.
+        eval: Archive or folder of the cases to evaluate on; "": cases of `archive` are set aside.
+        genes: Candidates to simulate: "archive" (those of the cases) or "all" (every gene that
             HPO annotates: needed if the evaluation has genes of which the archive has no case).
-        patients_per_gene: simulated patients of each gene.
-        patients_per_finding: and with one finding alone, of each finding that points to a gene, so
+        patients_per_gene: Simulated patients of each gene.
+        patients_per_finding: And with one finding alone, of each finding that points to a gene, so
             that a model hears of those too that no patient happens to have.
-        noise: temperature of the noise in the worked answers' ranking, in nats.
-        max_present, max_absent, present_only, instructions: see `prompts.PromptOptions`.
-        train_cases, valid_cases: at most so many real cases.
-        exclude_train_pmids: drop the training publications from the annotations as well. With them
+        noise: Temperature of the noise in the worked answers' ranking, in nats.
+        max_present, max_absent, present_only, instructions: See `prompts.PromptOptions`.
+        train_cases, valid_cases: At most so many real cases.
+        exclude_train_pmids: Drop the training publications from the annotations as well. With them
             the annotations alone rank twice as many training cases right as unseen ones, and
             reinforcement teaches to trust a match that no new patient will have.
-        seed: fixes everything that is drawn.
+        seed: Fixes everything that is drawn.
     """
 
     archive: str = ""
@@ -95,16 +96,16 @@ class RareDiseaseOptions:
         )
 
 
-def prepare(directory: str | Path, **options: Any) -> None:
+def prepare(directory: str | Path, **options: object) -> None:
     """Writes the files into `directory`, or finds them there.
 
     The directory appears when everything is in it; a run that was killed leaves none.
 
     Args:
-        directory: a new or empty folder, or one prepared with the same options.
-        options: fields of `RareDiseaseOptions`.
+        directory: A new or empty folder, or one prepared with the same options.
+        options: Fields of `RareDiseaseOptions`.
     Raises:
-        InputError: an option is unknown or unfit, an input cannot be read, or the directory holds
+        InputError: An option is unknown or unfit, an input cannot be read, or the directory holds
             something else.
     """
     directory = Path(directory)
@@ -135,7 +136,7 @@ class Prepared:
     """The lines of the files by name, and what was counted."""
 
     files: dict[str, list[str]]
-    counts: dict[str, Any]
+    counts: JsonObject
 
 
 def build(
@@ -146,9 +147,9 @@ def build(
     """Makes the rows, from any ontology.
 
     Args:
-        load_annotations: from the ontology and the publications to leave out.
+        load_annotations: From the ontology and the publications to leave out.
     Raises:
-        InputError: an archive cannot be read, or the split leaves nothing.
+        InputError: An archive cannot be read, or the split leaves nothing.
     """
     cases = _load_cases(options.archive, ontology)
     scorable = [case for case in cases if case.scorable]
@@ -334,7 +335,7 @@ def _supervised_row(
     patient: simulate.Patient,
     answer: WorkedAnswer,
     options: prompts.PromptOptions,
-) -> dict[str, Any]:
+) -> JsonObject:
     return {"messages": [*simulate.messages(ontology, patient, options), answer.message()]}
 
 
@@ -353,7 +354,7 @@ def read_pmids(path: str | Path) -> frozenset[str]:
     """Reads a file with a PMID a line ("PMID:123" or "123"; # starts a comment); "" is no file.
 
     Raises:
-        InputError: the file is missing or a line is no PMID.
+        InputError: The file is missing or a line is no PMID.
     """
     if not path:
         return frozenset()
@@ -376,7 +377,7 @@ def read_pmids(path: str | Path) -> frozenset[str]:
     return frozenset(pmids)
 
 
-def _checked_options(options: dict[str, Any]) -> RareDiseaseOptions:
+def _checked_options(options: JsonObject) -> RareDiseaseOptions:
     known = [field.name for field in dataclasses.fields(RareDiseaseOptions)]
     for name in options:
         if name not in known:
@@ -405,7 +406,7 @@ def _checked_options(options: dict[str, Any]) -> RareDiseaseOptions:
     return chosen
 
 
-def _is_prepared(directory: Path, inputs: dict[str, Any]) -> bool:
+def _is_prepared(directory: Path, inputs: JsonObject) -> bool:
     """Whether the same is there already. Anything else that is there is not overwritten."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
@@ -436,7 +437,7 @@ def _archive_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: JsonObject) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
@@ -445,7 +446,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

@@ -15,15 +15,13 @@ import json
 import random
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rft_jax.graders.rank import CREDIT
 from rft_jax.tasks.rare_disease.phenopackets import Case
+from rft_jax.utils.types import JsonObject
 
 MAX_GENES = 20
-
-# Credit by rank of the right gene (protocol of the task). Presence alone earns next to nothing: a
-# constant list of the commonest genes would otherwise collect a third of the reward.
-CREDIT = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.2, 0.15, 0.15, 0.1) + (0.05,) * 10
 
 INSTRUCTIONS = (
     "You are given a patient with a suspected rare monogenic disease: sex, age, findings that are "
@@ -39,10 +37,10 @@ class PromptOptions:
     """What a prompt shows.
 
     Attributes:
-        max_present: at most so many present findings; a fixed choice by case is shown.
-        max_absent: likewise for absent findings.
-        present_only: leave the absent findings out (they carry the curator's suspicion).
-        instructions: open with a developer message that states task and answer format, which a
+        max_present: At most so many present findings; a fixed choice by case is shown.
+        max_absent: Likewise for absent findings.
+        present_only: Leave the absent findings out (they carry the curator's suspicion).
+        instructions: Open with a developer message that states task and answer format, which a
             general language model needs and a model trained on this format does not.
     """
 
@@ -107,7 +105,7 @@ def _choose(case: Case, kind: str, labels: Set[str], limit: int) -> list[str]:
     return random.Random(seed).sample(sorted(labels), len(labels))[:limit]
 
 
-def item(case: Case, options: PromptOptions, aliases: Sequence[str] = ()) -> dict[str, Any]:
+def item(case: Case, options: PromptOptions, aliases: Sequence[str] = ()) -> JsonObject:
     """The row of a scorable case: messages, and what the grader and the split need beside them."""
     return {
         "messages": case_messages(case, options),
@@ -123,7 +121,7 @@ def answer(explanation: str, genes: Sequence[str]) -> str:
     return json.dumps({"explanation": explanation, "genes": list(genes)}, ensure_ascii=False)
 
 
-def grader() -> dict[str, Any]:
+def grader() -> JsonObject:
     """The rank grader of this task, as the JSON that a run's configuration holds."""
     return {
         "type": "rank",

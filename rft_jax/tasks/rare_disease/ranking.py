@@ -21,7 +21,7 @@ import numpy as np
 from rft_jax.tasks.rare_disease import prompts
 from rft_jax.tasks.rare_disease.hpo import Annotations, Ontology
 
-NOISE_SHARE = 0.1  # findings that have nothing to do with the gene
+NOISE_FRACTION = 0.1  # findings that have nothing to do with the gene
 ABSENT_WEIGHT = 0.5  # a finding called absent may not have been looked for with care
 _MAX_FREQUENCY = 0.98  # no finding is obligate: one missing sign never rules a gene out
 
@@ -31,7 +31,7 @@ class Evidence:
     """What each finding says for or against each gene, in nats (float32).
 
     Attributes:
-        genes: the candidates, in the order of the columns.
+        genes: The candidates, in the order of the columns.
         present: [terms, genes], for a finding that is present.
         absent: [terms, genes], for a finding that is absent.
         background: [terms] how common each finding is over all diseases.
@@ -75,7 +75,7 @@ def build_evidence(
     ratio = frequency / bg
     for i in range(1, terms):  # parents come first; a ratio is inherited as it is
         np.maximum(ratio[i], ratio[ontology.parents[i]].max(axis=0), out=ratio[i])
-    present = np.log((1 - NOISE_SHARE) * ratio + NOISE_SHARE, out=ratio)
+    present = np.log((1 - NOISE_FRACTION) * ratio + NOISE_FRACTION, out=ratio)
     names = tuple(annotations.genes[i] for i in columns)
     return Evidence(names, present, absent.astype(np.float32), background.astype(np.float32))
 
@@ -102,8 +102,8 @@ def scores(
     """Scores every candidate for every patient.
 
     Args:
-        present: for each of N patients the indices of the findings that are present.
-        absent: likewise those that are absent; None leaves them out.
+        present: For each of N patients the indices of the findings that are present.
+        absent: Likewise those that are absent; None leaves them out.
     Returns:
         float32 [N, genes] in nats; higher is likelier.
     """
@@ -124,8 +124,8 @@ def naive_bayes(
     t or one below it, and one more is added that is like all cases together.
 
     Args:
-        cases: for each of N cases the indices of the findings that are present.
-        genes: the N right genes.
+        cases: For each of N cases the indices of the findings that are present.
+        genes: The N right genes.
     """
     names = tuple(sorted(set(genes)))
     column = {gene: i for i, gene in enumerate(names)}
@@ -145,12 +145,12 @@ def answers(genes: Sequence[str], score: np.ndarray) -> list[str]:
     """Rankings as answers in the task's format.
 
     Args:
-        genes: the candidates.
+        genes: The candidates.
         score: float [N, genes]; higher is likelier.
     """
     best = np.argsort(-score, axis=1, kind="stable")[:, : prompts.MAX_GENES]
     return [
-        prompts.answer(f"{genes[row[0]]} fits the findings best.", [genes[g] for g in row])
+        prompts.answer(f"{genes[row[0]]} fits the findings best.", [genes[int(g)] for g in row])
         for row in best
     ]
 
@@ -160,7 +160,7 @@ def ranks(evidence: Evidence, score: np.ndarray, genes: Sequence[str]) -> np.nda
 
     Args:
         score: float [N, genes].
-        genes: the N right genes.
+        genes: The N right genes.
     """
     column = {gene: i for i, gene in enumerate(evidence.genes)}
     found = np.array([column.get(gene, -1) for gene in genes])

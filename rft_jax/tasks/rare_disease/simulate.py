@@ -24,7 +24,7 @@ STEP_UP_ENDS = 0.5
 # present in the median patient (4 and 13 the quartiles), 4 absent (1 and 9), a fifth with none; sex
 # unknown in 5 % and age in 17 %; median age 12 years (5 and 28). More are drawn than remain: small
 # profiles run out, and ancestors of other findings are dropped.
-SHARE_OF_RECIPE_SIZES = 0.3  # patients with the 6 to 8 findings of the recipe; others as below
+FRACTION_OF_RECIPE_SIZES = 0.3  # patients with the 6 to 8 findings of the recipe; others as below
 PRESENT_MEDIAN, PRESENT_SPREAD = 13.0, 0.75
 NO_ABSENT, ABSENT_MEDIAN, ABSENT_SPREAD = 0.2, 6.0, 1.0
 ABSENT_OF_DISEASE = 0.4  # of the absent findings: known for the disease; the rest from elsewhere
@@ -51,10 +51,10 @@ class Simulator:
     """The ontology and the annotations, laid out for drawing.
 
     Attributes:
-        parent_starts, parents: the parents of term t are parents[starts[t]:starts[t + 1]]; the
+        parent_starts, parents: The parents of term t are parents[starts[t]:starts[t + 1]]; the
             root is left out, so that a finding never becomes "Phenotypic abnormality".
-        child_starts, children: likewise.
-        usage: cumulative share of each term among all annotations (float64 [terms]).
+        child_starts, children: Likewise.
+        usage: Cumulative share of each term among all annotations (float64 [terms]).
     """
 
     ontology: Ontology
@@ -102,10 +102,10 @@ def simulate(
     """Draws patients of one gene.
 
     Args:
-        gene: a symbol of `simulator.annotations.genes`.
-        patients: how many.
-        options: caps on the number of findings; without absent findings if `present_only`.
-        seed, purpose: with the gene, fix the patients.
+        gene: A symbol of `simulator.annotations.genes`.
+        patients: How many.
+        options: Caps on the number of findings; without absent findings if `present_only`.
+        seed, purpose: With the gene, fix the patients.
     """
     rng = generator(seed, gene, purpose)
     annotations = simulator.annotations
@@ -120,7 +120,7 @@ def simulate(
     disease = rng.choice(of_gene, patients, p=weights / weights.sum())
     recipe = rng.integers(6, 9, patients)
     varied = rng.lognormal(np.log(PRESENT_MEDIAN), PRESENT_SPREAD, patients).round().astype(int)
-    size = np.where(rng.random(patients) < SHARE_OF_RECIPE_SIZES, recipe, varied)
+    size = np.where(rng.random(patients) < FRACTION_OF_RECIPE_SIZES, recipe, varied)
     size = np.clip(size, 1, options.max_present)
     absent_size = rng.lognormal(np.log(ABSENT_MEDIAN), ABSENT_SPREAD, patients).round().astype(int)
     absent_size = np.where(rng.random(patients) < NO_ABSENT, 0, absent_size)
@@ -187,8 +187,8 @@ def _step(
 ) -> np.ndarray:
     """Moves the chosen terms to one of their neighbors; those without any stay."""
     count = starts[terms + 1] - starts[terms]
-    place = starts[terms] + (rng.random(len(terms)) * count).astype(np.int64)
-    moved = neighbors[np.minimum(place, len(neighbors) - 1)]
+    drawn = starts[terms] + (rng.random(len(terms)) * count).astype(np.int64)
+    moved = neighbors[np.minimum(drawn, len(neighbors) - 1)]
     return np.where(moving & (count > 0), moved, terms)
 
 

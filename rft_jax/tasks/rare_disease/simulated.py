@@ -14,7 +14,6 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rft_jax.config import DataConfig
 from rft_jax.tasks.rare_disease import prompts, ranking, simulate
@@ -29,20 +28,21 @@ from rft_jax.tasks.rare_disease.worked_answers import (
     work_answer,
 )
 from rft_jax.utils.files import write_atomically
+from rft_jax.utils.types import JsonObject
 
 
 @dataclass(frozen=True)
 class SimulatedData(DataConfig):
-    """See the module.
+    """How many patients to simulate, of what kind, and by whom answers are worked out.
 
     Attributes:
-        patients_per_gene: in pre-training.
-        train_genes: genes with cases to fine-tune on; the others are for validation.
-        train_cases, valid_cases, seen_cases: of each gene.
-        examples: how many of the cases of the training genes to tune on, drawn at random; the fewer
+        patients_per_gene: Patients of each gene to pre-train on.
+        train_genes: Genes with cases to fine-tune on; the others are for validation.
+        train_cases, valid_cases, seen_cases: Patients of each gene in the files of that name.
+        examples: How many of the cases of the training genes to tune on, drawn at random; the fewer
             are among the more. None: all.
-        max_present, max_absent: findings of a patient.
-        data_seed: fixes everything that is drawn.
+        max_present, max_absent: At most so many findings in a prompt.
+        data_seed: Fixes everything that is drawn.
     """
 
     patients_per_gene: int = 100
@@ -133,11 +133,11 @@ class SimulatedData(DataConfig):
         rng = simulate.generator(self.data_seed, f"{patient.gene} {number}", "answer")
         return work_answer(ontology, evidence, patient, self.habits, rng)
 
-    def _item(self, ontology: Ontology, case_id: str, patient: Patient) -> dict[str, Any]:
+    def _item(self, ontology: Ontology, case_id: str, patient: Patient) -> JsonObject:
         messages = simulate.messages(ontology, patient, self._options)
         return {"messages": messages, "gene": patient.gene, "aliases": [], "case_id": case_id}
 
-    def _row(self, ontology: Ontology, patient: Patient, answer: WorkedAnswer) -> dict[str, Any]:
+    def _row(self, ontology: Ontology, patient: Patient, answer: WorkedAnswer) -> JsonObject:
         messages = simulate.messages(ontology, patient, self._options)
         return {"messages": [*messages, answer.message()]}
 
@@ -148,5 +148,5 @@ def _best_answers(evidence: Evidence, patients: Sequence[Patient]) -> Iterator[d
     return ({"output_text": text} for text in ranking.answers(evidence.genes, score))
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
+def _lines(rows: Iterable[JsonObject]) -> str:
     return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)

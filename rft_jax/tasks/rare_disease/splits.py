@@ -21,10 +21,10 @@ class Split:
     """Training and validation cases without a gene or a cluster of publications in common.
 
     Attributes:
-        seen: cases of the training genes from clusters of neither; for a second validation.
-        valid_pmids: every publication of the clusters that validation cases, or those of an
+        seen: Cases of the training genes from clusters of neither; for a second validation.
+        valid_pmids: Every publication of the clusters that validation cases, or those of an
             evaluation elsewhere, belong to.
-        cluster_of: by each case's id that of the first case in its cluster of publications.
+        cluster_of: By each case's id that of the first case in its cluster of publications.
     """
 
     train: tuple[Case, ...]
@@ -42,7 +42,7 @@ def publication_clusters(cases: Sequence[Case]) -> list[int]:
     coarser, so the test errs on that side. A case without a publication is its own.
 
     Args:
-        cases: any cases.
+        cases: Any cases.
     Returns:
         A cluster number for each case.
     """
@@ -74,7 +74,7 @@ def capped(
     """Draws cases in random order as long as their publications and gene have room.
 
     Args:
-        cases: scorable cases.
+        cases: Scorable cases.
     Returns:
         The chosen cases in the order drawn.
     """
@@ -110,12 +110,12 @@ def split(
     validation case, or its gene, is lost to training.
 
     Args:
-        cases: all cases; those that are not scorable serve to join publications only.
-        train_cases: at most so many training cases.
-        valid_cases: at most so many validation cases.
-        evaluation: cases from elsewhere, scorable or not, that are evaluated on.
+        cases: All cases; those that are not scorable serve to join publications only.
+        train_cases: At most so many training cases.
+        valid_cases: At most so many validation cases.
+        evaluation: Cases from elsewhere, scorable or not, that are evaluated on.
     Raises:
-        InputError: nothing is left to train on, or to validate on.
+        InputError: Nothing is left to train on, or to validate on.
     """
     everything = (*cases, *evaluation)
     cluster_of = {

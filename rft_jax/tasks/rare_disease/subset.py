@@ -9,12 +9,12 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rft_jax.tasks.rare_disease import hpo
 from rft_jax.tasks.rare_disease.hpo import Annotations, Ontology
+from rft_jax.utils.types import JsonObject
 
 FILE = Path(__file__).with_name("subset.json")
 FINDINGS, GENES = 400, 240
@@ -45,7 +45,7 @@ def load_subset() -> tuple[Ontology, Annotations]:
     )
 
 
-def choose(ontology: Ontology, annotations: Annotations) -> dict[str, Any]:
+def choose(ontology: Ontology, annotations: Annotations) -> JsonObject:
     """The content of the file, from the whole ontology and its annotations."""
     candidates = _candidates(annotations)
     usage = Counter(t for d in candidates.values() for t in annotations.terms[d].tolist())
@@ -108,7 +108,7 @@ def _parents(ontology: Ontology, term: int, kept: set[int]) -> list[int]:
     return sorted(t for t in above if not any(t in ontology.ancestors[other] for other in above))
 
 
-def _a_row_a_line(content: dict[str, Any]) -> str:
+def _a_row_a_line(content: JsonObject) -> str:
     parts = [f'"source": {json.dumps(content["source"])}']
     for kind in ("findings", "genes"):
         rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in content[kind])

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from rft_jax.tasks.rare_disease import phenopackets, prompts, splits
+from rft_jax.utils.types import JsonObject
 
 ARCHIVE_NAME = "all_phenopackets.zip"
 ARCHIVE_URL = (
@@ -53,10 +54,10 @@ class RareDisease(tfds.core.GeneratorBasedBuilder):
         """Makes a builder.
 
         Args:
-            archive: a release archive or folder of phenopackets; "" downloads the release.
-            train_cases, valid_cases, seed: see `splits.split`.
-            prompt: how prompts are written.
-            **kwargs: those of `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
+            archive: A release archive or folder of phenopackets; "" downloads the release.
+            train_cases, valid_cases, seed: As for `splits.split`.
+            prompt: How prompts are written.
+            **kwargs: Those of `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
         """
         self._archive = str(archive)
         self._sizes = train_cases, valid_cases
@@ -81,7 +82,9 @@ class RareDisease(tfds.core.GeneratorBasedBuilder):
             citation=_CITATION,
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, JsonObject]]]:
         cases = phenopackets.load_cases(self._archive or _published_archive(dl_manager))
         split = splits.split(cases, *self._sizes, seed=self._seed)
         return {
@@ -92,7 +95,7 @@ class RareDisease(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(
         self, cases: Sequence[phenopackets.Case]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    ) -> Iterator[tuple[str, JsonObject]]:
         for case in cases:
             yield case.case_id, prompts.item(case, self._prompt)
 

@@ -7,7 +7,7 @@ associations and has seen every habit; which habits lead to the right gene is le
 to teach.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,15 +29,15 @@ class Habits:
     """How the writers of worked answers are distributed.
 
     Attributes:
-        specificity: mean of the preference for citing rare findings: a finding is cited in
+        specificity: Mean of the preference for citing rare findings: a finding is cited in
             proportion to its background frequency ** -specificity. Below 0: common ones.
-        specificity_spread: its standard deviation over writers.
-        thorough: share of the writers who weigh all findings; the others weigh what they cite.
+        specificity_spread: Its standard deviation over writers.
+        thorough: Fraction of the writers who weigh all findings; the others weigh what they cite.
         noise: Gumbel noise on the scores that rank genes, in nats: at 1 a thorough writer draws
             from the posterior without replacement (https://arxiv.org/abs/1903.06059), at 0 the
             list is the best ranking by what is weighed.
-        cited: fewest and most findings cited.
-        listed: fewest and most genes listed.
+        cited: Fewest and most findings cited.
+        listed: Fewest and most genes listed.
     """
 
     specificity: float = 1.0
@@ -75,8 +75,8 @@ def work_answer(
     """Writes a worked answer, by a writer of its own.
 
     Args:
-        evidence: of the candidate genes.
-        rng: consumed.
+        evidence: What findings say for and against the candidate genes.
+        rng: Consumed.
     """
     present = np.array(patient.present)
     specificity = habits.specificity + habits.specificity_spread * rng.standard_normal()
@@ -105,7 +105,7 @@ def work_answer(
 
 
 def _lines(
-    ontology: Ontology, evidence: Evidence, cited: Sequence[int], score: np.ndarray
+    ontology: Ontology, evidence: Evidence, cited: np.ndarray, score: np.ndarray
 ) -> list[str]:
     """For each finding that points to genes, those two that the writer also ranks high."""
     lines = []

@@ -472,7 +472,7 @@ def test_a_worker_that_hangs_costs_one_sample(monkeypatch):
 
 def test_without_the_tools_the_package_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match="apt-get install bubblewrap.*--no-sandbox"):
+    with pytest.raises(InputError, match="apt-get install bubblewrap.*turn the sandbox off"):
         with PythonGrader("g", SOURCE).open(HostOptions()):
             pass
 
@@ -482,7 +482,7 @@ def test_without_namespaces_the_remedy_is_named(monkeypatch, tmp_path):
     (tmp_path / "bwrap").write_text(f"#!/bin/sh\necho {sentence} >&2\nexit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(InputError, match=f"{sentence}.*sysctl.*--no-sandbox"):
+    with pytest.raises(InputError, match=f"{sentence}.*sysctl.*turn the sandbox off"):
         with PythonGrader("g", SOURCE).open(HostOptions()):
             pass
 

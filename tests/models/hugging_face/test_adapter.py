@@ -97,7 +97,7 @@ def test_a_base_that_is_not_there_is_named(adapter):
         (["q_proj", "lm_head"], "lm_head cannot have an adapter, only q_proj, k_proj"),
         (r".*self_attn\.(q|o)_proj", ("q_proj", "o_proj")),
         (r".*\.[01]\..*q_proj", "only adapters for all layers are supported"),
-        (["model.num_layers.1.mlp.up_proj"], "only adapters for all layers are supported"),
+        (["model.layers.1.mlp.up_proj"], "only adapters for all layers are supported"),
         ("q_proj", "q_proj cannot have an adapter"),
         (None, "target_modules=None must be a list of names"),
         ([], "must be a list of names"),

@@ -11,7 +11,7 @@ from rft_jax.utils.errors import InputError
 from .conftest import CONFIGS, SIZES, tensors_of, write
 
 LLAMA = SIZES | CONFIGS["llama"]
-DOWN = "model.num_layers.1.mlp.down_proj.weight"
+DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
 def refused(directory):
@@ -24,7 +24,7 @@ def refused(directory):
 def test_a_checkpoint_is_told_from_a_work_directory(tmp_path):
     assert is_checkpoint(write(tmp_path / "model", LLAMA, {}))
     assert not is_checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"class": "rft_jax.config:Config"}))
+    (tmp_path / "config.json").write_text(json.dumps({"class": "rft_jax.config.schema:Config"}))
     assert not is_checkpoint(tmp_path)
 
 
@@ -66,7 +66,7 @@ def test_files_that_are_not_json_objects_are_named(tmp_path, text):
 def test_missing_unknown_and_mis_shaped_tensors_are_named(tmp_path):
     tensors = tensors_of(LLAMA)
     tensors["model.visual.weight"] = np.zeros(3, np.float32)
-    tensors["model.num_layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(3, np.float32)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(3, np.float32)
     del tensors[DOWN]
     tensors["model.norm.weight"] = np.zeros(17, np.float32)
     write(tmp_path, LLAMA, tensors)
@@ -80,7 +80,7 @@ def test_many_names_are_shortened(tmp_path):
     write(tmp_path, LLAMA, {})
     assert refused(tmp_path).endswith(
         "config.json: lm_head.weight, model.embed_tokens.weight, "
-        "model.num_layers.0.input_layernorm.weight and 27 more missing"
+        "model.layers.0.input_layernorm.weight and 27 more missing"
     )
 
 

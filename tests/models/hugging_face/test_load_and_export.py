@@ -51,8 +51,7 @@ def test_arrays_stack_and_unmerge_the_tensors_on_every_mesh(mesh, tmp_path):
     for layer in range(3):
         block = {name: np.asarray(array[layer]) for name, array in params["layers"].items()}
         theirs = {
-            name.removeprefix(f"model.num_layers.{layer}."): tensor
-            for name, tensor in tensors.items()
+            name.removeprefix(f"model.layers.{layer}."): tensor for name, tensor in tensors.items()
         }
         for head in range(H):
             rows = theirs["self_attn.q_proj.weight"][head * Q : (head + 1) * Q]
@@ -75,7 +74,7 @@ def test_experts_are_stacked(tmp_path):
     _, params, _ = load(write(tmp_path, settings, tensors), "data 2, fsdp 2, tensor 2")
     for layer in range(3):
         for expert in range(4):
-            up_FD = tensors[f"model.num_layers.{layer}.mlp.experts.{expert}.up_proj.weight"]
+            up_FD = tensors[f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight"]
             np.testing.assert_array_equal(params["layers"]["up_EDF"][layer, expert], up_FD.T)
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from rft_jax.commands.entry import load_config
+from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
 from rft_jax.tasks.rare_disease import hpo
 from rft_jax.training import train
 
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "rare_disease.py"
+SIZES = {"num_layers": 1, "hidden_size": 16, "head_dim": 8, "intermediate_size": 16}
 SMALL = {
     "data.patients_per_gene": 20,
     "data.valid_cases": 2,
@@ -18,7 +19,7 @@ SMALL = {
     **{
         f"models.{model}.{setting}": value
         for model in ("small", "larger")
-        for setting, value in {"num_layers": 1, "hidden_size": 16, "head_dim": 8, "intermediate_size": 16}.items()
+        for setting, value in SIZES.items()
     },
     **{
         f"stages.{model}_{stage}.{setting}": value

@@ -1,0 +1,118 @@
+"""The preparation of a run: everything is loaded and checked before anything is compiled.
+
+run = open_run(config, workdir)  # new, or the same configuration again
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from rft_jax.config import (
+    Config,
+    StageConfig,
+)
+from rft_jax.config.overrides import to_json
+from rft_jax.config.validate import validate, validate_adapters, validate_mesh, validate_placement
+from rft_jax.models import check_partition
+from rft_jax.parallel import (
+    LEARNER_RULES,
+    batch_parts,
+    first_host_first,
+    is_first,
+    make_mesh,
+)
+from rft_jax.runs.datasets import StageReader, write_files
+from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
+from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
+from rft_jax.runs.pretrained import (
+    find_sources,
+    snapshot,
+)
+from rft_jax.runs.run import Run
+from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer, train_tokenizer
+from rft_jax.runs.warm_start import check_init
+from rft_jax.runs.workdir import check_same
+from rft_jax.utils.errors import InputError
+from rft_jax.utils.files import write_atomically
+
+Readers = Mapping[type[StageConfig], type[StageReader]]
+
+
+def open_run(config: Config, workdir: Path, readers: Readers) -> Run:
+    """Opens a work directory for training: checks everything, then writes its first files.
+
+    On several hosts the first one does so, and the others read and check what it has written.
+
+    Args:
+        config: The experiment.
+        workdir: New, or of the same configuration.
+        readers: How each stage type reads its data, by the class of its settings.
+
+    Raises:
+        InputError: for whatever in the configuration or the data cannot work, and for a work
+            directory of another configuration; what a run has written is not changed then.
+    """
+    return first_host_first(lambda: _open_run(config, workdir, readers))
+
+
+def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
+    validate(config)
+    mesh = make_mesh(config.mesh)
+    for stage in config.training_stages:
+        validate_mesh(stage, batch_parts(mesh))
+    stored = workdir / "config.json"
+    if stored.exists():
+        check_same(stored, config)
+    elif not is_first():
+        raise InputError(
+            f"{workdir}: is not the folder that the first host writes to; use one that all hosts "
+            "share, such as one on NFS"
+        )
+    if (grader := run_grader(config)) is not None:
+        grader = open_judges(grader, mesh)
+        for stage in config.rl_stages:
+            validate_placement(stage, grader.needs_host)
+    files = write_files(config.data, workdir)
+    inputs = input_sums(config, files, workdir)
+    check_input_sums(workdir, inputs)
+    rows = {
+        stage.name: readers[type(stage)].read(stage, files, workdir, grader)
+        for stage in config.stages
+    }
+    sources = find_sources(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
+    with contextlib.ExitStack() as stack:
+        stack.callback(temporary.unlink, missing_ok=True)
+        tokenizer = stored_tokenizer(config, sources, workdir) or train_tokenizer(
+            config, rows, files.symbols, temporary
+        )
+        if grader is not None:
+            grader.check_tokenizer(tokenizer)
+        run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
+        for stage in config.training_stages:
+            if "/" in stage.init:
+                check_init(run, stage)
+            validate_adapters(stage, run.model_config(stage))
+            check_partition(run.model(stage), mesh, LEARNER_RULES)
+        encoded = {
+            stage.name: readers[type(stage)].encode(stage, rows[stage.name], config, tokenizer)
+            for stage in config.stages
+        }
+        if temporary.exists():
+            os.replace(temporary, tokenizer_path)
+    if not stored.exists():
+        if config.tokenizer.path and not sources:
+            shutil.copyfile(config.tokenizer.path, tokenizer_path)
+        if grader is not None and (
+            isinstance(config.grader, dict) or Path(config.grader).is_file()
+        ):
+            write_atomically(workdir / GRADER_FILE, grader_text(config.grader))
+        write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
+        write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
+    sources = {name: snapshot(source, workdir) for name, source in sources.items()}
+    return dataclasses.replace(run, sources=sources, data=encoded)

@@ -1,0 +1,106 @@
+"""Finished and running runs, and the models in them, found by path.
+
+run = reopen(workdir)
+run, stage, step = open_model(Path("runs/claims/rft/checkpoints/best"))
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rft_jax.config import (
+    Config,
+    MeshConfig,
+    ModelConfig,
+    RLStage,
+    TrainingStageConfig,
+)
+from rft_jax.config.overrides import read_config
+from rft_jax.models.hugging_face import is_checkpoint
+from rft_jax.parallel import (
+    make_mesh,
+)
+from rft_jax.runs.checkpoint import best_step
+from rft_jax.runs.pretrained import (
+    find_sources,
+    snapshotted_sources,
+)
+from rft_jax.runs.run import BASE_STAGE, Run
+from rft_jax.runs.tokenizer import stored_tokenizer
+from rft_jax.utils.errors import InputError
+
+
+def reopen(workdir: Path) -> Run:
+    """Opens a finished or running work directory for its models; without data and grader.
+
+    Raises:
+        InputError: if it is not a work directory.
+    """
+    stored = workdir / "config.json"
+    if not stored.exists():
+        raise InputError(f"{workdir}: not a work directory (it has no config.json)")
+    config = read_config(stored)
+    sources = snapshotted_sources(config, workdir)
+    tokenizer = stored_tokenizer(config, sources, workdir)
+    if tokenizer is None:
+        raise InputError(f"{workdir}: has no tokenizer yet; let the run begin first")
+    try:
+        mesh = make_mesh(config.mesh)
+    except InputError:  # the run had other hardware
+        mesh = make_mesh(MeshConfig())
+    return Run(config, workdir, mesh, None, tokenizer, sources, {})
+
+
+class OpenModel(NamedTuple):
+    """A model of a run; `step` is None for the stage's newest checkpoint."""
+
+    run: Run
+    stage: TrainingStageConfig
+    step: int | None
+
+    @property
+    def rl_stages(self) -> tuple[RLStage, ...]:
+        """The run's reinforcement stages, the stage's own last if it is one."""
+        return Config(stages=(*self.run.config.training_stages, self.stage)).rl_stages
+
+
+def open_model(path: Path) -> OpenModel:
+    """Finds a model.
+
+    Args:
+        path: `WORKDIR` for its last stage, `WORKDIR/STAGE`, or one checkpoint of a stage,
+            `WORKDIR/STAGE/checkpoints/STEP`, where STEP may be `best`, for that of the highest
+            validation reward. Or a Hugging Face checkpoint: a directory or `hf:Owner/Name`.
+
+    Raises:
+        InputError: if there is no such run, stage or best checkpoint.
+    """
+    if str(path).startswith("hf:") or is_checkpoint(path):
+        return OpenModel(_open_checkpoint(str(path)), BASE_STAGE, None)
+    if (path / "config.json").exists():
+        run = reopen(path)
+        return OpenModel(run, run.config.training_stages[-1], None)
+    step = None
+    if path.parent.name == "checkpoints":
+        step, path = _step(path), path.parent.parent
+    if not (path.parent / "config.json").exists():
+        raise InputError(f"{path}: not a work directory, nor a stage or a checkpoint of one")
+    run = reopen(path.parent)
+    return OpenModel(run, run.stage(path.name), step)
+
+
+def _open_checkpoint(source: str) -> Run:
+    """A Hugging Face checkpoint as the run of one model, without a grader."""
+    config = Config(models=(ModelConfig(source=source),), stages=(BASE_STAGE,))
+    sources = find_sources(config, None)
+    tokenizer = sources[BASE_STAGE.model].tokenizer(config.tokenizer.thinking)
+    return Run(config, Path(source), make_mesh(MeshConfig()), None, tokenizer, sources, {})
+
+
+def _step(folder: Path) -> int:
+    step = best_step(folder.parent) if folder.name == "best" else folder.name
+    if step is None or not str(step).isdigit():
+        raise InputError(
+            f"{folder}: no such checkpoint; give checkpoints/STEP, or checkpoints/best for a stage "
+            "with validations"
+        )
+    return int(step)
