@@ -70,6 +70,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "sentencepiece>=0.2.1",
+        "protobuf>=5",  # SentencePiece models are read with it for export
         "safetensors>=0.8",
         "huggingface_hub>=1.0",
         "tokenizers>=0.22",

@@ -2,6 +2,18 @@
 
     rft train --config experiments/jsonl.py --workdir runs/claims
 
+As it stands it needs a CPU only, and less than 200 seconds of CPU time, compilation included. Of
+three seeds `valid_reward_mean` by step of `rft` (2026-11-28; each goes on from the `sft` stage of
+a run with that seed):
+
+    step         0    20    40    60    80   100
+    seed 0    0.25  0.87  0.92  0.91  0.93  0.94
+    seed 1    0.21  0.85  0.87  0.91  0.91  0.93
+    seed 2    0.24  0.83  0.89  0.92  0.93  0.97
+
+No constant answer earns more than 0.36 on the same file. Other processors round differently and
+give other numbers.
+
 With your own files, in OpenAI's format (`messages`, and any other keys as `{{ item.key }}`):
 
     rft train --config experiments/jsonl.py --workdir runs/mine --config.data.train=train.jsonl \
@@ -52,7 +64,7 @@ def get_config() -> Config:
         stages=(
             SFTStage(
                 name="sft",
-                steps=100,
+                steps=250,
                 batch_size=16,
                 max_row_tokens=256,
                 optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10, schedule="cosine"),
@@ -66,7 +78,7 @@ def get_config() -> Config:
                 rollout=RolloutConfig(
                     max_prompt_tokens=64,
                     max_completion_tokens=64,
-                    output_bytes=128,
+                    output_bytes=512,
                     reasoning_effort="low",
                 ),
                 optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=5),

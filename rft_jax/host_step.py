@@ -45,6 +45,7 @@ from rft_jax.step import (
     StepOutput,
     grade_completed,
     learn,
+    output_shardings,
     read_answers,
     rollout_params,
     sample,
@@ -123,7 +124,8 @@ def make_host_step(
         found = _spread(found, batch_sharding(mesh))
         state, output = update(state, batch, list(sampled.parts), found)
         if ahead is None:
-            output.metrics["timing/host_wait_fraction"] = np.float32(idle_fraction)
+            timing = {"timing/host_wait_fraction": np.float32(idle_fraction)}
+            output = output._replace(metrics={**output.metrics, **timing})
         return state, output
 
     return step
@@ -178,7 +180,7 @@ def _compile_update(
     compiled = jax.jit(
         update,
         in_shardings=(None, state_place, batch_place, batch_place, batch_place),
-        out_shardings=(state_place, StepOutput(replicated(mesh), batch_place)),
+        out_shardings=(state_place, output_shardings(mesh)),
         donate_argnums=1,
     )
     return functools.partial(compiled, grading.grader.judge_params)
@@ -272,7 +274,7 @@ def _grade_in_turn(
     return found, waited
 
 
-def _part_of_host(part: _Texts) -> tuple[list[HostSample], np.ndarray]:
+def _part_of_host(part: _Texts) -> tuple[list[HostSample], list[int]]:
     """This host's part of the B * G completions, and the item of each."""
     rows_N = np.repeat(part.prompt_id_B, part.length_BG.shape[1])
     here = np.array_split(np.arange(len(rows_N)), jax.process_count())[jax.process_index()]
@@ -287,7 +289,7 @@ def _part_of_host(part: _Texts) -> tuple[list[HostSample], np.ndarray]:
         )
         for data, length, has_answer, stopped, overflow, tokens in zip(*text, *others, strict=True)
     ]
-    return samples, rows_N[here]
+    return samples, rows_N[here].tolist()
 
 
 def _spread(found: dict[str, Score], place: NamedSharding) -> dict[str, Score]:

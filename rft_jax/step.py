@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
-from jax.sharding import AbstractMesh, Mesh
 
 from rft_jax.config import PolicyLossConfig, RLStage, RolloutConfig
 from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
@@ -36,6 +36,7 @@ from rft_jax.learn.policy import policy_update
 from rft_jax.models import Model, Params, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import (
     ROLLOUT_RULES,
+    AnyMesh,
     Shardings,
     batch_parts,
     batch_sharding,
@@ -80,7 +81,7 @@ class Samples(NamedTuple):
 class StepOutput(NamedTuple):
     """What a step shows of itself."""
 
-    metrics: dict[str, Array]  # scalars
+    metrics: Mapping[str, Array | np.floating]  # scalars
     samples: Samples
 
 
@@ -114,7 +115,7 @@ class Sampler:
     config: RolloutConfig
     stop_ids: tuple[int, ...]
     pad_id: int
-    mesh: Mesh | AbstractMesh
+    mesh: AnyMesh
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,9 @@ class Program:
     max_resample_batches: int = 1
 
 
-def make_sampler(model: Model, tokenizer: Tokenizer, config: RolloutConfig, mesh: Mesh) -> Sampler:
+def make_sampler(
+    model: Model, tokenizer: Tokenizer, config: RolloutConfig, mesh: AnyMesh
+) -> Sampler:
     """What samples from a model with a tokenizer's format."""
     return Sampler(
         model=model,
@@ -198,7 +201,7 @@ def make_program(
     grader: Grader,
     tokenizer: Tokenizer,
     stage: RLStage,
-    mesh: Mesh,
+    mesh: AnyMesh,
 ) -> Program:
     """Collects what the step needs of a tokenizer and a stage."""
     sampler = make_sampler(model, tokenizer, stage.rollout, mesh)
@@ -261,7 +264,8 @@ def make_dynamic_step(program: Program) -> Step:
 
         found = sample_groups(sample_batch, size, program.max_resample_batches, sharding)
         state, output = learn(learner, state, found.groups, found.consumed)
-        metrics = output.metrics | {
+        metrics = {
+            **output.metrics,
             # Of all that was sampled: the groups that were passed over took time as well.
             "completion_tokens": found.sums["completion_tokens"],
             "sampled_prompts": found.rounds * size,
@@ -437,7 +441,7 @@ def compile_step(
     step = jax.jit(
         make(program),
         in_shardings=(None, state, batch),
-        out_shardings=(state, StepOutput(replicated(mesh), batch)),
+        out_shardings=(state, output_shardings(mesh)),
         donate_argnums=1,
     )
     # An argument of the program and not a constant in it, which would be a second copy.
@@ -460,7 +464,12 @@ def compile_sampler(
     return functools.partial(compiled, grading.grader.judge_params)
 
 
-def train_shardings(mesh: Mesh | AbstractMesh, learner: Learner) -> Shardings:
+def output_shardings(mesh: AnyMesh) -> Shardings:
+    """Where a step's output lies: metrics on every device, samples where their prompts are."""
+    return StepOutput._make((replicated(mesh), batch_sharding(mesh)))
+
+
+def train_shardings(mesh: AnyMesh, learner: Learner) -> Shardings:
     """Where the learner's state lies, a tree like `TrainState`."""
     return state_shardings(
         mesh, learner.model, learner.optimizer, reference=learner.needs_reference

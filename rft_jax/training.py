@@ -12,7 +12,7 @@ import jax
 from rft_jax.config import Config
 from rft_jax.evaluation.bootstrap import intervals
 from rft_jax.evaluation.metrics import columns, summarize
-from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState, init_state, weights
+from rft_jax.learn.optimizer import Frozen, TrainState, init_state, weights
 from rft_jax.logging.metrics import import_wandb
 from rft_jax.logging.stage_logger import StageRecord
 from rft_jax.models import Params
@@ -168,7 +168,7 @@ def _is_stale(stage: TrainingStage, rewards: list[float]) -> bool:
 def _start(run: Run, stage: TrainingStage, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest checkpoint, or that of the first step."""
     config, shardings = stage.config, stage.state_shardings()
-    reference, seed = REFERENCE in shardings.frozen, run.seed(config)
+    reference, seed = shardings.frozen.reference is not None, run.seed(config)
 
     def initial() -> Params:
         if (params := load_init(run, config)) is not None:
@@ -187,4 +187,5 @@ def _start(run: Run, stage: TrainingStage, checkpoints: Checkpoints) -> TrainSta
     if reference:  # it is not in the checkpoint: it is what the stage started from
         frozen = jax.jit(lambda params: init(params).frozen, out_shardings=shardings.frozen)
         return state._replace(frozen=frozen(initial()))
-    return state._replace(frozen={BASE: run.load_base(config)} if shardings.frozen else {})
+    base = run.load_base(config) if shardings.frozen.base else None
+    return state._replace(frozen=Frozen(base))

@@ -164,6 +164,12 @@ def test_a_rollout_in_eight_bits_is_corrected(tokenizer, grader, items):
     assert 0 < output.metrics["grad_norm"] < np.inf
 
 
+def test_truncated_sampling_shows_in_the_gap(tokenizer, grader, items):
+    rollout = dataclasses.replace(make(tokenizer, grader).stage.rollout, top_k=20)
+    _, (output,) = run(make(tokenizer, grader, rollout=rollout), items, steps=1)
+    assert output.metrics["sampler_learner_logprob_gap"] > 0.1
+
+
 def test_graded_text_is_the_answer_s_decoding(reference_run, tokenizer):
     samples = reference_run[1][0].samples
     rollout, text, _ = samples.completed
@@ -342,7 +348,7 @@ def test_the_reference_policy_stays_while_the_policy_moves(tokenizer, grader, it
     program = make(tokenizer, grader, policy_loss=loss)
     first = jax.device_get(start(program).params)
     state, outputs = run(program, items, steps=3)
-    kept = jax.tree.map(np.array_equal, state.frozen["reference"], first)
+    kept = jax.tree.map(np.array_equal, state.frozen.reference, first)
     assert all(jax.tree.leaves(kept))
     assert outputs[0].metrics["kl"] == pytest.approx(0, abs=1e-6)
     assert outputs[2].metrics["kl"] > 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
 from rft_jax.logging.metrics import MetricsFile
 from rft_jax.runs.reopen import open_model
+from rft_jax.stages.rl import truncation_warning
 from rft_jax.training import train
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.metrics_file import read_metrics
@@ -48,7 +50,7 @@ def compared(config, tmp_path_factory):
     items = tmp_path_factory.mktemp("items") / "items.jsonl"
     items.write_text(Path(config.data.valid).read_text())
     answer = {"output_text": '{"decision": "deny", "reason": "late"}'}
-    items.with_suffix(".always.jsonl").write_text(f"{json.dumps(answer)}\n" * 50)
+    items.with_suffix(".always.jsonl").write_text(f"{json.dumps(answer)}\n" * 100)
     stage = EvalStage(
         name="both",
         models=("sft", "rft"),
@@ -104,7 +106,7 @@ def test_a_stage_compares_models_once(compared, finished, monkeypatch):
     results = json.loads((finished / "results.json").read_text())
     assert {"seed", "wall_s", "peak_rss_bytes"} <= results.keys()
     both = results["evaluations"]["both"]
-    assert both["cases"] == 50 and both["samples"] == 2
+    assert both["cases"] == 100 and both["samples"] == 2
     assert list(both["models"]) == ["sft", "rft", "always"]
     for row in both["models"].values():
         low, high = row["intervals"]["reward_mean"]
@@ -225,9 +227,9 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     assert entry.main(["eval", "--workdir", str(finished), "--num-samples", "1"]) == 0
     shown = capsys.readouterr()
     summary = json.loads(shown.out)
-    assert summary["items"] == 50 and 0 <= summary["reward_mean"] <= 1
+    assert summary["items"] == 100 and 0 <= summary["reward_mean"] <= 1
     assert summary["intervals"]["reward_mean"][0] <= summary["reward_mean"]
-    assert "valid.jsonl (50 cases)" in shown.err and "reward_mean" in shown.err
+    assert "valid.jsonl (100 cases)" in shown.err and "reward_mean" in shown.err
     assert (finished / "evaluation.html").exists()
 
     monkeypatch.setattr("rft_jax.runs.grader.run_grader", None)  # which a sample does not need
@@ -242,6 +244,78 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     timing = json.loads(capsys.readouterr().out)
     assert timing["step_s"] > 0 and timing["completion"] == 8
     assert {"rollout_s", "grade_s", "update_s", "peak_memory_bytes", "devices"} <= timing.keys()
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exported") / "out"
+    command = ["export", "--workdir", str(finished), "--format", "hf", "--out", str(out)]
+    assert entry.main(command) == 0
+    return out
+
+
+def test_an_export_is_sampled_as_its_run(finished, exported, capsys):
+    files = {path.name: path for path in exported.iterdir()}
+    assert files.keys() == {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "model.safetensors", "rft_jax.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert len({path.stat().st_mode for path in files.values()}) == 1
+    card = files["README.md"].read_text()
+    assert "trained from scratch" in card and "| valid_reward_mean |" in card
+    table = [line for line in card.splitlines() if line.startswith("| valid_")]
+    assert all("_reward_mean" in line or not line.endswith("| 0 | 0 |") for line in table)
+    capsys.readouterr()
+    lines = []
+    for model in (finished, exported):
+        prompt = ["--prompt", "broken ski", "--n", "3", "--seed", "4"]
+        assert entry.main(["sample", "--model", str(model), *prompt]) == 0
+        found = map(json.loads, capsys.readouterr().out.splitlines())
+        # Bytes that are no UTF-8, which this model writes, decode otherwise.
+        lines.append([(line["token_ids"], line["stop_reason"]) for line in found])
+    assert lines[0] == lines[1] and len(lines[0]) == 3
+
+
+@pytest.mark.slow
+def test_an_export_is_evaluated_as_its_run(finished, exported, tmp_path, capsys):
+    models = ["--model", str(finished), "--model", str(exported)]
+    assert entry.main(["eval", *models, "--html", str(tmp_path / "table.html")]) == 0
+    ours, theirs, *paired = map(json.loads, capsys.readouterr().out.splitlines())
+    assert theirs["reward_mean"] == ours["reward_mean"] and paired
+
+
+def test_a_model_that_cannot_be_opened_says_what_to_name(config, finished, tmp_path):
+    with pytest.raises(InputError, match="on Hugging Face, write hf:Qwen/Qwen3-0.6B$"):
+        open_model(Path("Qwen/Qwen3-0.6B"))
+    with pytest.raises(InputError, match="nor a stage or a checkpoint of one; correct the path$"):
+        open_model(tmp_path / "no" / "run")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    shutil.copyfile(finished / "config.json", cut / "config.json")
+    for path in (cut, cut / "sft"):
+        with pytest.raises(InputError, match="tokenizer.model: the file is missing, .*; copy the"):
+            open_model(path)
+    shutil.copyfile(finished / "tokenizer.model", cut / "tokenizer.model")
+    run, stage, step = open_model(cut)
+    with pytest.raises(InputError, match="rft/checkpoints: no checkpoint yet; let `rft train`"):
+        run.load_params(stage, step)
+    shutil.copytree(finished / "sft", cut / "sft")
+    with pytest.raises(InputError, match=f"no checkpoint yet; wait for one, or use {cut}/sft, whi"):
+        run.load_params(stage, step)
+
+
+def test_truncated_sampling_is_warned_of_with_its_remedy(config):
+    *_, stage = config.stages
+    assert not stage.rollout.truncates
+    for change in ({"top_k": 5}, {"top_p": 0.9}):
+        rollout = dataclasses.replace(stage.rollout, **change)
+        truncated = dataclasses.replace(stage, rollout=rollout)
+        assert truncated.rollout.truncates
+        warning = truncation_warning(truncated)
+        assert warning.startswith("warning: stages.rft.rollout: ") and "\n" not in warning
+        assert warning.endswith("set stages.rft.policy_loss.importance=tis to correct for it")
+        loss = dataclasses.replace(stage.policy_loss, importance="tis")
+        assert "tis" not in truncation_warning(dataclasses.replace(truncated, policy_loss=loss))
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from rft_jax.config import HostOptions
+
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
@@ -41,8 +43,17 @@ def add_grader(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sandbox(parser: argparse.ArgumentParser) -> None:
-    """`--no-sandbox`."""
+    """`--no-sandbox` and `--tool`."""
     parser.add_argument(
         "--no-sandbox", dest="sandbox", action="store_false",
         help="run Python graders without isolation, where the kernel offers none",
     )  # fmt: skip
+    parser.add_argument(
+        "--tool", action="append", default=[], metavar="PATH",
+        help="a program or folder that isolated Python graders may use, read-only; repeatable",
+    )  # fmt: skip
+
+
+def host_options(options: argparse.Namespace) -> HostOptions:
+    """What graders on the host may use, by `add_sandbox`."""
+    return HostOptions(sandbox=options.sandbox, tools=tuple(options.tool))

@@ -4,8 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rft_jax.commands.arguments import Subparsers, add_grader, add_sandbox
-from rft_jax.config import HostOptions
+from rft_jax.commands.arguments import Subparsers, add_grader, add_sandbox, host_options
 from rft_jax.utils.errors import InputError
 
 
@@ -30,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     elif options.data is None or options.answers is None:
         raise InputError("give --data and --answers, or --explain")
     else:
-        host = HostOptions(sandbox=options.sandbox)
+        host = host_options(options)
         files = options.data, options.answers
         lines = grade_files(options.grader, *files, options.placement, host)
     for line in lines:

@@ -5,8 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from rft_jax.commands.arguments import Subparsers, add_grader, add_sandbox
-from rft_jax.config import HostOptions
+from rft_jax.commands.arguments import Subparsers, add_grader, add_sandbox, host_options
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -20,6 +19,13 @@ def add_parser(commands: Subparsers) -> None:
         "--range", nargs=2, type=float, default=(0, 1), metavar=("LOW", "HIGH"),
         help="of the rewards; default: 0 1",
     )  # fmt: skip
+    answers = parser.add_mutually_exclusive_group()
+    answers.add_argument(
+        "--right", default="", metavar="FIELD", help="of the items: a right answer, as it is"
+    )
+    answers.add_argument(
+        "--supervised", type=Path, help="JSON lines with right answers to the same prompts"
+    )
     add_sandbox(parser)
     parser.set_defaults(run=run)
 
@@ -28,9 +34,16 @@ def run(options: argparse.Namespace) -> None:
     """Probes, and prints warnings and one JSON object."""
     from rft_jax.evaluation.grading import validate_files
 
-    host = HostOptions(sandbox=options.sandbox)
     low, high = options.range
-    summary, warnings = validate_files(options.grader, options.data, low, high, host)
+    summary, warnings = validate_files(
+        options.grader,
+        options.data,
+        low,
+        high,
+        host_options(options),
+        options.right,
+        options.supervised,
+    )
     for sentence in warnings:
         print(f"rft validate: warning: {sentence}", file=sys.stderr)
     print(json.dumps({**summary, "warnings": warnings}, ensure_ascii=False))

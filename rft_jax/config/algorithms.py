@@ -46,9 +46,9 @@ class Algorithms:
             if not name.isidentifier():
                 raise InputError(f"{self.kind} {name!r}: must be a name of letters, digits and _")
             other = self.functions.get(name)
-            if other is not None and _where(other) != _where(function):
+            if other is not None and shown(other) != shown(function):
                 raise InputError(
-                    f"{self.kind} {name!r}: is registered already, as {':'.join(_where(other))}; "
+                    f"{self.kind} {name!r}: is registered already, as {shown(other)}; "
                     "use another name"
                 )
             self._check_parameters(function, name)
@@ -74,13 +74,20 @@ class Algorithms:
         function = find_reference(value) if isinstance(value, str) else value
         if not callable(function):
             raise InputError(f"{value}: is no function; name a {self.kind}")
-        self._check_parameters(function, value if isinstance(value, str) else reference_to(value))
+        self._check_parameters(function, value)
         return function
 
     def check(self, value: Algorithm) -> None:
-        """As `find`, without the functions that ship, which need not be loaded yet."""
+        """Refuses what cannot be found, now or when a run goes on.
+
+        Names that ship are taken as they are: their functions need not be loaded yet.
+
+        Raises:
+            InputError: As `find` and `stored`.
+        """
         if not (isinstance(value, str) and value in self.shipped):
             self.find(value)
+            self.stored(value)
 
     def stored(self, value: Algorithm) -> str:
         """The text from which the same function is found again, by another process too.
@@ -103,18 +110,20 @@ class Algorithms:
         """
         if found != expected:
             raise InputError(
-                f"{self.stored(value)}: returned an array of shape {found}; a {self.kind} returns "
+                f"{shown(value)}: returned an array of shape {found}; a {self.kind} returns "
                 f"{expected}"
             )
 
-    def _check_parameters(self, function: Callable[..., Any], name: str) -> None:
+    def _check_parameters(self, function: Callable[..., Any], value: Algorithm) -> None:
         try:
             found = tuple(inspect.signature(function).parameters)
         except (TypeError, ValueError):
-            raise InputError(f"{name}: its parameters are unknown; wrap it in a `def`") from None
+            raise InputError(
+                f"{shown(value)}: its parameters are unknown; wrap it in a `def`"
+            ) from None
         if found != self.parameters:
             raise InputError(
-                f"{name}: takes ({', '.join(found)}), but a {self.kind} takes "
+                f"{shown(value)}: takes ({', '.join(found)}), but a {self.kind} takes "
                 f"({', '.join(self.parameters)}); change its parameters"
             )
 
@@ -132,8 +141,11 @@ def function_files(settings: Any) -> dict[str, str]:
     return found
 
 
-def _where(function: Callable[..., Any]) -> tuple[str, str]:
-    return function.__module__, getattr(function, "__qualname__", repr(function))
+def shown(value: Algorithm) -> str:
+    """What a setting holds, for people."""
+    if isinstance(value, str):
+        return value
+    return f"{value.__module__}:{getattr(value, '__qualname__', repr(value))}"
 
 
 POLICY_LOSSES = Algorithms("policy loss", "new old advantage mask config", "ppo_clip gspo cispo")

@@ -69,7 +69,9 @@ def _notes() -> dict[tuple[str, str], str]:
                 alone.add(token.start[0])
     found = {}
     for kind in ast.parse(source).body:
-        for node in kind.body if isinstance(kind, ast.ClassDef) else ():
+        if not isinstance(kind, ast.ClassDef):
+            continue
+        for node in kind.body:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
                 continue
             lines, above = [], node.lineno - 1

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rft_jax.config import Config, DataConfig
-from rft_jax.config.types import MISMATCH, alternatives, convert, describe
+from rft_jax.config.types import (
+    MISMATCH,
+    alternatives,
+    convert,
+    describe,
+    is_settings,
+    is_settings_class,
+)
 from rft_jax.utils.errors import InputError
 
 
@@ -42,7 +49,7 @@ def _replace(node: Any, path: list[str], text: str, setting: str) -> Any:
             _replace(member, rest, text, setting) if member.name == name else member
             for member in node
         )
-    known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    known = [f.name for f in dataclasses.fields(node)] if is_settings(node) else []
     if name not in known:
         remedy = f"; known here: {', '.join(known)}" if known else ""
         raise InputError(f"{setting}: there is no setting {name!r}{remedy}")
@@ -56,7 +63,7 @@ def _replace(node: Any, path: list[str], text: str, setting: str) -> Any:
 
 def _section(value: Any, kind: Any) -> Any:
     """The settings themselves; with their defaults, if they are left out and can be of one kind."""
-    kinds = [option for option in alternatives(kind) if dataclasses.is_dataclass(option)]
+    kinds = [option for option in alternatives(kind) if is_settings_class(option)]
     return kinds[0]() if value is None and len(kinds) == 1 else value
 
 
@@ -74,7 +81,7 @@ def _parse(text: str, kind: Any, setting: str) -> Any:
 
 def to_json(config: Any) -> Any:
     """A JSON value from which `from_json` rebuilds the configuration."""
-    if dataclasses.is_dataclass(config):
+    if is_settings(config):
         kind = type(config)
         values = {f.name: _field_to_json(f, config) for f in dataclasses.fields(config)}
         return {"class": f"{kind.__module__}:{kind.__qualname__}", **values}
@@ -96,7 +103,7 @@ def from_json(value: Any) -> Any:
         module, name = value["class"].split(":")
         kind = getattr(importlib.import_module(module), name)
         ours = module.split(".")[0] == __name__.split(".")[0]
-        if not dataclasses.is_dataclass(kind) or not (ours or issubclass(kind, DataConfig)):
+        if not is_settings_class(kind) or not (ours or issubclass(kind, DataConfig)):
             raise ValueError(f"{value['class']} is no class of settings")
         return kind(**{key: from_json(v) for key, v in value.items() if key != "class"})
     if isinstance(value, list):

@@ -64,6 +64,9 @@ class HostOptions:
     # Without, Python can do whatever the user can do who runs it, and its limits hold for each
     # process but not for their number, cores and disk.
     sandbox: bool = True
+    # Absolute paths of programs and folders, such as /usr/bin/vvp, that isolated Python graders can
+    # read and run.
+    tools: tuple[str, ...] = ()
     requests: int = 16  # HTTP requests under way at once, for each grader
 
 
@@ -231,7 +234,7 @@ class MeshConfig:
 class RolloutConfig:
     """How completions are sampled. The policy is softmax(logits / temperature)."""
 
-    group_size: int = 8  # G: TRL's and Tunix's default
+    group_size: int = 8  # G: TRL's default
     max_prompt_tokens: int = 256  # P, the static length of prompts
     # Static lengths to compile for: P, P / 2, P / 4 and so on, so many. A batch takes the shortest
     # that holds its prompts.
@@ -239,15 +242,16 @@ class RolloutConfig:
     max_completion_tokens: int = 256  # T, thought and answer together
     output_bytes: int = 1024  # L, the static length of the answer's text
     temperature: float = 1.0  # DeepSeek-R1, DAPO: the policy itself; 0 is greedy decoding
+    # Truncated sampling is another policy than the one that learns, which
+    # `policy_loss.importance` must correct.
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     reasoning_effort: str | int = "medium"  # a name below, or a number of thinking tokens
     effort_low: int = 32
     effort_medium: int = 96
     effort_high: int = 192
-    truncated_completions: Literal["score", "mask", "zero"] = (
-        "score"  # what a sample without a stop earns
-    )
+    # What a sample without a stop earns: its score, nothing and no part in the mean, or 0.
+    truncated_completions: Literal["score", "mask", "zero"] = "score"
     # Completions that are decoded at a time, of the whole batch; one that ends makes room for
     # another, so that memory and time follow their mean length instead of the longest. Best a
     # multiple of group_size / 2 on each device. 0: all at once.
@@ -264,6 +268,11 @@ class RolloutConfig:
             return self.reasoning_effort
         budgets = {"low": self.effort_low, "medium": self.effort_medium, "high": self.effort_high}
         return budgets[self.reasoning_effort]
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are drawn from a part of the policy's distribution only."""
+        return self.top_k > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True)
@@ -355,9 +364,8 @@ class RLStage:
     optimizer: OptimizerConfig = OptimizerConfig()
     eval_interval: int = 10  # steps between evaluations on `data.valid`; 0: never
     eval_samples: int = 1  # samples per validation item
-    early_stopping_patience: int = (
-        0  # evaluations without a better validation reward that end it; 0: never
-    )
+    # Evaluations without a better validation reward that end it; 0: never.
+    early_stopping_patience: int = 0
     checkpoint_interval: int = 20
     samples_interval: int = 10  # steps between dumps of the step's samples
     host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts

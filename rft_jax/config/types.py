@@ -13,6 +13,11 @@ class DataclassInstance(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
+def is_settings_class(value: object) -> TypeGuard[type[Any]]:
+    """Whether a value is a class of settings."""
+    return isinstance(value, type) and dataclasses.is_dataclass(value)
+
+
 def is_settings(value: object) -> TypeGuard[DataclassInstance]:
     """Whether a value is a section of settings, no single one."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -15,6 +15,8 @@ from rft_jax.data.items import load_items as load_items
 from rft_jax.data.items import load_lines as load_lines
 from rft_jax.data.items import load_rows as load_rows
 from rft_jax.data.items import load_supervised_items as load_supervised_items
+from rft_jax.data.items import output_text as output_text
+from rft_jax.data.items import suspicions as suspicions
 from rft_jax.data.prompts import PromptRows as PromptRows
 from rft_jax.data.prompts import bucket as bucket
 from rft_jax.data.prompts import encode_prompts as encode_prompts

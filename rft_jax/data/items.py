@@ -12,6 +12,7 @@ from pathlib import Path
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
+_LONG_PROMPT = 1 << 17  # characters; some 30,000 tokens
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -67,17 +68,53 @@ def load_answers(path: str | Path, items: int) -> list[str]:
     rows = _read_rows(Path(path))
     if len(rows) != items:
         raise InputError(f"{path}: has {len(rows)} answers to {items} items; give one for each")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get("output_text"), str):
-            raise InputError(
-                f"{path}, line {number}: output_text: must be a string; add the answer"
-            )
-    return [row["output_text"] for row in rows]
+    return [output_text(row, f"{path}, line {n}") for n, row in enumerate(rows, start=1)]
+
+
+def output_text(row: JsonObject, where: str) -> str:
+    """The answer in a row of answers.
+
+    Raises:
+        InputError: it is missing, null or no string.
+    """
+    text = row.get("output_text")
+    if isinstance(text, str):
+        return text
+    if "output_text" not in row:
+        raise InputError(f"{where}: output_text: is missing; add the answer, as a string")
+    if text is None:
+        raise InputError(f'{where}: output_text: is null; write the answer, or "" for none')
+    raise InputError(
+        f"{where}: output_text: must be a string, not {_kind(text)}; put the answer in quotes"
+    )
+
+
+def suspicions(items: Sequence[JsonObject], source: str) -> list[str]:
+    """Sentences on items that can be used but are hardly meant: prompts that stand there twice, or
+    are very long.
+
+    Args:
+        items: from `load_items`.
+        source: the file.
+    """
+    lines: dict[str, int] = {}
+    repeated, long = [], []
+    for number, item in enumerate(items, start=1):
+        prompt = json.dumps(item["messages"], sort_keys=True)
+        if (first := lines.setdefault(prompt, number)) != number:
+            repeated.append(f"line {number}: the same prompt is in line {first}")
+        if len(prompt) > _LONG_PROMPT:
+            long.append(f"line {number}: the prompt has {len(prompt):,} characters; is it meant?")
+    found = []
+    for sentences in filter(None, (repeated, long)):
+        more = f" (and {len(sentences) - 1} more like it)" if len(sentences) > 1 else ""
+        found.append(f"{source}, {sentences[0]}{more}")
+    return found
 
 
 def load_supervised_items(path: str | Path) -> list[JsonObject]:
     """Reads supervised items: the last message is the assistant's, with the thought, if any, under
-    `reasoning_content`.
+    `reasoning_content` or between `<think>` and `</think>` at the start of `content`.
 
     Returns:
         The rows.
@@ -94,6 +131,11 @@ def load_supervised_items(path: str | Path) -> list[JsonObject]:
             raise InputError(
                 f"{where}: the last message is from {answer['role']!r}; a supervised item ends "
                 "with the assistant's answer"
+            )
+        if answer.get("content") is None:
+            raise InputError(
+                f"{where}.content: is null; an answer that only calls tools cannot be learned, "
+                "remove the row or write it as text"
             )
         if not isinstance(answer.get("reasoning_content"), str | None):
             raise InputError(f"{where}.reasoning_content: must be a string; correct or remove it")
@@ -144,6 +186,8 @@ def load_lines(path: str | Path) -> list[str]:
 def _read_rows(path: Path) -> list[JsonObject]:
     """The JSON objects of a file; blank lines only at its end."""
     lines = _read_lines(path, "JSON lines")
+    if problem := _other_format(lines):
+        raise InputError(f"{path}: {problem}")
     return [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
 
 
@@ -163,11 +207,64 @@ def _read_lines(path: Path, kind: str) -> list[bytes]:
     return content.split(b"\n")
 
 
+def _other_format(lines: list[bytes]) -> str:
+    """What a file is, if it plainly is no JSON lines, and the remedy; else nothing."""
+    first = lines[0].strip()
+    for magic, kind, remedy in _FORMATS:
+        if first.startswith(magic):
+            return f"is {kind}, not JSON lines; {remedy}"
+    if first[:1] not in (b"[", b"{"):
+        try:
+            json.loads(first)
+        except ValueError:
+            columns = first.count(b",") + first.count(b"\t") + first.count(b";")
+            same = {line.count(b",") for line in lines[:3]} == {first.count(b",")}
+            if columns and same and len(lines) > 1 and b'":' not in first:
+                return (
+                    "looks like a table (CSV), not JSON lines; write an object with `messages` and "
+                    "the columns for each row, one a line"
+                )
+        return ""
+    try:
+        json.loads(first)
+        if len(lines) > 1 or first[:1] == b"{":
+            return ""
+    except (ValueError, RecursionError):
+        pass
+    try:
+        whole = json.loads(b"\n".join(lines))
+    except (ValueError, RecursionError):
+        return ""
+    if isinstance(whole, list):
+        return "is one JSON array, not JSON lines; write its members one a line, without commas"
+    return "is one JSON object over several lines, not JSON lines; write each object on one line"
+
+
+def _refuse_repeats(pairs: list[tuple[str, object]]) -> JsonObject:
+    """An object's members; for `json.loads`."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for k, key in enumerate(keys) if key in keys[:k])
+        raise RepeatedKey(repeated)
+    return row
+
+
+class RepeatedKey(Exception):
+    """An object has a key twice."""
+
+
 def _parse(line: bytes, where: str) -> JsonObject:
     if not line.strip():
         raise InputError(f"{where}: is blank; remove it")
     try:
-        row = json.loads(line.decode(), parse_constant=_refuse_constant)
+        row = json.loads(
+            line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats
+        )
+    except RepeatedKey as error:
+        raise InputError(
+            f"{where}: has the key {str(error)!r} twice in one object; remove one"
+        ) from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
@@ -194,6 +291,15 @@ def _parse(line: bytes, where: str) -> JsonObject:
     return row
 
 
+_FORMATS = (
+    (b"\x1f\x8b", "compressed (gzip)", "unpack it with `gunzip`"),
+    (b"PK\x03\x04", "an archive (zip, or an Excel file)", "unpack it or export JSON lines"),
+    (b"(\xb5/\xfd", "compressed (zstd)", "unpack it with `unzstd`"),
+    (b"BZh", "compressed (bzip2)", "unpack it with `bunzip2`"),
+    (b"PAR1", "a Parquet file", "export JSON lines"),
+)
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
@@ -215,7 +321,12 @@ def _check_messages(item: JsonObject, where: str) -> list[JsonObject]:
     messages = item["messages"]
     if not isinstance(messages, list) or not messages:
         got = "an empty array" if messages == [] else _kind(messages)
-        raise InputError(f"{where}: messages: expected an array of messages, got {got}; add one")
+        remedy = "add one"
+        if isinstance(messages, str):
+            remedy = 'write [{"role": "user", "content": "..."}] around the text'
+        elif isinstance(messages, dict):
+            remedy = "put the message in brackets: [{...}]"
+        raise InputError(f"{where}: messages: expected an array of messages, got {got}; {remedy}")
     for index, message in enumerate(messages):
         _check_message(message, f"{where}: messages[{index}]")
     tools = item.get("tools") or []
@@ -237,6 +348,10 @@ def _check_message(message: object, where: str) -> None:
             f"{where}.role: {json.dumps(message['role'])} is unknown; use one of {', '.join(ROLES)}"
         )
     content = message.get("content")
+    if message.get("tool_calls") is not None:
+        _check_calls(message, where)
+        if content is None:
+            return
     if content is None:
         raise InputError(f"{where}.content: is missing; a message needs text")
     if isinstance(content, str):
@@ -248,6 +363,27 @@ def _check_message(message: object, where: str) -> None:
         )
     for index, part in enumerate(content):
         _check_part(part, f"{where}.content[{index}]")
+
+
+def _check_calls(message: JsonObject, where: str) -> None:
+    """The calls of tools in an assistant's message, in OpenAI's form."""
+    calls, where = message["tool_calls"], f"{where}.tool_calls"
+    if message["role"] != "assistant":
+        raise InputError(f"{where}: only the assistant calls tools; remove them or change the role")
+    if not isinstance(calls, list) or not calls:
+        raise InputError(f"{where}: expected an array of calls, got {_kind(calls)}; remove it")
+    for index, call in enumerate(calls):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InputError(
+                f'{where}[{index}]: write {{"type": "function", "function": {{"name": "...", '
+                '"arguments": "{...}"}}'
+            )
+        if not isinstance(function.get("arguments"), str | dict | None):
+            raise InputError(
+                f"{where}[{index}].function.arguments: expected an object or its JSON as a string; "
+                "correct it"
+            )
 
 
 def _check_part(part: object, where: str) -> None:

@@ -6,7 +6,7 @@ whatever holds for a file of items holds for them.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from rft_jax.config import TfdsConfig
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
+from rft_jax.utils.types import JsonObject
 
 PREFIX = "tfds:"
 _SOURCE = re.compile(r"tfds:(?P<name>[\w/.:-]+):(?P<split>[^:]+)")
@@ -55,14 +56,15 @@ def write_items(source: str, mapping: TfdsConfig, path: Path, *, answered: bool)
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
-def _examples(name: str, split: str, mapping: TfdsConfig, source: str) -> Any:
+def _examples(name: str, split: str, mapping: TfdsConfig, source: str) -> Sequence[JsonObject]:
     """The split as a sequence with random access."""
     import tensorflow_datasets as tfds  # which takes a second to load
 
     try:
         builder = tfds.builder(name, data_dir=mapping.data_dir or None)
         builder.download_and_prepare(file_format="array_record")
-        return builder.as_data_source(split)
+        # TFDS annotates its decorator as if it took no argument.
+        return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
     except Exception as error:  # the registry's, the download's or the split's own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -84,7 +86,7 @@ def _templates(mapping: TfdsConfig, answered: bool, source: str) -> dict[str, ji
         raise InputError(f"{source}: data.tfds: {error}; correct the template") from None
 
 
-def _messages(item: Mapping[str, Any], templates: Mapping[str, jinja2.Template]) -> dict[str, Any]:
+def _messages(item: JsonObject, templates: Mapping[str, jinja2.Template]) -> JsonObject:
     """What the templates make of an item: its messages, unless it has them, and `reference`."""
     texts = {role: template.render(item) for role, template in templates.items()}
     reference = {"reference": texts.pop("reference")} if "reference" in texts else {}

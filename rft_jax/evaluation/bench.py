@@ -137,9 +137,9 @@ def _random_batch(program: Program, seed: int) -> Batch:
     sampler, grader = program.sampler, program.grading.grader
     B, P = program.batch_size, sampler.config.max_prompt_tokens
     tokens_BP = np.random.default_rng(seed).integers(0, sampler.model.vocab_size, (B, P), np.int32)
-    prompts = Prompts(tokens_BP, np.full(B, P, np.int32))
+    prompts = Prompts(jnp.asarray(tokens_BP), jnp.full(B, P, jnp.int32))
     fields = grader.encode_items([{}] * B, "bench")
-    batch = Batch(prompts, np.arange(B, dtype=np.int32), np.zeros(B, np.int32), fields)
+    batch = Batch(prompts, jnp.arange(B), jnp.zeros(B, jnp.int32), fields)
     return jax.device_put(batch, batch_sharding(sampler.mesh))
 
 

@@ -68,14 +68,7 @@ def make_evaluator(
         at_once: About how many completions are sampled at once, as many as in a training step.
     """
     sampler = dataclasses.replace(sampler, config=dataclasses.replace(sampler.config, **EXACT))
-    if grading.grader.needs_host:
-        sample = make_host_sampler(sampler, grading, host, Items(items.items, items.source))
-    else:
-        on_device = compile_sampler(sampler, grading)
-
-        def sample(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
-            del count  # grading those that fill the batch up costs nothing
-            return on_device(params, batch, keys_BG)
+    sample = _sampler_of(sampler, grading, host, items)
 
     size = len(items.items)
     parts = batch_parts(sampler.mesh)
@@ -97,26 +90,40 @@ def make_evaluator(
             batch = from_local(batch, sharding, width)
             real = min(width, size - first)
             output = sample(params, batch, keys_of(batch), real)
-            parts.append(
-                jax.tree.map(
-                    lambda leaf, real=real: leaf[:real],
-                    to_host(
-                        Evaluation(
-                            output.grade.reward,
-                            output.grade.valid,
-                            output.grade.scores,
-                            output.grade.details,
-                            output.grade.errors,
-                            output.completed.rollout.length_BG,
-                            output.completed.rollout.thinking_tokens_BG,
-                            ~output.completed.rollout.stopped_BG,
-                            output.completed.rollout.tokens_BGT,
-                            output.completed.text,
-                        ),
-                        sampler.mesh,
+            rollout, grade = output.completed.rollout, output.grade
+            found = Evaluation(
+                *to_host(
+                    (
+                        grade.reward,
+                        grade.valid,
+                        grade.scores,
+                        grade.details,
+                        grade.errors,
+                        rollout.length_BG,
+                        rollout.thinking_tokens_BG,
+                        ~rollout.stopped_BG,
+                        rollout.tokens_BGT,
+                        output.completed.text,
                     ),
+                    sampler.mesh,
                 )
             )
+            parts.append(jax.tree.map(lambda leaf, real=real: leaf[:real], found))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     return evaluate
+
+
+def _sampler_of(
+    sampler: Sampler, grading: Grading, host: HostGrading, items: PromptData
+) -> Callable[[Params, Batch, jax.Array, int], Samples]:
+    """Samples and grades a batch, of which the first so many items are real."""
+    if grading.grader.needs_host:
+        return make_host_sampler(sampler, grading, host, Items(items.items, items.source))
+    on_device = compile_sampler(sampler, grading)
+
+    def sample(params: Params, batch: Batch, keys_BG: jax.Array, count: int) -> Samples:
+        del count  # grading those that fill the batch up costs nothing
+        return on_device(params, batch, keys_BG)
+
+    return sample

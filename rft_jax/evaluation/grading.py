@@ -1,5 +1,7 @@
 """Graders on files: `rft grade` grades answers, `rft validate` checks grader and data together."""
 
+import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,9 +23,11 @@ from rft_jax.graders import (
     load_grader,
 )
 from rft_jax.graders.placement import judge_models
-from rft_jax.graders.probe import probe, warnings
+from rft_jax.graders.probe import count_failures, probe, warnings
+from rft_jax.graders.template import show
 from rft_jax.parallel import make_mesh
 from rft_jax.runs.grader import open_judges
+from rft_jax.tokenizers import message_text
 from rft_jax.utils.errors import InputError
 
 _TOKEN_COUNTS = ("prompt_tokens", "completion_tokens")
@@ -102,7 +106,9 @@ def _token_usage(
     for node, model in models.items():
         spent = usage.setdefault(model, dict.fromkeys((*_TOKEN_COUNTS, "total_tokens"), 0))
         for count in _TOKEN_COUNTS:
-            tokens = int(details[f"{node}/{count}"][n])
+            if (detail := details.get(f"{node}/{count}")) is None:
+                continue  # below a switch
+            tokens = int(detail[n])
             spent[count] += tokens
             spent["total_tokens"] += tokens
     return usage
@@ -118,11 +124,7 @@ def _read_samples(path: Path, count: int, items_file: Path) -> tuple[list[HostSa
     lines = data.load_rows(path)
     samples, rows = [], []
     for number, line in enumerate(lines, start=1):
-        text, row = line.get("output_text"), line.get("item", number)
-        if not isinstance(text, str):
-            raise InputError(
-                f"{path}, line {number}: output_text: must be a string; add the answer"
-            )
+        text, row = data.output_text(line, f"{path}, line {number}"), line.get("item", number)
         if not isinstance(row, int) or not 1 <= row <= count:
             raise InputError(
                 f"{path}, line {number}: item: {row!r} is no line of {items_file}, which has "
@@ -139,7 +141,13 @@ def _read_samples(path: Path, count: int, items_file: Path) -> tuple[list[HostSa
 
 
 def validate_files(
-    grader_name: str, data_file: Path, low: float, high: float, options: HostOptions
+    grader_name: str,
+    data_file: Path,
+    low: float,
+    high: float,
+    options: HostOptions,
+    right: str = "",
+    supervised: Path | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Checks a grader and the items together, and probes for reward hacking.
 
@@ -149,20 +157,62 @@ def validate_files(
         low: the least reward that is meant to occur.
         high: the greatest.
         options: of the nodes on the host.
+        right: a field of the items that is a right answer as it is, where the grader does not tell.
+        supervised: supervised items, whose answers are right ones to the same prompts.
 
     Returns:
-        The probes' mean rewards; and sentences on what is suspicious.
+        The probes' mean rewards, None where no grade was valid, and how often the grader failed;
+        and sentences on what is suspicious.
 
     Raises:
         InputError: naming file, line and field of what cannot be used.
     """
+    if low >= high:
+        raise InputError(f"the range of the rewards: {low:g} is not below {high:g}; exchange them")
     grader = _open(build_grader(load_grader(grader_name), options=options))
     items = Items(data.load_items(data_file), str(data_file))
-    probes = probe(grader, items)
+    probes = probe(grader, items, _right_answers(items, right, supervised))
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
     summary = {
         "grader": grader_name,
         "data": str(data_file),
         "items": len(items.rows),
-        "probes": {p.name: {"mean": p.reward, "min": p.lowest, "max": p.highest} for p in probes},
+        "probes": {
+            p.name: {
+                "mean": finite(p.reward),
+                "min": finite(p.lowest),
+                "max": finite(p.highest),
+            }
+            for p in probes
+        },
+        "failures": count_failures(probes),
     }
-    return summary, warnings(probes, low, high)
+    return summary, [*data.suspicions(items.rows, str(data_file)), *warnings(probes, low, high)]
+
+
+def _right_answers(items: Items, right: str, supervised: Path | None) -> list[str | None] | None:
+    """A right answer for each item where one is known; None without a field and a file."""
+    if right:
+        data.check_keys(items.rows, [right], items.source)
+        return [show(row[right]) if right in row else None for row in items.rows]
+    if supervised is None:
+        return None
+    answers = {
+        _conversation(row["messages"][:-1]): message_text(row["messages"][-1])
+        for row in data.load_supervised_items(supervised)
+    }
+    found = [answers.get(_conversation(row["messages"])) for row in items.rows]
+    if not any(answer is not None for answer in found):
+        raise InputError(
+            f"{supervised}: has no answer to any prompt of {items.source}; give right answers to "
+            "the same prompts"
+        )
+    return found
+
+
+def _conversation(messages: list[dict[str, Any]]) -> str:
+    """Roles and texts, to compare prompts by."""
+    return json.dumps([(message["role"], message_text(message)) for message in messages])

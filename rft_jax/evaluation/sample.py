@@ -13,7 +13,7 @@ from rft_jax.config import RolloutConfig
 from rft_jax.evaluation.evaluator import EXACT
 from rft_jax.models import Params, merge
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
-from rft_jax.runs.reopen import OpenModel, open_model
+from rft_jax.runs.reopen import open_model
 from rft_jax.step import logit_mask
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
@@ -47,11 +47,10 @@ def sample_model(
         raise InputError("temperature must be a number from 0")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         raise InputError("the prompt is not UTF-8; correct its encoding")
-    run, stage, step = open_model(path)
+    run, stage, step = opened = open_model(path)
     use_compilation_cache(run.config.compilation_cache)
     model, tokenizer = run.model(stage), run.tokenizer
-    stages = OpenModel(run, stage, step).rl_stages
-    config = stages[-1].rollout if stages else RolloutConfig()
+    config = opened.sampling or RolloutConfig()
     length = max_tokens or config.max_completion_tokens
     config = dataclasses.replace(
         config,

@@ -44,11 +44,11 @@ from rft_jax.graders.judge_spec import (
     parse_range,
     templates_of,
 )
-from rft_jax.graders.multi import Multi
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import render_on_host
 from rft_jax.graders.types import (
     GraderType,
+    Group,
     HostSample,
     HostScore,
     HostView,
@@ -56,6 +56,7 @@ from rft_jax.graders.types import (
     SampleView,
     Score,
     Tokens,
+    leaves,
 )
 from rft_jax.tokenizers import Tokenizer, control_ids
 from rft_jax.utils.errors import InputError
@@ -229,8 +230,7 @@ def is_on_device(fields: Fields) -> bool:
 
 def judge_nodes(spec: GraderType) -> tuple[DeviceJudge, ...]:
     """The nodes of a grader that are judges on the device."""
-    parts = spec.graders if isinstance(spec, Multi) else (spec,)
-    return tuple(part for part in parts if isinstance(part, DeviceJudge))
+    return tuple(node for node in leaves(spec) if isinstance(node, DeviceJudge))
 
 
 def open_judges(spec: GraderType, open_judge: Callable[[str], JudgeModel]) -> GraderType:
@@ -242,7 +242,7 @@ def open_judges(spec: GraderType, open_judge: Callable[[str], JudgeModel]) -> Gr
     Raises:
         InputError: as `DeviceJudge.opened`, and as `open_judge`.
     """
-    if isinstance(spec, Multi):
+    if isinstance(spec, Group):
         return replace(spec, graders=tuple(open_judges(part, open_judge) for part in spec.graders))
     return spec.opened(open_judge(spec.model)) if isinstance(spec, DeviceJudge) else spec
 

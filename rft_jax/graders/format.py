@@ -68,8 +68,8 @@ class Format:
         holds_N = found_N == len(self.markers)
         errors = {}
         if self.json_only:
-            holds_N &= view.scan.valid_N
-            errors["other_error"] = view.scan.too_deep_N
+            holds_N &= view.scan.valid_N & view.is_json
+            errors["other_error"] = view.scan.too_deep_N & view.is_json
         details = {f"{self.name}/markers": found_N.astype(jnp.float32)}
         return Score(holds_N.astype(jnp.float32), errors, details, {})
 
@@ -84,6 +84,7 @@ class Format:
         holds = found == len(self.markers)
         errors = set()
         if self.json_only:
-            holds &= view.document.root is not None
-            errors = {"other_error"} if view.document.too_deep else set()
+            document = view.document
+            holds &= document.root is not None and document.whole
+            errors = {"other_error"} if document.too_deep and document.whole else set()
         return HostScore(float(holds), frozenset(errors), {f"{self.name}/markers": float(found)})

@@ -12,9 +12,13 @@
 In an experiment, `grader="my_module:names_the_city"` trains against it.
 """
 
+import contextlib
+import contextvars
 import inspect
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,7 +34,7 @@ from rft_jax.graders.template import (
     render_on_host,
 )
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
-from rft_jax.strings import ByteString, from_host
+from rft_jax.strings import ByteString, CodePoints, from_host
 from rft_jax.utils.errors import InputError
 
 
@@ -68,14 +72,102 @@ class FunctionGrader:
         return HostScore(float(self._call(dict(zip(names, rows, strict=True)))[0]))
 
     def _call(self, texts: dict[str, ByteString]) -> jax.Array:
-        score_N = jnp.asarray(self.function(**texts))
         rows = next(iter(texts.values())).length.shape
+        try:
+            returned = self.function(**texts)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a user's function raises
+            raise InputError(f"{self.name}: {_what_failed(self.function, error)}") from None
+        if problem := _what_is_returned(returned, rows[0]):
+            raise InputError(f"{self.name}: returned {problem}")
+        score_N = jnp.asarray(returned)
         if score_N.shape != rows:
             raise InputError(
                 f"{self.name}: returned an array of shape {score_N.shape}, not one score for each "
                 f"of the {rows[0]} samples; reduce the other axes"
             )
         return score_N.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class BrokenGrader:
+    """What `device_grader` makes while errors are deferred; `problem` says what is wrong."""
+
+    problem: str
+
+
+_DEFERRED = contextvars.ContextVar("_DEFERRED", default=False)
+
+
+@contextlib.contextmanager
+def deferred_errors() -> Iterator[None]:
+    """Inside, `device_grader` raises nothing, so that a module's other graders can be used."""
+    token = _DEFERRED.set(True)
+    try:
+        yield
+    finally:
+        _DEFERRED.reset(token)
+
+
+# What Python's strings are asked for, and what there is for arrays of texts.
+_FOR_ATTRIBUTE = {
+    "lower": "case_fold(text)",
+    "upper": "case_fold(text)",
+    "casefold": "case_fold(text)",
+    "strip": "trim(text)",
+    "find": "occurrences(text, part)",
+    "startswith": "occurrences(text, part)[:, 0]",
+    "count": "occurrences(text, part).sum(axis=1)",
+    "split": "split_words(text)",
+    "lengths": "text.length",
+    "len": "text.length",
+    "size": "text.length",
+    "text": "text.bytes",
+}
+
+
+def _what_failed(function: Callable[..., jax.Array], error: Exception) -> str:
+    """A sentence: where a user's function failed, why, and what to use instead."""
+    code = getattr(function, "__code__", None)
+    file = code.co_filename if code else ""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    source = (frames[-1].line or "") if frames else ""
+    where = f" at line {frames[-1].lineno} of {Path(file).name}" if frames else ""
+    message = (str(error).splitlines() or [""])[0].rstrip(".")
+    return f"failed{where} ({type(error).__name__}: {message}); {_remedy(error, source)}"
+
+
+def _remedy(error: Exception, source: str) -> str:
+    if isinstance(error, AttributeError) and isinstance(error.obj, ByteString | CodePoints):
+        instead = _FOR_ATTRIBUTE.get(error.name or "")
+        if instead and not instead.startswith("text."):
+            return f"texts are arrays: use {instead} of rft_jax.strings"
+        return f"texts are arrays: use {instead or 'text.bytes and text.length'}"
+    for operator, instead in ((" in ", "contains(text, part)"), ("==", "equal(a, b)")):
+        if operator in source:
+            return f"texts are arrays: use {instead} of rft_jax.strings"
+    if "!=" in source:
+        return "texts are arrays: use ~equal(a, b) of rft_jax.strings"
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerBoolConversionError):
+        return "every sample has its own value: use jnp.where instead of if, and jnp for float, int"
+    return "correct it"
+
+
+def _what_is_returned(value: Any, count: int) -> str:
+    """What is wrong with what a function returned, and the remedy; empty if nothing is."""
+    each = f"one score for each of the {count} samples is wanted"
+    if isinstance(value, ByteString | CodePoints):
+        return f"texts; {each}: compare them with equal or contains of rft_jax.strings"
+    if isinstance(value, bool | int | float):
+        return (
+            f"the Python {type(value).__name__} {value}; {each}: use equal, contains or another "
+            "function of rft_jax.strings for a comparison of each"
+        )
+    if value is None or isinstance(value, str | bytes | list | tuple | dict):
+        shown = "nothing" if value is None else f"a {type(value).__name__}"
+        return f"{shown}; {each}, as an array"
+    return ""
 
 
 def device_grader(**templates: str) -> Callable[[Callable[..., jax.Array]], FunctionGrader]:
@@ -89,7 +181,15 @@ def device_grader(**templates: str) -> Callable[[Callable[..., jax.Array]], Func
         InputError: a template cannot be read.
     """
 
-    def make(function: Callable[..., jax.Array]) -> FunctionGrader:
+    def make(function: Callable[..., jax.Array]) -> FunctionGrader | BrokenGrader:
+        try:
+            return checked(function)
+        except InputError as error:
+            if not _DEFERRED.get():
+                raise
+            return BrokenGrader(str(error))
+
+    def checked(function: Callable[..., jax.Array]) -> FunctionGrader:
         wanted = list(inspect.signature(function).parameters)
         if sorted(wanted) != sorted(templates) or not templates:
             raise InputError(

@@ -12,6 +12,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import numpy as np
 from rft_jax.config import HostOptions
 from rft_jax.graders.device_judge import JudgeModel, judge_nodes, open_judges
 from rft_jax.graders.placement import HostGrading, nodes_on_host, place, type_name
+from rft_jax.graders.registry import load_grader, load_pass_threshold
 from rft_jax.graders.types import (
     ERRORS,
     NOT_THE_MODELS,
@@ -163,12 +165,22 @@ class Grader:
 
 
 def build_grader(
-    spec: GraderType | HostGraderType,
+    spec: GraderType | HostGraderType | Mapping[str, Any] | str | Path,
     placement: str = "auto",
     options: HostOptions = DEFAULT_OPTIONS,
     pass_threshold: float | None = None,
 ) -> Grader:
-    """The grader of a specification, its nodes placed; see `placement.place`."""
+    """The grader of a specification, or of the JSON of one, its nodes placed.
+
+    Args:
+        spec: from `registry.load_grader`, or what that takes.
+        placement: see `placement.place`.
+        options: of the nodes on the host.
+        pass_threshold: the reward from which a sample passes.
+    """
+    if isinstance(spec, str | Path | Mapping):
+        pass_threshold = load_pass_threshold(spec) if pass_threshold is None else pass_threshold
+        spec = load_grader(spec)
     return Grader(place(spec, placement), options, pass_threshold)
 
 
@@ -234,8 +246,11 @@ def grade_samples(
     if grader.needs_host:
         with contextlib.nullcontext(host) if host else grader.open_host() as session:
             found, messages = session.grade(samples, items, rows)
-        for message in list(dict.fromkeys(messages))[:_MESSAGES]:
-            _LOG.warning("%s", message)
+            told = session.told
+        for message in dict.fromkeys(messages):
+            if message not in told and len(told) < _MESSAGES:
+                told.add(message)
+                _LOG.warning("%s", message)
     parts = [
         jax.device_get(_grade(grader, grader.judge_params, *_rows((sample, fields, found), first)))
         for first in range(0, max(1, len(samples)), _BATCH)

@@ -1,11 +1,12 @@
 """`list_overlap`: how much two lists of strings have in common.
 
     {"type": "list_overlap", "name": "codes", "input": "{{sample.output_json.codes}}",
-     "reference": "{{item.codes}}", "metric": "f1", "max_items": 50}
+     "reference": "{{item.codes}}", "metric": "f1", "max_items": 50, "normalize": "case"}
 
-The input is a field of the answer's JSON: an array of at most `max_items` strings, else the answer
-is malformed and earns 0. The entries of both lists are normalized (`strings.normalize`: case, white
-space, brackets), and equal ones count once. With A the set of the answer's entries and R that of
+The input is a field of the answer's JSON: an array of at most `max_items` strings (a lone string is
+one of one), else the answer is malformed and earns 0. What is equal says `normalize`, as for
+`rank`; equal entries count once. References that differ in their brackets only are refused with
+"names", which would make them one. With A the set of the answer's entries and R that of
 the reference's, `metric` is
 
     precision    |A & R| / |A|
@@ -13,7 +14,8 @@ the reference's, `metric` is
     f1           2 |A & R| / (|A| + |R|)
     jaccard      |A & R| / |A | R|
 
-Two empty lists earn 1; an empty one and another earn 0.
+With `"entries": "tokens"` instead of the default "whole", entries are compared word by word, as
+`host.list_overlap` says. Two empty lists earn 1; an empty one and another earn 0.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.graders.rank import MOST_ITEMS, is_list_of_strings
+from rft_jax.graders.host.list_overlap import ListOverlap as TokenOverlap
+from rft_jax.graders.rank import (
+    MOST_ITEMS,
+    is_list_of_strings,
+    listed,
+    parse_form,
+    reference_list,
+)
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -40,6 +49,7 @@ from rft_jax.strings import (
 from rft_jax.utils.errors import InputError
 
 MAX_ITEMS = 50
+ENTRIES = ("whole", "tokens")
 # Of the sizes of the answer's set, the reference's, and what both have.
 METRICS = {
     "precision": lambda answer, reference, both: (both, answer),
@@ -71,43 +81,61 @@ class ListOverlap:
     reference: Template
     metric: str
     max_items: int
+    normalize: str
 
     @classmethod
-    def parse(cls, name: str, fields: Fields) -> "ListOverlap":
+    def parse(cls, name: str, fields: Fields) -> "ListOverlap | TokenOverlap":
         """See `GraderType.parse`."""
-        fields.only("input", "reference", "metric", "max_items")
-        return cls(
-            name=name,
-            input=fields.variable("input", "output_json", "{{sample.output_json.codes}}"),
-            reference=fields.variable("reference", "item", "{{item.codes}}"),
-            metric=fields.choice("metric", tuple(METRICS)),
-            max_items=fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
-        )
+        given = "entries" in fields.values
+        tokens = given and fields.choice("entries", ENTRIES) == "tokens"
+        own = () if tokens else ("normalize",)
+        fields.only("input", "reference", "metric", "max_items", "entries", *own)
+        metric = fields.choice("metric", tuple(METRICS))
+        shared = {
+            "name": name,
+            "input": fields.variable("input", "output_json", "{{sample.output_json.codes}}"),
+            "reference": fields.variable("reference", "item", "{{item.codes}}"),
+            "max_items": fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
+        }
+        if not tokens:
+            return cls(**shared, metric=metric, normalize=parse_form(fields))
+        if metric != "f1":
+            raise fields.error("metric", 'must be "f1" with entries "tokens"; correct it')
+        return TokenOverlap(**shared)
 
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""
         rows = [self._names(items, n) for n in range(len(items.rows))]
-        sizes = [len({normalize_text(name.decode()) for name in row}) for row in rows]
+        sizes = [len(self._normalized(row)) for row in rows]
         return Encoded(list_from_host(rows), np.array(sizes, np.int32))
 
     def _names(self, items: Items, n: int) -> list[bytes]:
-        names = self.reference.value(items, n)
-        if not is_list_of_strings(names):
-            raise InputError(
-                f"{items.source}, line {n + 1}: {self.reference.where} needs a list of strings, "
-                f"not {names!r}; correct the item"
-            )
+        names = reference_list(self.reference, items, n)
+        if self.normalize == "names":
+            kept: dict[str, str] = {}
+            for name in names:
+                other = kept.setdefault(normalize_text(name), name)
+                if normalize_text(name, "case") != normalize_text(other, "case"):
+                    raise InputError(
+                        f"{items.source}, line {n + 1}: {self.reference.where} has {other!r} and "
+                        f"{name!r}, which are the same without their brackets; set "
+                        '"normalize": "case"'
+                    )
         return [encode_text(name, items, n, self.reference.where) for name in names]
+
+    def _normalized(self, names: list[bytes]) -> set[str]:
+        return {normalize_text(name.decode(), self.normalize) for name in names}
 
     def score(self, view: SampleView, encoded: Encoded) -> Score:
         """See `GraderType.score`."""
         scan = view.scan
         value = find(scan, view.unescaped, self.input.variable.path)
-        strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items)
+        strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items, lone=True)
         well_formed_N = uniform_N & (strings.count_N <= self.max_items)
-        entries = normalize(strings)
+        entries = normalize(strings, self.normalize)
+        references = normalize(encoded.names, self.normalize)
         new_NK = first_occurrences(entries)
-        found_NK = new_NK & equal_pairs(entries, normalize(encoded.names)).any(axis=-1)
+        found_NK = new_NK & equal_pairs(entries, references).any(axis=-1)
         answer_N, both_N = (x.sum(axis=-1, dtype=jnp.int32) for x in (new_NK, found_NK))
         share, whole = METRICS[self.metric](answer_N, encoded.size_M, both_N)
         nothing_N = (answer_N == 0) & (encoded.size_M == 0)
@@ -128,12 +156,12 @@ class ListOverlap:
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with Python's sets."""
         value = view.document.find(self.input.variable.path)
-        names = value.data if value else None
+        names = listed(value.data) if value else None
         well_formed = is_list_of_strings(names) and len(names) <= self.max_items
         score, length = 0.0, 0
         if well_formed:
-            answer = set(map(normalize_text, names))
-            reference = {normalize_text(name.decode()) for name in self._names(items, n)}
+            answer = {normalize_text(name, self.normalize) for name in names}
+            reference = self._normalized(self._names(items, n))
             share, whole = METRICS[self.metric](
                 len(answer), len(reference), len(answer & reference)
             )

@@ -17,9 +17,11 @@ import numpy as np
 from rft_jax.config import HostOptions
 from rft_jax.graders.device_judge import DeviceJudge
 from rft_jax.graders.multi import Multi
+from rft_jax.graders.switch import Switch
 from rft_jax.graders.types import (
     ERRORS,
     GraderType,
+    Group,
     HostGraderType,
     HostSample,
     HostScore,
@@ -28,15 +30,22 @@ from rft_jax.graders.types import (
     Items,
     SampleView,
     Score,
+    leaves,
 )
 from rft_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class OnHost:
-    """A node that runs on the host; on the device it is what was found there."""
+    """A node that runs on the host; on the device it is what was found there.
+
+    Attributes:
+        grader: the node.
+        kinds: of the switches above it, each with the number of the way to it.
+    """
 
     grader: GraderType | HostGraderType
+    kinds: tuple[tuple[Switch, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,6 +64,10 @@ class OnHost:
         """See `GraderType.score`."""
         del encoded
         return view.on_host[self.name]
+
+    def grades(self, items: Items, n: int) -> bool:
+        """Whether it has a say on the answers to item n."""
+        return all(switch.number_of(items, n) == number for switch, number in self.kinds)
 
     def open(self, options: HostOptions) -> contextlib.AbstractContextManager[HostSession]:
         """See `HostGraderType.open`."""
@@ -79,18 +92,27 @@ class OneByOne:
         ]
 
 
-def place(grader: GraderType | HostGraderType, placement: str) -> GraderType:
+def place(
+    grader: GraderType | HostGraderType,
+    placement: str,
+    kinds: tuple[tuple[Switch, int], ...] = (),
+) -> GraderType:
     """The grader with its nodes on the host marked as such.
 
     Args:
         grader: from `load_grader`.
         placement: "auto", "device" or "host"; "device" refuses what cannot run there.
+        kinds: see `OnHost`.
 
     Raises:
         InputError: naming the node that cannot run there.
     """
-    if isinstance(grader, Multi):
-        parts = tuple(place(part, placement) for part in grader.graders)
+    if isinstance(grader, Group):
+        is_switch = isinstance(grader, Switch)
+        parts = tuple(
+            place(part, placement, (*kinds, (grader, number)) if is_switch else kinds)
+            for number, part in enumerate(grader.graders)
+        )
         return dataclasses.replace(grader, graders=parts)
     if isinstance(grader, DeviceJudge) and placement == "host":
         raise InputError(f"{grader.name}: its judge is on the device; use placement auto")
@@ -99,13 +121,14 @@ def place(grader: GraderType | HostGraderType, placement: str) -> GraderType:
         raise InputError(
             f"{grader.name}: {type_name(grader)} runs on the host only; use placement auto"
         )
-    return OnHost(grader) if only_host or placement == "host" else grader
+    return OnHost(grader, kinds) if only_host or placement == "host" else grader
 
 
 def explain(grader: GraderType) -> Iterator[dict[str, str]]:
     """For every node of a placed grader its name, type, where it runs and why."""
-    if isinstance(grader, Multi):
-        yield _line(grader, "device", "formulas of scores always do")
+    if isinstance(grader, Group):
+        why = "formulas of scores" if isinstance(grader, Multi) else "choices between kinds"
+        yield _line(grader, "device", f"{why} always do")
         for part in grader.graders:
             yield from explain(part)
     elif isinstance(grader, DeviceJudge):
@@ -130,12 +153,17 @@ def type_name(grader: Any) -> str:
 
 
 class HostGrading:
-    """The open nodes on the host; a context manager."""
+    """The open nodes on the host; a context manager.
+
+    Attributes:
+        told: what went wrong and has been shown.
+    """
 
     def __init__(self, nodes: Sequence[OnHost], options: HostOptions):
         self._nodes, self._options = nodes, options
         self._stack = contextlib.ExitStack()
         self._sessions: dict[str, HostSession] = {}
+        self.told: set[str] = set()
 
     def __enter__(self) -> "HostGrading":
         with contextlib.ExitStack() as stack:
@@ -163,31 +191,34 @@ class HostGrading:
             What they found, NumPy arrays [N] by the node's name; and what went wrong, for people.
         """
         everyone = list(range(len(samples)))
-        # One at least, for the names of the details.
+        # One at least, for the names of the details; those below a switch have none.
         answered = [i for i in everyone if samples[i].has_answer and not samples[i].overflow]
         answered = answered or everyone[:1]
         pending = []
         for node in self._nodes:
             asked = answered if isinstance(node.grader, HostGraderType) else everyone
+            asked = [i for i in asked if node.grades(items, int(rows[i]))]
             arguments = [samples[i] for i in asked], items, [int(rows[i]) for i in asked]
             session = self._sessions[node.name]
             pending.append((node, asked, self._threads.submit(session.grade_batch, *arguments)))
         found, messages = {}, []
         for node, asked, future in pending:
             scores = dict(zip(asked, future.result(), strict=True))
-            found[node.name] = _collect([scores.get(i) for i in everyone])
+            found[node.name] = _collect([scores.get(i) for i in everyone], not node.kinds)
             messages += [f"{node.name}: {s.message}" for s in scores.values() if s.message]
         return found, messages
 
 
-def _collect(scores: Sequence[HostScore | None]) -> Score:
+def _collect(scores: Sequence[HostScore | None], detailed: bool) -> Score:
     """Arrays [N]; zero where nothing was asked."""
     empty = HostScore(0.0)
     rows = [score or empty for score in scores]
-    names = next((score.details for score in scores if score), {})
+    names = next((score.details for score in scores if score), {}) if detailed else {}
+    errors = {error: np.array([error in row.errors for row in rows], bool) for error in ERRORS}
+    errors["other_error"] |= np.array([not row.answers_fault for row in rows], bool)
     return Score(
         np.array([row.score for row in rows], np.float32),
-        {error: np.array([error in row.errors for row in rows], bool) for error in ERRORS},
+        errors,
         {name: np.array([row.details.get(name, 0) for row in rows], np.float32) for name in names},
         {},
     )
@@ -201,5 +232,4 @@ def judge_models(grader: GraderType) -> dict[str, str]:
 
 def nodes_on_host(grader: GraderType) -> tuple[OnHost, ...]:
     """The nodes of a placed grader that run on the host."""
-    parts = grader.graders if isinstance(grader, Multi) else (grader,)
-    return tuple(part for part in parts if isinstance(part, OnHost))
+    return tuple(node for node in leaves(grader) if isinstance(node, OnHost))

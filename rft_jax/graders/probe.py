@@ -4,33 +4,31 @@ For every item each probe writes an answer that a lazy policy could learn, in th
 grader looks at (text, or JSON with the fields that its templates name), and one writes the right
 answer. A grader that pays a lazy policy a notable share of what the right answer earns will be
 gamed, and one that does not pay the right answer in full is likely to be wrong.
+
+`probe_answers` has what is written. A probe that cannot be made is not made: without a reference,
+for instance, there is no commonest one.
 """
 
-import collections
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rft_jax.graders.grader import Grader, grade_samples
-from rft_jax.graders.multi import Multi
-from rft_jax.graders.placement import OnHost
-from rft_jax.graders.template import Template, show
-from rft_jax.graders.types import HostSample, Items
-from rft_jax.tokenizers import message_text
+from rft_jax.graders.probe_answers import OWN, RIGHT, answers_of
+from rft_jax.graders.types import ERRORS, Grade, HostSample, Items
 
-RIGHT = "right"
 # Errors of the grader, not of the answer.
 FAILURES = (
     "python_grader_runtime_error",
     "python_grader_server_error",
     "model_grader_server_error",
+    "model_grader_refusal_error",
+    "model_grader_parse_error",
+    "other_error",
 )
 NOTABLE = 0.25  # of what the right answer earns
-_LONG_BYTES = 4096
-_MOST_REFERENCES = 20  # joined in one answer; longer lists are malformed for most graders
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,14 @@ class Probe:
     """What one kind of answer earns on average.
 
     Attributes:
-        name: of the kind, `right` for the reference itself.
-        reward: mean over the items.
+        name: of the kind; `RIGHT` for the reference itself, `OWN` for what a grader compares with
+            though it may not be the right answer.
+        reward: mean over the answers with a valid grade; NaN if there are none.
         highest: of the rewards.
         lowest: of the rewards.
         failed: share of the items on which the grader itself failed.
+        answers: number of answers that were graded.
+        failures: by each of `FAILURES` that occurred, on how many of them.
     """
 
     name: str
@@ -50,33 +51,75 @@ class Probe:
     highest: float
     lowest: float
     failed: float = 0.0
+    answers: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
-def probe(grader: Grader, items: Items) -> list[Probe]:
+def probe(grader: Grader, items: Items, right: Sequence[str | None] | None = None) -> list[Probe]:
     """Grades the probes on every item.
 
-    The first is `right`, where every node of the grader has a reference in the item and takes it as
-    it is: not with a regular expression, for instance.
+    The first is `RIGHT`, if answers are given or if every node of the grader has a reference in the
+    item and takes it as it is. Of several ways to write an answer, where nodes read one field and
+    have references of their own, the best counts.
+
+    Args:
+        grader: from `build_grader`.
+        items: with prompts.
+        right: a right answer for each item, None where there is none.
 
     Raises:
         InputError: an item does not serve the grader.
     """
-    slots = list(_slots(grader.spec))
     probes = []
     with grader.open_host() as host:
-        for name, answers in _answers(slots, items):
+
+        def grade(answers: Sequence[str], rows: Sequence[int]) -> Grade:
             samples = [HostSample(answer) for answer in answers]
-            grade = grade_samples(grader, samples, items, range(len(samples)), host)
-            reward = grade.reward
-            failed = np.zeros(len(answers), bool)
-            for error in FAILURES:
-                failed |= grade.errors[error]
-            values = reward.mean(), reward.max(), reward.min(), failed.mean()
-            probes.append(Probe(name, *map(float, values)))
+            return grade_samples(grader, samples, items, rows, host)
+
+        everyone = range(len(items.rows))
+        if right is not None:
+            rows = [n for n in everyone if right[n] is not None]
+            probes.append(_summarize(RIGHT, [grade([right[n] for n in rows], rows)]))
+        for name, ways in answers_of(grader.spec, items):
+            if name == RIGHT and right is not None:
+                continue
+            grades = [grade(answers, everyone) for answers in ways]
+            if name not in (RIGHT, OWN):  # a policy has to settle for one way
+                grades = [max(grades, key=lambda grade: grade.reward.sum())]
+            probes.append(_summarize(name, grades))
     return probes
 
 
-def warnings(probes: list[Probe], low: float = 0.0, high: float = 1.0) -> list[str]:
+def _summarize(name: str, ways: Sequence[Grade]) -> Probe:
+    """Of the grades of the same items in several ways, item by item the best."""
+    best_N = np.argmax([np.where(way.valid, way.reward, -np.inf) for way in ways], axis=0)
+    rows = np.arange(len(best_N))
+
+    def of_best(values: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(values)[best_N, rows]
+
+    reward_N = of_best([way.reward for way in ways])
+    valid_N = of_best([way.valid for way in ways])
+    failed_N = np.zeros(len(rows), bool)
+    failures = {}
+    for error in FAILURES:
+        flag_N = of_best([way.errors[error] for way in ways])
+        failed_N |= flag_N
+        if flag_N.any():
+            failures[error] = int(flag_N.sum())
+    graded = reward_N[valid_N] if valid_N.any() else np.array([math.nan])
+    values = graded.mean(), graded.max(), graded.min(), failed_N.mean()
+    return Probe(name, *map(float, values), answers=len(rows), failures=failures)
+
+
+def count_failures(probes: Sequence[Probe]) -> dict[str, int]:
+    """Over all probes, on how many answers the grader failed, by error."""
+    counts = {error: sum(p.failures.get(error, 0) for p in probes) for error in ERRORS}
+    return {error: count for error, count in counts.items() if count}
+
+
+def warnings(probes: Sequence[Probe], low: float = 0.0, high: float = 1.0) -> list[str]:
     """Sentences on what is suspicious.
 
     Args:
@@ -84,28 +127,33 @@ def warnings(probes: list[Probe], low: float = 0.0, high: float = 1.0) -> list[s
         low: the least reward that is meant to occur.
         high: the greatest.
     """
-    right = next((p for p in probes if p.name == RIGHT), None)
+    by_name = {p.name: p for p in probes}
+    right, own = by_name.get(RIGHT), by_name.get(OWN)
     found = []
     if right and right.lowest < high - 1e-6:
         found.append(
             f"the reference answer itself earns only {right.lowest:.3f} on some item and "
             f"{right.reward:.3f} on average; is the grader right?"
         )
-    if failed := max(p.failed for p in probes):
-        found.append(
-            f"the grader itself failed on {failed:.0%} of the items of a probe; correct it first"
-        )
+    found += _failures(probes)
     if right is None:
+        tried = "the references, and answers" if "the commonest reference" in by_name else "answers"
         found.append(
-            "what the right answer is cannot be told from this grader: only answers without "
-            "content, and the prompt, were tried"
+            f"what the right answer is cannot be told from this grader: only {tried} without "
+            "content, and the prompt, were tried; name a field of the items or a file with right "
+            "answers"
         )
-    best = right.reward if right else high
+    measure = f"of a range that ends at {high:g}"
+    best = high
+    if right and math.isfinite(right.reward):
+        best, measure = right.reward, f"while the right answer earns {right.reward:.3f}"
+    elif own and own.reward >= (low + high) / 2:
+        best, measure = own.reward, f"while each item's own reference earns {own.reward:.3f}"
     for p in probes:
-        if p is not right and p.reward >= low + NOTABLE * (best - low):
+        if p.name not in (RIGHT, OWN) and p.reward >= low + NOTABLE * (best - low):
             found.append(
-                f"a policy that always answers '{p.name}' earns {p.reward:.3f}, while the right "
-                f"answer earns {best:.3f}; the reward can be had without skill"
+                f"a policy that always answers '{p.name}' earns {p.reward:.3f}, {measure}; the "
+                "reward can be had without skill"
             )
     for p in probes:
         if p.highest > high or p.lowest < low:
@@ -116,109 +164,27 @@ def warnings(probes: list[Probe], low: float = 0.0, high: float = 1.0) -> list[s
     return found
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """Where a node looks for its answer, and what it compares with.
-
-    Attributes:
-        path: in the answer's JSON; None for the text.
-        reference: a template of the item; None without one.
-        marker: what stands before the answer.
-        is_list: the answer is a list of strings.
-    """
-
-    path: tuple[str | int, ...] | None
-    reference: Template | None
-    is_list: bool
-    marker: str = ""
-
-    def values(self, items: Items) -> list[Any]:
-        """The right value for every item; empty strings without a reference."""
-        if self.reference is None:
-            return [""] * len(items.rows)
-        if self.reference.variable is None:
-            return [self.reference.item_text(items, n) for n in range(len(items.rows))]
-        return [self.reference.value(items, n) for n in range(len(items.rows))]
-
-
-def _slots(node: Any) -> Iterator[_Slot]:
-    if isinstance(node, Multi):
-        for part in node.graders:
-            yield from _slots(part)
-        return
-    if isinstance(node, OnHost):
-        node = node.grader
-    template = getattr(node, "input", None)
-    if not isinstance(template, Template):
-        return
-    reference = getattr(node, "reference", None)
-    usable = isinstance(reference, Template) and not reference.sample_variables
-    usable &= not hasattr(node, "pattern")
-    is_list = getattr(node, "lists_answers", False)
-    for variable in template.sample_variables:
-        path = variable.path if variable.namespace == "output_json" else None
-        marker = getattr(node, "marker", "")
-        yield _Slot(path, reference if usable else None, is_list, marker)
-
-
-def _answers(slots: list[_Slot], items: Items) -> Iterator[tuple[str, list[str]]]:
-    """The name of each probe, with an answer for every item."""
-    count = len(items.rows)
-    values = [slot.values(items) for slot in slots]
-    common = [_most_common(column) for column in values]
-    if slots and all(slot.reference for slot in slots):
-        yield RIGHT, [_write(slots, [column[n] for column in values]) for n in range(count)]
-    yield "nothing", [""] * count
-    yield "the prompt", [message_text(row["messages"][-1]) for row in items.rows]
-    empty = _write(slots, [[] if slot.is_list else "" for slot in slots])
-    yield "the format without content", [empty] * count
-    usual = _write(slots, [column[0] if column else "" for column in common])
-    yield "the commonest reference", [usual] * count
-    joined = [
-        column[:_MOST_REFERENCES]
-        if slot.is_list
-        else " ".join(map(show, column[:_MOST_REFERENCES]))
-        for slot, column in zip(slots, common, strict=True)
-    ]
-    yield "the commonest references joined", [_write(slots, joined)] * count
-    words = " ".join(show(value) for column in common for value in column[:_MOST_REFERENCES])
-    words = f"{words or 'word'} "
-    yield "a very long text", [words * (_LONG_BYTES // len(words.encode()) + 1)] * count
-
-
-def _most_common(values: list[Any]) -> list[Any]:
-    """The distinct values, the commonest first; lists count by their members."""
-    members = [m for value in values for m in (value if isinstance(value, list) else [value])]
-    by_text = {show(member): member for member in members}
-    counts = collections.Counter(map(show, members))
-    return [by_text[text] for text, _ in counts.most_common() if text]
-
-
-def _write(slots: list[_Slot], values: list[Any]) -> str:
-    """An answer with a value in every slot."""
-    marked = [
-        f"{slot.marker}{show(value)}" if slot.marker else value
-        for slot, value in zip(slots, values, strict=True)
-    ]
-    pairs = list(zip(slots, marked, strict=True))
-    document: Any = None
-    for slot, value in pairs:
-        if slot.path is not None:
-            is_single = slot.is_list and not isinstance(value, list)
-            document = _set(document, slot.path, [value] if is_single else value)
-    if document is not None:
-        return show(document) if not isinstance(document, str) else json.dumps(document)
-    return " ".join(dict.fromkeys(show(value) for _, value in pairs))
-
-
-def _set(document: Any, path: tuple[str | int, ...], value: Any) -> Any:
-    """The document with a value at a path; what is in between is made."""
-    if not path:
-        return value
-    step, rest = path[0], path[1:]
-    if isinstance(step, int):
-        members = document if isinstance(document, list) else []
-        members = members + [None] * (step + 1 - len(members))
-        return [_set(m, rest, value) if n == step else m for n, m in enumerate(members)]
-    members: Mapping[str, Any] = document if isinstance(document, dict) else {}
-    return {**members, step: _set(members.get(step), rest, value)}
+def _failures(probes: Sequence[Probe]) -> list[str]:
+    """How often the grader itself failed."""
+    counts, total = count_failures(probes), sum(p.answers for p in probes)
+    found = []
+    if python := {e: n for e, n in counts.items() if e.startswith("python")}:
+        share = max(
+            sum(p.failures.get(error, 0) for error in python) / max(1, p.answers) for p in probes
+        )
+        found.append(
+            f"the grader itself failed on {min(share, 1):.0%} of the items of a probe "
+            f"({', '.join(python)}); correct it first"
+        )
+    if judge := {e: n for e, n in counts.items() if e.startswith("model")}:
+        listed = ", ".join(f"{error} {count}" for error, count in judge.items())
+        found.append(
+            f"the judge failed on {sum(judge.values())} of {total} answers ({listed}); samples "
+            "without its verdict are not valid and teach nothing"
+        )
+    if count := counts.get("other_error"):
+        found.append(
+            f"the grader gave no finite number (NaN or infinity), or took too long, on {count} of "
+            f"{total} answers; such samples are not valid and teach nothing"
+        )
+    return found

@@ -2,13 +2,16 @@
 
     {"type": "rank", "name": "gene", "input": "{{sample.output_json.genes}}",
      "reference": "{{item.gene}}", "aliases": "{{item.aliases}}",
-     "credit": [1, 0.7, 0.5], "max_items": 20}
+     "credit": [1, 0.7, 0.5], "max_items": 20, "normalize": "case"}
 
-The input is a field of the answer's JSON: an array of 1 to `max_items` strings, else the answer
-is malformed and earns 0. Its entries, the reference and its aliases are normalized
-(`strings.normalize`: case, white space, brackets); an entry that repeats an earlier one does not
-count. The score is `credit[r - 1]` for the r-th entry that is left, if it is the first to equal
-the reference or an alias; 0 if none does or the table ends before.
+The input is a field of the answer's JSON: an array of 1 to `max_items` strings (a lone string is
+one of one), else the answer is malformed and earns 0, as is a longer list with the right entry in
+front. What is equal says `normalize`: "case" (the default) ignores case, white space at the ends
+and punctuation at the end; "names" ignores brackets at the end as well ("SCN1A (NaV1.1)"), but so
+is "Section 152(c)(1)" "Section 152(d)(2)"; "none" ignores nothing (see `strings.normalize`). An
+entry that repeats an earlier one does not count. The score is `credit[r - 1]` for the r-th entry
+that is left, if it is the first to equal the reference or an alias; 0 if none does or the table
+ends before.
 """
 
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
+    FORMS,
     JsonToken,
     StringList,
     equal_pairs,
@@ -51,11 +55,12 @@ class Rank:
     aliases: Template | None
     credit: tuple[float, ...]
     max_items: int
+    normalize: str
 
     @classmethod
     def parse(cls, name: str, fields: Fields) -> "Rank":
         """See `GraderType.parse`."""
-        fields.only("input", "reference", "aliases", "credit", "max_items")
+        fields.only("input", "reference", "aliases", "credit", "max_items", "normalize")
         aliases = "aliases" in fields.values
         return cls(
             name=name,
@@ -64,6 +69,7 @@ class Rank:
             aliases=fields.variable("aliases", "item", "{{item.aliases}}") if aliases else None,
             credit=fields.numbers("credit", CREDIT),
             max_items=fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
+            normalize=parse_form(fields),
         )
 
     def encode(self, items: Items) -> StringList:
@@ -92,10 +98,10 @@ class Rank:
         """See `GraderType.score`."""
         scan = view.scan
         value = find(scan, view.unescaped, self.input.variable.path)
-        strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items)
+        strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items, lone=True)
         count_N = strings.count_N
         well_formed_N = uniform_N & (count_N >= 1) & (count_N <= self.max_items)
-        rank_N = jnp.where(well_formed_N, first_position(strings, encoded), 0)
+        rank_N = jnp.where(well_formed_N, first_position(strings, encoded, self.normalize), 0)
         table = jnp.array([0, *self.credit, 0], jnp.float32)
         errors = {
             "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
@@ -113,11 +119,12 @@ class Rank:
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`."""
         value = view.document.find(self.input.variable.path)
-        names = value.data if value else None
+        names = listed(value.data) if value else None
         rank, length = 0, 0
         if is_list_of_strings(names) and 1 <= len(names) <= self.max_items:
-            wanted = {normalize_text(name.decode()) for name in self._names(items, n)}
-            unique = dict.fromkeys(map(normalize_text, names))
+            form = self.normalize
+            wanted = {normalize_text(name.decode(), form) for name in self._names(items, n)}
+            unique = dict.fromkeys(normalize_text(name, form) for name in names)
             rank = next((r for r, name in enumerate(unique, start=1) if name in wanted), 0)
             length = len(names)
         details = {"rank": rank, "list_length": length, "malformed": not length}
@@ -128,16 +135,45 @@ class Rank:
         )
 
 
-def first_position(strings: StringList, names: StringList) -> jax.Array:
+def parse_form(fields: Fields) -> str:
+    """Reads `normalize`.
+
+    Raises:
+        InputError: it is none of `strings.FORMS`.
+    """
+    return fields.choice("normalize", FORMS) if "normalize" in fields.values else "case"
+
+
+def first_position(strings: StringList, names: StringList, form: str) -> jax.Array:
     """int32[N]: the position, from 1, of the first entry that equals a name among the entries that
     differ from all before them, all of them normalized; 0 if there is none."""
-    entries = normalize(strings)
+    entries = normalize(strings, form)
     new_NK = first_occurrences(entries)
     position_NK = jnp.cumsum(new_NK, axis=-1, dtype=jnp.int32)
-    found_NK = new_NK & equal_pairs(entries, normalize(names)).any(axis=-1)
+    found_NK = new_NK & equal_pairs(entries, normalize(names, form)).any(axis=-1)
     none = position_NK.shape[-1] + 1
     first_N = jnp.where(found_NK, position_NK, none).min(axis=-1)
     return jnp.where(first_N < none, first_N, 0)
+
+
+def reference_list(template: Template, items: Items, n: int) -> list[str]:
+    """The strings of row n that an item variable names.
+
+    Raises:
+        InputError: it is no list of strings; naming the line.
+    """
+    names = template.value(items, n)
+    if not is_list_of_strings(names):
+        raise InputError(
+            f"{items.source}, line {n + 1}: {template.where} needs a list of strings, "
+            f"not {names!r}; correct the item"
+        )
+    return names
+
+
+def listed(value: Any) -> Any:
+    """A lone string as a list of one; anything else as it is."""
+    return [value] if isinstance(value, str) else value
 
 
 def is_list_of_strings(value: Any) -> bool:

@@ -137,9 +137,9 @@ def _inner(fields: Fields, name: str) -> GraderType | None:
     values = fields.values["grader"]
     if not isinstance(values, Mapping):
         raise fields.error("grader", "must be an object with a grader; correct it")
-    if values.get("type") == "multi":
+    if (kind := values.get("type")) in ("multi", "switch"):
         raise fields.error(
-            "grader.type", "a multi cannot stand in a regex; put the regex into the multi"
+            "grader.type", f"a {kind} cannot stand in a regex; put the regex into the {kind}"
         )
     grader = fields.parse_grader(fields.inside("grader", values), f"{name}/captured")
     if isinstance(grader, DeviceJudge):

@@ -1,8 +1,10 @@
 """The grader types, and reading a grader's JSON: `load_grader`."""
 
+import importlib
 import json
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from rft_jax.graders import device_judge
 from rft_jax.graders.choice import Choice
 from rft_jax.graders.format import Format
-from rft_jax.graders.function import FunctionGrader
+from rft_jax.graders.function import BrokenGrader, FunctionGrader, deferred_errors
 from rft_jax.graders.host import Endpoint, LabelModel, PythonGrader, ScoreModel
 from rft_jax.graders.json_schema import JsonSchema
 from rft_jax.graders.length import Length
@@ -22,12 +24,14 @@ from rft_jax.graders.regex import Regex
 from rft_jax.graders.repetition import Repetition
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.string_check import StringCheck
+from rft_jax.graders.switch import Switch
 from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.graders.types import GraderType
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.references import find_reference
 
 _IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_IN_FILE = re.compile(r"(.+)\.py(?::([A-Za-z_]\w*))?")
+_MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
 TYPES: dict[str, type[GraderType]] = {
     "string_check": StringCheck,
@@ -46,6 +50,7 @@ TYPES: dict[str, type[GraderType]] = {
     "score_model": ScoreModel,
     "label_model": LabelModel,
     "multi": Multi,
+    "switch": Switch,
 }
 # In their place if the JSON names a judge on the device.
 DEVICE_JUDGES: dict[str, type[GraderType]] = {
@@ -67,6 +72,12 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
     Raises:
         InputError: naming the file, the path inside the JSON and the remedy.
     """
+    if isinstance(grader, str) and (match := _IN_FILE.fullmatch(grader)):
+        module = match[1].replace("/", ".").strip(".")
+        raise InputError(
+            f"{grader}: a grader of a Python module is named without .py; write "
+            f"{module}:{match[2] or 'NAME'}"
+        )
     if _is_function(grader):
         return _import(*grader.split(":"))
     return parse_grader(_read(grader), "")
@@ -114,14 +125,21 @@ def _read(grader: str | Path | Mapping[str, Any]) -> Fields:
         return Fields(grader, "", "", parse_grader)
     source = str(grader)
     try:
-        values = json.loads(Path(grader).read_text(encoding="utf-8"))
+        text = Path(grader).read_text(encoding="utf-8-sig")  # a byte order mark is harmless
+        values = json.loads(text, object_pairs_hook=_refuse_repeats)
     except OSError as error:
+        if _MODULE.fullmatch(source) and not source.endswith(".json"):
+            raise InputError(
+                f"{source}: there is no such file; for a grader of a Python module write "
+                f"{source}:NAME"
+            ) from None
         raise InputError(f"{source}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{source}: not UTF-8 at byte {error.start}; convert the file") from None
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{source}, line {error.lineno}: not JSON ({error.msg}); correct it"
+            f"{source}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}); correct "
+            "it"
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: not usable as JSON ({error}); correct it") from None
@@ -130,11 +148,53 @@ def _read(grader: str | Path | Mapping[str, Any]) -> Fields:
     return Fields(values, source, "", parse_grader)
 
 
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's members; for `json.loads`."""
+    for k, (key, _) in enumerate(pairs):
+        if any(key == other for other, _ in pairs[:k]):
+            raise ValueError(f"the key {key!r} stands there twice in one object")
+    return dict(pairs)
+
+
 def _import(module: str, name: str) -> GraderType:
-    grader = find_reference(f"{module}:{name}")
+    try:
+        with deferred_errors():
+            found = importlib.import_module(module)
+    except Exception as error:  # whatever a user's module raises
+        raise InputError(f"{module}: {_import_problem(module, error)}") from None
+    grader = getattr(found, name, None)
+    if isinstance(grader, BrokenGrader):
+        raise InputError(f"{module}: {grader.problem}")
+    if grader is None:
+        graders = [n for n, thing in vars(found).items() if isinstance(thing, FunctionGrader)]
+        hint = f" (its graders are {', '.join(graders)})" if graders else ""
+        raise InputError(f"{module}: has no {name}{hint}; correct the grader's name")
     if not isinstance(grader, FunctionGrader):
         raise InputError(f"{module}:{name}: is no grader; make it one with @device_grader(...)")
     return grader
+
+
+def _import_problem(module: str, error: Exception) -> str:
+    """What an import failed of, and the remedy."""
+    message = (str(error).splitlines() or [""])[0]
+    kind = f"{type(error).__name__}: {message}"
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if missing and module.split(".")[0] == missing.split(".")[0]:
+        return (
+            f"cannot be imported ({kind}); call the command where the module is, install it, or "
+            "correct the name"
+        )
+    if missing:
+        return f"cannot be imported ({kind}); install {missing.split('.')[0]}"
+    if isinstance(error, SyntaxError):
+        return f"cannot be imported ({kind}, line {error.lineno}); correct it"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_of_import(f.filename)]
+    where = f", line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
+    return f"cannot be imported ({kind}{where}); correct it"
+
+
+def _is_of_import(file: str) -> bool:
+    return file.startswith("<frozen importlib") or file in (__file__, importlib.__file__)
 
 
 def parse_grader(fields: Fields, name: str) -> GraderType:

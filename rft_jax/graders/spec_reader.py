@@ -78,8 +78,12 @@ class Fields:
 
     def template(self, key: str) -> Template:
         """A required string with `{{ ... }}` in it."""
+        return self.as_template(key, self.string(key))
+
+    def as_template(self, key: str, text: str) -> Template:
+        """A text that stands in a field, read as a template."""
         try:
-            return parse_template(self.string(key), ".".join(filter(None, (self.path, key))))
+            return parse_template(text, ".".join(filter(None, (self.path, key))))
         except TemplateError as error:
             raise self.error(key, str(error)) from None
 

@@ -3,6 +3,8 @@
 What comes from the item is rendered on the host, once per data set; what comes from the sample on
 the device. Strings render as they are, other values as their JSON source text without
 insignificant white space; of an item, whose source is gone, as `json.dumps` writes it.
+`sample.output_json` is the answer as JSON: all of it, or the last object in it, be it fenced or
+after prose (`strings.json_anywhere`). Its keys are found in another case if not in their own.
 """
 
 import json
@@ -270,6 +272,11 @@ def _parse_variable(text: str) -> Variable:
         return Variable(text, "output_text", ())
     if namespace == "sample" and path[:1] == ("output_json",):
         return Variable(text, "output_json", path[1:])
+    if namespace == "sample" and path[:1] in (("output_tools",), ("choices",)):
+        raise TemplateError(
+            f"{{{{{text}}}}} names nothing: calls of tools are not read from answers yet; take "
+            "them from sample.output_text"
+        )
     if namespace in ("item", "sample"):
         raise TemplateError(
             f"{{{{{text}}}}} names nothing; use item.<field>, sample.output_text or "

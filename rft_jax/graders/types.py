@@ -8,7 +8,7 @@ plain Python; or those of `HostGraderType`: then it runs on the host.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host_json import Document, parse_document
-from rft_jax.strings import ByteString, JsonScan, Unescaped, scan_json, unescape
+from rft_jax.strings import ByteString, JsonScan, Unescaped, scan_last_json, unescape
 
 if TYPE_CHECKING:
     from rft_jax.graders.spec_reader import Fields
@@ -37,7 +37,13 @@ ERRORS = (
     "model_grader_parse_error",
 )
 # Those that are not the model's doing: the sample is not valid and takes no part in learning.
-NOT_THE_MODELS = ("other_error", "python_grader_server_error", "model_grader_server_error")
+NOT_THE_MODELS = (
+    "other_error",
+    "python_grader_server_error",
+    "model_grader_server_error",
+    "model_grader_refusal_error",
+    "model_grader_parse_error",
+)
 
 # Ends the name of a detail that numbers the different answers, below 0 for none: what a majority
 # is counted of.
@@ -84,7 +90,8 @@ class Grade(NamedTuple):
         reward: float32[N], always finite; 0 where there is no answer or it is not valid.
         valid: bool[N], false where no grade could be computed for a reason that is not the
             model's: a text longer than L, JSON deeper than the scanner's limit, a grader on the
-            host that could not be asked.
+            host that could not be asked, took too long or gave no verdict, a score that is not
+            finite.
         scores: float32[N] by the name of a grader; those of a `multi` by its keys.
         errors: bool[N] by each name of `ERRORS`.
         details: float32[N] by `<grader>/<what>`.
@@ -134,9 +141,18 @@ class SampleView:
         self.judge_params = judge_params or {}
 
     @functools.cached_property
+    def _json(self) -> tuple[JsonScan, jax.Array]:
+        return scan_last_json(self.sample.output_text)
+
+    @property
     def scan(self) -> JsonScan:
-        """The tokens of `output_text` as JSON."""
-        return scan_json(self.sample.output_text)
+        """The tokens of the JSON in `output_text`; see `strings.json_anywhere`."""
+        return self._json[0]
+
+    @property
+    def is_json(self) -> jax.Array:
+        """bool[N]: `output_text` is JSON from its start to its end, be it too deep."""
+        return self._json[1]
 
     @functools.cached_property
     def unescaped(self) -> Unescaped:
@@ -168,12 +184,15 @@ class HostScore:
         errors: names of `ERRORS` that hold.
         details: numbers by `<name>/<what>`, the same names for every sample.
         message: what went wrong, for people; empty if nothing did.
+        answers_fault: false for a failure that has its reason outside of the answer, though its
+            name in `errors` does not say so, as of a time-out: the sample is not valid.
     """
 
     score: float
     errors: frozenset[str] = frozenset()
     details: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+    answers_fault: bool = True
 
 
 class HostView:
@@ -184,7 +203,7 @@ class HostView:
 
     @functools.cached_property
     def document(self) -> Document:
-        """`output_text` as JSON."""
+        """The JSON in `output_text`."""
         return parse_document(self.sample.output_text)
 
 
@@ -232,6 +251,21 @@ class GraderType(Protocol):
         Raises:
             InputError: a library is missing; naming the package to install.
         """
+
+
+class Group:
+    """A grader of several others, its parts; what they are and where they run is their own."""
+
+    graders: tuple[GraderType, ...]
+
+
+def leaves(grader: GraderType) -> Iterator[GraderType]:
+    """The nodes of a grader that are not groups."""
+    if isinstance(grader, Group):
+        for part in grader.graders:
+            yield from leaves(part)
+    else:
+        yield grader
 
 
 @runtime_checkable

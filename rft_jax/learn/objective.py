@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from rft_jax.config import PolicyLossConfig
-from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES
+from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES, shown
 from rft_jax.learn.logprobs import CompletionScores
 from rft_jax.learn.losses import PolicyLoss, aggregate
 from rft_jax.models import Model, Params
@@ -123,8 +123,14 @@ class Objective:
             loss_BGT = loss_BGT + config.kl_coefficient * kl_BGT
         value = aggregate(loss_BGT, mask_BGT, config.aggregation, self.denominator)
         no_BGT = jnp.zeros_like(mask_BGT)
-        clips = (no_BGT if clipped is None else clipped for clipped in policy[1:])
-        return value, TokenStatistics(new.logprob_BGT, new.entropy_BGT, *clips, kl_BGT)
+        return value, TokenStatistics(
+            logprob_BGT=new.logprob_BGT,
+            entropy_BGT=new.entropy_BGT,
+            clipped_high_BGT=no_BGT if policy.clipped_high is None else policy.clipped_high,
+            clipped_low_BGT=no_BGT if policy.clipped_low is None else policy.clipped_low,
+            clipped_dual_BGT=no_BGT if policy.clipped_dual is None else policy.clipped_dual,
+            kl_BGT=kl_BGT,
+        )
 
     def _policy_loss(
         self, new_BGT: Array, old_BGT: Array, advantage_BG: Array, mask_BGT: Array
@@ -133,7 +139,7 @@ class Objective:
         found = loss(new_BGT, old_BGT, advantage_BG, mask_BGT, config)
         if not isinstance(found, PolicyLoss):
             raise InputError(
-                f"{POLICY_LOSSES.stored(config.loss)}: returned a {type(found).__name__}; a policy "
+                f"{shown(config.loss)}: returned a {type(found).__name__}; a policy "
                 "loss returns PolicyLoss(loss)"
             )
         for part in found:

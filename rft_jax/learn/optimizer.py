@@ -7,26 +7,28 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from jax import Array
-from jax.sharding import Mesh
 
 from rft_jax.config import OptimizerConfig
 from rft_jax.models import Model, Params, over_matrices, split
-from rft_jax.parallel import LEARNER_RULES, Shardings, replicated, shardings
+from rft_jax.parallel import LEARNER_RULES, AnyMesh, Shardings, replicated, shardings
 
-BASE = "base"  # the weights that adapters change; never in a checkpoint
-REFERENCE = "reference"
+
+class Frozen(NamedTuple):
+    """Weights that do not change in a stage, and are in no checkpoint."""
+
+    base: Params | None = None  # those under the adapters, of a model that has some
+    reference: Params | None = None  # the first `params`, if the loss compares with their policy
 
 
 class TrainState(NamedTuple):
     """All that a step reads and writes; donated to it.
 
     The optimizer and the gradient see `params` only: all weights, or the adapters of a model that
-    has some. `frozen` holds what does not change: the weights under the adapters as `BASE`, and as
-    `REFERENCE` a copy of the first `params` when the loss compares with the policy that they are.
+    has some.
     """
 
     params: Params  # float32
-    frozen: dict[str, Params]
+    frozen: Frozen
     opt_state: optax.OptState
     step: Array  # int32, steps done in this stage
     cursor: Array  # int32, items consumed in this stage
@@ -36,7 +38,7 @@ class TrainState(NamedTuple):
 
 def weights(model: Model, state: TrainState) -> Params:
     """All that the model computes with."""
-    return model.adapt(state.params, state.frozen.get(BASE))
+    return model.adapt(state.params, state.frozen.base)
 
 
 def make_optimizer(
@@ -98,9 +100,7 @@ def init_state(
         reference: Keep a copy of the trainable ones.
     """
     trainable, base = split(params)
-    frozen = {BASE: base} if base else {}
-    if reference:
-        frozen[REFERENCE] = jax.tree.map(jnp.copy, trainable)
+    frozen = Frozen(base or None, jax.tree.map(jnp.copy, trainable) if reference else None)
     return TrainState(
         params=trainable,
         frozen=frozen,
@@ -113,7 +113,7 @@ def init_state(
 
 
 def state_shardings(
-    mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, *, reference: bool = False
+    mesh: AnyMesh, model: Model, optimizer: optax.GradientTransformation, *, reference: bool = False
 ) -> Shardings:
     """Shardings of a `TrainState`: the optimizer's moments lie as their weights do."""
     trainable, base = split(shardings(mesh, LEARNER_RULES, model.axes))
@@ -128,9 +128,9 @@ def state_shardings(
         ends = (path[at:] for at in range(len(path)))
         return next((by_path[end] for end in ends if end in by_path), whole)
 
-    return TrainState(
+    return shape._replace(
         params=trainable,
-        frozen={name: base if name == BASE else trainable for name in shape.frozen},
+        frozen=Frozen(base or None, trainable if reference else None),
         opt_state=jax.tree.map_with_path(moment, shape.opt_state),
         step=whole,
         cursor=whole,

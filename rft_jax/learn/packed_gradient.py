@@ -24,8 +24,9 @@ from rft_jax.learn.objective import (
     PolicyGradient,
     TokenStatistics,
 )
-from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
+from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import Params, Prefix
+from rft_jax.models.cache import Stack
 from rft_jax.rollout import LogitMask, logit_masks
 from rft_jax.rollout.logit_masks import MaskState
 
@@ -107,15 +108,15 @@ class PromptStates(NamedTuple):
     """What rows read of their prompts, and what the gradient goes back through."""
 
     last_BD: Array  # hidden state of the last token
-    k_LBKPQ: Array
-    v_LBKPQ: Array
+    k_LBKPQ: Stack
+    v_LBKPQ: Stack
 
 
 class PromptPlaces(NamedTuple):
     """Which of a prompt's keys are there, and where they stand."""
 
     mask_BXYP: Array
-    place_P: Array
+    position_P: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +137,7 @@ class _Rows:
             model.adapt(params, self.base), prompts.tokens_BP, prompts.length_B
         )
         states = PromptStates(last_BD, prefix.k_LBKPQ, prefix.v_LBKPQ)
-        return states, PromptPlaces(prefix.mask_BXYP, prefix.place_P)
+        return states, PromptPlaces(prefix.mask_BXYP, prefix.position_P)
 
     def scores(
         self, params: Params, prompted: PromptStates, places: PromptPlaces, trip: Array
@@ -222,9 +223,9 @@ def packed_gradient(
     batch: GradedBatch,
 ) -> PolicyGradient:
     """The gradient over rows of several completions each, `packed.rows` of a shard at a time."""
-    params, reference = state.params, state.frozen.get(REFERENCE)
+    params, reference = state.params, state.frozen.reference
     tokens = lay_out(packed, batch.completions.tokens_BGT, learner.mask)
-    rows = _Rows(learner, objective, batch, packed, tokens, state.frozen.get(BASE))
+    rows = _Rows(learner, objective, batch, packed, tokens, state.frozen.base)
     # The prompts are run outside of the loop, which therefore differentiates with respect to what
     # came of them; `pull` takes the sum of those gradients back through the prompts, once.
     prompted, pull, places = jax.vjp(rows.run_prompts, params, has_aux=True)
@@ -246,7 +247,8 @@ def packed_gradient(
             tokens=jax.tree.map(lambda old, new: jnp.where(chosen, new, old), sums.tokens, new),
         )
 
-    # A scan would need a number of trips that is known at compilation; this one depends on lengths.
+    # With a number of trips that depends on lengths there is no gradient through the loop, so that
+    # it is taken inside, trip by trip.
     sums = jax.lax.fori_loop(0, packed.trips, step, _no_sums(value_and_gradient, params, prompted))
     (through_prompts,) = pull(_cast_like(sums.prompted, prompted))
     gradient = jax.tree.map(lambda a, b: a.astype(b.dtype) + b, sums.gradient, through_prompts)
@@ -289,21 +291,22 @@ def _prefix_of_rows(
     Rows and prompts are picked within a shard, so that no prompt's keys cross the interconnect.
     """
     A = len(prompts_ARZ)
-    prefix = Prefix(
-        prompted.k_LBKPQ.reshape(prompted.k_LBKPQ.shape[0], A, -1, *prompted.k_LBKPQ.shape[2:]),
-        prompted.v_LBKPQ.reshape(prompted.v_LBKPQ.shape[0], A, -1, *prompted.v_LBKPQ.shape[2:]),
-        places.mask_BXYP.reshape(A, -1, *places.mask_BXYP.shape[1:]),
-        places.place_P,
-    )
-    axes = Prefix(1, 1, 0, None)
+
+    def split(x_LBKPQ: Array) -> Array:
+        return x_LBKPQ.reshape(x_LBKPQ.shape[0], A, -1, *x_LBKPQ.shape[2:])
+
+    def join(x_LARKPQ: Array) -> Array:
+        return x_LARKPQ.reshape(x_LARKPQ.shape[0], -1, *x_LARKPQ.shape[3:])
+
+    k, v = jax.tree.map(split, (prompted.k_LBKPQ, prompted.v_LBKPQ))
+    mask = places.mask_BXYP.reshape(A, -1, *places.mask_BXYP.shape[1:])
+    axes = Prefix._make((1, 1, 0, None))
     prefix = jax.vmap(Prefix.of_rows, in_axes=(axes, 0, 0), out_axes=axes)(
-        prefix, prompts_ARZ, attends_ARW
+        Prefix(k, v, mask, places.position_P), prompts_ARZ, attends_ARW
     )
-    return Prefix(
-        *(x.reshape(x.shape[0], -1, *x.shape[3:]) for x in prefix[:2]),
-        prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:]),
-        prefix.place_P,
-    )
+    k, v = jax.tree.map(join, (prefix.k_LBKPQ, prefix.v_LBKPQ))
+    mask = prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:])
+    return Prefix(k, v, mask, prefix.position_P)
 
 
 def _no_sums(value_and_gradient, params: Params, prompted: PromptStates) -> _Sums:

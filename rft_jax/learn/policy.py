@@ -16,7 +16,7 @@ from rft_jax.learn.objective import (
     PolicyGradient,
     TokenStatistics,
 )
-from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState, apply_gradient
+from rft_jax.learn.optimizer import TrainState, apply_gradient
 from rft_jax.learn.packed_gradient import pack_batch, packed_gradient
 from rft_jax.models import Params
 from rft_jax.rollout import Prompts, Rollout
@@ -37,7 +37,8 @@ def policy_update(
 
     On the first step the old policy is the new one, gradient stopped, as the learner computes it;
     the sampler's own log-probabilities enter only through the importance weights and the metric
-    `sampler_learner_logprob_gap`. Counters of the state stay.
+    `sampler_learner_logprob_gap`. Where sampling is truncated these are of the truncated
+    distribution, so that the weights and the gap know of it. Counters of the state stay.
 
     Args:
         learner: The static parts.
@@ -73,8 +74,7 @@ def padded_gradient(
     learner: Learner, objective: Objective, state: TrainState, batch: GradedBatch
 ) -> PolicyGradient:
     """The gradient over rows of T tokens, a completion each, in `gradient_accumulation` parts."""
-    config, base = learner.config, state.frozen.get(BASE)
-    reference = state.frozen.get(REFERENCE)
+    config, (base, reference) = learner.config, state.frozen
 
     def scores(params: Params, part: GradedBatch) -> CompletionScores:
         return completion_logprobs(

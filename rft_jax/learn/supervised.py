@@ -10,7 +10,7 @@ from jax import Array
 
 from rft_jax.learn.accumulate import accumulate_gradient
 from rft_jax.learn.logprobs import in_chunks, score_tokens
-from rft_jax.learn.optimizer import BASE, TrainState, apply_gradient
+from rft_jax.learn.optimizer import TrainState, apply_gradient
 from rft_jax.models import Model, Params
 
 
@@ -57,7 +57,7 @@ def make_supervised_step(
 
     def step(state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, dict[str, Array]]:
         tokens = jnp.maximum((batch.predict_BC >= 0).sum(), 1)
-        base = state.frozen.get(BASE)
+        base = state.frozen.base
 
         def loss(params: Params, part: SupervisedBatch) -> tuple[Array, Array]:
             loss_BC, correct_BC = predict(model.adapt(params, base), part)

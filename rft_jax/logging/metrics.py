@@ -133,7 +133,7 @@ def import_wandb() -> ModuleType:
         InputError: if it is not installed.
     """
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  # no dependency
     except ImportError as error:
         raise InputError(
             "wandb_project: Weights & Biases needs its package; `pip install wandb`, or leave the "
@@ -169,11 +169,11 @@ class CompileCounter:
     def __exit__(self, *_) -> None:
         jax.monitoring.unregister_event_duration_listener(self._hear)
 
-    def _hear(self, event: str, seconds: float, **_: Any) -> None:
+    def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == self._COMPILED:
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
         elif event == self._READ:
             self.count -= 1
             self.cached += 1
-            self.seconds -= seconds
+            self.seconds -= duration_secs

@@ -62,17 +62,17 @@ def write_samples(
     for b, g in np.ndindex(rollout.length_BG.shape):
         row = sample_row(
             tokenizer,
-            rollout.tokens_BGT[b, g],
+            rollout.tokens_BGT[b, g].tolist(),
             answers.bytes[b, g, : answers.length[b, g]].tobytes(),
-            thinking_tokens=rollout.thinking_tokens_BG[b, g],
-            stopped=rollout.stopped_BG[b, g],
-            reward=grade.reward[b, g],
-            valid=grade.valid[b, g],
-            scores={name: score[b, g] for name, score in grade.scores.items()},
-            errors={name: flag[b, g] for name, flag in grade.errors.items()},
+            thinking_tokens=int(rollout.thinking_tokens_BG[b, g]),
+            stopped=bool(rollout.stopped_BG[b, g]),
+            reward=float(grade.reward[b, g]),
+            valid=bool(grade.valid[b, g]),
+            scores={name: float(score[b, g]) for name, score in grade.scores.items()},
+            errors={name: bool(flag[b, g]) for name, flag in grade.errors.items()},
         )
         row |= {"step": step, "advantage": to_numbers(samples.advantage_BG[b, g])}
-        row |= {"prompt": items[samples.prompt_id_B[b]]["messages"]}
+        row |= {"prompt": items[int(samples.prompt_id_B[b])]["messages"]}
         rows.append(row)
     directory.mkdir(exist_ok=True)
     (directory / f"step_{step:06d}.jsonl").write_bytes(json_lines(rows))

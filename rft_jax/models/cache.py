@@ -23,7 +23,7 @@ class Prefix(NamedTuple):
     v_LBKPQ: Stack
     # False at padding; X and Y are 1, or the rows and their tokens where it depends on them.
     mask_BXYP: Array
-    place_P: Array  # int32, positions of the keys
+    position_P: Array  # int32, positions of the keys
 
     def of_rows(self, prompt_RZ: Array, prompt_RT: Array) -> "Prefix":
         """The prefix of R packed rows, each with the keys of up to Z prompts.
@@ -38,7 +38,7 @@ class Prefix(NamedTuple):
             return _join(jnp.moveaxis(x_LRZKPQ, 2, 3), 3)
 
         mask_R1TX = self.seen(prompt_RZ, prompt_RT)[:, None]
-        position_X = jnp.tile(self.place_P, prompt_RZ.shape[1])
+        position_X = jnp.tile(self.position_P, prompt_RZ.shape[1])
         return Prefix(gather(self.k_LBKPQ), gather(self.v_LBKPQ), mask_R1TX, position_X)
 
     def seen(self, prompt_RZ: Array, prompt_RT: Array) -> Array:

@@ -346,7 +346,7 @@ def _keys_of_prefix(
     """The prompts' keys and values of one layer, as far as its window reaches."""
     if prefix is None:
         return None
-    mask = _within(window, prefix.mask_BXYP, _distance(positions_BST, prefix.place_P))
+    mask = _within(window, prefix.mask_BXYP, _distance(positions_BST, prefix.position_P))
     return Keys(*_dequantize(prefix_kv, dtype), mask)
 
 

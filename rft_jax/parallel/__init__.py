@@ -12,7 +12,7 @@ from rft_jax.parallel.hosts import (
     raise_on_all_hosts,
     to_host,
 )
-from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, make_mesh
+from rft_jax.parallel.mesh import BATCH_AXES, AnyMesh, batch_parts, make_mesh
 from rft_jax.parallel.rules import (
     LEARNER_RULES,
     ROLLOUT_RULES,
@@ -31,6 +31,7 @@ __all__ = [
     "BATCH_AXES",
     "LEARNER_RULES",
     "ROLLOUT_RULES",
+    "AnyMesh",
     "AsyncMax",
     "Shardings",
     "batch_parts",

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from rft_jax.parallel.mesh import AnyMesh
 from rft_jax.parallel.rules import replicated
 from rft_jax.utils.errors import InputError, RunFailed
 from rft_jax.utils.types import PyTree
@@ -117,13 +118,13 @@ def from_local(tree: PyTree, sharding: Sharding, rows: int) -> PyTree:
         return jax.tree.map(distribute, tree)
 
 
-def to_host(tree: PyTree, mesh: Mesh) -> PyTree:
+def to_host(tree: PyTree, mesh: AnyMesh) -> PyTree:
     """NumPy arrays of global ones, whole on every host; collective."""
     return jax.device_get(tree if jax.process_count() == 1 else _whole(mesh)(tree))
 
 
 @functools.cache
-def _whole(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+def _whole(mesh: AnyMesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
@@ -134,7 +135,7 @@ class AsyncMax:
     (0 at first) and nobody waits for the slowest host. One host hears of its number at once.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: AnyMesh):
         self._pending = None
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._maximum = jax.jit(jnp.max, out_shardings=replicated(mesh))

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig, RLStage
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, weights
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import Model, build_model
-from rft_jax.parallel import batch_parts, batch_sharding, replicated
+from rft_jax.parallel import AnyMesh, batch_parts, batch_sharding, replicated
 from rft_jax.plan.chips import GIB, Topology
 from rft_jax.plan.hlo import Loop, Program
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys
@@ -117,7 +117,7 @@ class PlannedStep:
 
     Attributes:
         model: The policy, as on a platform.
-        optimizer: Of the stage.
+        optimizer: The stage's.
         stage: The stage that is planned.
         mesh: It may be without devices.
     """
@@ -125,7 +125,7 @@ class PlannedStep:
     model: Model
     optimizer: optax.GradientTransformation
     stage: RLStage
-    mesh: Mesh | AbstractMesh
+    mesh: AnyMesh
 
     @property
     def sampler(self) -> Sampler:
@@ -144,7 +144,7 @@ def plan_step(
     config: ModelConfig,
     vocab_size: int,
     stage: RLStage,
-    mesh: Mesh | AbstractMesh,
+    mesh: AnyMesh,
     platform: str,
 ) -> PlannedStep:
     """The step of a stage, as on a platform."""
@@ -190,8 +190,8 @@ def compile_update(step: PlannedStep) -> Part:
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding),
         jax.ShapeDtypeStruct(shape, bool, sharding=sharding),
     )
-    places = train_shardings(step.mesh, step.learner), replicated(step.mesh)
-    return _compile(step, "update", _update, arguments, donate_argnums=0, out_shardings=places)
+    out = train_shardings(step.mesh, step.learner), replicated(step.mesh)
+    return _compile(step, "update", _update, arguments, donate_argnums=0, out_shardings=out)
 
 
 def _batch(step: PlannedStep) -> tuple[Prompts, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -253,8 +253,9 @@ def _compile(
     return Part(name, temporary, tuple(loops), seconds)
 
 
-def _options(step: PlannedStep) -> dict[str, bool]:
+def _options(step: PlannedStep) -> dict[str, str | bool]:
     """The compiler's. With gathers on a v5p's sparse cores libtpu 0.0.42 cannot print a program."""
+    assert isinstance(step.mesh, Mesh)  # only what has devices is compiled
     platform = step.mesh.devices.flat[0].platform
     return {"xla_tpu_offload_gather_to_sparsecore": False} if platform == "tpu" else {}
 

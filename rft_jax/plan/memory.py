@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
+from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import Prefix, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.aot import PlannedStep, abstract_state
@@ -56,8 +56,8 @@ def kept_bytes(program: PlannedStep) -> Kept:
     """What a step keeps on each device."""
     state = abstract_state(program)
     return Kept(
-        weights=device_bytes(state.params) + device_bytes(state.frozen.get(BASE)),
-        reference=device_bytes(state.frozen.get(REFERENCE)),
+        weights=device_bytes(state.params) + device_bytes(state.frozen.base),
+        reference=device_bytes(state.frozen.reference),
         optimizer=device_bytes(state.opt_state),
         gradient=device_bytes(state.params),
         rollout_weights=_rollout_weights(program, state),
@@ -70,7 +70,7 @@ def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
     axes, int8 = base(model.axes), program.stage.rollout.int8_weights
 
     def copy(state: TrainState) -> PyTree:
-        params = merge(model.adapt(state.params, state.frozen.get(BASE)), model.dtype)
+        params = merge(model.adapt(state.params, state.frozen.base), model.dtype)
         return quantize_weights(params) if int8 else params
 
     sharding = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)

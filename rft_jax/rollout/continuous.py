@@ -1,20 +1,21 @@
 """Continuous batching: a slot whose completion has ended takes another sample from the queue.
 
 (Orca, https://www.usenix.org/conference/osdi22/presentation/yu, inside of one compiled loop.) Slots
-come in lanes. Those of a lane share the keys and values of two prompts: while the last samples of
-one prompt are decoded, free slots begin with those of the next. So a decoded token reads two
+come in lanes. The slots of a lane share the keys and values of two prompts: while the last samples
+of one prompt are decoded, free slots begin with those of the next. So a decoded token reads two
 prompts for each lane, where with slots on their own it would read one for each slot.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.models import Prefix
+from rft_jax.models.cache import Stack
 from rft_jax.rollout.decode import (
     DecodeContext,
     DecodeSlots,
@@ -29,6 +30,8 @@ from rft_jax.rollout.decode import (
 PROMPTS_PER_LANE = 2  # Z: the one whose last samples are decoded, and the next
 NONE = -1
 
+Tree = TypeVar("Tree")
+
 
 class _Lanes(NamedTuple):
     """What is in C lanes of M slots, of a queue of B prompts with G samples each."""
@@ -36,7 +39,8 @@ class _Lanes(NamedTuple):
     prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
     prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
-    kv_LCKXQ: Any  # those, side by side: X = Z x P; unrolled as the queue's prefix is
+    # Those, side by side: X = Z x P; unrolled as the queue's prefix is.
+    kv_LCKXQ: tuple[Stack, Stack]
     newest_C: Array  # int32, which of the Z prompts came last
     begun_C: Array  # int32, how many of its samples slots have taken
     taken: Array  # int32, prompts that lanes have taken
@@ -126,7 +130,7 @@ def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loo
 def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     """Lanes whose newest prompt has no samples left take another in the place of the one before, if
     all completions of that have ended."""
-    (B, G), P = queue.keys_CM.shape, queue.prefix.place_P.size
+    (B, G), P = queue.keys_CM.shape, queue.prefix.position_P.size
     lanes = loop.lanes
     # A slot attends to its prompt's keys until it has ended, so that they may not be overwritten.
     older_CM = loop.slots.running_CM & (lanes.prompt_CM != _newest_prompt(lanes))
@@ -135,7 +139,7 @@ def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     takes_C &= prompt_C < B
     newest_C = jnp.where(takes_C, 1 - lanes.newest_C, lanes.newest_C)
 
-    def move(lane: Array, kv_LCKXQ: Any) -> Any:
+    def move(lane: Array, kv_LCKXQ: tuple[Stack, Stack]) -> tuple[Stack, Stack]:
         def copy(x_LBKPx: Array, x_LCKXx: Array) -> Array:
             axis = queue.prefix.batch_axis
             one = jax.lax.dynamic_index_in_dim(x_LBKPx, prompt_C[lane], axis)
@@ -201,24 +205,25 @@ def _write(loop: _Loop, new_CM: SampledTokens) -> SampledTokens:
 def _in_slots(queue: PromptSamples, lanes: _Lanes) -> PromptSamples:
     """The pairs that are in the slots."""
     mask_CMX = queue.prefix.seen(lanes.prompt_CZ, lanes.prompt_CM)
-    place_X = jnp.tile(queue.prefix.place_P, PROMPTS_PER_LANE)
+    position_X = jnp.tile(queue.prefix.position_P, PROMPTS_PER_LANE)
     prompt_CM = jnp.maximum(lanes.prompt_CM, 0)
+    k_LCKXQ, v_LCKXQ = lanes.kv_LCKXQ
     return PromptSamples(
-        prefix=Prefix(*lanes.kv_LCKXQ, mask_CMX[:, :, None], place_X),
+        prefix=Prefix(k_LCKXQ, v_LCKXQ, mask_CMX[:, :, None], position_X),
         prompt_length_CX=queue.prompt_length_CX[prompt_CM, 0],
         last_CXD=queue.last_CXD[prompt_CM, 0],
         keys_CM=queue.keys_CM[prompt_CM, lanes.sample_CM],
     )
 
 
-def _keys_and_values(queue: PromptSamples) -> Any:
+def _keys_and_values(queue: PromptSamples) -> tuple[Stack, Stack]:
     return queue.prefix.k_LBKPQ, queue.prefix.v_LBKPQ
 
 
-def _for_each(chosen_X: Array, move: Callable[[Array, Any], Any], target: Any) -> Any:
+def _for_each(chosen_X: Array, move: Callable[[Array, Tree], Tree], target: Tree) -> Tree:
     """The target after `move(index, target)` for every chosen index, in place."""
 
-    def one(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+    def one(carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
         left_X, target = carry
         index = jnp.argmax(left_X)
         return left_X.at[index].set(False), move(index, target)

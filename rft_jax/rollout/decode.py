@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,6 @@ from rft_jax.rollout.sampling import sample, token_uniform
 
 SEGMENTS = 4  # at most; each is compiled by itself
 SEGMENT_TOKENS = 64  # tokens at least
-
-Loop = TypeVar("Loop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,8 @@ class SampledTokens(NamedTuple):
 
     tokens_x: Array  # int32
     policy_mask_x: Array  # bool: decided by the policy, neither forced nor padding
-    logprobs_x: Array  # float32, under the policy that sampled; 0 where the mask is False
+    # float32, under what sampled, after truncation by top-k and top-p; 0 where the mask is False
+    logprobs_x: Array
 
 
 class DecodeSlots(NamedTuple):
@@ -60,6 +59,20 @@ class DecodeSlots(NamedTuple):
     cache: Cache
     state: MaskState
     running_CM: Array
+
+
+class HasSlots(Protocol):
+    """What a loop over tokens passes on."""
+
+    @property
+    def slots(self) -> DecodeSlots:
+        """The completions that grow."""
+        ...
+
+    def _replace(self, **changes: Any) -> Self: ...
+
+
+Loop = TypeVar("Loop", bound=HasSlots)
 
 
 def init_slots(decoder: DecodeContext, pairs: PromptSamples) -> DecodeSlots:
@@ -97,7 +110,7 @@ def decode_while(
     Args:
         running: Whether there is something to decode.
         step: Decodes a token in every slot.
-        loop: What steps pass on; its field `slots`, those from `init_slots`.
+        loop: What steps pass on; its slots are from `init_slots`.
         tokens: Of the longest completion; then the cache is full.
         bound: Steps at most.
     """

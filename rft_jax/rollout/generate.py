@@ -46,7 +46,8 @@ class Rollout(NamedTuple):
 
     tokens_BGT: Array  # int32
     policy_mask_BGT: Array  # bool
-    logprobs_BGT: Array  # float32, under the policy that sampled; 0 where the mask is False
+    # float32, under what sampled, after truncation by top-k and top-p; 0 where the mask is False
+    logprobs_BGT: Array
     turn_BGT: Array  # int8, the turn of the conversation; all 0 in single-turn tasks
     length_BG: Array  # int32
     stopped_BG: Array  # bool: ended by a stop token; otherwise cut at T

@@ -58,19 +58,19 @@ def sample(
         top_p: Draw among the fewest tokens whose probability reaches p; 1: all.
 
     Returns:
-        The token ids (int32) and their log-probabilities under the policy before truncation.
+        The token ids (int32) and their log-probabilities under the distribution that they were
+        drawn from: truncated and renormalized. Greedy ones have those of the policy.
     """
     peak_x1 = logits_xV.max(axis=-1, keepdims=True)
     weight_xV = jnp.exp(logits_xV - peak_x1)
-    if greedy or top_k or top_p < 1:
-        total_x = weight_xV.sum(axis=-1)
-    else:  # as `inverse_cdf` sums: one pass for both
-        total_x = _cumulative(_blocks(weight_xV))[..., -1]
-    log_total_x = jnp.log(total_x) + peak_x1[..., 0]
     if greedy:
         token_x = jnp.argmax(logits_xV, axis=-1).astype(jnp.int32)
+        total_x = weight_xV.sum(axis=-1)
     else:
-        token_x = inverse_cdf(truncate(weight_xV, top_k, top_p), uniform_x)
+        weight_xV = truncate(weight_xV, top_k, top_p)
+        token_x = inverse_cdf(weight_xV, uniform_x)
+        total_x = _cumulative(_blocks(weight_xV))[..., -1]  # as `inverse_cdf`: one pass for both
+    log_total_x = jnp.log(total_x) + peak_x1[..., 0]
     logit_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0]
     return token_x, logit_x - log_total_x
 

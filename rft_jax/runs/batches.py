@@ -7,6 +7,7 @@ from rft_jax.config import RolloutConfig
 from rft_jax.rollout import Prompts
 from rft_jax.runs.datasets import PromptData, index_tree
 from rft_jax.step import Batch
+from rft_jax.utils.types import host_array
 
 
 def make_batch(
@@ -19,7 +20,9 @@ def make_batch(
     """
     (tokens_BP, length_B), fields = index_tree((tuple(items.prompts), items.item_fields), rows)
     prompts = Prompts(tokens_BP[:, :max_prompt_tokens], length_B)
-    return Batch(prompts, rows.astype(np.int32), draws.astype(np.int32), fields)
+    return Batch(
+        prompts, host_array(rows.astype(np.int32)), host_array(draws.astype(np.int32)), fields
+    )
 
 
 def bucketed(items: PromptData, rows: np.ndarray, config: RolloutConfig) -> int:

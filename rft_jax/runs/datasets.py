@@ -13,6 +13,8 @@ from rft_jax.config import Config, DataConfig, EvalStage, RLStage, StageConfig
 from rft_jax.data import Packed, PromptRows
 from rft_jax.graders import Grader
 from rft_jax.tokenizers import Tokenizer, message_text
+from rft_jax.tokenizers.base import Message
+from rft_jax.tokenizers.thoughts import split_thought
 from rft_jax.utils.errors import InputError
 
 
@@ -149,7 +151,7 @@ def training_texts(rows: dict[str, dict[str, Rows]], at_most: int) -> list[str]:
         text
         for item in items[::stride]
         for message in item["messages"]
-        for text in (message_text(message), message.get("reasoning_content"))
+        for text in _texts(message)
         if text
     ]
 
@@ -171,6 +173,12 @@ def write_files(files: DataConfig, workdir: Path) -> DataConfig:
                 data.write_items(source, files.tfds, path, answered=answered)
             made[name] = str(path)
     return dataclasses.replace(files, **made)
+
+
+def _texts(message: Message) -> tuple[str, str | None]:
+    """A message's text, and its thought."""
+    texts = message_text(message), message.get("reasoning_content")
+    return split_thought(*texts) if message["role"] == "assistant" else texts
 
 
 def data_directory(workdir: Path) -> Path:

@@ -28,6 +28,7 @@ from rft_jax.models.hugging_face import (
     read_config,
 )
 from rft_jax.parallel import Shardings, raise_on_all_hosts
+from rft_jax.runs.export_record import ExportRecord, read_record
 from rft_jax.tokenizers import HuggingFaceTokenizer
 from rft_jax.tokenizers.hugging_face import TOKENIZER_FILE
 from rft_jax.utils.errors import InputError
@@ -48,6 +49,7 @@ class Source:
         date: what templates that write a date into the prompt are told, for the whole run.
         config: the architecture as the source has it, the rest as the run has it.
         vocab_size: rows of the embedding.
+        record: what it says of how it was sampled, if it is an export.
     """
 
     directory: Path
@@ -55,6 +57,7 @@ class Source:
     date: datetime.datetime
     config: ModelConfig
     vocab_size: int
+    record: ExportRecord = ExportRecord()
 
     def tokenizer(self, thinking: bool | None) -> HuggingFaceTokenizer:
         """The source's tokenizer.
@@ -84,12 +87,14 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
             found[model.name] = _kept(kept, model)
         else:
             opened = open_checkpoint(locate(model.source), model.name)
+            record = read_record(opened.adapter or opened.directory)
             found[model.name] = Source(
                 opened.directory,
                 opened.adapter,
-                datetime.datetime.now(),
+                record.moment or datetime.datetime.now(),
                 _resolve(model, opened.config),
                 opened.vocab_size,
+                record,
             )
     _check_tokenizers(found, config.tokenizer.thinking)
     return found
@@ -143,6 +148,7 @@ def load_base(model: Model, shardings: Shardings) -> Params:
     Raises:
         InputError: as `load_source`.
     """
+    assert model.config.lora is not None
     _, frozen = split(shardings)
     return load_params(_open(model), frozen, model.config.lora.base_dtype)
 

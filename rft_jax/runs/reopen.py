@@ -4,6 +4,7 @@ run = reopen(workdir)
 run, stage, step = open_model(Path("runs/claims/rft/checkpoints/best"))
 """
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from rft_jax.config import (
     MeshConfig,
     ModelConfig,
     RLStage,
+    RolloutConfig,
+    TokenizerConfig,
     TrainingStageConfig,
 )
 from rft_jax.config.overrides import read_config
@@ -25,7 +28,7 @@ from rft_jax.runs.pretrained import (
     snapshotted_sources,
 )
 from rft_jax.runs.run import BASE_STAGE, Run
-from rft_jax.runs.tokenizer import stored_tokenizer
+from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer
 from rft_jax.utils.errors import InputError
 
 
@@ -42,7 +45,10 @@ def reopen(workdir: Path) -> Run:
     sources = snapshotted_sources(config, workdir)
     tokenizer = stored_tokenizer(config, sources, workdir)
     if tokenizer is None:
-        raise InputError(f"{workdir}: has no tokenizer yet; let the run begin first")
+        raise InputError(
+            f"{workdir / TOKENIZER_FILE}: the file is missing, without which the run's models "
+            "cannot be used; copy the whole work directory, or train it again"
+        )
     try:
         mesh = make_mesh(config.mesh)
     except InputError:  # the run had other hardware
@@ -61,6 +67,19 @@ class OpenModel(NamedTuple):
     def rl_stages(self) -> tuple[RLStage, ...]:
         """The run's reinforcement stages, the stage's own last if it is one."""
         return Config(stages=(*self.run.config.training_stages, self.stage)).rl_stages
+
+    @property
+    def sampling(self) -> RolloutConfig | None:
+        """How it is sampled: as in the run's last reinforcement stage, or as an export says."""
+        if self.rl_stages:
+            return self.rl_stages[-1].rollout
+        source = self.run.sources.get(self.stage.model)
+        if source is None or source.record.completion_tokens is None:
+            return None
+        return RolloutConfig(
+            max_completion_tokens=source.record.completion_tokens,
+            reasoning_effort=source.record.thinking_tokens or 0,
+        )
 
 
 def open_model(path: Path) -> OpenModel:
@@ -83,7 +102,12 @@ def open_model(path: Path) -> OpenModel:
     if path.parent.name == "checkpoints":
         step, path = _step(path), path.parent.parent
     if not (path.parent / "config.json").exists():
-        raise InputError(f"{path}: not a work directory, nor a stage or a checkpoint of one")
+        remedy = "correct the path"
+        if len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists():
+            remedy = f"for the model of that name on Hugging Face, write hf:{path}"
+        raise InputError(
+            f"{path}: not a work directory, nor a stage or a checkpoint of one; {remedy}"
+        )
     run = reopen(path.parent)
     return OpenModel(run, run.stage(path.name), step)
 
@@ -92,7 +116,9 @@ def _open_checkpoint(source: str) -> Run:
     """A Hugging Face checkpoint as the run of one model, without a grader."""
     config = Config(models=(ModelConfig(source=source),), stages=(BASE_STAGE,))
     sources = find_sources(config, None)
-    tokenizer = sources[BASE_STAGE.model].tokenizer(config.tokenizer.thinking)
+    thinking = sources[BASE_STAGE.model].record.thinking
+    config = dataclasses.replace(config, tokenizer=TokenizerConfig(thinking=thinking))
+    tokenizer = sources[BASE_STAGE.model].tokenizer(thinking)
     return Run(config, Path(source), make_mesh(MeshConfig()), None, tokenizer, sources, {})
 
 

@@ -103,7 +103,7 @@ class Run:
         directory = self.checkpoints(stage)
         with raise_on_all_hosts():
             if not (known := steps(directory)):
-                raise InputError(f"{directory}: no checkpoint yet; let `rft train` write one first")
+                raise InputError(f"{directory}: no checkpoint yet; {self._remedy(stage)}")
         model = self.model(stage)
         shape, _ = split(jax.eval_shape(lambda: model.init(jax.random.key(0))))
         sharding, _ = split(self._shardings(stage))
@@ -111,6 +111,15 @@ class Run:
         trained = load_params(directory, step, abstract(shape, sharding))
         base = None if model.config.lora is None else self.load_base(stage)
         return model.adapt(trained, base)
+
+    def _remedy(self, stage: TrainingStageConfig) -> str:
+        """What to do about a stage without a checkpoint."""
+        others = [other for other in self.config.training_stages if steps(self.checkpoints(other))]
+        alike = [other for other in others if other.model == stage.model]
+        if not others:
+            return "let `rft train` write one first"
+        ready = self.directory((alike or others)[-1])
+        return f"wait for one, or use {ready}, which has one"
 
     def load_base(self, stage: TrainingStageConfig) -> Params:
         """The weights under the adapters of the stage's model, from its source.

@@ -57,11 +57,20 @@ class TrainingStage(Protocol):
         early_stopping_patience: Evaluations without a better reward that end it; 0 for no end.
     """
 
-    config: TrainingStageConfig
-    model: Model
-    optimizer: optax.GradientTransformation
-    eval_interval: int
-    early_stopping_patience: int
+    @property
+    def config(self) -> TrainingStageConfig: ...
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation: ...
+
+    @property
+    def eval_interval(self) -> int: ...
+
+    @property
+    def early_stopping_patience(self) -> int: ...
 
     def state_shardings(self) -> TrainState:
         """Where the state's arrays lie, in the state's shape."""

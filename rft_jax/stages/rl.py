@@ -81,6 +81,8 @@ class RL:
 
     def run(self, loop: Loop) -> None:
         """Takes the steps that are left."""
+        if self.config.rollout.truncates and is_first():
+            log(truncation_warning(self.config))
         loop.drive(self)
 
     def state_shardings(self) -> TrainState:
@@ -151,3 +153,15 @@ class RL:
             except OSError as error:
                 log(f"warning: the samples of step {step} could not be written ({error})")
         return scalars_row(output.metrics)
+
+
+def truncation_warning(stage: RLStage) -> str:
+    """What to know of a stage whose sampling is truncated."""
+    section, remedy = f"stages.{stage.name}", ""
+    if stage.policy_loss.importance == "none":
+        remedy = f", and set {section}.policy_loss.importance=tis to correct for it"
+    return (
+        f"warning: {section}.rollout: with top_k={stage.rollout.top_k} and "
+        f"top_p={stage.rollout.top_p} tokens are drawn from another policy than the one that "
+        f"learns; leave truncation off, or watch sampler_learner_logprob_gap{remedy}"
+    )

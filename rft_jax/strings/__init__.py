@@ -4,7 +4,8 @@
     equal(case_fold(text), case_fold(other))
 
 `byte_string` has the types and what works on bytes, `unicode` code points and case folding,
-`json_scan` and `json_values` a JSON parser, `json_tree` and `json_numbers` more of JSON,
+`json_scan` and `json_values` a JSON parser, `json_anywhere` finds the JSON of an answer,
+`json_equal`, `json_tree` and `json_numbers` have more of JSON,
 `string_list` lists of names, `numbers` numbers in free text, `edit_distance` and `ngrams` how alike
 texts are. It knows nothing of models or rewards and can be used alone.
 """
@@ -22,6 +23,9 @@ from rft_jax.strings.byte_string import slice_bytes as slice_bytes
 from rft_jax.strings.byte_string import to_host as to_host
 from rft_jax.strings.edit_distance import indel_similarity as indel_similarity
 from rft_jax.strings.edit_distance import lcs_length as lcs_length
+from rft_jax.strings.json_anywhere import scan_last_json as scan_last_json
+from rft_jax.strings.json_equal import hash_of as hash_of
+from rft_jax.strings.json_equal import value_hash as value_hash
 from rft_jax.strings.json_scan import MAX_DEPTH as MAX_DEPTH
 from rft_jax.strings.json_scan import JsonScan as JsonScan
 from rft_jax.strings.json_scan import JsonToken as JsonToken
@@ -38,6 +42,7 @@ from rft_jax.strings.ngrams import lcs_words as lcs_words
 from rft_jax.strings.ngrams import ngram_matches as ngram_matches
 from rft_jax.strings.ngrams import split_alphanumeric as split_alphanumeric
 from rft_jax.strings.ngrams import split_words as split_words
+from rft_jax.strings.string_list import FORMS as FORMS
 from rft_jax.strings.string_list import PointList as PointList
 from rft_jax.strings.string_list import StringList as StringList
 from rft_jax.strings.string_list import equal_pairs as equal_pairs

@@ -56,7 +56,10 @@ class Unescaped(NamedTuple):
 
 
 def find(scan: JsonScan, unescaped: Unescaped, path: Path) -> JsonValue:
-    """The value at a path: keys (compared unescaped; of equal keys the last) and indices.
+    """The value at a path: keys and indices.
+
+    Keys are compared unescaped; of equal ones the last counts, and without any the last that
+    differs only in the case of ASCII letters.
 
     Args:
         scan: From `scan_json`, of N documents.
@@ -118,18 +121,28 @@ def _inside(scan: JsonScan, value: JsonValue) -> jax.Array:
 
 
 def _member(scan: JsonScan, unescaped: Unescaped, value: JsonValue, key: bytes) -> JsonValue:
-    quote = QUOTE_MARK + ord('"')
-    matches_NL = jnp.ones(scan.token_NL.shape, bool)
-    for k, byte in enumerate((quote, *key, quote)):
-        matches_NL &= shift_left(unescaped.marked_NL, k) == byte
-    matches_NL = jnp.take_along_axis(matches_NL, unescaped.position_NL, axis=-1, mode="clip")
-    matches_NL &= _inside(scan, value) & (scan.token_NL == JsonToken.KEY)
+    keys_NL = _inside(scan, value) & (scan.token_NL == JsonToken.KEY)
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
-    key_N = jnp.where(matches_NL, index, -1).max(axis=-1, initial=-1)
+    symbol_NL = unescaped.marked_NL
+    upper_NL = (symbol_NL >= ord("A")) & (symbol_NL <= ord("Z"))
+    exact_N, folded_N = (
+        jnp.where(_spells(symbols, text, unescaped) & keys_NL, index, -1).max(axis=-1, initial=-1)
+        for symbols, text in ((symbol_NL, key), (symbol_NL | upper_NL * 0x20, key.lower()))
+    )
+    key_N = jnp.where(exact_N >= 0, exact_N, folded_N)
     token = scan.token_NL != JsonToken.NONE
     colon_N = _first(token & (index > key_N[:, None]), index)
     start_N = _first(token & (index > colon_N[:, None]), index)
     return _value_at(scan, start_N, (value.token_N == JsonToken.OBJECT) & (key_N >= 0))
+
+
+def _spells(symbol_NL: jax.Array, text: bytes, unescaped: Unescaped) -> jax.Array:
+    """bool[N, L]: the string that starts at a byte of the source is this text."""
+    quote = QUOTE_MARK + ord('"')
+    matches_NL = jnp.ones(symbol_NL.shape, bool)
+    for k, byte in enumerate((quote, *text, quote)):
+        matches_NL &= shift_left(symbol_NL, k) == byte
+    return jnp.take_along_axis(matches_NL, unescaped.position_NL, axis=-1, mode="clip")
 
 
 def _element(scan: JsonScan, value: JsonValue, number: int) -> JsonValue:
@@ -251,7 +264,7 @@ def _utf8(point: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def strings_of(
-    scan: JsonScan, unescaped: Unescaped, value: JsonValue, max_items: int
+    scan: JsonScan, unescaped: Unescaped, value: JsonValue, max_items: int, lone: bool = False
 ) -> tuple[StringList, jax.Array]:
     """The first strings of an array.
 
@@ -260,22 +273,28 @@ def strings_of(
         unescaped: From `unescape` of the same scan.
         value: The array.
         max_items: K, static.
+        lone: Take a string for an array of one.
 
     Returns:
         strings: StringList of [N, L] bytes and K entries; its count is that of all strings in the
             array itself and may be larger than K. Empty where the value is no array.
-        uniform_N: bool, the value is an array of strings and nothing else (or of nothing).
+        uniform_N: bool, the value is an array of strings and nothing else (or of nothing), or a
+            lone string.
     """
     inside_NL = _inside(scan, value)
+    index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
+    is_string_N = (value.token_N == JsonToken.STRING) & lone
+    ends_NL = (index == value.start_N[:, None]) | (index == value.end_N[:, None] - 1)
     is_array_N = value.token_N == JsonToken.ARRAY
     opening_NL = inside_NL & (scan.token_NL == JsonToken.STRING)
     others_NL = inside_NL & is_value(scan.token_NL) & ~opening_NL
     # Opening and closing quotes of the strings alternate.
     quotes_NL = (opening_NL | (inside_NL & scan.closing_NL)) & is_array_N[:, None]
+    quotes_NL |= ends_NL & is_string_N[:, None]
     position_NL, quotes_N = compress(unescaped.position_NL, quotes_NL)
     missing = max(0, 2 * max_items - position_NL.shape[-1])
     position_NK2 = jnp.pad(position_NL, ((0, 0), (0, missing)))[:, : 2 * max_items]
     position_NK2 = position_NK2.reshape(-1, max_items, 2)
     text = ByteString(_bytes(unescaped), unescaped.length_N)
     strings = StringList(text, position_NK2[:, :, 0] + 1, position_NK2[:, :, 1], quotes_N // 2)
-    return strings, is_array_N & ~others_NL.any(axis=-1)
+    return strings, (is_array_N & ~others_NL.any(axis=-1)) | is_string_N

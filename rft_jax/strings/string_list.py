@@ -27,6 +27,8 @@ from rft_jax.strings.unicode import fold_points, fold_text, is_space, scan_utf8
 
 _CHUNK = 16  # code points compared at a time; most names are shorter
 _SPACE = ord(" ")
+FORMS = ("names", "case", "none")
+PUNCTUATION = ".,;:!?"
 
 
 class StringList(NamedTuple):
@@ -79,10 +81,12 @@ def list_from_host(rows: Sequence[Sequence[str | bytes]]) -> StringList:
     return StringList(from_host(text, max([1, *map(len, text)])), start_NK, end_NK, count_N)
 
 
-def normalize(strings: StringList) -> PointList:
-    """Brings names to one form, so that different spellings become equal.
+def normalize(strings: StringList, form: str = "names") -> PointList:
+    """Brings strings to one form, so that different spellings become equal.
 
-    In this order:
+    Args:
+        strings: K strings in each of N rows.
+        form: one of `FORMS`. "none" changes nothing; "case" does 1, 2 and 4, "names" 1 to 3:
 
     1. every code point is replaced by its simple case folding;
     2. white space at both ends is removed, inner white space becomes one space;
@@ -91,6 +95,7 @@ def normalize(strings: StringList) -> PointList:
        that is neither bracket nor space stands in depth 0, what follows the last such character is
        removed: "SCN1A (NaV1.1) [x]" is "scn1a". If nothing stands in depth 0, all brackets and
        spaces at both ends are removed: "[SCN1A]" is "scn1a".
+    4. `PUNCTUATION` at the end is removed, unless nothing else is there: "goodwill." is "goodwill".
 
     Returns:
         PointList with as many entries.
@@ -104,21 +109,29 @@ def normalize(strings: StringList) -> PointList:
     for k in (1, 2):  # the characters of white space have three bytes at most
         space_NL |= shift_right(first_space_NL, k) & _tail(utf8.first, k)
     keep_NL = inside_NL & utf8.first
-    keep_NL &= ~first_space_NL | (shift_right(inside_NL & ~space_NL, 1))
-    points_NL = jnp.where(first_space_NL, _SPACE, fold_points(utf8.point))
+    points_NL = utf8.point
+    if form != "none":
+        keep_NL &= ~first_space_NL | (shift_right(inside_NL & ~space_NL, 1))
+        points_NL = jnp.where(first_space_NL, _SPACE, fold_points(utf8.point))
     points_NL, _ = compress(points_NL, keep_NL)
 
     kept_NL = jnp.pad(jnp.cumsum(keep_NL, axis=-1, dtype=jnp.int32), ((0, 0), (1, 0)))
     start_NK = jnp.where(used_NK, _at(kept_NL, jnp.asarray(start_NK)), 0)
     end_NK = jnp.where(used_NK, _at(kept_NL, jnp.asarray(end_NK)), 0)
+    if form == "none":
+        return PointList(points_NL, start_NK, end_NK, jnp.asarray(count_N))
     trailing = (end_NK > start_NK) & (_at(points_NL, end_NK - 1) == _SPACE)
     plain = PointList(points_NL, start_NK, end_NK - trailing, jnp.asarray(count_N))
-    return _without_brackets(plain, used_NK)
+    return _without_punctuation(plain) if form == "case" else _without_brackets(plain, used_NK)
 
 
-def normalize_text(name: str) -> str:
-    """The same form of one name on the host."""
+def normalize_text(name: str, form: str = "names") -> str:
+    """The same form of one string on the host."""
+    if form == "none":
+        return name
     name = " ".join(fold_text(name).split())
+    if form == "case":
+        return name.rstrip(PUNCTUATION + " ") or name
     depth = outside = 0
     for end, character in enumerate(name, start=1):
         depth += (character in "([") - (character in ")]")
@@ -135,6 +148,17 @@ def _tail(first_NL: jax.Array, count: int) -> jax.Array:
     for k in range(1, count):
         tail_NL &= ~shift_right(first_NL, k)
     return tail_NL
+
+
+def _without_punctuation(strings: PointList) -> PointList:
+    """Step 4 of `normalize`."""
+    points_NL, start_NK, end_NK, count_N = strings
+    dropped_NL = points_NL == _SPACE
+    for mark in PUNCTUATION:
+        dropped_NL |= points_NL == ord(mark)
+    last_NK = _at(last_where(~dropped_NL), end_NK - 1)
+    kept_NK = (end_NK > start_NK) & (last_NK >= start_NK)
+    return PointList(points_NL, start_NK, jnp.where(kept_NK, last_NK + 1, end_NK), count_N)
 
 
 def _without_brackets(strings: PointList, used_NK: jax.Array) -> PointList:

@@ -6,6 +6,8 @@ is what `str.isspace` holds for it.
 """
 
 import functools
+import re
+import sys
 from typing import NamedTuple
 
 import jax
@@ -126,6 +128,24 @@ def is_space(points: Array) -> jax.Array:
     for point in (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000):
         found |= points == point
     return found
+
+
+def is_word(points: Array) -> jax.Array:
+    """What `\\w` of Python's `re` matches: bool of the points' shape."""
+    page_of, pages = _word_table()
+    page = jnp.asarray(page_of).at[points // _PAGE].get(mode="clip").astype(jnp.int32)
+    return jnp.asarray(pages)[page * _PAGE + points % _PAGE]
+
+
+@functools.cache
+def _word_table() -> tuple[np.ndarray, np.ndarray]:
+    """As `_fold_table`; the last block has no word characters."""
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    inside = np.zeros(sys.maxunicode + 1 + _PAGE, bool)
+    for match in re.finditer(r"\w+", everything):
+        inside[match.start() : match.end()] = True
+    pages, page_of = np.unique(inside.reshape(-1, _PAGE), axis=0, return_inverse=True)
+    return page_of.reshape(-1).astype(np.uint16), pages.reshape(-1)
 
 
 def trim(text: ByteString) -> ByteString:

@@ -5,8 +5,9 @@
     text, overflow = detokenize(tokenizer.piece_table(), tokens_NT, start_N, end_N, max_bytes)
 
 `base` has the interface, `spm` SentencePiece with the chat format of models trained here,
-`hugging_face` the tokenizers of checkpoints, `chat` their chat templates, `device_decode` tokens ->
-bytes on the device.
+`hugging_face` the tokenizers of checkpoints, `chat` their chat templates, `thoughts` what tells a
+thought from its answer, `device_decode` tokens -> bytes on the device. `spm_export` and
+`stop_files` write for transformers.
 """
 
 from rft_jax.tokenizers.base import Tokenizer as Tokenizer

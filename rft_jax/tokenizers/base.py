@@ -73,7 +73,16 @@ class Tokenizer(Protocol):
         ...
 
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
-        """Token ids of thought, end-of-think marker, answer and stop token."""
+        """Token ids of thought, end-of-think marker, answer and stop token.
+
+        Args:
+            content: The answer; in formats with thoughts, behind `</think>` if the thought comes
+                with it.
+            reasoning: The thought, if it comes by itself.
+
+        Raises:
+            InputError: there would be two thoughts.
+        """
         ...
 
     def piece_table(self) -> DetokenizeTable:
@@ -104,8 +113,8 @@ def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
 
 
 def message_text(message: Message) -> str:
-    """The text of a message: its content, or its text parts joined."""
-    content = message["content"]
+    """The text of a message: its content, or its text parts joined; none beside calls of tools."""
+    content = message.get("content") or ""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content)

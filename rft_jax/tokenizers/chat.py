@@ -4,9 +4,12 @@
 `apply_chat_template` gives. A template is somebody else's program, so it runs in Jinja's sandbox.
 """
 
+import contextlib
 import datetime
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -81,6 +84,11 @@ class ChatTemplate:
         """
         if not messages:
             raise InputError(f"{self._where}: a conversation has no messages; give at least one")
+        if any(message.get("tool_calls") for message in messages) and not self._shows_calls:
+            raise InputError(
+                f"{self._where}: the chat template shows no calls of tools; write them into the "
+                "content, or use another template"
+            )
         prepared = [self._prepare(message) for message in messages]
         try:
             return self._render(prepared, tools, add_generation_prompt)
@@ -111,7 +119,32 @@ class ChatTemplate:
             message["role"] = "system"
         if isinstance(message.get("content"), list) and not self._takes_parts:
             message["content"] = message_text(message)
+        if message.get("tool_calls") and self._takes_objects:
+            message["tool_calls"] = [_with_object(call) for call in message["tool_calls"]]
         return message
+
+    @functools.cached_property
+    def _shows_calls(self) -> bool:
+        texts = self._call_text({"a": _PROBE}), self._call_text(f'{{"a": "{_PROBE}"}}')
+        return any(text is not None and _PROBE in text for text in texts)
+
+    @functools.cached_property
+    def _takes_objects(self) -> bool:
+        """Whether the arguments of a call have to be an object, and not its JSON: written as they
+        are, strings would be quoted once more or refused."""
+        as_object, as_text = {"a": 1}, '{"a": 1}'
+        rendered = self._call_text(as_object)
+        return rendered is not None and rendered != self._call_text(as_text)
+
+    def _call_text(self, arguments: Mapping[str, Any] | str) -> str | None:
+        """A conversation with a call; None if the template refuses it."""
+        function = {"name": "f", "arguments": arguments}
+        call = {"id": "call00001", "type": "function", "function": function}
+        question = {"role": "user", "content": "?"}
+        try:
+            return self._render([question, {"role": "assistant", "tool_calls": [call]}])
+        except Exception:  # as in `render`
+            return None
 
     def _renders_parts_as_text(self) -> bool:
         parts = [{"type": "text", "text": _PROBE}]
@@ -121,6 +154,15 @@ class ChatTemplate:
             )
         except Exception:  # as in `render`; what is wrong shows there
             return False
+
+
+def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The call with its arguments read, if they are JSON."""
+    function = dict(call.get("function", call))
+    if isinstance(function.get("arguments"), str):
+        with contextlib.suppress(ValueError):
+            function["arguments"] = json.loads(function["arguments"])
+    return {**call, "function": function} if "function" in call else function
 
 
 class _Generation(jinja2.ext.Extension):

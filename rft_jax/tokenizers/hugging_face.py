@@ -18,6 +18,7 @@ from rft_jax.tokenizers.base import Message
 from rft_jax.tokenizers.chat import ChatTemplate, Clock
 from rft_jax.tokenizers.device_decode import DetokenizeTable, Kind, make_table
 from rft_jax.tokenizers.hugging_face_decoders import decoding
+from rft_jax.tokenizers.thoughts import END_OF_THINK, THINK, check_thoughts, split_thought
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
@@ -28,8 +29,9 @@ TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
 MODEL_FILE = "config.json"
 
-THINK, END_OF_THINK = "<think>", "</think>"
-SEPARATOR = "\n\n"  # between the end of the thought and the answer
+# What can end a thought, and what is between it and the answer: that of Qwen 3 and DeepSeek R1, and
+# that of models that were trained here (`spm`).
+SEPARATORS = {END_OF_THINK: "\n\n", "<|end_of_think|>": ""}
 # Checkpoints pad their embeddings by some rows (Qwen 2.5 by up to 399, DeepSeek V3 by 465); a model
 # with more is not the tokenizer's.
 MAX_UNUSED_IDS = 1024
@@ -41,10 +43,10 @@ _ANSWER = "An answer that no template has"
 class HuggingFaceTokenizer:
     """The tokenizer in a checkpoint's directory; implements `Tokenizer`.
 
-    Thoughts: a model thinks if its chat template knows `</think>` and does not close the thought
-    itself. The marker must be one token, as in Qwen 3 and in the distillations of DeepSeek R1; what
-    comes before it, `<think>` included, is the thought. The completions of other models (Llama 3,
-    Gemma 3, Qwen 2.5) are all answer.
+    Thoughts: a model thinks if its chat template knows `</think>`, or the marker of models that
+    were trained here, and does not close the thought itself. The marker must be one token, as in
+    Qwen 3 and in the distillations of DeepSeek R1; what comes before it, `<think>` included, is the
+    thought. The completions of other models (Llama 3, Gemma 3, Qwen 2.5) are all answer.
 
     Stops: the ids of generation_config.json (without it: of config.json), the end-of-sequence
     token, and the token with which the template ends an answer.
@@ -87,8 +89,10 @@ class HuggingFaceTokenizer:
         options = {} if thinking is None else {"enable_thinking": thinking}
         variables = {**names, **(template_options or {}), **options}
         self._template = _load_template(self._directory, config, variables, now)
+        self._marker = self._find_marker()
         self.end_of_think_id = self._find_end_of_think(thinking)
-        self.answer_separator = "" if self.end_of_think_id is None else SEPARATOR
+        thinks = self.end_of_think_id is not None
+        self.answer_separator = SEPARATORS[self._marker] if thinks else ""
 
         generation = _read_json(self._directory / GENERATION_FILE)
         generation = generation or _read_json(self._directory / MODEL_FILE)
@@ -100,7 +104,7 @@ class HuggingFaceTokenizer:
                 "end an answer"
             )
         self.stop_ids = tuple(dict.fromkeys(stops))
-        self._ending_id = ending[0] if ending else stops[0]
+        self.ending_id = ending[0] if ending else stops[0]
         pads = [*self._ids_of(names, "pad_token"), *_ids(generation, "pad_token_id"), *stops]
         self.pad_id = pads[0]
         self.forbidden_ids = self._find_forbidden(names)
@@ -142,16 +146,29 @@ class HuggingFaceTokenizer:
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
         """Token ids of thought, end-of-think marker, answer and stop token, as in the template.
 
-        Where the template drops thoughts (DeepSeek R1) they are written as its models do.
+        Templates that know thoughts split them off the content by their tags. Where the template
+        drops thoughts (DeepSeek R1) they are written as its models do.
+
+        Raises:
+            InputError: the completion would have two thoughts.
         """
         ids = self._parse(self._completion_text(content, reasoning))
         ends = [index for index, token in enumerate(ids) if token in self.stop_ids]
-        return ids[: ends[-1] + 1] if ends else [*ids, self._ending_id]
+        return ids[: ends[-1] + 1] if ends else [*ids, self.ending_id]
 
     def piece_table(self) -> DetokenizeTable:
         """The arrays with which `detokenize` computes `decode` on the device."""
         kinds, surfaces = zip(*map(self._surface, range(self.vocab_size)), strict=True)
         return make_table(surfaces, kinds, self._decoding.drop_space, self._decoding.repair)
+
+    @property
+    def ending_token(self) -> str:
+        """The text of the token that ends an answer."""
+        return self._model.id_to_token(self.ending_id)
+
+    def template_names(self, variable: str) -> bool:
+        """Whether the chat template refers to a variable such as `eos_token`."""
+        return self._template is not None and variable in self._template.source
 
     def _surface(self, token: int) -> tuple[Kind, bytes]:
         name = self._model.id_to_token(token)
@@ -186,21 +203,30 @@ class HuggingFaceTokenizer:
         token = self._model.token_to_id(names[role]) if role in names else None
         return [] if token is None else [token]
 
+    def _find_marker(self) -> str | None:
+        """The end of thoughts that the template knows, one token if possible."""
+        source = "" if self._template is None else self._template.source
+        known = [marker for marker in SEPARATORS if marker in source]
+        tokens = [marker for marker in known if self._model.token_to_id(marker) is not None]
+        return next(iter(tokens or known), None)
+
     def _find_end_of_think(self, thinking: bool | None) -> int | None:
-        template = self._template
-        knows = template is not None and END_OF_THINK in template.source
+        marker, template = self._marker, self._template
         if thinking is None:
             thinking = (
-                template is not None and knows and END_OF_THINK not in template.render([_QUESTION])
+                template is not None
+                and marker is not None
+                and marker not in template.render([_QUESTION])
             )
         if not thinking:
             return None
-        token = self._model.token_to_id(END_OF_THINK)
-        if not knows or token is None:
-            where = "vocabulary" if knows else "chat template"
+        token = None if marker is None else self._model.token_to_id(marker)
+        if token is None:
+            where = "chat template" if marker is None else "vocabulary"
             raise InputError(
-                f"{self._directory}: the {where} has no {END_OF_THINK}, so that no token can end a "
-                "thought; set thinking to false, which takes all of a completion as the answer"
+                f"{self._directory}: the {where} has no {marker or END_OF_THINK}, so that no token "
+                "can end a thought; set thinking to false, which takes all of a completion as the "
+                "answer"
             )
         return token
 
@@ -236,21 +262,29 @@ class HuggingFaceTokenizer:
         return ids
 
     def _completion_text(self, content: str, reasoning: str | None) -> str:
-        thinks = self.end_of_think_id is not None
-        thought = (reasoning or "").strip("\n")
-        answer = {"role": "assistant", "content": content}
-        if thinks:
-            answer["reasoning_content"] = thought
-        template = self._chat()
+        thinks, template = self.end_of_think_id is not None, self._chat()
+        alone, thought = content, reasoning
+        if self._marker is not None:
+            check_thoughts(content, reasoning)
+            alone, thought = split_thought(content, reasoning)
+        answer = {"role": "assistant", "content": content if thinks else alone}
+        if thinks and reasoning is not None:
+            answer["reasoning_content"] = reasoning
         prompt = template.render([_QUESTION])
         whole = template.render([_QUESTION, answer], add_generation_prompt=False)
         rest = whole.removeprefix(prompt)
-        if len(rest) < len(whole) and (not thinks or END_OF_THINK in rest):
+        if len(rest) < len(whole) and (not thinks or self._marker in rest):
+            if thinks and rest.count(self._marker) > 1:
+                raise InputError(
+                    f"content: the chat template does not split it at {END_OF_THINK}, which would "
+                    "be two thoughts; give the thought as reasoning_content"
+                )
             return rest
         if not thinks:
-            return content
+            return alone
         opening = "" if prompt.rstrip("\n").endswith(THINK) else f"{THINK}\n"
-        return f"{opening}{thought}\n{END_OF_THINK}{SEPARATOR}{content}"
+        thought = (thought or "").strip("\n")
+        return f"{opening}{thought}\n{self._marker}{self.answer_separator}{alone}"
 
 
 def _read_json(path: Path) -> JsonObject:

@@ -15,6 +15,7 @@ import sentencepiece
 
 from rft_jax.tokenizers.base import Message, message_text
 from rft_jax.tokenizers.device_decode import DetokenizeTable, DropSpace, Kind, Repair, make_table
+from rft_jax.tokenizers.thoughts import check_thoughts, split_thought
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
@@ -29,7 +30,7 @@ ROLE_MARKERS = {
 CONTROL_SYMBOLS = (*dict.fromkeys(ROLE_MARKERS.values()), END_OF_THINK)
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 
-_SPACE = "\u2581"  # how SentencePiece writes a space
+SPACE = "\u2581"  # how SentencePiece writes a space
 _RESERVED = "\u2581\u2585"  # the trainer skips lines with the second
 _ASCII = "".join(map(chr, range(0x20, 0x7F)))
 # Bytes, special tokens, markers, printable ASCII; and some room.
@@ -63,7 +64,7 @@ def train_sentencepiece(
         InputError: If the corpus is empty or the vocabulary too small.
     """
     path = Path(path)
-    symbols = [symbol.replace(" ", _SPACE) for symbol in dict.fromkeys(symbols) if symbol]
+    symbols = [symbol.replace(" ", SPACE) for symbol in dict.fromkeys(symbols) if symbol]
     if vocab_size < (least := MIN_VOCAB_SIZE + len(symbols)):
         raise InputError(
             f"tokenizer.vocab_size: {vocab_size} has no room for bytes, ASCII, markers and "
@@ -138,13 +139,18 @@ class SentencePieceTokenizer:
         self.vocab_size = self._model.vocab_size()
         self.pad_id = self._model.pad_id()
         self.bos_id = self._model.bos_id()
+        self.unk_id = self._model.unk_id()
         self.stop_ids = (self._model.eos_id(),)
         self.end_of_think_id = self._marker(path, END_OF_THINK)
         self.answer_separator = ""
         self._role_ids = {role: self._marker(path, name) for role, name in ROLE_MARKERS.items()}
         self.forbidden_ids = tuple(
-            sorted({self.pad_id, self.bos_id, self._model.unk_id(), *self._role_ids.values()})
+            sorted({self.pad_id, self.bos_id, self.unk_id, *self._role_ids.values()})
         )
+
+    def model_proto(self) -> bytes:
+        """The model in SentencePiece's own format."""
+        return self._model.serialized_model_proto()
 
     def _marker(self, path: Path, name: str) -> int:
         token = self._model.piece_to_id(name)
@@ -156,11 +162,11 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without any control token; `decode` returns the text again."""
-        if _SPACE not in text:
+        if SPACE not in text:
             return self._model.encode(text)
         # The library takes U+2581 for a space; as three bytes it survives.
-        space = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
-        first, *rest = (self._model.encode(part) for part in text.split(_SPACE))
+        space = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        first, *rest = (self._model.encode(part) for part in text.split(SPACE))
         return first + [token for part in rest for token in (*space, *part)]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -196,8 +202,16 @@ class SentencePieceTokenizer:
         between which one run ends and the next begins."""
         runs = [[self.bos_id]]
         for message in messages:
+            if message.get("tool_calls"):
+                raise InputError(
+                    "tool_calls: this chat format shows no calls of tools; write them into the "
+                    "content, or use a model with a chat template that shows them"
+                )
             answers = message["role"] == "assistant"
-            first, *rest = map(self.encode, cut(message_text(message)))
+            text = message_text(message)
+            if answers:
+                text, _ = split_thought(text, message.get("reasoning_content"))
+            first, *rest = map(self.encode, cut(text))
             runs[-1] += [self._role_ids[message["role"]], *[self.end_of_think_id] * answers, *first]
             runs += rest
             runs[-1] += self.stop_ids if answers else ()
@@ -205,9 +219,17 @@ class SentencePieceTokenizer:
         return runs
 
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
-        """Token ids of the thought (if any), the end-of-think marker, the answer and the stop."""
-        thought = self.encode(reasoning or "")
-        return [*thought, self.end_of_think_id, *self.encode(content), *self.stop_ids]
+        """Token ids of the thought (if any), the end-of-think marker, the answer and the stop.
+
+        Without `reasoning`, the thought is what the content has between `<think>` and `</think>`.
+
+        Raises:
+            InputError: there would be two thoughts.
+        """
+        check_thoughts(content, reasoning)
+        answer, thought = split_thought(content, reasoning)
+        thought = self.encode(thought or "")
+        return [*thought, self.end_of_think_id, *self.encode(answer), *self.stop_ids]
 
     def piece_table(self) -> DetokenizeTable:
         """The arrays with which `detokenize` computes `decode` on the device."""
@@ -222,15 +244,15 @@ class SentencePieceTokenizer:
             return Kind.PLAIN, self._model.decode([token]).encode()
         if self._model.is_byte(token):
             return Kind.RAW, bytes([int(piece[3:5], 16)])
-        kind = Kind.SPACED if piece.startswith(_SPACE) else Kind.PLAIN
-        return kind, piece.replace(_SPACE, " ").encode()
+        kind = Kind.SPACED if piece.startswith(SPACE) else Kind.PLAIN
+        return kind, piece.replace(SPACE, " ").encode()
 
     def _drop_space(self) -> DropSpace:
         """The model's rule, from what it does: the library does not tell its settings."""
         spaced = [t for t in range(self.vocab_size) if self._surface(t)[0] == Kind.SPACED]
         if not spaced or self._model.decode(spaced[:1]).startswith(" "):
             return DropSpace.NEVER
-        lone = self._model.piece_to_id(_SPACE)
+        lone = self._model.piece_to_id(SPACE)
         if self._model.is_unknown(lone) or self._model.decode([lone, lone]):
             return DropSpace.FIRST
         return DropSpace.LEADING

@@ -3,10 +3,11 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+
+from rft_jax.utils.types import JsonObject
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[JsonObject]:
     """The rows of a metrics file; lines that were cut while they were written are left out."""
     if not path.exists():
         return []

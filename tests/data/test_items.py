@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.data import check_disjoint, check_keys, load_answers, load_items, load_supervised_items
+from rft_jax.data import (
+    check_disjoint,
+    check_keys,
+    load_answers,
+    load_items,
+    load_supervised_items,
+    suspicions,
+)
 from rft_jax.utils.errors import InputError
 
 USER = {"role": "user", "content": "Which gene?"}
@@ -197,8 +204,68 @@ def test_answers_are_one_for_each_item(path):
     with pytest.raises(InputError, match=r"has 2 answers to 3 items; give one for each"):
         load_answers(path, 3)
     path.write_text('{"output_text": "yes"}\n{"answer": "no"}\n')
-    with pytest.raises(InputError, match=r"line 2: output_text: must be a string"):
+    with pytest.raises(InputError, match=r"line 2: output_text: is missing; add the answer"):
         load_answers(path, 2)
+
+
+@pytest.mark.parametrize(
+    "value, sentence",
+    [(None, "is null; write the answer"), (5, "must be a string, not a number; put the answer")],
+)
+def test_an_answer_that_is_no_text_is_named(path, value, sentence):
+    write(path, {"output_text": value})
+    assert_sentence(lambda: load_answers(path, 1), f"{path}, line 1: output_text: {sentence}")
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+
+
+def test_calls_of_tools_need_no_content(path):
+    row = messages(USER, CALLS, {"role": "tool", "tool_call_id": "c", "content": "42"})
+    assert load_items(write(path, row)) == [row]
+    write(path, messages(USER, CALLS))
+    assert_sentence(lambda: load_supervised_items(path), f"{path}, line 1: messages[1].content: is")
+    for calls, sentence in (
+        ([], "expected an array of calls, got an array"),
+        ([{"function": {}}], '[0]: write {"type"'),
+        ([{"function": {"name": "f", "arguments": 3}}], "[0].function.arguments: expected"),
+    ):
+        write(path, messages(CALLS | {"tool_calls": calls}, USER))
+        start = f"{path}, line 1: messages[0].tool_calls"
+        with pytest.raises(InputError) as caught:
+            load_items(path)
+        assert str(caught.value).removeprefix(start).lstrip(": ").startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (json.dumps([GOOD, GOOD]).encode(), "is one JSON array, not JSON lines; write its members"),
+        (json.dumps([GOOD], indent=1).encode(), "is one JSON array, not JSON lines"),
+        (json.dumps(GOOD, indent=1).encode(), "is one JSON object over several lines"),
+        (b"question,answer\na,b\n", "looks like a table (CSV), not JSON lines; write an object"),
+        (b"\x1f\x8b\x08\x00", "is compressed (gzip), not JSON lines; unpack it"),
+        (b"PK\x03\x04", "is an archive"),
+    ],
+)
+def test_a_file_of_another_format_is_told_by_name(path, content, sentence):
+    path.write_bytes(content)
+    assert_sentence(lambda: load_items(path), f"{path}: {sentence}")
+
+
+def test_a_key_that_stands_there_twice_is_named(path):
+    write(path, GOOD, '{"messages": [], "a": {"b": 1, "b": 2}}')
+    assert_sentence(lambda: load_items(path), f"{path}, line 2: has the key 'b' twice")
+
+
+def test_prompts_that_are_the_same_or_very_long_are_told():
+    long = {"messages": [USER | {"content": "x" * (1 << 18)}]}
+    found = suspicions([GOOD, long, GOOD], "a.jsonl")
+    assert found[0] == "a.jsonl, line 3: the same prompt is in line 1"
+    assert found[1].startswith("a.jsonl, line 2: the prompt has 262,")
+    (one,) = suspicions([GOOD] * 50, "a.jsonl")
+    assert one == "a.jsonl, line 2: the same prompt is in line 1 (and 48 more like it)"
 
 
 def test_a_key_that_no_item_has_is_named():

@@ -79,7 +79,7 @@ def test_samples_in_the_items_order_need_no_number(files, capsys):
 @pytest.mark.parametrize(
     ("samples", "sentence"),
     [
-        ([{"answer": "x"}], "samples.jsonl, line 1: output_text: must be a string"),
+        ([{"answer": "x"}], "samples.jsonl, line 1: output_text: is missing; add"),
         ([{"output_text": "x"}], "line 1: item: is missing, though there are 1 samples of 3"),
         ([{"output_text": "x", "item": 4}], "line 1: item: 4 is no line of"),
         ([{"output_text": "x", "item": "1"}], "line 1: item: '1' is no line of"),
@@ -148,3 +148,27 @@ def test_a_judge_on_the_device_grades(files, capsys, tmp_path_factory):
     (files / "grader.json").write_text(json.dumps(grader | {"model": "device:nowhere"}))
     assert grade(files, [{"output_text": "deny"}] * 3) == 2
     assert "nowhere: not a work directory" in capsys.readouterr().err
+
+
+def test_right_answers_come_from_a_field_or_a_supervised_file(files, capsys):
+    body = "return float(sample['output_text'] == item['decision'])"
+    source = f"def grade(sample, item):\n    {body}\n"
+    (files / "grader.json").write_text(json.dumps({"type": "python", "source": source}))
+    answers = [
+        {"messages": [*item["messages"], {"role": "assistant", "content": item["decision"]}]}
+        for item in ITEMS[:2]
+    ]
+    arguments = ["validate", "--no-sandbox", "--grader", str(files / "grader.json")]
+    arguments += ["--data", str(files / "items.jsonl")]
+    for more in (
+        ["--right", "decision"],
+        ["--supervised", write(files / "supervised.jsonl", answers)],
+    ):
+        assert main([*arguments, *more]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["probes"]["right"]["mean"] == 1 and summary["warnings"] == []
+        assert summary["failures"] == {}
+    assert main([*arguments, "--right", "verdict"]) == 2
+    assert "no item has the key 'verdict'" in capsys.readouterr().err
+    assert main([*arguments, "--range", "1", "0"]) == 2
+    assert "1 is not below 0; exchange them" in capsys.readouterr().err

@@ -22,6 +22,50 @@ def share_of_zeros(digits):
 not_a_grader = 3
 
 
+def test_the_usual_mistakes_get_their_remedy():
+    def called(function, sentence):
+        grader = named(function, x="{{sample.output_text}}", y="{{item.a}}")
+        for placement in ("device", "host"):
+            with pytest.raises(InputError, match=sentence) as error:
+                grade_texts(build_grader(grader, placement), ["a"], [{"a": "abc"}])
+            assert "\n" not in str(error.value)
+
+    line = r"f: failed at line \d+ of test_function.py"
+    called(lambda x, y: x == y, r"equal")
+    called(lambda x, y: jnp.float32(x == y), "equal")
+    called(lambda x, y: x.lower(), rf"{line} \(AttributeError: .*use case_fold\(text\) of rft_jax")
+    called(lambda x, y: x.lengths, rf"{line} .*use text.length")
+    called(lambda x, y: 1.0 if x in y else 0.0, "contains")
+    called(lambda x, y: True, "f: returned the Python bool True; one score for each")
+    called(lambda x, y: "yes", "f: returned a str; one score for each of the")
+    called(lambda x, y: None, "f: returned nothing")
+    called(lambda x, y: x, "f: returned texts; one score")
+    called(lambda x, y: float(x.length[0]), rf"{line} .*jnp.where|the Python float")
+    called(lambda x, y: 1 / 0, rf"{line} \(ZeroDivisionError: division by zero\); correct it")
+
+
+def test_a_broken_grader_leaves_the_others_of_its_module_usable(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "half_broken.py").write_text(
+        "from rft_jax.graders import device_grader\n"
+        "@device_grader(a='{{sample.output_text}}')\ndef good(a): return a.length\n"
+        "@device_grader(b='{{sample.output_text}}')\ndef bad(a): return a.length\n"
+    )
+    assert load_grader("half_broken:good").name == "good"
+    with pytest.raises(InputError, match="^half_broken: bad: takes a, but there are templates"):
+        load_grader("half_broken:bad")
+    with pytest.raises(InputError, match=r"has no other \(its graders are good\)"):
+        load_grader("half_broken:other")
+    (tmp_path / "raises.py").write_text("x = 1\ny = x + ''\n")
+    with pytest.raises(InputError, match=r"raises: cannot be imported \(TypeError: .*line 2 of"):
+        load_grader("raises:x")
+    for name in ("half_broken.py:good", "half_broken.py"):
+        with pytest.raises(InputError, match=r"named without .py; write half_broken:(good|NAME)"):
+            load_grader(name)
+    with pytest.raises(InputError, match="write half_broken:NAME"):
+        load_grader("half_broken")
+
+
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_a_function_grades_texts(placement):
     texts, items = (

@@ -21,6 +21,7 @@ RANK = {
     "input": "{{sample.output_json.genes}}",
     "reference": "{{item.gene}}",
     "aliases": "{{item.aliases}}",
+    "normalize": "names",
 }
 ITEM = {"gene": "SCN1A", "aliases": ["NaV1.1", "SMEI (old)"], "n": {"list": [1.5, None, "é"]}}
 
@@ -77,12 +78,24 @@ def loads(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def is_json(text):
+def find_json(text):
+    """The whole text, or the last object in it; None if there is none."""
     try:
-        loads(text)
+        return loads(text)
     except ValueError:
-        return False
-    return True
+        found, place = None, text.find("{")
+    decoder = json.JSONDecoder()
+    while place >= 0:
+        try:
+            found, end = decoder.raw_decode(text, place)
+        except ValueError:
+            end = place + 1
+        place = text.find("{", end)
+    return found
+
+
+def is_json(text):
+    return find_json(text) is not None
 
 
 PIECES = st.sampled_from(
@@ -90,6 +103,7 @@ PIECES = st.sampled_from(
 )
 TEXTS = st.lists(st.lists(PIECES, max_size=8).map("".join), min_size=1, max_size=N)
 OPERATIONS = {
+    "ieq": lambda text, reference: fold(text) == fold(reference),
     "eq": lambda text, reference: text == reference,
     "ne": lambda text, reference: text != reference,
     "like": lambda text, reference: reference in text,
@@ -185,9 +199,11 @@ def normalized(name):
 def rank_oracle(text, item, max_items=20, credit=CREDIT):
     """(reward, rank, list length, malformed) in plain Python."""
     try:
-        names = loads(text)["genes"]
+        found = {key.lower(): value for key, value in find_json(text).items()}
+        names = found["genes"]
+        names = [names] if isinstance(names, str) else names
         ok = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         ok = False
     if not ok or not 1 <= len(names) <= max_items:
         return 0.0, 0, 0, True
@@ -313,6 +329,61 @@ def test_multi_combines_scores_by_the_formula_and_reports_each():
     np.testing.assert_array_equal(grade.errors["sample_parse_error"], [0, 0, 0, 1])
     np.testing.assert_array_equal(grade.errors["invalid_variable_error"], [0, 0, 1, 0])
     np.testing.assert_array_equal(grade.details["gene/rank"], [2, 1, 1, 0])
+
+
+def test_a_part_that_failed_on_the_answer_fails_the_whole():
+    wrong = check("ne", "{{sample.output_json.x}}", "yes")
+    spec = {"type": "multi", "graders": {"wrong": wrong}, "calculate_output": "1 - wrong"}
+    texts = ['{"x": "yes"}', '{"x": "no"}', "no JSON", '{"y": 1}']
+    for fields, rewards in (({}, [1, 0, 0, 0]), ({"on_error": "continue"}, [1, 0, 1, 1])):
+        grade = Compiled(spec | fields)(texts)
+        np.testing.assert_array_equal(grade.reward, rewards)
+        np.testing.assert_array_equal(grade.errors["sample_parse_error"], [0, 0, 1, 0])
+        np.testing.assert_array_equal(grade.errors["invalid_variable_error"], [0, 0, 0, 1])
+        assert grade.valid.all()
+    with pytest.raises(InputError, match="on_error: unknown on_error 'skip'; use one of zero, con"):
+        load_grader(spec | {"on_error": "skip"})
+
+
+def test_a_number_of_the_item_can_stand_in_a_formula():
+    part = check("eq", "{{sample.output_text}}", "a")
+    spec = {"type": "multi", "graders": {"a": part, "i0_": part}}
+    spec["calculate_output"] = "{{ item.w }} * a + {{item.n.x}} * (1 - i0_) - {{ item.w }} / 4"
+    items = [{"w": 0.5, "n": {"x": "1"}}, {"w": 2, "n": {"x": 0.25}}]
+    grade = grade_texts(build_grader(spec), ["a", "b"], items)
+    np.testing.assert_allclose(grade.reward, [0.375, -0.25])
+    for value in (None, True, "x", float("inf"), [1]):
+        with pytest.raises(InputError, match="a.jsonl, line 1: calculate_output needs a number"):
+            build_grader(spec).encode_items([{"w": value, "n": {"x": 1}}], "a.jsonl")
+    with pytest.raises(InputError, match="calculate_output: {{sample.output_text}} is no number"):
+        load_grader(spec | {"calculate_output": "{{sample.output_text}}"})
+    with pytest.raises(InputError, match="calculate_output: unknown name 'b' at character 15"):
+        load_grader(spec | {"calculate_output": "{{item.w}} * (b)"})
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_a_switch_asks_the_grader_of_the_items_kind(placement):
+    both = {"type": "multi", "calculate_output": "(a + b) / 2"}
+    both["graders"] = {
+        "a": check("eq", "{{sample.output_json.a}}", "{{item.a}}"),
+        "b": check("eq", "{{sample.output_json.b}}", "{{item.b}}"),
+    }
+    spec = {"type": "switch", "on": "{{item.kind}}", "name": "s"}
+    spec["graders"] = {"text": check("ieq", "{{sample.output_text}}", "{{item.r}}"), "json": both}
+    items = [{"kind": "json", "a": 1, "b": 2}, {"kind": "text", "r": "Yes"}] * 2
+    texts = ['{"a": 1.0, "b": 3}', "yes", "yes", '{"a": 1}']
+    grader = build_grader(spec, placement)
+    grade = grade_texts(grader, texts, items)
+    np.testing.assert_array_equal(grade.reward, [0.5, 1, 0, 0])
+    np.testing.assert_array_equal(grade.scores["s/text"], [0, 1, 0, 0])
+    np.testing.assert_array_equal(grade.scores["s/json"], [0.5, 0, 0, 0])
+    np.testing.assert_array_equal(grade.errors["sample_parse_error"], [0, 0, 1, 0])
+    one = grade_texts(grader, texts[1:2], items[1:2])  # of a kind that the data have not
+    np.testing.assert_array_equal(one.reward, [1])
+    with pytest.raises(InputError, match="a.jsonl, line 2: on needs one of the kinds text, json"):
+        grader.encode_items([items[0], {"kind": "x"}], "a.jsonl")
+    with pytest.raises(InputError, match=r"a.jsonl, line 3: graders.text.reference needs"):
+        grader.encode_items([*items[:2], {"kind": "text"}], "a.jsonl")
 
 
 def test_a_formula_without_a_finite_value_is_an_error_and_earns_nothing():

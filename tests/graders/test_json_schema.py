@@ -109,7 +109,7 @@ def test_records_are_accepted_or_not(record):
 
 def test_what_is_not_json_is_an_error(record):
     deep = '{"id":1,"tags":["a"],"x":' + "[" * MAX_DEPTH + "]" * MAX_DEPTH + "}"
-    texts = ["", '{"id": 1, "tags": ["a"]', "NaN", '{"id": 1, "tags": ["a"]} x', deep, "{}"]
+    texts = ["", '{"id": 1, "tags": ["a"]', "NaN", '{"id": 1, "tags": ["a"} x', deep, "{}"]
     score = record.on_device([HostSample(text) for text in texts], [0] * len(texts))
     count = len(texts)
     assert score.score[:count].tolist() == [0] * count

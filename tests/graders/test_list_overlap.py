@@ -1,11 +1,15 @@
 """`list_overlap` compares lists as Python compares sets of normalized names."""
 
+import itertools
 import json
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rft_jax.graders import load_grader
+from rft_jax.graders import build_grader, grade_texts, load_grader
+from rft_jax.graders.host.list_overlap import aligned_f1
 from rft_jax.graders.list_overlap import METRICS
 from rft_jax.graders.types import HostSample, HostView, Items
 from rft_jax.utils.errors import InputError
@@ -28,6 +32,7 @@ def spec(metric="f1", **fields):
         "reference": "{{item.r}}",
         "metric": metric,
         "max_items": MAX_ITEMS,
+        "normalize": "names",
         **fields,
     }
 
@@ -36,6 +41,26 @@ def spec(metric="f1", **fields):
 def overlaps(parity):
     """By metric; each compiles when its device function is first used."""
     return {m: parity(spec(m), [{"r": names} for names in REFERENCES]) for m in METRICS}
+
+
+EQUAL = [
+    ("case", "Section 152(c)(1)", ["Section 152(d)(2)(B)"], 0),
+    ("case", "section 152(C)(1). ", ["Section 152(c)(1)"], 1),
+    ("case", "$(9,999)", ["$(20,597)"], 0),
+    ("case", "20,597", ["(20,597)"], 0),
+    ("case", "Total (loan)", ["Total (loan)", "Total (value)"], 2 / 3),
+    ("case", "goodwill.", ["Goodwill"], 1),
+    ("case", "?", ["!"], 0),
+    ("none", "goodwill", ["Goodwill"], 0),
+    ("none", " a ", [" a "], 1),
+    ("none", "a", ["a", " A.", "(é)", "a(1)", "?", ""], 2 / 7),
+]
+
+
+@pytest.fixture(scope="module")
+def by_form(parity):
+    items = [{"r": reference} for _, _, reference, _ in EQUAL]
+    return {form: parity(spec(normalize=form), items, rows=8) for form in ("case", "none")}
 
 
 def answer(names, ascii_only=False):
@@ -64,7 +89,7 @@ def test_metrics_follow_their_formulas(overlaps, names, item, precision, recall,
 
 
 def test_what_is_no_list_of_strings_earns_nothing(overlaps):
-    texts = [answer(x) for x in ("a", ["a", 1], [["a"]], {"a": 1}, None)]
+    texts = [answer(x) for x in (5, ["a", 1], [["a"]], {"a": 1}, None)]
     texts += ["", '{"x": ["a"]', '{"y": ["a"]}', '["a"]', answer(["a"] * (MAX_ITEMS + 1))]
     both = overlaps["f1"]
     assert both.scores(*texts, item=1) == [0] * len(texts)
@@ -72,6 +97,73 @@ def test_what_is_no_list_of_strings_earns_nothing(overlaps):
     flags = {error: score.errors[error][: len(texts)].tolist() for error in score.errors}
     assert flags["sample_parse_error"] == [0, 0, 0, 0, 0, 1, 1, 0, 0, 0]
     assert flags["invalid_variable_error"] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 0]
+
+
+def test_what_is_equal_is_asked_for(by_form):
+    for number, (form, name, _, score) in enumerate(EQUAL):
+        assert by_form[form].scores(answer([name]), item=number) == pytest.approx([score])
+    assert by_form["case"].scores(json.dumps({"x": "goodwill"}), item=5) == [1]  # a lone string
+
+
+def tokens(**fields):
+    own = {key: value for key, value in spec().items() if key != "normalize"}
+    return {**own, "entries": "tokens", **fields}
+
+
+@pytest.mark.parametrize(
+    "names, reference, score",
+    [
+        (["the wind"], ["Wind."], 1),
+        (["wind damage"], ["wind"], 2 / 3),
+        (["well-known risk"], ["Well known risk"], 1),
+        (["hail", "wind"], ["wind", "hail"], 1),
+        (["wind"], ["wind", "hail"], 1 / 2),
+        (["5 claims"], ["5.0 claims"], 1),
+        (["4 claims"], ["5 claims"], 0),
+        ([], [], 1),
+        (["x"], [], 0),
+    ],
+)
+def test_entries_are_compared_by_their_tokens(names, reference, score):
+    grade = grade_texts(build_grader(tokens()), [answer(names)], [{"r": reference}])
+    assert grade.reward[0] == pytest.approx(score)
+
+
+WORDS = st.lists(st.sampled_from(["a", "b c", "b", "c 1", "1", "2 b", ""]), max_size=4)
+
+
+@given(WORDS, WORDS)
+def test_the_alignment_is_the_best_of_all(names, reference):
+    longer, shorter = sorted((names, reference), key=len, reverse=True)
+    pairs = [
+        [(x, y) if longer is names else (y, x) for x, y in zip(order, shorter, strict=False)]
+        for order in itertools.permutations(longer)
+    ]
+    best = max(sum(aligned_f1([x], [y]) for x, y in way) for way in pairs)
+    expected = best / len(longer) if longer else 1
+    assert aligned_f1(names, reference) == pytest.approx(expected)
+
+
+def test_tokens_have_one_metric_and_no_form():
+    with pytest.raises(InputError, match='metric: must be "f1" with entries "tokens"'):
+        load_grader(tokens(metric="recall"))
+    with pytest.raises(InputError, match="normalize: unknown field"):
+        load_grader(tokens(normalize="case"))
+
+
+def test_references_that_a_form_makes_equal_are_refused():
+    items = Items([{"r": ["a", "A (x)"]}, {"r": ["Total (loan)", "Total (value)"]}], "i.jsonl")
+    with pytest.raises(InputError, match=r"i.jsonl, line 1: .* same without their brackets; set"):
+        load_grader(spec()).encode(items)
+    load_grader(spec(normalize="case")).encode(items)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.text("aA1é().:? \t", max_size=5), max_size=4), min_size=1, max_size=8))
+def test_any_names_are_compared_as_on_the_host(by_form, rows):
+    last = len(EQUAL) - 1
+    for own in by_form.values():
+        assert own.differences([(answer(names), last) for names in rows]) == []
 
 
 def test_an_answer_as_long_as_is_allowed_counts(overlaps):

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import math
 
+import jax.numpy as jnp
 import pytest
 
-from rft_jax.graders import Items, build_grader, load_grader
+from rft_jax.graders import Items, build_grader, device_grader, load_grader
 from rft_jax.graders.probe import probe, warnings
 from rft_jax.graders.types import HostScore
 
@@ -108,7 +110,8 @@ def test_where_the_right_answer_cannot_be_written_the_range_is_the_measure():
     rewards, found = probes_of(spec, DISTINCT)
     assert "right" not in rewards
     assert any("cannot be told from this grader" in sentence for sentence in found)
-    assert any("'the prompt' earns 1.000, while the right answer earns 1.000" in s for s in found)
+    assert any("'the prompt' earns 1.000, of a range that ends at 1;" in s for s in found)
+    assert "the commonest reference" not in rewards
 
 
 def test_a_grader_that_fails_is_named_and_opened_once():
@@ -131,6 +134,111 @@ def test_a_grader_that_fails_is_named_and_opened_once():
     _, found = warnings_of(Failing())
     assert "the grader itself failed on 100% of the items" in found[0]
     assert len(opened) == 1
+
+
+def test_the_majority_of_a_choice_is_named():
+    spec = {
+        "type": "choice",
+        "input": "{{sample.output_text}}",
+        "choices": ["billing", "technical"],
+        "reference": "{{item.answer}}",
+    }
+    rewards, found = probes_of(spec, items(["billing"] * 9 + ["technical"]))
+    assert rewards["right"] == 1 and rewards["the commonest reference"] == pytest.approx(0.9)
+    assert any("'the commonest reference' earns 0.900" in sentence for sentence in found)
+
+
+@device_grader(answer="{{sample.output_text}}", wanted="{{item.answer}}")
+def first_letter(answer, wanted):
+    return (answer.bytes[:, 0] == wanted.bytes[:, 0]) & (answer.length > 0)
+
+
+@device_grader(answer="{{sample.output_text}}")
+def not_a_number(answer):
+    return jnp.where(answer.length > 0, jnp.nan, 0.0)
+
+
+def test_function_graders_are_probed_through_their_templates():
+    rewards, found = warnings_of(first_letter, items(["ab", "ac", "bc", "ad"]))
+    assert "right" not in rewards and rewards["each item's own reference"] == 1
+    assert rewards["the commonest reference"] == pytest.approx(0.75)
+    sentence = "'the commonest reference' earns 0.750, while each item's own reference earns 1.000"
+    assert any(sentence in s for s in found)
+
+
+def test_a_score_that_is_no_number_is_told():
+    probes = probe(build_grader(not_a_number), DISTINCT)
+    by_name = {p.name: p for p in probes}
+    assert math.isnan(by_name["the prompt"].reward) and by_name["nothing"].reward == 0
+    assert by_name["the prompt"].failures == {"other_error": 30}
+    assert "the commonest reference" not in by_name
+    assert any("no finite number (NaN or infinity), or took" in s for s in warnings(probes))
+
+
+def test_of_several_nodes_that_read_one_field_the_best_answer_is_right():
+    spec = {
+        "type": "multi",
+        "calculate_output": "yes * p_yes + no * (1 - p_yes)",
+        "graders": {
+            "yes": check("eq", "output_json.x", "yes"),
+            "no": check("eq", "output_json.x", "no"),
+            "p_yes": check("eq", "output_text", "x") | {"input": "{{item.answer}}"},
+        },
+    }
+    rewards, found = probes_of(spec, items(["x", "y", "y", "y"]))
+    assert rewards["right"] == 1 and rewards["the commonest reference"] == pytest.approx(0.75)
+    assert not any("the reference answer itself" in sentence for sentence in found)
+
+
+def test_an_answer_that_a_regex_captures_is_tried():
+    spec = {
+        "type": "regex",
+        "input": "{{sample.output_text}}",
+        "pattern": r"(?s)\{.*\}",
+        "group": 0,
+        "grader": check("eq"),
+    }
+    rewards, found = probes_of(spec, DISTINCT)
+    assert rewards["right"] == 1 and found == []
+    rewards, _ = probes_of(spec | {"pattern": "<a>(.*)</a>", "group": 1}, DISTINCT)
+    assert "right" not in rewards and "the commonest reference" not in rewards
+
+
+def test_each_kind_of_a_switch_is_probed_with_its_own_fields():
+    spec = {
+        "type": "switch",
+        "on": "{{item.kind}}",
+        "graders": {"a": check("eq", "output_text"), "b": check("eq", "x", "{{item.other}}")},
+    }
+    spec["graders"]["b"]["input"] = "{{sample.output_json.x}}"
+    rows = items(["q", "r"], kind="a").rows + [
+        {"messages": [{"role": "user", "content": "?"}], "other": "s", "kind": "b"}
+    ]
+    rewards, _ = probes_of(spec, Items(rows, "train.jsonl"))
+    assert rewards["right"] == 1
+
+
+def test_right_answers_can_be_given():
+    class Own:
+        name = "own"
+        parse = classmethod(lambda cls, name, fields: cls())
+
+        def check(self, items):
+            pass
+
+        def open(self, options):
+            return contextlib.nullcontext(self)
+
+        def grade_batch(self, samples, items, rows):
+            return [
+                HostScore(float(sample.output_text == items.rows[n]["answer"]))
+                for sample, n in zip(samples, rows, strict=True)
+            ]
+
+    right = [*[f"name{n}" for n in range(29)], None]
+    probes = probe(build_grader(Own()), DISTINCT, right)
+    assert (probes[0].name, probes[0].reward, probes[0].answers) == ("right", 1, 29)
+    assert warnings(probes) == []
 
 
 def test_a_marker_stands_before_the_right_number():

@@ -175,7 +175,8 @@ def test_what_is_wrong_is_named_by_its_path_with_the_remedy(spec, message, tmp_p
     "content, sentence",
     [
         (b"\xff", "not UTF-8 at byte 0"),
-        (b'{\n"type": }', "line 2: not JSON"),
+        (b'{\n"type": }', "line 2: not JSON (Expecting value, column 9); correct it"),
+        (b'{"type": "a", "type": "b"}', "the key 'type' stands there twice"),
         (b"[]", "must hold one JSON object"),
         (None, "cannot be read (No such file or directory); check the path"),
     ],

@@ -13,8 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rft_jax.config import ModelConfig, PolicyLossConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
+from rft_jax.learn.losses import PolicyLoss
 from rft_jax.learn.objective import Learner
-from rft_jax.learn.optimizer import TrainState, init_state
+from rft_jax.learn.optimizer import Frozen, TrainState, init_state
 from rft_jax.learn.policy import policy_update
 from rft_jax.models import build_model
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
@@ -57,7 +58,7 @@ def weights(model, seed):
 def state(model):
     """With a reference policy of other weights."""
     state = init_state(weights(model, 0), OPTIMIZER, 0)
-    return state._replace(frozen={"reference": weights(model, 1)})
+    return state._replace(frozen=Frozen(reference=weights(model, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_the_loss_of_both_gradient_steps_is_that_by_hand(model, state, batch, na
     mask_BGT = np.asarray(batch.completions.policy_mask_BGT & batch.valid_BG[..., None])
     old = logprobs_of(model, state.params, batch)
     roll = np.asarray(batch.completions.logprobs_BGT, np.float64)
-    reference = logprobs_of(model, state.frozen["reference"], batch)
+    reference = logprobs_of(model, state.frozen.reference, batch)
     rest = (old, roll, reference, batch.advantage_BG, mask_BGT)
     np.testing.assert_allclose(metrics["loss"], loss_by_hand(config, old, *rest), rtol=1e-4)
     new = logprobs_of(model, first.params, batch)
@@ -220,6 +221,21 @@ def test_the_first_step_is_the_policy_gradient(model, state, batch):
     step = jax.tree.map(lambda g: 0.3 * g, jax.jit(jax.grad(objective))(state.params))
     expected = state._replace(params=jax.tree.map(jnp.add, state.params, step))
     assert distance(new, expected) <= 1e-5 * distance(state, expected)
+
+
+def weighted(new, old, advantage, mask, config):
+    """A loss from outside of the package: -A^3 log p."""
+    return PolicyLoss(-(advantage[..., None] ** 3) * new)
+
+
+def test_a_loss_of_ones_own_reaches_the_weights(model, state, batch):
+    """By its formula its gradient is that of PPO's first step for the advantage A^3."""
+    own, metrics = update(model, state, batch, dataclasses.replace(PLAIN, loss=weighted))
+    cubed = batch._replace(advantage_BG=batch.advantage_BG**3)
+    expected, _ = update(model, state, cubed, PLAIN)
+    assert distance(own, expected) <= 1e-5 * distance(state, expected)
+    assert distance(own, expected) < 1e-3 * distance(own, update(model, state, batch, PLAIN)[0])
+    assert metrics["clip_fraction_high"] == metrics["clip_fraction_low"] == 0
 
 
 def test_micro_batches_and_logit_chunks_change_nothing(model, state, batch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from rft_jax.models import build_model, split
+from rft_jax.models.families import Settings
 from rft_jax.models.hugging_face import (
     export,
     export_adapter,
@@ -17,7 +19,8 @@ from rft_jax.models.hugging_face import (
     load_params,
     open_checkpoint,
 )
-from rft_jax.models.hugging_face.adapter import adapter_layouts
+from rft_jax.models.hugging_face.adapter import HARMLESS, READ, adapter_layouts, read_lora
+from rft_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.oracle
 
@@ -188,3 +191,45 @@ def test_gradients_of_the_adapter_are_torchs(case):
     for name, tensor in found.items():
         difference = np.linalg.norm(tensor - expected[name])
         assert difference <= 1e-4 * np.linalg.norm(expected[name]), name
+
+
+def test_every_option_of_peft_is_known(case, tmp_path):
+    """What PEFT writes by itself is taken; any option that is not off is harmless or refused."""
+    import peft
+
+    _, directory = case
+    checkpoint = open_checkpoint(directory / "adapter")
+    file = directory / "adapter" / "adapter_config.json"
+    values = json.loads(file.read_text())
+    assert values.keys() >= {field.name for field in dataclasses.fields(peft.LoraConfig)} - {
+        "runtime_config"
+    }
+    for key in values.keys() - READ - HARMLESS:
+        settings = Settings(values | {key: True}, "adapter_config.json")
+        with pytest.raises(InputError, match=f"adapter_config.json: {key}=True is not supported"):
+            read_lora(settings, checkpoint.family, checkpoint.config)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "gaussian", "orthogonal"])
+def test_initializations_are_refused_where_they_change_the_base(start, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    directory = tmp_path / "base"
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(directory)
+    base = transformers.LlamaForCausalLM.from_pretrained(directory)
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    lora = peft.LoraConfig(
+        r=4, target_modules=["q_proj"], init_lora_weights=start, task_type="CAUSAL_LM"
+    )
+    peer = peft.get_peft_model(base, lora)
+    peer.save_pretrained(tmp_path / "adapter")
+    name = "model.layers.0.self_attn.q_proj"
+    after = peer.state_dict()[f"base_model.model.{name}.base_layer.weight"]
+    if torch.equal(after, before[f"{name}.weight"]):
+        assert start in ("gaussian", "orthogonal")
+        open_checkpoint(tmp_path / "adapter")
+    else:
+        assert start in ("pissa", "olora")
+        with pytest.raises(InputError, match=f"init_lora_weights='{start}' may have changed"):
+            open_checkpoint(tmp_path / "adapter")

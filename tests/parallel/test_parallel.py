@@ -139,7 +139,7 @@ def test_the_moments_lie_as_their_weights_do(mesh, model):
     def specs(tree):
         return [leaf.sharding.spec for leaf in jax.tree.leaves(tree)]
 
-    assert specs(state.params) == specs(state.frozen["reference"]) == expected
+    assert specs(state.params) == specs(state.frozen.reference) == expected
     moments = [
         part
         for part in jax.tree.leaves(state.opt_state, is_leaf=lambda node: hasattr(node, "mu"))

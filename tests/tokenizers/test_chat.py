@@ -2,12 +2,16 @@
 
 import datetime
 import json
+import shutil
 
 import pytest
 from tokenizers import Tokenizer
 
+from rft_jax.data import load_supervised_items
+from rft_jax.data.sft_packing import pack_supervised
 from rft_jax.tokenizers import HuggingFaceTokenizer
 from rft_jax.tokenizers.chat import ChatTemplate
+from rft_jax.tokenizers.thoughts import split_thought
 from rft_jax.utils.errors import InputError
 
 DATE = "26 Jul 2024"
@@ -63,6 +67,13 @@ PARTS = [
     system([{"type": "text", "text": "Be brief. "}]),
     user([{"type": "text", "text": " a "}, {"type": "text", "text": "b "}]),
 ]
+AS_JSON = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "arguments": json.dumps({"gene": "<日本>"}, ensure_ascii=False),
+    },
+}
 TOOL_TURNS = [
     user("Look it up."),
     {"role": "assistant", "tool_calls": [CALL]},
@@ -180,6 +191,20 @@ def test_text_in_parts_is_joined_for_templates_that_want_text(checkpoints, famil
     assert tokenizer.encode_prompt(PARTS) == tokenizer.encode_prompt(joined)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "llama3_2"])
+def test_arguments_as_json_are_given_as_the_object(checkpoints, family):
+    tokenizer = HuggingFaceTokenizer(checkpoints[family], template_options={"date_string": DATE})
+    null = {"role": "assistant", "content": None, "tool_calls": [AS_JSON]}
+    as_json = [TOOL_TURNS[0], null, *TOOL_TURNS[2:]]
+    assert tokenizer.encode_prompt(as_json) == tokenizer.encode_prompt(TOOL_TURNS)
+
+
+def test_a_template_that_shows_no_calls_says_so(checkpoints):
+    tokenizer = HuggingFaceTokenizer(checkpoints["gemma3"])
+    with pytest.raises(InputError, match="shows no calls of tools; write them into the content"):
+        tokenizer.encode_prompt(TOOL_TURNS)
+
+
 def render(source, **variables):
     template = ChatTemplate(source, "template.jinja", variables)
     return template.render(CONVERSATIONS["question"])
@@ -227,3 +252,94 @@ def test_a_conversation_that_the_template_refuses(checkpoints):
     tokenizer = HuggingFaceTokenizer(checkpoints["gemma3"])
     with pytest.raises(InputError, match="roles must alternate"):
         tokenizer.encode_prompt([user("a"), user("b")])
+
+
+THOUGHTS = {
+    "tags": assistant("<think>\nFrance: Paris.\n</think>\n\nParis"),
+    "end only": assistant("France: Paris.</think>Paris"),
+    "text before": assistant("Well. <think>So.</think>\n\n\nParis\n"),
+    "empty": assistant("<think>\n\n</think>\n\nParis"),
+    "field": assistant("Paris", reasoning_content="France: Paris.\n"),
+    "null field": assistant("<think>So.</think> Paris", reasoning_content=None),
+    "no thought": assistant("Paris"),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", THOUGHTS)
+def test_supervised_answers_are_the_text_of_transformers(transformers, checkpoints, name):
+    """Token for token, from the prompt's first to the answer's stop."""
+    directory = checkpoints["qwen3"]
+    library = transformers.PreTrainedTokenizerFast.from_pretrained(directory)
+    tokenizer, answer = HuggingFaceTokenizer(directory), THOUGHTS[name]
+    text = library.apply_chat_template([user("Where?"), answer], tokenize=False)
+    ids = library(text.removesuffix("\n"), add_special_tokens=False).input_ids
+    completion = tokenizer.encode_completion(answer["content"], answer.get("reasoning_content"))
+    assert tokenizer.encode_prompt([user("Where?")]) + completion == ids
+    assert completion.count(tokenizer.end_of_think_id) == 1
+
+
+@pytest.mark.oracle
+def test_the_thought_of_the_example_is_told_from_its_answer(transformers, checkpoints, data_files):
+    library = transformers.PreTrainedTokenizerFast.from_pretrained(checkpoints["qwen3"])
+    (item,) = load_supervised_items(data_files / "sft_think.jsonl")
+    text = library.apply_chat_template(item["messages"], tokenize=False)
+    tokenizer = HuggingFaceTokenizer(checkpoints["qwen3"])
+    packed = pack_supervised([item], tokenizer, 256, "sft_think.jsonl", "max_row_tokens")
+    row = packed.tokens_MT[0][packed.segments_MT[0] == 1].tolist()
+    assert library.decode(row) == text.removesuffix("\n")
+    assert library.decode(row).count("<think>") == 1
+
+
+@pytest.mark.parametrize("name", ["tags", "end only", "text before", "empty", "field"])
+def test_a_thought_in_tags_is_one_in_a_field(checkpoints, name):
+    """Where the template drops thoughts, and where thinking is off or unknown, too."""
+    content, reasoning = (THOUGHTS[name].get(key) for key in ("content", "reasoning_content"))
+    answer, thought = split_thought(content, reasoning)
+    for family, thinking in [("qwen3", None), ("qwen3", False), ("deepseek_r1_distill", None)]:
+        tokenizer = HuggingFaceTokenizer(checkpoints[family], thinking=thinking)
+        ids = tokenizer.encode_completion(content, reasoning)
+        assert ids == tokenizer.encode_completion(answer, thought)
+        assert ids.count(tokenizer.end_of_think_id) == (thinking is None)
+    plain = HuggingFaceTokenizer(checkpoints["llama3_2"])
+    written = plain.encode_completion(content, reasoning)
+    assert plain.decode(written).strip() == content.strip()
+
+
+TWO_THOUGHTS = {
+    "both": ("<think>a</think>b", "c"),
+    "end and field": ("a</think>b", ""),
+    "tags in the field": ("b", "<think>c</think>"),
+    "two": ("<think>a</think>b<think>c</think>d", None),
+    "two ends": ("<think>a</think>b</think>c", None),
+    "two starts": ("<think>a<think>b</think>c", None),
+    "not closed": ("<think>a", None),
+    "wrong order": ("a</think>b<think>c", None),
+}
+
+
+@pytest.mark.parametrize("name", TWO_THOUGHTS)
+def test_two_thoughts_in_an_answer_are_refused_with_its_line(checkpoints, name):
+    content, reasoning = TWO_THOUGHTS[name]
+    good = {"messages": [user("a"), assistant("b")]}
+    bad = {"messages": [user("a"), assistant(content, reasoning_content=reasoning)]}
+    for family, thinking in [("qwen3", None), ("qwen3", False), ("deepseek_r1_distill", None)]:
+        tokenizer = HuggingFaceTokenizer(checkpoints[family], thinking=thinking)
+        with pytest.raises(InputError, match=r"^x\.jsonl, line 2: (reasoning_)?content: has ") as e:
+            pack_supervised([good, bad], tokenizer, 256, "x.jsonl", "max_row_tokens")
+        assert "\n" not in str(e.value) and ";" in str(e.value)
+
+
+def test_a_template_that_splits_no_thought_off_takes_it_as_a_field_only(checkpoints, tmp_path):
+    shutil.copytree(checkpoints["qwen3"], tmp_path, dirs_exist_ok=True)
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>"
+        "{{ m.reasoning_content }}</think>\n\n{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (tmp_path / "chat_template.jinja").write_text(template)
+    tokenizer = HuggingFaceTokenizer(tmp_path)
+    ids = tokenizer.encode_completion("b", "a")
+    assert tokenizer.decode(ids) == "<think>a</think>\n\nb"
+    with pytest.raises(InputError, match="does not split .* two thoughts; give the thought as rea"):
+        tokenizer.encode_completion("<think>a</think>b", None)

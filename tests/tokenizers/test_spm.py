@@ -64,6 +64,21 @@ def test_completion_is_thought_marker_answer_stop(tokenizer, content, reasoning)
     assert tokenizer.decode(ids[marker + 1 :]) == content
 
 
+def test_thoughts_are_told_from_answers_by_their_tags(tokenizer):
+    ids = tokenizer.encode_completion("Paris", "France: Paris.")
+    for content in ("<think>\nFrance: Paris.\n</think>\n\nParis", "France: Paris.</think>Paris"):
+        assert tokenizer.encode_completion(content, None) == ids
+    question = {"role": "user", "content": "Where?"}
+    turns = [
+        [question, {"role": "assistant", "content": content}, question]
+        for content in ("Paris", "<think>So.</think>\nParis")
+    ]
+    plain, thought = map(tokenizer.encode_prompt, turns)
+    assert plain == thought
+    with pytest.raises(InputError, match="content: has more than one thought"):
+        tokenizer.encode_completion("<think>a</think>b</think>c", None)
+
+
 @given(texts=st.lists(text, min_size=1, max_size=4))
 def test_prompt_has_one_marker_per_message_whatever_the_messages_say(tokenizer, texts):
     roles = ["system", "user", "assistant", "tool"][: len(texts)]

@@ -22,6 +22,7 @@ from rft_jax.graders.host.service import (
     open_service,
     web_address,
 )
+from rft_jax.graders.host.spoken import values_in
 from rft_jax.graders.judge_spec import Message, fill_in, parse_messages, templates_of
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_host
@@ -106,6 +107,7 @@ class JudgeRequest:
         name: str,
         result: Mapping[str, Any],
         read: Callable[[Any], float | None],
+        hear: Callable[[str], float | None],
         options: HostOptions,
     ) -> AbstractContextManager[ServiceSession]:
         """Opens the grader that the judge is for.
@@ -114,6 +116,7 @@ class JudgeRequest:
             name: The grader's.
             result: JSON schema of the verdict.
             read: From the verdict to a score; None says that it is not one.
+            hear: The same from what a judge has said in sentences.
             options: See `HostOptions`.
 
         Raises:
@@ -128,7 +131,7 @@ class JudgeRequest:
                 try:
                     answer = client.post(self._request(texts, result))
                     usage = answer.get("usage")
-                    score = _read(answer, read)
+                    score = _read(answer, read, hear)
                 except ServiceError as error:
                     errors, message = frozenset({"model_grader_server_error"}), str(error)
                 except NoVerdict as error:
@@ -190,11 +193,15 @@ def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(answer: Mapping[str, Any], read: Callable[[Any], float | None]) -> float:
+def _read(
+    answer: Mapping[str, Any],
+    read: Callable[[Any], float | None],
+    hear: Callable[[str], float | None],
+) -> float:
     """The score that a chat completion comes to.
 
-    A server without structured output may answer with the bare verdict, as JSON or as plain text:
-    a label can look like a number.
+    A server without structured output may answer with the bare verdict, as JSON or as plain text (a
+    label can look like a number), in a fence, after a thought, or in a sentence.
 
     Raises:
         ServiceError: it is no chat completion.
@@ -210,13 +217,14 @@ def _read(answer: Mapping[str, Any], read: Callable[[Any], float | None]) -> flo
     if refusal or reason == "content_filter":
         shown = str(refusal or reason)[:_SHOWN]
         raise NoVerdict("model_grader_refusal_error", f"the judge refuses: {shown}")
-    verdicts = [content.strip()] if isinstance(content, str) else []
-    try:
-        value = json.loads(content)
-        verdicts = [value.get("result")] if isinstance(value, dict) else [value, *verdicts]
-    except (TypeError, ValueError, RecursionError):
-        pass
-    score = next((score for score in map(read, verdicts) if score is not None), None)
+    score = None
+    if isinstance(content, list) and all(isinstance(p, dict) for p in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if isinstance(content, str):
+        values, spoken = values_in(content)
+        score = next((score for score in map(read, values) if score is not None), None)
+        if score is None and spoken:
+            score = hear(spoken)
     if score is None:
         shown = f"{str(content)[:_SHOWN]!r} (finish_reason {reason})"
         raise NoVerdict("model_grader_parse_error", f"the judge's answer has no verdict: {shown}")

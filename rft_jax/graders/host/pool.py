@@ -44,12 +44,14 @@ class Outcome(NamedTuple):
         error: A name of `types.ERRORS`, or empty.
         message: What went wrong, for people; empty if nothing did.
         seconds: The time that grading took.
+        timed_out: It took too long.
     """
 
     score: float
     error: str = ""
     message: str = ""
     seconds: float = 0.0
+    timed_out: bool = False
 
 
 def _cores() -> int:
@@ -103,18 +105,23 @@ class WorkerPool:
             return Outcome(0.0, "python_grader_server_error", f"sandbox: {error}", seconds)
         finally:
             self._idle.put(slot)
-        return _judge(answer, self._options.python_timeout_s)
+        outcome = _judge(answer, self._options.python_timeout_s)
+        missing = outcome.message.rstrip().splitlines()[-1:]
+        if self._options.sandbox and missing and missing[0].startswith("FileNotFoundError"):
+            hint = "if this is a program, name its path in host.tools"
+            outcome = outcome._replace(message=f"{outcome.message.rstrip()} ({hint})")
+        return outcome
 
     def _slots(self, stack: contextlib.ExitStack) -> list["_Slot"]:
         numbers = range(self._options.workers or min(16, _cores()))
         if self._options.sandbox:
-            sandbox = Sandbox(_SCRIPT)
+            sandbox = Sandbox(_SCRIPT, self._options.tools)
             setup = self._setup(SCRATCH, sandbox.packages)
             return [_Slot(functools.partial(sandbox.start, n), setup) for n in numbers]
         slots = []
         for _ in numbers:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            start = functools.partial(start_unsandboxed, _SCRIPT, folder)
+            start = functools.partial(start_unsandboxed, _SCRIPT, folder, self._options.tools)
             slots.append(_Slot(start, self._setup(folder, library_paths())))
         return slots
 
@@ -263,7 +270,8 @@ def _judge(answer: Mapping[str, Any], timeout_s: float) -> Outcome:
         case "whole":
             pass
         case "timeout":
-            return failed(f"grade took longer than {timeout_s:g} s")
+            late = failed(f"grade took longer than {timeout_s:g} s")
+            return late._replace(timed_out=True)
         case "too long":
             return failed("grade wrote to the worker's pipe")
         case _:

@@ -5,7 +5,8 @@
 `sample` has `output_text`, `output_json` (None if the text is not JSON), `output_tools` (empty),
 `output_audio` (None) and `choices`; `item` is the row. The score is any finite number, also outside
 of [0, 1]: Python's int, float and bool, and NumPy's. Anything else, an exception, or more time,
-memory or disk than OpenAI's limits is a `python_grader_runtime_error` with score 0.
+memory or disk than OpenAI's limits is a `python_grader_runtime_error` with score 0; where it took
+too long the sample is not valid.
 
 The source is run anew for every sample, so that nothing is left of the one before; the libraries
 that it imports are loaded once.
@@ -70,6 +71,7 @@ class PythonSession:
                 frozenset({outcome.error} - {""}),
                 {f"{self.name}/seconds": outcome.seconds},
                 outcome.message,
+                answers_fault=not outcome.timed_out,
             )
             for outcome in self.pool.grade(requests)
         ]
@@ -81,14 +83,19 @@ def _problem(source: str) -> str:
         return f"has {SOURCE_BYTES // 1024} kB or more; shorten it"
     try:
         compile(source, "source", "exec", dont_inherit=True)
-        body = ast.parse(source).body
+        tree = ast.parse(source)
     except SyntaxError as error:
         return f"line {error.lineno}: {error.msg}; correct it"
     except (ValueError, RecursionError, MemoryError):
         return "Python cannot parse it; correct it"
+    if any(isinstance(n, ast.Constant) and n.value == "output_tools" for n in ast.walk(tree)):
+        return (
+            "reads sample['output_tools'], which is always empty: calls of tools are not read from "
+            "answers yet; take them from sample['output_text']"
+        )
     functions = [
         node
-        for node in body
+        for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "grade"
     ]
     if not functions:

@@ -3,7 +3,7 @@
 bubblewrap (https://github.com/containers/bubblewrap) gives the process namespaces of its own: no
 network, no other processes, a read-only tree with the parts of the system that Python needs, and
 a scratch folder in memory. A seccomp filter comes on top, and the limits that the script sets for
-itself.
+itself. Programs besides (`HostOptions.tools`) are mounted read-only, each at its own path.
 
 The kernel does not count the processes of root, so that nothing would stop a fork bomb. As root all
 is therefore done twice: once for a tree that any user can read, wherever Python is installed, then
@@ -35,6 +35,8 @@ _TOOLS = {
     "taskset": "util-linux",
     "choom": "util-linux",
 }
+# Folders that are not mounted, nor what they lie in.
+_CLOSED = ("/proc/self", "/sys/kernel", "/dev/null", "/etc/passwd", "/home", "/root", SCRATCH)
 _DEVICES = ("/dev/null", "/dev/urandom")
 _SYSTEM = (
     "/lib",
@@ -62,17 +64,24 @@ class Sandbox:
         packages: The folders of `library_paths`, by the names that they have inside.
     """
 
-    def __init__(self, script: Path):
+    def __init__(self, script: Path, programs: Sequence[str] = ()):
         """Looks for the tools.
 
+        Args:
+            script: what is started.
+            programs: absolute paths of files and folders that it may read and run.
+
         Raises:
-            InputError: one is not installed; naming the package.
+            InputError: one is not installed, naming the package; or a program cannot be had.
         """
         self._tools = {name: _tool(name, package) for name, package in _TOOLS.items()}
         self._filter = seccomp_program()
         libraries = {f"/packages/{i}": path for i, path in enumerate(library_paths())}
         self.packages = tuple(libraries)
-        self._files = _system_files() | libraries | {_SCRIPT: str(script)}
+        self._programs = check_programs(programs)
+        mounted = {path: os.path.realpath(path) for path in self._programs}
+        self._files = _system_files() | libraries | {_SCRIPT: str(script)} | mounted
+        self._search_path = search_path(programs)
 
     def start(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the script with pipes for its standard input, output and error.
@@ -84,7 +93,7 @@ class Sandbox:
         try:
             os.write(descriptor, self._filter)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            environment = _ENVIRONMENT | {"HOME": SCRATCH}
+            environment = _ENVIRONMENT | {"HOME": SCRATCH, "PATH": self._search_path}
             return _start(self._command(number, descriptor), environment, "/", [descriptor])
         finally:
             os.close(descriptor)
@@ -100,7 +109,9 @@ class Sandbox:
             *(self._tools["bwrap"], "--unshare-all", "--unshare-user", "--cap-drop", "ALL"),
             *("--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "grader"),
             *("--as-pid-1", "--die-with-parent", "--new-session"),
-            *_tree({name: name for name in self._files} if as_root else self._files),
+            *_tree(
+                {name: name for name in self._files} if as_root else self._files, self._programs
+            ),
             *("--size", str(_SCRATCH_BYTES), "--tmpfs", SCRATCH, "--chdir", SCRATCH),
             *("--remount-ro", "/", "--seccomp", str(filter_descriptor), "--"),
             *_python(_SCRIPT),
@@ -112,18 +123,50 @@ class Sandbox:
         return [
             *(self._tools["bwrap"], "--unshare-pid", "--die-with-parent"),
             *("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"),
-            *_tree(self._files | {tool: tool for tool in self._tools.values()}),
+            *_tree(self._files | {tool: tool for tool in self._tools.values()}, self._programs),
             *("--proc", "/proc", "--dir", SCRATCH, "--remount-ro", "/", "--"),
             *(self._tools["setpriv"], "--reuid", _NOBODY, "--regid", _NOBODY),
             *("--clear-groups", "--inh-caps=-all", "--"),
         ]
 
 
-def start_unsandboxed(script: Path, scratch: str) -> subprocess.Popen[bytes]:
+def start_unsandboxed(
+    script: Path, scratch: str, programs: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """Starts a script without isolation: only the environment is as empty as in a sandbox."""
-    return _start(
-        _python(str(script)), _ENVIRONMENT | {"HOME": scratch, "TMPDIR": scratch}, scratch, []
-    )
+    own = {"HOME": scratch, "TMPDIR": scratch, "PATH": search_path(programs)}
+    return _start(_python(str(script)), _ENVIRONMENT | own, scratch, [])
+
+
+def check_programs(programs: Sequence[str]) -> tuple[str, ...]:
+    """The paths of programs, without a slash at the end.
+
+    Raises:
+        InputError: one is not absolute, does not exist, or would open more than it should.
+    """
+    found = []
+    for program in programs:
+        path = os.path.normpath(program)
+        if not os.path.isabs(program) or not os.path.exists(path):
+            raise InputError(
+                f"host.tools: {program!r} is no absolute path of something that exists here; "
+                "install it or correct the path"
+            )
+        real = Path(os.path.realpath(path))
+        closed = [Path(folder) for folder in _CLOSED]
+        if any(real == folder or real in folder.parents for folder in closed):
+            raise InputError(
+                f"host.tools: {program!r} would open the system to graded code; name the program "
+                "itself"
+            )
+        found.append(path)
+    return tuple(found)
+
+
+def search_path(programs: Sequence[str]) -> str:
+    """PATH with the folders that the programs lie in."""
+    folders = [path if os.path.isdir(path) else os.path.dirname(path) for path in programs]
+    return ":".join(dict.fromkeys([*folders, *os.defpath.split(":")]))
 
 
 def _tool(name: str, package: str) -> str:
@@ -148,11 +191,12 @@ def _system_files() -> dict[str, str]:
     return {path: path for path in (*_SYSTEM, *own) if os.path.exists(path)}
 
 
-def _tree(files: Mapping[str, str]) -> list[str]:
+def _tree(files: Mapping[str, str], programs: Sequence[str]) -> list[str]:
     """bubblewrap's options for a read-only tree with two devices and these files and folders.
 
     Args:
         files: Where they are, by the names that they get.
+        programs: Names of those that are what they link to, if they are links.
     """
     options: list[str] = []
     folders: set[Path] = set()
@@ -165,7 +209,7 @@ def _tree(files: Mapping[str, str]) -> list[str]:
             if folder not in folders:
                 options += ["--dir", str(folder)]  # else it would be closed to other users
                 folders.add(folder)
-        if name == source and os.path.islink(source):
+        if name == source and os.path.islink(source) and name not in programs:
             options += ["--symlink", os.readlink(source), name]
         else:
             options += ["--ro-bind", source, name]

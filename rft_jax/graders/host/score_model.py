@@ -3,10 +3,13 @@
     {"type": "score_model", "model": "gpt-4.1-mini", "range": [0, 1],
      "input": [{"role": "user", "content": "Rate from 0 to 1: {{ sample.output_text }}"}]}
 
-The number is clipped to `range`. See `judge` for where the model is, and `device_judge` for one on
-the device.
+The number is clipped to `range`; one that is said in a sentence has to lie in it. A verdict may
+stand in JSON as `result`, in a fence, after a thought or in a sentence; a judge that refuses or
+gives none leaves the sample invalid. See `judge` for where the model is, and `device_judge` for one
+on the device.
 """
 
+import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,7 @@ from rft_jax.config import HostOptions
 from rft_jax.graders.host.judge import FIELDS, JudgeRequest
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.service import ServiceSession
+from rft_jax.graders.host.spoken import number_said, read_text
 from rft_jax.graders.judge_spec import parse_range
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import Items
@@ -42,8 +46,9 @@ class ScoreModel:
 
     def open(self, options: HostOptions) -> AbstractContextManager[ServiceSession]:
         """See `HostGraderType.open`."""
-        return self.judge.open(self.name, {"type": "number"}, self._read, options)
+        hear = functools.partial(number_said, low=self.low, high=self.high)
+        return self.judge.open(self.name, {"type": "number"}, self._read, hear, options)
 
     def _read(self, verdict: Any) -> float | None:
-        number = finite_number(verdict)
+        number = finite_number(read_text(verdict))
         return None if number is None else min(max(number, self.low), self.high)

@@ -7,12 +7,14 @@ params = load_params(checkpoint, shardings(mesh, LEARNER_RULES, model.axes))
 
 from rft_jax.models.hugging_face.adapter import ADAPTER_CONFIG, is_adapter
 from rft_jax.models.hugging_face.checkpoint import (
+    CONFIG_FILE,
     Checkpoint,
     find_base,
     is_checkpoint,
     open_checkpoint,
     read_config,
 )
+from rft_jax.models.hugging_face.describe import describe
 from rft_jax.models.hugging_face.export import (
     check_empty,
     copy_description,
@@ -24,9 +26,11 @@ from rft_jax.models.hugging_face.load import load_adapters, load_params
 
 __all__ = [
     "ADAPTER_CONFIG",
+    "CONFIG_FILE",
     "Checkpoint",
     "check_empty",
     "copy_description",
+    "describe",
     "export",
     "export_adapter",
     "find_base",

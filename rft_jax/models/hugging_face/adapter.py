@@ -22,6 +22,32 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the tensors' names, before the base's own
 ALL_LINEAR = "all-linear"
+# Initializations that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change it.
+INITIALIZATIONS = (True, False, "gaussian", "eva", "orthogonal")
+# What changes no result of a trained adapter, and what is read or refused below.
+HARMLESS = {
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "inference_mode",
+    "lora_dropout",
+    "megatron_config",
+    "megatron_core",
+    "eva_config",
+    "qalora_group_size",
+    "layers_pattern",
+    "runtime_config",
+}
+READ = {
+    "peft_type",
+    "base_model_name_or_path",
+    "revision",
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "init_lora_weights",
+    "bias",
+}
 
 
 def is_adapter(directory: Path) -> bool:
@@ -53,19 +79,26 @@ def read_lora(settings: Settings, family: Family, base: ModelConfig) -> LoraConf
         InputError: For another method than LoRA, or a variant that is not supported.
     """
     settings.choice("peft_type", {"LORA": "LORA"}, "LORA")
-    for key in ("use_dora", "use_rslora", "use_qalora", "lora_bias", "fan_in_fan_out"):
-        settings.refuse(key, False)
-    for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters"):
-        settings.refuse(key, {}, [])
-    for key in ("layers_to_transform", "layer_replication", "trainable_token_indices"):
-        settings.refuse(key)
-    settings.refuse("exclude_modules", [])
     settings.refuse("bias", "none")
+    _check_initialization(settings)
+    # Variants and options, also those of a newer PEFT: each is off if it is null, false or empty.
+    for key in sorted(settings.values.keys() - READ - HARMLESS):
+        settings.refuse(key, False, {}, [])
     return LoraConfig(
         rank=settings.integer("r", 8),
         alpha=settings.number("lora_alpha", 8.0),
         targets=_targets(settings, family, base),
     )
+
+
+def _check_initialization(settings: Settings) -> None:
+    start = settings.values.get("init_lora_weights", True)
+    if start not in INITIALIZATIONS:
+        raise InputError(
+            f"{settings.where}: init_lora_weights={start!r} may have changed the weights of the "
+            "base; convert the adapter with PEFT's save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...), or merge it and use that model"
+        )
 
 
 def adapter_settings(lora: LoraConfig, base: str) -> JsonObject:

@@ -22,6 +22,7 @@ from rft_jax.models.hugging_face.adapter import (
     adapter_settings,
 )
 from rft_jax.models.hugging_face.checkpoint import CONFIG_FILE, read_family
+from rft_jax.models.hugging_face.describe import canonical
 from rft_jax.models.hugging_face.layout import Layout, layouts
 from rft_jax.models.hugging_face.tensor_files import INDEX_FILE, SINGLE_FILE
 from rft_jax.models.linear import Adapted
@@ -50,7 +51,7 @@ def export(
         params: Its weights; one stacked array at a time is brought to the host, with the adapter
             merged into it.
         source: The checkpoint that the model comes from, or a directory that `copy_description`
-            made of it.
+            made of it; of a model without one, a directory with what `describe` says of it.
         directory: Created, must be empty.
         dtype: The weights' type in the files, bfloat16 or float32.
         file_bytes: Tensors go to several files of about this size.
@@ -63,6 +64,7 @@ def export(
     family, settings = read_family(source)
     _check_same(model, family.read_config(settings), settings)
     copy_description(source, directory)
+    (directory / ADAPTER_CONFIG).unlink(missing_ok=True)  # of an adapter, which is merged
     name = jnp.dtype(dtype).name
     key = "torch_dtype" if "torch_dtype" in settings.values else "dtype"  # before version 4.56
     _write_json(directory / CONFIG_FILE, {**settings.values, key: name})
@@ -105,7 +107,7 @@ def export_adapter(
     adapters, _ = split(params)
     arrays = (np.asarray(leaf.astype(dtype)) for leaf in jax.tree.leaves(adapters))
     tensors = _tensors(jax.tree.leaves(adapter_layouts(family, model)), arrays)
-    save_file(dict(tensors), directory / ADAPTER_FILE, metadata={"format": "pt"})
+    _save_file(dict(tensors), directory / ADAPTER_FILE)
 
 
 def check_empty(directory: Path) -> None:
@@ -135,8 +137,8 @@ def copy_description(source: Path, directory: Path) -> None:
 def _check_same(model: Model, config: ModelConfig, settings: Settings) -> None:
     """What describes the model, apart from what only concerns how it is run."""
     free = {name: getattr(model.config, name) for name in NOT_OF_SOURCE}
-    described = dataclasses.replace(config, **free), settings.integer("vocab_size")
-    if described != (model.config, model.vocab_size):
+    described = canonical(dataclasses.replace(config, **free)), settings.integer("vocab_size")
+    if described != (canonical(model.config), model.vocab_size):
         raise InputError(f"{settings.where}: describes another model than the one to export")
 
 
@@ -167,12 +169,19 @@ def _write_tensors(
         name = f"model-{number:05}-of-{len(counts):05}.safetensors"
         name = SINGLE_FILE if len(counts) == 1 else name
         content = dict(itertools.islice(tensors, count))
-        save_file(content, directory / name, metadata={"format": "pt"})
+        _save_file(content, directory / name)
         total += sum(tensor.nbytes for tensor in content.values())
         where |= dict.fromkeys(content, name)
     if len(counts) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
         _write_json(directory / INDEX_FILE, index)
+
+
+def _save_file(tensors: dict[str, np.ndarray], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)  # the library's file is for nobody but the user
 
 
 def _write_json(path: Path, value: JsonObject) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonValue
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
 Term: TypeAlias = tuple[str, str]  # (id, label), as in ("HP:0000348", "High forehead")
 
 _DURATION = re.compile(

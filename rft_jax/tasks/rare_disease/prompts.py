@@ -131,4 +131,5 @@ def grader() -> JsonObject:
         "aliases": "{{item.aliases}}",
         "credit": list(CREDIT),
         "max_items": MAX_GENES,
+        "normalize": "names",
     }

@@ -6,7 +6,8 @@ import pytest
 
 from rft_jax.commands.entry import main
 from rft_jax.config import HostOptions
-from rft_jax.graders import HostSample, Items
+from rft_jax.data import load_rows
+from rft_jax.graders import HostSample, Items, build_grader, grade_texts, load_grader
 from rft_jax.graders.host import LabelModel, ScoreModel
 from rft_jax.graders.host.client import RETRIES
 from rft_jax.graders.spec_reader import Fields
@@ -126,7 +127,24 @@ def test_the_prompt_and_the_sampling_are_sent(serve, monkeypatch):
         ('{"result": -9}', -1),
         ("1.5", 1.5),
         (" 1e400 ", None),
-        ('{"result": "0.7"}', None),
+        ('{"result": "0.7"}', 0.7),
+        ('{"Result": 0.7}', 0.7),
+        ('```json\n{"steps": [], "result": 0.7}\n```', 0.7),
+        ('<think>Perhaps 2, or {"result": 2}.</think>\n\n{"result": 0.7}', 0.7),
+        ('Here it is: {"result": 0.7}. It has 3 errors.', 0.7),
+        ('"0.7"', 0.7),
+        ('"{\\"result\\": 0.7}"', 0.7),
+        ("**0.7**", 0.7),
+        ("```\n0.7\n```", 0.7),
+        ("Step 1 is right, step 2 is not. Score: 0.7.", 0.7),
+        ("The score would be 1 out of 2", 1),
+        ("I would give it a 0.7.", 0.7),
+        ("Between 0.5 and 0.7", None),
+        ("It has 30 errors", None),
+        ("<think>0.7", None),
+        ("score = .7", 0.7),
+        ("Score: -0.5", -0.5),
+        ("Result: 0,7", None),
         ('{"result": true}', None),
         ('{"result": NaN}', None),
         ('{"score": 0.7}', None),
@@ -135,6 +153,9 @@ def test_the_prompt_and_the_sampling_are_sent(serve, monkeypatch):
         ("", None),
         (None, None),
         ([{"type": "text"}], None),
+        ([{"type": "text", "text": "0.7"}], 0.7),
+        ('{"result": "1.4 out of 2"}', 1.4),
+        ('{"result": "none"}', None),
         ("[" * 100_000, None),
     ],
 )
@@ -155,7 +176,15 @@ def test_a_number_is_clipped_and_anything_else_counted(serve, monkeypatch, conte
         ('"poor"', 0),
         ('{"result": "great"}', None),
         ('{"result": ["good"]}', None),
-        ("Good", None),
+        ('{"result": "The answer is GOOD."}', 1),
+        ("Good", 1),
+        ("Label: **POOR**", 0),
+        ('```json\n{"result": "Fair"}\n```', 1),
+        ("<think>good or poor?</think>Poor.", 0),
+        ("This answer is good, not poor.", 1),
+        ("It could be good or poor.", None),
+        ("This answer is good.", 1),
+        ("Not good", None),
     ],
 )
 def test_a_label_passes_or_not(serve, monkeypatch, content, score):
@@ -184,6 +213,19 @@ def test_a_refusal_is_counted(serve, monkeypatch, reply):
 
 
 @pytest.mark.parametrize(
+    "content, refusal", [("no verdict", None), (None, "I will not"), ("1 or 2", None)]
+)
+def test_a_judge_without_a_verdict_leaves_the_sample_invalid(serve, monkeypatch, content, refusal):
+    service = serve(lambda number, body: completion(content, refusal=refusal))
+    monkeypatch.setenv("OPENAI_BASE_URL", service.url)
+    check = {"type": "string_check", "operation": "eq", "input": "a", "reference": "a"}
+    multi = {"type": "multi", "graders": {"j": SCORE, "c": check}, "calculate_output": "max(j, c)"}
+    for spec in (SCORE, multi):
+        grade = grade_texts(build_grader(load_grader(spec)), ["x"], [{"answer": 1}])
+        assert not grade.valid[0] and grade.reward[0] == 0
+
+
+@pytest.mark.parametrize(
     "reply",
     [(500, {}, b""), (401, {}, b"no key"), (200, {}, b"<html>"), (200, {}, b'{"choices": []}')],
 )
@@ -193,6 +235,20 @@ def test_a_server_that_fails_leaves_the_sample_invalid(serve, monkeypatch, reply
     score = grade(SCORE, ["x"])[0]
     assert (score.score, score.errors) == (0, {"model_grader_server_error"})
     assert len(service.bodies) == (RETRIES + 1 if reply[0] == 500 else 1)
+
+
+def test_a_fenced_verdict_of_the_cases_is_read(serve, monkeypatch, data_files):
+    def reply(number, body):
+        right = body["messages"][-1]["content"].endswith("Paris")
+        return completion(f'```json\n{{"steps": [], "result": {float(right)}}}\n```')
+
+    monkeypatch.setenv("OPENAI_BASE_URL", serve(reply).url)
+    cases = data_files / "cases"
+    items = load_rows(cases / "judge_items.jsonl")
+    answers = load_rows(cases / "judge_answers.jsonl")
+    texts = [answer["output_text"] for answer in answers]
+    grade = grade_texts(build_grader(cases / "judge_grader.json"), texts, items[: len(texts)])
+    assert grade.reward.tolist() == [1, 0] and grade.valid.all()
 
 
 def test_a_busy_server_is_asked_again(serve, monkeypatch):

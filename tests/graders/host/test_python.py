@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rft_jax.config import HostOptions
-from rft_jax.graders import HostSample, Items
+from rft_jax.graders import HostSample, Items, load_grader
 from rft_jax.graders.host import PythonGrader
 from rft_jax.graders.host.pool import _judge
 from rft_jax.graders.host.python import SOURCE_BYTES
@@ -89,6 +89,12 @@ def test_grade_gets_what_openai_hands_it():
         "output_tools": [],
         "output_audio": None,
     }
+
+
+def test_a_grader_that_needs_calls_of_tools_is_refused():
+    source = "def grade(sample, item):\n    return len(sample['output_tools'])\n"
+    with pytest.raises(InputError, match="source: reads .*output_tools.*, which is always empty"):
+        load_grader({"type": "python", "source": source})
 
 
 def test_output_json_of_other_text_is_none():

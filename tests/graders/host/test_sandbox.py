@@ -71,6 +71,34 @@ def fails(session, code, message, **more):
     assert (after.score, after.errors, after.message) == (0.25, set(), "")
 
 
+AWK = """
+import subprocess
+
+def grade(sample, item):
+    out = subprocess.run(["awk", "BEGIN { print 6 * 7 }"], capture_output=True, text=True)
+    return float(out.stdout)
+"""
+
+
+@needs_sandbox
+@pytest.mark.skipif(not shutil.which("awk"), reason="needs awk; apt-get install mawk")
+def test_programs_that_are_named_can_be_run():
+    def score(*tools):
+        with PythonGrader("g", AWK).open(HostOptions(1, PATIENCE_S, tools=tools)) as session:
+            return session.grade_batch([HostSample("")], Items([{}], "rows"), [0])[0]
+
+    assert score(shutil.which("awk")).score == 42
+    assert "name its path in host.tools" in score().message
+
+
+@needs_sandbox
+@pytest.mark.parametrize("path", ["awk", "/no/such", "/", "/tmp", "/etc", "/proc", "/home"])
+def test_a_path_that_would_open_the_system_is_no_program(path):
+    with pytest.raises(InputError, match="^host.tools: "):
+        with PythonGrader("g", AWK).open(HostOptions(1, tools=(path,))):
+            pass
+
+
 CONNECT = """
 def attack():
     socket.create_connection(("127.0.0.1", item["port"]), 1)

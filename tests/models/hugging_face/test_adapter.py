@@ -20,7 +20,7 @@ LLAMA = SIZES | CONFIGS["llama"]
 FAMILY = FAMILIES["LlamaForCausalLM"]
 BASE = FAMILY.read_config(Settings(LLAMA, ""))
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"]}
-PREFIX = "base_model.model.model.num_layers"
+PREFIX = "base_model.model.model.layers"
 
 
 def lora_of(**settings):
@@ -125,12 +125,28 @@ def test_targets_are_what_peft_takes_them_for(wanted, targets):
         ({"layers_to_transform": [1]}, "layers_to_transform=.* is not supported"),
         ({"bias": "all"}, "bias='all' is not supported"),
         ({"r": "two"}, "r must be a whole number"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' may have changed"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights='pissa_niter_16' may have"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights='olora' may have changed"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights='corda' may have changed"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq' may have changed"),
+        ({"init_lora_weights": "to come"}, "init_lora_weights='to come' may have changed"),
+        ({"init_lora_weights": 1.5}, "init_lora_weights=1.5 may have changed"),
+        ({"alora_invocation_tokens": [5, 6]}, r"alora_invocation_tokens=\[5, 6\] is not supported"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora=.* is not supported"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config=.* is not supported"),
+        ({"loftq_config": {"loftq_bits": 4}}, "loftq_config=.* is not supported"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying=True is not supported"),
+        ({"an_option_to_come": 3}, "an_option_to_come=3 is not supported"),
+        ({"an_option_to_come": ""}, "an_option_to_come='' is not supported"),
     ],
 )
 def test_variants_are_refused_by_name(setting, complaint):
     with pytest.raises(InputError, match=f"adapter_config.json: {complaint}"):
         lora_of(**setting)
     harmless = {"rank_pattern": {}, "modules_to_save": None, "use_dora": False, "bias": "none"}
+    harmless |= {"init_lora_weights": "gaussian", "peft_version": "0.99", "megatron_core": "m.core"}
+    harmless |= {"an_option_to_come": None, "lora_dropout": 0.1, "qalora_group_size": 16}
     assert lora_of(**harmless) == lora_of()
 
 
