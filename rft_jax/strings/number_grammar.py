@@ -181,7 +181,8 @@ _OPENED = rf"(?:{_COMMAND}[ ~]*\{{)"
 
 def _word() -> str:
     in_command = _is("word", rf"{_LETTER}+(?:[ -]{_LETTER}+)*")
-    alone = _is("word", rf"(?:{_LETTER}|[Nn]o|{_LETTER}{{3,}}(?:[ -]{_LETTER}+)*)\b")
+    index = r"_(?:\{[A-Za-z0-9]+\}|[A-Za-z0-9])"
+    alone = _is("word", rf"{_LETTER}{index}|(?:{_LETTER}|[Nn]o|{_LETTER}{{3,}}(?:[ -]{_LETTER}+)*)\b")
     return rf"{_OPENED}[ (]*{in_command}|{alone}"
 
 
@@ -196,7 +197,9 @@ def _unit() -> str:
     atom = rf"(?:{word}|{letter}){power}"
     joined = rf"(?:[ }}]*(?:/|·|⋅|\*|\\cdot\b|\\,|per\b)?(?:{_S}{_OPENED})?[ (]*{atom})*"
     degree = r"\^ ?\{? ?\\circ\b ?\}? ?[A-Za-z]*"
-    first = rf"(?:{_BLANK}*{_OPENED}{_S}{atom}|{_BLANK}+{atom}|{word}{power}|{degree})"
+    first = rf"(?:{_BLANK}*{_OPENED}{_S}{atom}|{_BLANK}+{atom}|{word}{power}|{degree}"
+    # What a letter of money goes on with, if it was a unit: 5 m/s.
+    first += rf"|\}}?(?:\^\{{?-?[1-4]\b|[²³])|[ }}]*(?:/|·|⋅|\*|\\cdot\b){_S}{atom})"
     return rf"(?:{_is('unit', first + joined)})?"
 
 
@@ -211,9 +214,9 @@ def _answer_token() -> str:
         _word(),
         greek,
         _is("equals", r"=|\\in\b|∈|\\approx\b|≈|:"),
-        nothing + r"|\\[\[\]()]|\*\*|[.。{}&]|_\{?[A-Za-z0-9]+\}?",
-        _is("left", r"[(\[]|\\\{|\\lbrace\b"),
-        _is("right", r"[)\]]|\\\}|\\rbrace\b"),
+        nothing + r"|\\[\[\]()]|\*\*|[.。{}&]",
+        _is("left", r"[(\[]|\\\{"),
+        _is("right", r"[)\]]|\\\}"),
         _is("other", "(?s:.)"),
     ]
     return "|".join(tokens)

@@ -49,6 +49,7 @@ from rft_jax.strings.regex import CaptureTables, compile_capture, find_groups
 MAX_EXPONENT = 9999
 _MAX_INTEGER_DIGITS = 9  # in front of a fraction
 KIND = {kind: n for n, kind in enumerate(KINDS)}
+_STARTS = ("number", "word", "infinity", "separator")  # of which two can touch
 Parts = Mapping[str, Sequence[str]]
 
 
@@ -89,9 +90,9 @@ def _text_token() -> re.Pattern[str]:
 
 @functools.cache
 def group_tables(token: str) -> CaptureTables:
-    """Tables for `find_groups` of texts that consist of tokens, their starts being those of numbers."""
+    """Tables for `find_groups` of texts that consist of tokens; starts are those of `_STARTS`."""
     names = re.compile(token).groupindex
-    starts = tuple(name for name in names if kind_of(name) == "number")
+    starts = tuple(name for name in names if kind_of(name) in _STARTS)
     return compile_capture(f"(?:{token})*", "", "fullmatch", starts)
 
 

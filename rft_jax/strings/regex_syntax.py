@@ -21,7 +21,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 FLAGS = {"a": re.ASCII, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE}
 MODES = ("search", "fullmatch")
-MOST_CHARACTERS = 1000  # nodes of one character; also what a repetition is written out to
+MOST_CHARACTERS = 1500  # nodes of one character; also what a repetition is written out to
 
 _REMEDY = "write the pattern without it, or grade with a python grader"
 _UNSUPPORTED = {

@@ -1,5 +1,6 @@
 """`number` finds the number that was meant and compares it as exact fractions compare."""
 
+import json
 import random
 from decimal import Decimal
 
@@ -139,7 +140,11 @@ def test_a_reference_that_is_no_number_is_named(reference):
         ({"which": "marked"}, "marker: is missing"),
         ({"which": "marked", "marker": ""}, "marker: must not be empty"),
         ({"which": "marked", "marker": "\ud800"}, "marker: holds a lone surrogate"),
-        ({"marker": "#"}, "marker: has no use"),
+        ({"end": "#"}, "end: needs a marker"),
+        ({"marker": "#", "end": ""}, "end: needs a marker"),
+        ({"marker": [1]}, "marker: must not be empty"),
+        ({"percent": "both"}, "percent: unknown percent 'both'"),
+        ({"accounting": 1}, "accounting: must be true or false"),
         ({"absolute": -1}, "absolute: must be a number from 0"),
         ({"relative": "1"}, "relative: must be a number"),
         ({"partial_relative": True}, "partial_relative: must be a number"),
@@ -190,10 +195,11 @@ def compare(exact, pairs):
         both = exact.like(spec(**tolerances), items)
         differences += both.differences(list(zip(texts, range(len(texts)), strict=True)))
         for n, text in enumerate(texts):
-            numbers = both.grader._numbers([text])
-            reference = both.grader._reference(both.items, n)
+            number = both.grader._find_on_host(text)
+            reference = both.grader._reference(both.items, n).value
             limits = both.grader._reach(reference)
-            gaps = [abs(abs(x - reference) - limit) for x in numbers[-1:] for limit in limits]
+            values = [number.value] if number else []
+            gaps = [abs(abs(x - reference) - limit) for x in values for limit in limits]
             near += any(gap <= abs(reference) / 10**6 for gap in gaps)
     return differences, near
 
@@ -215,3 +221,22 @@ def test_twenty_thousand_pairs_are_graded_as_on_the_host(exact):
 def test_any_text_is_graded_as_on_the_host(exact, texts):
     encodable = [text.encode(errors="replace").decode() for text in texts]
     assert exact.differences([(text, 0) for text in encodable]) == []
+
+
+PIECES = st.sampled_from(
+    ["answer", "Answer:", " is ", "=", ":", "**", "\n", " ", "\\boxed{", "\\fbox{", "}", "{", "\\", "("]
+    + [")", "5", "-7", "$12", "1,234", "12.5%", "percent", "million", "x = ", "\\frac{1}{2}", "7 or 8"]
+    + ["\\text{", "cm", "####", "é", "<answer>", "</answer>", "10^{3}", "(12.6)", ",", "ANSWER"]
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.lists(PIECES, max_size=10).map("".join), min_size=8, max_size=64))
+def test_marked_answers_are_graded_as_on_the_host(marked, texts):
+    assert marked.differences([(text, 0) for text in texts]) == []
+
+
+@pytest.fixture(scope="module")
+def marked(parity):
+    markers = ["\\boxed{", "Answer:", "####", "<answer>"]
+    return parity(spec(marker=markers, accounting=True, absolute=0.5), [{"r": 7}], width=96)

@@ -1,0 +1,308 @@
+r"""Texts that are one answer and nothing else, read in pure jnp: a number, a word, or some of them.
+
+    found = read_answer(text, most=8)
+    host = host_answer(r"(\frac{1}{2}, 3]")
+
+An answer is one element, or several with commas, semicolons, `and` or `or` between them, perhaps in
+brackets. An element is a number as `number_grammar` has it, perhaps with a unit behind it; a word,
+or a few; or infinity. `x =` may stand in front, math delimiters, `\text{}` and a full stop around
+it. Anything else, such as a root, a product or an inequality, makes the text no answer of that
+kind, as does a length of more than `MOST_BYTES`.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rft_jax.strings.byte_string import ByteString, compress, next_where
+from rft_jax.strings.decimals import Decimals
+from rft_jax.strings.number_grammar import ANSWER_TOKEN, MONEY, kind_of
+from rft_jax.strings.numbers import (
+    KIND,
+    Parts,
+    fraction_of,
+    group_tables,
+    is_part,
+    kinds_of,
+    parts_of,
+    read_number,
+)
+from rft_jax.strings.regex import find_groups
+
+MOST_BYTES = 256
+WORD_BYTES = 48  # of a word or a unit
+
+
+class Elements(NamedTuple):
+    """The K elements of the answers that N texts are.
+
+    Attributes:
+        exists_N: bool, the text is such an answer.
+        count_N: int32, number of elements; zero where there is no answer.
+        left_N: int32, the bracket around several elements, 0 for none.
+        right_N: int32.
+        number: Numbers, K for every text, flat.
+        is_number_NK: bool.
+        percent_NK: bool, the number is written as percent.
+        infinity_NK: int32, 1 or -1 for infinities, else 0.
+        word: ByteString of [N, K, `WORD_BYTES`], small letters in place of ASCII capitals; empty
+            for other elements.
+        unit: Likewise, what stands behind a number, as it is written.
+    """
+
+    exists_N: jax.Array
+    count_N: jax.Array
+    left_N: jax.Array
+    right_N: jax.Array
+    number: Decimals
+    is_number_NK: jax.Array
+    percent_NK: jax.Array
+    infinity_NK: jax.Array
+    word: ByteString
+    unit: ByteString
+
+
+class HostElement(NamedTuple):
+    """An element on the host; see `Elements`."""
+
+    number: Fraction | None = None
+    percent: bool = False
+    infinity: int = 0
+    word: str = ""
+    unit: str = ""
+
+
+class HostAnswer(NamedTuple):
+    """An answer on the host; see `Elements`."""
+
+    elements: tuple[HostElement, ...]
+    left: str = ""
+    right: str = ""
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    parts: Parts
+
+
+@functools.cache
+def _answer_token() -> re.Pattern[str]:
+    return re.compile(ANSWER_TOKEN)
+
+
+def host_answer(text: str, most: int = 1, accounting: bool = False) -> HostAnswer | None:
+    """The answer that a text is, on the host; arguments as for `read_answer`."""
+    if len(text.encode(errors="replace")) > MOST_BYTES:
+        return None
+    runs: list[list[_Token]] = [[]]
+    for token in _tokens(text):
+        if token.kind == "separator":
+            runs.append([])
+        elif token.kind == "equals":
+            if any(before.kind in ("number", "infinity", "other") for before in runs[-1]):
+                return None
+            runs[-1].clear()
+        else:
+            runs[-1].append(token)
+    if len(runs) > most or any(token.kind == "other" for run in runs for token in run):
+        return None
+    found = [_element(run, accounting) for run in runs]
+    lefts = [left for _, left, _ in found]
+    rights = [right for _, _, right in found]
+    if None in [element for element, _, _ in found] or any(lefts[1:]) or any(rights[:-1]):
+        return None
+    left, right = lefts[0], rights[-1]
+    if max(len(left), len(right)) > 1 or bool(left) != bool(right) and len(runs) > 1:
+        return None
+    elements = tuple(element for element, _, _ in found)
+    if len(runs) > 1:
+        return HostAnswer(elements, left, right)
+    (run,) = runs
+    parts = next((token.parts for token in run if token.kind == "number"), {})
+    if (left, right) == ("(", ")") and ("currency" in parts or accounting) and parts:
+        elements = (elements[0]._replace(number=-elements[0].number),)
+    return HostAnswer(elements)
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    for match in _answer_token().finditer(text):
+        spans = {name: match.span(name) for name, part in match.groupdict().items() if part is not None}
+        kinds = {kind_of(name) for name in spans}
+        for kind in ("number", "infinity"):
+            if kind in kinds:
+                yield _Token(kind, match[0], parts_of(match, *match.span()))
+                break
+        else:
+            for name in spans:
+                yield _Token(kind_of(name), match[name], {})
+
+
+def _element(run: list[_Token], accounting: bool) -> tuple[HostElement | None, str, str]:
+    """An element, and the brackets before and behind it."""
+    left = right = ""
+    element = None
+    for token in run:
+        match token.kind:
+            case "left":
+                left += token.text[-1]
+                if element:
+                    return None, "", ""
+            case "right":
+                right += token.text[-1]
+                if not element:
+                    return None, "", ""
+            case _ if element or right:
+                return None, "", ""
+            case "number":
+                element = _number(token.parts, accounting)
+                if element is None:
+                    return None, "", ""
+                opens, closes = "opens" in token.parts, "closes" in token.parts
+                left += "(" * (opens and not closes)
+                right += ")" * (closes and not opens)
+            case "infinity":
+                element = HostElement(infinity=-1 if "minus" in token.parts else 1)
+            case "word":
+                element = HostElement(word=fold_ascii(token.text))
+                if len(element.word.encode()) > WORD_BYTES:
+                    return None, "", ""
+    return element, left, right
+
+
+def _number(parts: Parts, accounting: bool) -> HostElement | None:
+    value = fraction_of(parts, accounting)
+    if value is None:
+        return None
+    unit = "".join(parts.get("unit", ()))
+    if "currency" not in parts:
+        unit = "".join(text for kind in MONEY for text in parts.get(kind, ())) + unit
+    if len(unit.encode()) > WORD_BYTES:
+        return None
+    return HostElement(number=value, percent="percent" in parts, unit=unit)
+
+
+def fold_ascii(text: str) -> str:
+    """Small letters in place of ASCII capitals."""
+    return "".join(c.lower() if c.isascii() else c for c in text)
+
+
+def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> Elements:
+    """The answers that texts are.
+
+    Args:
+        text: ByteString of [N, L].
+        most: K, the greatest number of elements.
+        accounting: Brackets around any number make it negative, not only around amounts of money.
+    """
+    tables = group_tables(ANSWER_TOKEN)
+    groups = find_groups(tables, text)
+    kind_NL = kinds_of(tables, groups.number)
+    byte = jnp.asarray(text.bytes).astype(jnp.int32)
+
+    # What stands before an equals sign names the answer.
+    named_NL = next_where(kind_NL == KIND["equals"]) < next_where(kind_NL == KIND["separator"])
+    named_NL |= kind_NL == KIND["equals"]
+    is_infinity = kind_NL == KIND["infinity"]
+    part_NL = is_part(kind_NL) & ~named_NL
+    wrong_N = (kind_NL == KIND["other"]).any(axis=-1)
+    separator_NL = groups.starts & (kind_NL == KIND["separator"])
+    start_NL = groups.starts & ~named_NL & ~separator_NL
+    number_NL = start_NL & part_NL
+    names_NL = named_NL & groups.starts & (kind_NL != KIND["word"])
+    wrong_N |= names_NL.any(axis=-1)
+    kind_NL = jnp.where(named_NL, 0, kind_NL)
+
+    element_NL = jnp.cumsum(separator_NL, axis=-1, dtype=jnp.int32)
+    separators_N = element_NL[:, -1]
+    of_K = jnp.arange(most, dtype=jnp.int32)
+    in_NKL = element_NL[:, None, :] == of_K[:, None]
+    used_NK = of_K <= separators_N[:, None]
+    single_NK = (start_NL[:, None, :] & in_NKL).sum(axis=-1) == 1
+    wrong_N |= (separators_N >= most) | (used_NK & ~single_NK).any(axis=-1)
+
+    def any_in(mask_NL: jax.Array) -> jax.Array:
+        return (mask_NL[:, None, :] & in_NKL).any(axis=-1)
+
+    opens_NK, closes_NK = (any_in(kind_NL == KIND[kind]) for kind in ("opens", "closes"))
+    begun_NL = jnp.cumsum(start_NL, axis=-1, dtype=jnp.int32)
+    left_N, left_count_N = _bracket(byte, kind_NL == KIND["left"], b"([{")
+    right_N, right_count_N = _bracket(byte, kind_NL == KIND["right"], b")]}")
+    inner_left = (kind_NL == KIND["left"]) & (begun_NL > 0)
+    inner_right = (kind_NL == KIND["right"]) & (begun_NL < begun_NL[:, -1:])
+    wrong_N |= (inner_left | inner_right).any(axis=-1)
+    open_NK, close_NK = opens_NK & ~closes_NK, closes_NK & ~opens_NK
+    last_NK = of_K == separators_N[:, None]
+    wrong_N |= open_NK[:, 1:].any(axis=-1) | (close_NK & ~last_NK).any(axis=-1)
+    left_count_N += open_NK[:, 0]
+    right_count_N += (close_NK & last_NK).any(axis=-1)
+    left_N = jnp.where(open_NK[:, 0], ord("("), left_N)
+    right_N = jnp.where((close_NK & last_NK).any(axis=-1), ord(")"), right_N)
+    wrong_N |= (left_count_N > 1) | (right_count_N > 1)
+    several_N = separators_N > 0
+    wrong_N |= several_N & ((left_N == 0) != (right_N == 0))
+
+    flat = ByteString(*(jnp.repeat(jnp.asarray(x), most, axis=0) for x in text))
+    flat_kind = jnp.repeat(kind_NL, most, axis=0)
+    has_number_NK = any_in(number_NL)
+    inside = (in_NKL & part_NL[:, None, :] & has_number_NK[:, :, None]).reshape(flat_kind.shape)
+    found = read_number(flat, flat_kind, inside, accounting)
+    infinity_NK = any_in(is_infinity & ~named_NL)
+    wrong_N |= (used_NK & has_number_NK & ~found.exists_N.reshape(used_NK.shape)).any(axis=-1)
+
+    currency_NK = any_in(kind_NL == KIND["currency"])
+    money_NL = jnp.zeros(kind_NL.shape, bool)
+    for kind in MONEY:
+        money_NL |= kind_NL == KIND[kind]
+    unit = in_NKL & (kind_NL == KIND["unit"])[:, None, :]
+    unit |= in_NKL & money_NL[:, None, :] & ~currency_NK[:, :, None]
+    folded = byte + 32 * ((byte >= ord("A")) & (byte <= ord("Z")))
+    word = in_NKL & (kind_NL == KIND["word"])[:, None, :]
+    word, unit = (_strings(x, keep) for x, keep in ((folded, word), (byte, unit)))
+    wrong_N |= ((word.length > WORD_BYTES) | (unit.length > WORD_BYTES)).any(axis=-1)
+    wrong_N |= jnp.asarray(text.length) > MOST_BYTES
+
+    # Around one number, brackets may be those of bookkeeping; around one element they mean nothing.
+    debit_N = ~several_N & (left_N == ord("(")) & (right_N == ord(")"))
+    debit_N &= currency_NK[:, 0] | accounting
+    negative_NK = found.number.negative_N.reshape(used_NK.shape) ^ debit_N[:, None]
+    nonzero = jnp.asarray(found.number.digits_ND)[:, 0] != 0
+    exists_N = ~wrong_N
+    used_NK &= exists_N[:, None]
+    minus_NK = any_in(kind_NL == KIND["minus"])
+    return Elements(
+        exists_N=exists_N,
+        count_N=jnp.where(exists_N, separators_N + 1, 0),
+        left_N=jnp.where(several_N, left_N, 0),
+        right_N=jnp.where(several_N, right_N, 0),
+        number=found.number._replace(negative_N=negative_NK.reshape(-1) & nonzero),
+        is_number_NK=has_number_NK & used_NK,
+        percent_NK=found.percent_N.reshape(used_NK.shape) & used_NK,
+        infinity_NK=jnp.where(infinity_NK & used_NK, jnp.where(minus_NK, -1, 1), 0),
+        word=word,
+        unit=unit,
+    )
+
+
+def _bracket(
+    byte: jax.Array, mask_NL: jax.Array, brackets: bytes
+) -> tuple[jax.Array, jax.Array]:
+    """The bracket in each row, and how many there are."""
+    here = jnp.zeros(byte.shape, bool)
+    for bracket in brackets:
+        here |= mask_NL & (byte == bracket)
+    return jnp.where(here, byte, 0).max(axis=-1, initial=0), here.sum(axis=-1, dtype=jnp.int32)
+
+
+def _strings(byte: jax.Array, keep_NKL: jax.Array) -> ByteString:
+    """The kept bytes of every element; those that are too long are cut, but not their lengths."""
+    N, K, L = keep_NKL.shape
+    values = jnp.broadcast_to(byte[:, None, :], keep_NKL.shape).reshape(N * K, L)
+    kept, count = compress(values.astype(jnp.uint8), keep_NKL.reshape(N * K, L))
+    kept = jnp.pad(kept, ((0, 0), (0, max(0, WORD_BYTES - L))))[:, :WORD_BYTES]
+    return ByteString(kept.reshape(N, K, WORD_BYTES), count.reshape(N, K))
