@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from rft_jax.graders.fields import Fields
 from rft_jax.strings import ByteString, from_host, occurrences
 from rft_jax.strings.answers import fold_ascii
-from rft_jax.strings.byte_string import Array, next_where, shift_left, shift_right
+from rft_jax.strings.byte_string import Array, last_where, next_where, shift_left, shift_right
 
 _CLOSING = {"{": "}", "(": ")", "[": "]"}
 _SKIPPED = b" \t\r\n*_"  # between a marker's words, its colon, and what it marks
@@ -132,9 +132,7 @@ def _last(text: ByteString, byte: jax.Array, marker: Marker) -> tuple[Span, jax.
     length_N = jnp.asarray(text.length)
     folded = byte + 32 * ((byte >= ord("A")) & (byte <= ord("Z")))
     words = marker.words
-    here_NL = occurrences(
-        ByteString(folded.astype(jnp.uint8), text.length), _literal(words, byte)
-    )
+    here_NL = occurrences(ByteString(folded.astype(jnp.uint8), text.length), _literal(words, byte))
     if words[0].isascii() and words[0].isalpha():
         here_NL &= ~shift_right(_is_letter(byte), 1)
     size = len(words.encode())
@@ -198,6 +196,46 @@ def _closing(byte: jax.Array, start_N: jax.Array, bracket: str) -> jax.Array:
     ends = closes & (depth == outer_N[:, None]) & (index >= start_N[:, None])
     end_N = jnp.where(ends, index, width).min(axis=-1, initial=width)
     return jnp.where(end_N == width, -1, end_N)
+
+
+def last_formula(text: ByteString, within: Span) -> Span:
+    r"""The inside of the last `$...$`, `\(...\)` or `\[...\]` of each text.
+
+    A dollar sign closes a formula if neither a blank is in front of it nor a digit behind it, and
+    the one before it opens the formula if no blank follows: "$5 and $6" has none.
+
+    Args:
+        text: ByteString of [N, L].
+        within: Where to look; in all of the text where it is not found.
+    """
+    byte = jnp.asarray(text.bytes).astype(jnp.int32)
+    width = byte.shape[-1]
+    index = jnp.arange(width, dtype=jnp.int32)
+    low_N = jnp.where(within.found_N, within.start_N, 0)[:, None]
+    high_N = jnp.where(within.found_N, within.end_N, text.length)[:, None]
+    inside = (index >= low_N) & (index < high_N)
+    backslash = byte == ord("\\")
+    dollar = (byte == ord("$")) & ~shift_right(backslash, 1) & inside
+    opens_NL = shift_right(last_where(dollar) + 1, 1) - 1
+    blank = _is_any(byte, b" \t\r\n")
+    closes = dollar & (opens_NL >= 0) & ~shift_right(blank | dollar, 1)
+    closes &= ~shift_left(_is_digit(byte), 1)
+    closes &= ~jnp.take_along_axis(blank, opens_NL + 1, axis=-1, mode="clip")
+    dollar_N = jnp.where(closes, index, -1).max(axis=-1, initial=-1)
+
+    following = jnp.where(inside, shift_left(jnp.where(inside, byte, 0), 1), 0)
+    left = backslash & _is_any(following, b"([")
+    right = backslash & _is_any(following, b")]")
+    before_NL = last_where(left)
+    bracket_N = jnp.where(right & (before_NL >= 0), index, -1).max(axis=-1, initial=-1)
+
+    is_dollar_N = dollar_N > bracket_N
+    end_N = jnp.maximum(dollar_N, bracket_N)
+    found_N = end_N >= 0
+    end_N = jnp.maximum(end_N, 0)
+    start_N = jnp.where(is_dollar_N, _at(opens_NL, end_N) + 1, _at(before_NL, end_N) + 2)
+    nothing = jnp.zeros_like(found_N)
+    return Span(jnp.where(found_N, start_N, 0), end_N, found_N, nothing)
 
 
 def _at(x_NL: jax.Array, index: jax.Array) -> jax.Array:
@@ -266,3 +304,25 @@ def _closing_on_host(text: str, start: int, bracket: str) -> int:
             if depth == 0:
                 return n
     return -1
+
+
+def last_formula_on_host(text: str) -> str | None:
+    """The inside of the last formula of a text; see `last_formula`."""
+    spans = []
+    opens = -1
+    for n, character in enumerate(text):
+        if character != "$" or text[n - 1 : n] == "\\":
+            continue
+        closes = opens >= 0 and text[n - 1] not in " \t\r\n" and opens != n - 1
+        closes &= not re.match("[0-9]", text[n + 1 : n + 2])
+        if closes and text[opens + 1] not in " \t\r\n":
+            spans.append((n, opens + 1))
+        opens = n
+    before = -1
+    for match in re.finditer(r"\\(?=([(\[)\]]))", text):
+        if match[1] in "([":
+            before = match.start()
+        elif before >= 0:
+            spans.append((match.start(), before + 2))
+    end, start = max(spans, default=(0, -1))
+    return text[start:end] if start >= 0 else None

@@ -52,7 +52,7 @@ from rft_jax.graders.fields import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, slice_bytes
-from rft_jax.strings.answers import MOST_BYTES, Elements, host_answer, read_answer
+from rft_jax.strings.answers import MOST_BYTES, Elements, host_answer, host_count, read_answer
 from rft_jax.strings.byte_string import shift_right
 from rft_jax.strings.numbers import (
     Decimals,
@@ -76,7 +76,6 @@ PERCENT = ("either", "fraction", "number")
 TOLERANCES = ("absolute", "relative", "partial_absolute", "partial_relative")
 # Partial credit has to reach further than the tolerance by this share, or there is none.
 _LEAST_REACH = Fraction(1, 10**6)
-_MOST_LISTED = 8  # elements of what is recognized as a list
 _BOXES = tuple(Marker(text) for text in BOXES)
 
 
@@ -148,7 +147,7 @@ class Number:
             markers=markers,
             percent=fields.choice("percent", PERCENT) if "percent" in fields.values else "either",
             accounting=accounting,
-            tolerances=tuple(_tolerance(fields, key) for key in TOLERANCES),
+            tolerances=tuple(parse_tolerance(fields, key) for key in TOLERANCES),
         )
 
     def encode(self, items: Items) -> Encoded:
@@ -206,9 +205,7 @@ class Number:
         details = {f"{self.name}/missing": (~exists_N).astype(jnp.float32)}
         return Score(jnp.where(exists_N, score_N, 0), errors, details, {})
 
-    def _readings(
-        self, answer_N: jax.Array, reference_N: jax.Array
-    ) -> list[tuple[int, jax.Array]]:
+    def _readings(self, answer_N: jax.Array, reference_N: jax.Array) -> list[tuple[int, jax.Array]]:
         """By which powers of ten a number counts, and where, given what is written as percent."""
         always_N = jnp.ones_like(answer_N)
         if self.percent == "fraction":
@@ -228,10 +225,10 @@ class Number:
         boxed_N = box.found_N & ~whole_N
         start_N = jnp.where(boxed_N, box.start_N, 0)
         part = slice_bytes(part, start_N, jnp.where(boxed_N, box.end_N, part.length))
-        answer = read_answer(part, _MOST_LISTED, self.accounting)
+        answer = read_answer(part, 1, self.accounting)
         fits_N |= boxed_N
         single = _single(answer, fits_N)
-        on_line_N = span.found_N & ~whole_N & ~boxed_N & ~(answer.exists_N & fits_N)
+        on_line_N = span.found_N & ~whole_N & ~boxed_N & ~((answer.count_N > 0) & fits_N)
         found = _on_line(part, self.accounting)
         exists_N = (span.found_N & single.exists_N) | (on_line_N & found.exists_N)
         number = jax.tree.map(
@@ -281,11 +278,13 @@ class Number:
             return self._nth(cut)
         if not whole and (box := last_marked_on_host(cut, _BOXES)):
             text, whole = box
-        if answer := host_answer(text, _MOST_LISTED, self.accounting):
-            element = answer.elements[0]
-            single = len(answer.elements) == 1 and element.number is not None
-            return HostNumber(element.number, element.percent, 0, 0) if single else None
-        return None if whole else _on_line_on_host(cut, self.accounting)
+        if answer := host_answer(text, accounting=self.accounting):
+            (element,) = answer.elements
+            number = HostNumber(element.number, element.percent, 0, 0)
+            return number if element.number is not None else None
+        if whole or host_count(text):
+            return None
+        return _on_line_on_host(cut, self.accounting)
 
 
 def _times_ten(number: Decimals, power: int) -> Decimals:
@@ -302,10 +301,8 @@ def _credit(encoded: Encoded, number: Decimals) -> jax.Array:
 
 def _single(answer: Elements, fits_N: jax.Array) -> FoundNumber:
     """The number that the answers are, where they are one."""
-    K = answer.is_number_NK.shape[1]
-    single_N = (answer.count_N == 1) & answer.is_number_NK[:, 0] & fits_N
-    first = jax.tree.map(lambda leaf: leaf[::K], answer.number)
-    return FoundNumber(first, single_N, answer.percent_NK[:, 0])
+    single_N = answer.exists_N & answer.is_number_NK[:, 0] & fits_N
+    return FoundNumber(answer.number, single_N, answer.percent_NK[:, 0])
 
 
 def _on_line(text: ByteString, accounting: bool) -> FoundNumber:
@@ -344,7 +341,8 @@ def _on_line_on_host(text: str, accounting: bool) -> HostNumber | None:
     return number if number.value is not None else None
 
 
-def _tolerance(fields: Fields, key: str) -> Fraction:
+def parse_tolerance(fields: Fields, key: str) -> Fraction:
+    """Reads an optional distance, 0 without one."""
     value = fields.values.get(key, 0)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:

@@ -19,7 +19,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.strings.byte_string import ByteString, compress, next_where
+from rft_jax.strings.byte_string import (
+    ByteString,
+    compress,
+    last_where,
+    next_where,
+    shift_left,
+)
 from rft_jax.strings.decimals import Decimals
 from rft_jax.strings.number_grammar import ANSWER_TOKEN, MONEY, kind_of
 from rft_jax.strings.numbers import (
@@ -42,8 +48,8 @@ class Elements(NamedTuple):
     """The K elements of the answers that N texts are.
 
     Attributes:
-        exists_N: bool, the text is such an answer.
-        count_N: int32, number of elements; zero where there is no answer.
+        exists_N: bool, the text is such an answer, and all of its elements can be read.
+        count_N: int32, number of elements, which may be more than K; zero where there is no answer.
         left_N: int32, the bracket around several elements, 0 for none.
         right_N: int32.
         number: Numbers, K for every text, flat.
@@ -91,6 +97,14 @@ class _Token(NamedTuple):
     parts: Parts
 
 
+class _Structure(NamedTuple):
+    """The tokens that are an answer's elements, and the brackets around them."""
+
+    elements: list[_Token]
+    left: str
+    right: str
+
+
 @functools.cache
 def _answer_token() -> re.Pattern[str]:
     return re.compile(ANSWER_TOKEN)
@@ -98,6 +112,30 @@ def _answer_token() -> re.Pattern[str]:
 
 def host_answer(text: str, most: int = 1, accounting: bool = False) -> HostAnswer | None:
     """The answer that a text is, on the host; arguments as for `read_answer`."""
+    if len(text.encode(errors="replace")) > MOST_BYTES:
+        return None
+    structure = _structure(text)
+    if structure is None or len(structure.elements) > most:
+        return None
+    found = [_element(token, accounting) for token in structure.elements]
+    if None in found:
+        return None
+    if len(found) > 1:
+        return HostAnswer(tuple(found), structure.left, structure.right)
+    (element,), (token,) = found, structure.elements
+    if (structure.left, structure.right) == ("(", ")") and element.number is not None:
+        if "currency" in token.parts or accounting:
+            element = element._replace(number=-element.number)
+    return HostAnswer((element,))
+
+
+def host_count(text: str) -> int:
+    """Number of elements of the answer that a text is, whether or not they can be read; else 0."""
+    structure = _structure(text)
+    return len(structure.elements) if structure else 0
+
+
+def _structure(text: str) -> "_Structure | None":
     if len(text.encode(errors="replace")) > MOST_BYTES:
         return None
     runs: list[list[_Token]] = [[]]
@@ -110,29 +148,38 @@ def host_answer(text: str, most: int = 1, accounting: bool = False) -> HostAnswe
             runs[-1].clear()
         else:
             runs[-1].append(token)
-    if len(runs) > most or any(token.kind == "other" for run in runs for token in run):
-        return None
-    found = [_element(run, accounting) for run in runs]
-    lefts = [left for _, left, _ in found]
-    rights = [right for _, _, right in found]
-    if None in [element for element, _, _ in found] or any(lefts[1:]) or any(rights[:-1]):
-        return None
-    left, right = lefts[0], rights[-1]
+    left = right = ""
+    elements: list[_Token] = []
+    for n, run in enumerate(runs):
+        for token in run:
+            opens, closes = "opens" in token.parts, "closes" in token.parts
+            match token.kind:
+                case "left" if not elements:
+                    left += token.text[-1]
+                case "right" if len(elements) == len(runs):
+                    right += token.text[-1]
+                case "number" | "infinity" | "word" if len(elements) == n:
+                    elements.append(token)
+                    if (opens and not closes and n) or (
+                        closes and not opens and run is not runs[-1]
+                    ):
+                        return None
+                    left += "(" * (opens and not closes)
+                    right += ")" * (closes and not opens)
+                case _:
+                    return None
+        if len(elements) != n + 1:
+            return None
     if max(len(left), len(right)) > 1 or bool(left) != bool(right) and len(runs) > 1:
         return None
-    elements = tuple(element for element, _, _ in found)
-    if len(runs) > 1:
-        return HostAnswer(elements, left, right)
-    (run,) = runs
-    parts = next((token.parts for token in run if token.kind == "number"), {})
-    if (left, right) == ("(", ")") and ("currency" in parts or accounting) and parts:
-        elements = (elements[0]._replace(number=-elements[0].number),)
-    return HostAnswer(elements)
+    return _Structure(elements, left, right)
 
 
 def _tokens(text: str) -> Iterator[_Token]:
     for match in _answer_token().finditer(text):
-        spans = {name: match.span(name) for name, part in match.groupdict().items() if part is not None}
+        spans = {
+            name: match.span(name) for name, part in match.groupdict().items() if part is not None
+        }
         kinds = {kind_of(name) for name in spans}
         for kind in ("number", "infinity"):
             if kind in kinds:
@@ -143,36 +190,13 @@ def _tokens(text: str) -> Iterator[_Token]:
                 yield _Token(kind_of(name), match[name], {})
 
 
-def _element(run: list[_Token], accounting: bool) -> tuple[HostElement | None, str, str]:
-    """An element, and the brackets before and behind it."""
-    left = right = ""
-    element = None
-    for token in run:
-        match token.kind:
-            case "left":
-                left += token.text[-1]
-                if element:
-                    return None, "", ""
-            case "right":
-                right += token.text[-1]
-                if not element:
-                    return None, "", ""
-            case _ if element or right:
-                return None, "", ""
-            case "number":
-                element = _number(token.parts, accounting)
-                if element is None:
-                    return None, "", ""
-                opens, closes = "opens" in token.parts, "closes" in token.parts
-                left += "(" * (opens and not closes)
-                right += ")" * (closes and not opens)
-            case "infinity":
-                element = HostElement(infinity=-1 if "minus" in token.parts else 1)
-            case "word":
-                element = HostElement(word=fold_ascii(token.text))
-                if len(element.word.encode()) > WORD_BYTES:
-                    return None, "", ""
-    return element, left, right
+def _element(token: _Token, accounting: bool) -> HostElement | None:
+    if token.kind == "number":
+        return _number(token.parts, accounting)
+    if token.kind == "infinity":
+        return HostElement(infinity=-1 if "minus" in token.parts else 1)
+    word = fold_ascii(token.text)
+    return HostElement(word=word) if len(word.encode()) <= WORD_BYTES else None
 
 
 def _number(parts: Parts, accounting: bool) -> HostElement | None:
@@ -223,29 +247,38 @@ def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> El
     of_K = jnp.arange(most, dtype=jnp.int32)
     in_NKL = element_NL[:, None, :] == of_K[:, None]
     used_NK = of_K <= separators_N[:, None]
-    single_NK = (start_NL[:, None, :] & in_NKL).sum(axis=-1) == 1
-    wrong_N |= (separators_N >= most) | (used_NK & ~single_NK).any(axis=-1)
+    begun_NL = jnp.cumsum(start_NL, axis=-1, dtype=jnp.int32)
+    wrong_N |= (separator_NL & (begun_NL != element_NL)).any(axis=-1)
+    wrong_N |= begun_NL[:, -1] != separators_N + 1
 
     def any_in(mask_NL: jax.Array) -> jax.Array:
         return (mask_NL[:, None, :] & in_NKL).any(axis=-1)
 
-    opens_NK, closes_NK = (any_in(kind_NL == KIND[kind]) for kind in ("opens", "closes"))
-    begun_NL = jnp.cumsum(start_NL, axis=-1, dtype=jnp.int32)
     left_N, left_count_N = _bracket(byte, kind_NL == KIND["left"], b"([{")
     right_N, right_count_N = _bracket(byte, kind_NL == KIND["right"], b")]}")
     inner_left = (kind_NL == KIND["left"]) & (begun_NL > 0)
     inner_right = (kind_NL == KIND["right"]) & (begun_NL < begun_NL[:, -1:])
     wrong_N |= (inner_left | inner_right).any(axis=-1)
-    open_NK, close_NK = opens_NK & ~closes_NK, closes_NK & ~opens_NK
-    last_NK = of_K == separators_N[:, None]
-    wrong_N |= open_NK[:, 1:].any(axis=-1) | (close_NK & ~last_NK).any(axis=-1)
-    left_count_N += open_NK[:, 0]
-    right_count_N += (close_NK & last_NK).any(axis=-1)
-    left_N = jnp.where(open_NK[:, 0], ord("("), left_N)
-    right_N = jnp.where((close_NK & last_NK).any(axis=-1), ord(")"), right_N)
+    # A bracket that a number alone does not close is one around the list.
+    opens = (kind_NL == KIND["opens"]) & part_NL
+    closes = (kind_NL == KIND["closes"]) & part_NL
+    ends_NL = shift_left(next_where(~part_NL | number_NL), 1)
+    open_NL = (
+        opens & (next_where(closes) >= ends_NL) & (shift_left(next_where(opens), 1) >= ends_NL)
+    )
+    close_NL = closes & (last_where(opens) < last_where(number_NL))
+    wrong_N |= (open_NL & (begun_NL > 1)).any(axis=-1)
+    wrong_N |= (close_NL & (begun_NL < begun_NL[:, -1:])).any(axis=-1)
+    left_count_N += open_NL.sum(axis=-1, dtype=jnp.int32)
+    right_count_N += close_NL.sum(axis=-1, dtype=jnp.int32)
+    left_N = jnp.where(open_NL.any(axis=-1), ord("("), left_N)
+    right_N = jnp.where(close_NL.any(axis=-1), ord(")"), right_N)
     wrong_N |= (left_count_N > 1) | (right_count_N > 1)
     several_N = separators_N > 0
     wrong_N |= several_N & ((left_N == 0) != (right_N == 0))
+
+    wrong_N |= jnp.asarray(text.length) > MOST_BYTES
+    structured_N = ~wrong_N
 
     flat = ByteString(*(jnp.repeat(jnp.asarray(x), most, axis=0) for x in text))
     flat_kind = jnp.repeat(kind_NL, most, axis=0)
@@ -253,7 +286,6 @@ def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> El
     inside = (in_NKL & part_NL[:, None, :] & has_number_NK[:, :, None]).reshape(flat_kind.shape)
     found = read_number(flat, flat_kind, inside, accounting)
     infinity_NK = any_in(is_infinity & ~named_NL)
-    wrong_N |= (used_NK & has_number_NK & ~found.exists_N.reshape(used_NK.shape)).any(axis=-1)
 
     currency_NK = any_in(kind_NL == KIND["currency"])
     money_NL = jnp.zeros(kind_NL.shape, bool)
@@ -264,20 +296,21 @@ def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> El
     folded = byte + 32 * ((byte >= ord("A")) & (byte <= ord("Z")))
     word = in_NKL & (kind_NL == KIND["word"])[:, None, :]
     word, unit = (_strings(x, keep) for x, keep in ((folded, word), (byte, unit)))
+    wrong_N = separators_N >= most
+    wrong_N |= (used_NK & has_number_NK & ~found.exists_N.reshape(used_NK.shape)).any(axis=-1)
     wrong_N |= ((word.length > WORD_BYTES) | (unit.length > WORD_BYTES)).any(axis=-1)
-    wrong_N |= jnp.asarray(text.length) > MOST_BYTES
 
     # Around one number, brackets may be those of bookkeeping; around one element they mean nothing.
     debit_N = ~several_N & (left_N == ord("(")) & (right_N == ord(")"))
     debit_N &= currency_NK[:, 0] | accounting
     negative_NK = found.number.negative_N.reshape(used_NK.shape) ^ debit_N[:, None]
     nonzero = jnp.asarray(found.number.digits_ND)[:, 0] != 0
-    exists_N = ~wrong_N
+    exists_N = structured_N & ~wrong_N
     used_NK &= exists_N[:, None]
     minus_NK = any_in(kind_NL == KIND["minus"])
     return Elements(
         exists_N=exists_N,
-        count_N=jnp.where(exists_N, separators_N + 1, 0),
+        count_N=jnp.where(structured_N, separators_N + 1, 0),
         left_N=jnp.where(several_N, left_N, 0),
         right_N=jnp.where(several_N, right_N, 0),
         number=found.number._replace(negative_N=negative_NK.reshape(-1) & nonzero),
@@ -289,9 +322,7 @@ def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> El
     )
 
 
-def _bracket(
-    byte: jax.Array, mask_NL: jax.Array, brackets: bytes
-) -> tuple[jax.Array, jax.Array]:
+def _bracket(byte: jax.Array, mask_NL: jax.Array, brackets: bytes) -> tuple[jax.Array, jax.Array]:
     """The bracket in each row, and how many there are."""
     here = jnp.zeros(byte.shape, bool)
     for bracket in brackets:

@@ -69,7 +69,9 @@ def decimal_exponent(value: Fraction) -> int:
     return exponent
 
 
-def divide(number: Decimals, divisor_N: jax.Array, integer_N: jax.Array, rest_N: jax.Array) -> Decimals:
+def divide(
+    number: Decimals, divisor_N: jax.Array, integer_N: jax.Array, rest_N: jax.Array
+) -> Decimals:
     """integer + (rest + number) / divisor by long division.
 
     Args:
@@ -89,11 +91,13 @@ def divide(number: Decimals, divisor_N: jax.Array, integer_N: jax.Array, rest_N:
     powers = 10 ** np.arange(_INTEGER_DIGITS - 1, -1, -1)
     integer_NI = integer_N[:, None] // powers.astype(np.int32) % 10
     quotient_NS = jnp.concatenate([integer_NI, quotient_SN.T], axis=1)
-    most = _INTEGER_DIGITS + extra
+    most = _INTEGER_DIGITS + 2 * extra  # some lead already in a product
     leading_N = jnp.cumprod(quotient_NS[:, :most] == 0, axis=-1, dtype=jnp.int32).sum(axis=-1)
     is_zero_N = leading_N == most
     index = jnp.arange(DIGITS, dtype=jnp.int32)
-    digits_ND = jnp.take_along_axis(quotient_NS, leading_N[:, None] + index, axis=-1, mode="fill", fill_value=0)
+    digits_ND = jnp.take_along_axis(
+        quotient_NS, leading_N[:, None] + index, axis=-1, mode="fill", fill_value=0
+    )
     beyond = jnp.arange(quotient_NS.shape[1]) >= (leading_N + DIGITS)[:, None]
     more_N = number.more_N | (rest_N != 0) | (beyond & (quotient_NS != 0)).any(axis=-1)
     exponent_N = number.exponent_N + _INTEGER_DIGITS - leading_N
@@ -103,6 +107,23 @@ def divide(number: Decimals, divisor_N: jax.Array, integer_N: jax.Array, rest_N:
         number.negative_N & ~is_zero_N,
         more_N & ~is_zero_N,
     )
+
+
+def multiply(number: Decimals, factor_N: Array) -> Decimals:
+    """number * factor, which is an int32 from 1 to 10 ** `MAX_DIVISOR_DIGITS`."""
+    extra = MAX_DIVISOR_DIGITS + 1  # digits that the product has more, at most
+
+    def step(carry_N: jax.Array, digit_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+        carry_N = carry_N + digit_N * factor_N
+        return carry_N // 10, carry_N % 10
+
+    digits_SN = jnp.pad(jnp.asarray(number.digits_ND), ((0, 0), (extra, 0))).T
+    _, product_SN = lax.scan(step, jnp.zeros_like(factor_N), digits_SN, reverse=True)
+    one_N = jnp.ones_like(factor_N)
+    zero_N = jnp.zeros_like(factor_N)
+    # The quotient by one brings the digits to their places.
+    wide = number._replace(digits_ND=product_SN.T, exponent_N=number.exponent_N + extra)
+    return divide(wide, one_N, zero_N, zero_N)
 
 
 def compare(a: Decimals, b: Decimals) -> jax.Array:

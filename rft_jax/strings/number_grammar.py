@@ -158,7 +158,7 @@ def _text_token() -> str:
     joins = rf"{word}(?:{_DASH}|\.)?|[)\]}}%]{_DASH}|\.\.+"
     index = rf"[{{(]?{_DASH}?[0-9A-Za-z]+"
     script = rf"[\^_]{index}"
-    unread = rf"\\(?:sqrt|[dtc]?frac)\{{?[0-9A-Za-z]+(?:\}}\{{[0-9A-Za-z]+)?"
+    unread = r"\\(?:sqrt|[dtc]?frac)\{?[0-9A-Za-z]+(?:\}\{[0-9A-Za-z]+)?"
     after = rf"(?:{joins}|(?:\.{_DIGIT}+)+|{_DASH}|\^ ?\{{? ?\\circ|[^0-9０-９^⁰¹²³⁴-⁹½¼¾⅐-⅞]|\Z)"
     base = rf"(?:{_DIGIT}|[02-9]{_DIGIT}|1{_NOT_ZERO}|{_DIGIT}[0-9０-９.,]+{_DIGIT})"
     power = rf"{base}{_S}(?:(?:\^|\*\*){_S}{index}|{_SUPERSCRIPT}+)"
@@ -182,7 +182,9 @@ _OPENED = rf"(?:{_COMMAND}[ ~]*\{{)"
 def _word() -> str:
     in_command = _is("word", rf"{_LETTER}+(?:[ -]{_LETTER}+)*")
     index = r"_(?:\{[A-Za-z0-9]+\}|[A-Za-z0-9])"
-    alone = _is("word", rf"{_LETTER}{index}|(?:{_LETTER}|[Nn]o|{_LETTER}{{3,}}(?:[ -]{_LETTER}+)*)\b")
+    alone = _is(
+        "word", rf"{_LETTER}{index}|(?:{_LETTER}|[Nn]o|{_LETTER}{{3,}}(?:[ -]{_LETTER}+)*)\b"
+    )
     return rf"{_OPENED}[ (]*{in_command}|{alone}"
 
 

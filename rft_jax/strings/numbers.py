@@ -242,6 +242,9 @@ def read_number(
     byte = jnp.asarray(text.bytes).astype(jnp.int32)
     is_digit, value = _digits(byte)
 
+    present_NC = (kind_NL[:, None, :] == jnp.arange(len(KINDS))[:, None]) & inside_NL[:, None, :]
+    present_NC = present_NC.any(axis=-1)
+
     def of(*kinds: str) -> jax.Array:
         found = jnp.zeros(kind_NL.shape, bool)
         for kind in kinds:
@@ -249,7 +252,7 @@ def read_number(
         return found & inside_NL
 
     def has(*kinds: str) -> jax.Array:
-        return of(*kinds).any(axis=-1)
+        return present_NC[:, [KIND[kind] for kind in kinds]].any(axis=-1)
 
     def integer(*kinds: str) -> tuple[jax.Array, jax.Array]:
         return _integer(value, of(*kinds) & is_digit)
@@ -267,9 +270,9 @@ def read_number(
     over_N, over_fits_N = integer("over")
     whole_N, _ = integer("whole")
     whole_fits_N = whole_N < 10**_MAX_INTEGER_DIGITS
-    for character, (over, under) in VULGAR.items():
-        here_N = (of("vulgar") & _starts_with(byte, character)).any(axis=-1)
-        over_N, under_N = jnp.where(here_N, over, over_N), jnp.where(here_N, under, under_N)
+    last_N = jnp.where(of("vulgar"), byte, 0).max(axis=-1, initial=0, where=_last_bytes(byte))
+    over_N = jnp.where(has("vulgar"), jnp.asarray(_VULGAR_OVER)[last_N], over_N)
+    under_N = jnp.where(has("vulgar"), jnp.asarray(_VULGAR_UNDER)[last_N], under_N)
     is_fraction_N = has("over", "vulgar")
     readable_N = ~is_fraction_N | ((under_N > 0) & fits_N)
     readable_N &= ~is_mixed_N | (over_fits_N & whole_fits_N & ~has("overplaces", "underplaces"))
@@ -303,11 +306,19 @@ def _first_bytes(byte: jax.Array) -> jax.Array:
     return (byte & 0xC0) != 0x80
 
 
-def _starts_with(byte: jax.Array, character: str) -> jax.Array:
-    found = jnp.ones(byte.shape, bool)
-    for k, wanted in enumerate(character.encode()):
-        found &= shift_left(byte, k) == wanted
-    return found
+def _last_bytes(byte: jax.Array) -> jax.Array:
+    return _first_bytes(shift_left(byte, 1))
+
+
+def _vulgar_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Numerators and denominators of vulgar fractions, by the last byte, which tells them apart."""
+    tables = np.zeros((2, 256), np.int32)
+    for character, fraction in VULGAR.items():
+        tables[:, character.encode()[-1]] = fraction
+    return tables[0], tables[1]
+
+
+_VULGAR_OVER, _VULGAR_UNDER = _vulgar_tables()
 
 
 def _digits(byte: jax.Array) -> tuple[jax.Array, jax.Array]:

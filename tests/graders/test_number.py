@@ -1,6 +1,5 @@
 """`number` finds the number that was meant and compares it as exact fractions compare."""
 
-import json
 import random
 from decimal import Decimal
 
@@ -224,8 +223,35 @@ def test_any_text_is_graded_as_on_the_host(exact, texts):
 
 
 PIECES = st.sampled_from(
-    ["answer", "Answer:", " is ", "=", ":", "**", "\n", " ", "\\boxed{", "\\fbox{", "}", "{", "\\", "("]
-    + [")", "5", "-7", "$12", "1,234", "12.5%", "percent", "million", "x = ", "\\frac{1}{2}", "7 or 8"]
+    [
+        "answer",
+        "Answer:",
+        " is ",
+        "=",
+        ":",
+        "**",
+        "\n",
+        " ",
+        "\\boxed{",
+        "\\fbox{",
+        "}",
+        "{",
+        "\\",
+        "(",
+    ]
+    + [
+        ")",
+        "5",
+        "-7",
+        "$12",
+        "1,234",
+        "12.5%",
+        "percent",
+        "million",
+        "x = ",
+        "\\frac{1}{2}",
+        "7 or 8",
+    ]
     + ["\\text{", "cm", "####", "é", "<answer>", "</answer>", "10^{3}", "(12.6)", ",", "ANSWER"]
 )
 

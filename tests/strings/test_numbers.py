@@ -29,7 +29,19 @@ jit_compare, jit_distance = jax.jit(compare), jax.jit(distance)
 
 PIECES = st.sampled_from(
     [*"0123456789", *".,-+eE/%$€£\\ \u2212_x)}]日\x00", "00", "123", "1,234", ",567", "3/4", "e-5"]
-    + ["\\frac{", "\\dfrac{3}{4}", "}{", "{", "\\frac34", "10^", "×10", "\\times 10^{", "⁻³", "²", "¹"]
+    + [
+        "\\frac{",
+        "\\dfrac{3}{4}",
+        "}{",
+        "{",
+        "\\frac34",
+        "10^",
+        "×10",
+        "\\times 10^{",
+        "⁻³",
+        "²",
+        "¹",
+    ]
     + [*"１２½(’'^*k", "\\,", "{,}", "million", "percent", "USD", "\\$", "\\%", "$(", "$-", " 1/2"]
 )
 FUZZ = st.lists(PIECES, max_size=24).map("".join)
