@@ -122,6 +122,11 @@ class Number:
         """The first marker; empty without one."""
         return self.markers[0].text if self.markers else ""
 
+    @property
+    def closing(self) -> str:
+        """What has to stand behind an answer marked with it; empty for nothing."""
+        return self.markers[0].closing if self.markers else ""
+
     @classmethod
     def parse(cls, name: str, fields: Fields) -> "Number":
         """See `GraderType.parse`."""

@@ -120,8 +120,8 @@ def place(grader: GraderType | HostGraderType, placement: str) -> GraderType:
         if placement == "auto":
             return PartlyOnHost(grader)
         raise InputError(
-            f"{grader.name}: what the device cannot decide goes to the host; use placement auto, or "
-            'symbolic "off"'
+            f"{grader.name}: what the device cannot decide goes to the host; use placement auto, "
+            'or symbolic "off"'
         )
     only_host = isinstance(grader, HostGraderType)
     if only_host and placement == "device":

@@ -124,6 +124,7 @@ class _Slot:
         path: in the answer's JSON; None for the text.
         reference: a template of the item; None without one.
         marker: what stands before the answer.
+        closing: what has to stand behind it.
         is_list: the answer is a list of strings.
     """
 
@@ -131,6 +132,7 @@ class _Slot:
     reference: Template | None
     is_list: bool
     marker: str = ""
+    closing: str = ""
 
     def values(self, items: Items) -> list[Any]:
         """The right value for every item; empty strings without a reference."""
@@ -157,8 +159,8 @@ def _slots(node: Any) -> Iterator[_Slot]:
     is_list = getattr(node, "lists_answers", False)
     for variable in template.sample_variables:
         path = variable.path if variable.namespace == "output_json" else None
-        marker = getattr(node, "marker", "")
-        yield _Slot(path, reference if usable else None, is_list, marker)
+        marks = getattr(node, "marker", ""), getattr(node, "closing", "")
+        yield _Slot(path, reference if usable else None, is_list, *marks)
 
 
 def _answers(slots: list[_Slot], items: Items) -> Iterator[tuple[str, list[str]]]:
@@ -197,7 +199,7 @@ def _most_common(values: list[Any]) -> list[Any]:
 def _write(slots: list[_Slot], values: list[Any]) -> str:
     """An answer with a value in every slot."""
     marked = [
-        f"{slot.marker}{show(value)}" if slot.marker else value
+        f"{slot.marker}{show(value)}{slot.closing}" if slot.marker else value
         for slot, value in zip(slots, values, strict=True)
     ]
     pairs = list(zip(slots, marked, strict=True))

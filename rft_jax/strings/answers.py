@@ -59,6 +59,7 @@ class Elements(NamedTuple):
         word: ByteString of [N, K, `WORD_BYTES`], small letters in place of ASCII capitals; empty
             for other elements.
         unit: Likewise, what stands behind a number, as it is written.
+        named_N: bool, a name and an equals sign or colon stand in front of an element.
     """
 
     exists_N: jax.Array
@@ -71,6 +72,7 @@ class Elements(NamedTuple):
     infinity_NK: jax.Array
     word: ByteString
     unit: ByteString
+    named_N: jax.Array
 
 
 class HostElement(NamedTuple):
@@ -89,6 +91,7 @@ class HostAnswer(NamedTuple):
     elements: tuple[HostElement, ...]
     left: str = ""
     right: str = ""
+    named: bool = False
 
 
 class _Token(NamedTuple):
@@ -103,6 +106,7 @@ class _Structure(NamedTuple):
     elements: list[_Token]
     left: str
     right: str
+    named: bool
 
 
 @functools.cache
@@ -121,12 +125,12 @@ def host_answer(text: str, most: int = 1, accounting: bool = False) -> HostAnswe
     if None in found:
         return None
     if len(found) > 1:
-        return HostAnswer(tuple(found), structure.left, structure.right)
+        return HostAnswer(tuple(found), structure.left, structure.right, structure.named)
     (element,), (token,) = found, structure.elements
     if (structure.left, structure.right) == ("(", ")") and element.number is not None:
         if "currency" in token.parts or accounting:
             element = element._replace(number=-element.number)
-    return HostAnswer((element,))
+    return HostAnswer((element,), named=structure.named)
 
 
 def host_count(text: str) -> int:
@@ -139,6 +143,7 @@ def _structure(text: str) -> "_Structure | None":
     if len(text.encode(errors="replace")) > MOST_BYTES:
         return None
     runs: list[list[_Token]] = [[]]
+    named = False
     for token in _tokens(text):
         if token.kind == "separator":
             runs.append([])
@@ -146,6 +151,7 @@ def _structure(text: str) -> "_Structure | None":
             if any(before.kind in ("number", "infinity", "other") for before in runs[-1]):
                 return None
             runs[-1].clear()
+            named = True
         else:
             runs[-1].append(token)
     left = right = ""
@@ -172,7 +178,7 @@ def _structure(text: str) -> "_Structure | None":
             return None
     if max(len(left), len(right)) > 1 or bool(left) != bool(right) and len(runs) > 1:
         return None
-    return _Structure(elements, left, right)
+    return _Structure(elements, left, right, named)
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -319,6 +325,7 @@ def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> El
         infinity_NK=jnp.where(infinity_NK & used_NK, jnp.where(minus_NK, -1, 1), 0),
         word=word,
         unit=unit,
+        named_N=named_NL.any(axis=-1) & exists_N,
     )
 
 
