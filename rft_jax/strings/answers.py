@@ -42,6 +42,7 @@ from rft_jax.strings.regex import find_groups
 
 MOST_BYTES = 256
 WORD_BYTES = 48  # of a word or a unit
+_VALUES = ("number", "infinity", "other")  # what has no place in a name
 
 
 class Elements(NamedTuple):
@@ -148,9 +149,15 @@ def _structure(text: str) -> "_Structure | None":
         if token.kind == "separator":
             runs.append([])
         elif token.kind == "equals":
-            if any(before.kind in ("number", "infinity", "other") for before in runs[-1]):
+            # The first one may have a list of names in front of it: (x, y) = (1, 2).
+            before = [t for run in (runs[-1:] if named else runs) for t in run]
+            if any(t.kind in _VALUES for t in before):
+                before = runs[-1]
+            else:
+                runs = runs if named else [[]]
+            if any(t.kind in _VALUES for t in before):
                 return None
-            runs[-1].clear()
+            runs[-1] = []
             named = True
         else:
             runs[-1].append(token)
@@ -235,17 +242,22 @@ def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> El
     kind_NL = kinds_of(tables, groups.number)
     byte = jnp.asarray(text.bytes).astype(jnp.int32)
 
-    # What stands before an equals sign names the answer.
-    named_NL = next_where(kind_NL == KIND["equals"]) < next_where(kind_NL == KIND["separator"])
-    named_NL |= kind_NL == KIND["equals"]
+    # What stands before an equals sign names the answer: an element, or, before the first one, all.
+    equals_NL, separates_NL = (kind_NL == KIND[kind] for kind in ("equals", "separator"))
+    values_NL = (groups.starts & is_part(kind_NL)) | (kind_NL == KIND["infinity"])
+    values_NL |= kind_NL == KIND["other"]
+    first_NL = jnp.cumsum(equals_NL, axis=-1, dtype=jnp.int32) == 0
+    list_N = equals_NL.any(axis=-1) & ~(first_NL & values_NL).any(axis=-1)
+    list_NL = first_NL & list_N[:, None]
+    separates_NL &= ~list_NL
+    named_NL = (next_where(equals_NL) < next_where(separates_NL)) | equals_NL | list_NL
     is_infinity = kind_NL == KIND["infinity"]
     part_NL = is_part(kind_NL) & ~named_NL
     wrong_N = (kind_NL == KIND["other"]).any(axis=-1)
-    separator_NL = groups.starts & (kind_NL == KIND["separator"])
-    start_NL = groups.starts & ~named_NL & ~separator_NL
+    separator_NL = groups.starts & separates_NL
+    start_NL = groups.starts & ~named_NL & ~separates_NL
     number_NL = start_NL & part_NL
-    names_NL = named_NL & groups.starts & (kind_NL != KIND["word"])
-    wrong_N |= names_NL.any(axis=-1)
+    wrong_N |= (named_NL & values_NL).any(axis=-1)
     kind_NL = jnp.where(named_NL, 0, kind_NL)
 
     element_NL = jnp.cumsum(separator_NL, axis=-1, dtype=jnp.int32)
