@@ -32,7 +32,7 @@ NUMBER = {**SPEC, "type": "number", "name": "number", "marker": "\\boxed{"}
 DECIDED = {
     "separators": "12,34,567 and thin spaces are one number in `math`",
     "mixed numbers": "2 2/3 and 2½ are mixed numbers in `math`, not products",
-    "percent": "where one side has the sign, 50% is 0.5 and 50; with it on both sides, 0.5% is not 50%",
+    "percent": "where only one side has the sign, 50% is 0.5 and 50",
     "money": "a word of scale multiplies; brackets around money are a minus",
     "powers of ten": "·10³ in superscripts is an exponent",
     "full width": "full-width digits are digits",

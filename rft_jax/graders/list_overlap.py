@@ -7,8 +7,8 @@ The input is a field of the answer's JSON: an array of at most `max_items` strin
 is malformed and earns 0. The entries of both lists are normalised (`strings.normalise`: case, white
 space, brackets), and equal ones count once. Two entries that are numbers, of up to 64 bytes and
 without a unit, are equal if their values are: "$1496.5" is "$1,496.5", and "(12.6)" is -12.6; what
-begins with a needless zero is a code and no number. With A the set of the answer's entries and R that of
-the reference's, `metric` is
+begins with a needless zero is a code and no number. With A the set of the answer's entries and R
+that of the reference's, `metric` is
 
     precision    |A & R| / |A|
     recall       |A & R| / |R|

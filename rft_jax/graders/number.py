@@ -52,7 +52,13 @@ from rft_jax.graders.fields import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, slice_bytes
-from rft_jax.strings.answers import MOST_BYTES, Elements, host_answer, host_count, read_answer
+from rft_jax.strings.answers import (
+    MOST_BYTES,
+    WORD_BYTES,
+    host_answer,
+    host_count,
+    structure_of,
+)
 from rft_jax.strings.byte_string import shift_right
 from rft_jax.strings.numbers import (
     Decimals,
@@ -230,18 +236,24 @@ class Number:
         boxed_N = box.found_N & ~whole_N
         start_N = jnp.where(boxed_N, box.start_N, 0)
         part = slice_bytes(part, start_N, jnp.where(boxed_N, box.end_N, part.length))
-        answer = read_answer(part, 1, self.accounting)
         fits_N |= boxed_N
-        single = _single(answer, fits_N)
-        on_line_N = span.found_N & ~whole_N & ~boxed_N & ~((answer.count_N > 0) & fits_N)
-        found = _on_line(part, self.accounting)
-        exists_N = (span.found_N & single.exists_N) | (on_line_N & found.exists_N)
-        number = jax.tree.map(
-            lambda a, b: jnp.where(on_line_N.reshape(-1, *[1] * (a.ndim - 1)), a, b),
-            found,
-            single,
+        structure = structure_of(part)
+        count_N = jnp.where(fits_N, structure.count_N, 0)
+        on_line_N = ~whole_N & ~boxed_N & (count_N == 0)
+        single_N = (count_N == 1) & (structure.start_NL & structure.part_NL).any(axis=-1)
+        single_N &= structure.unit_NL.sum(axis=-1) <= WORD_BYTES
+        kind_NL, line_NL = _on_line(part)
+        found = read_number(
+            part,
+            jnp.where(on_line_N[:, None], kind_NL, structure.kind_NL),
+            jnp.where(on_line_N[:, None], line_NL, structure.part_NL & single_N[:, None])
+            & span.found_N[:, None],
+            self.accounting,
         )
-        return number._replace(exists_N=exists_N)
+        number = found.number
+        nonzero_N = jnp.asarray(number.digits_ND)[:, 0] != 0
+        debit_N = structure.debit_N(self.accounting) & ~on_line_N & nonzero_N
+        return found._replace(number=number._replace(negative_N=number.negative_N ^ debit_N))
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with Python's fractions."""
@@ -304,14 +316,12 @@ def _credit(encoded: Encoded, number: Decimals) -> jax.Array:
     return jnp.where(within_N, 1, credit_N)
 
 
-def _single(answer: Elements, fits_N: jax.Array) -> FoundNumber:
-    """The number that the answers are, where they are one."""
-    single_N = answer.exists_N & answer.is_number_NK[:, 0] & fits_N
-    return FoundNumber(answer.number, single_N, answer.percent_NK[:, 0])
+def _on_line(text: ByteString) -> tuple[jax.Array, jax.Array]:
+    """The number at the beginning of each text, or behind its last equals sign, or the last.
 
-
-def _on_line(text: ByteString, accounting: bool) -> FoundNumber:
-    """The number at the beginning of each text, or behind its last equals sign, or the last."""
+    Returns:
+        int32[N, L], the kinds of the bytes; and bool[N, L], the bytes of the number.
+    """
     byte = jnp.asarray(text.bytes).astype(jnp.int32)
     width = byte.shape[-1]
     index = jnp.arange(width, dtype=jnp.int32)
@@ -331,8 +341,7 @@ def _on_line(text: ByteString, accounting: bool) -> FoundNumber:
     last_only = start_NL & (index == last_N[:, None])
     chosen = jnp.where(spoken_N[:, None], last_only, first_only)
     # The others still end the chosen one.
-    inside = number_at(part_NL, chosen, "first")
-    return read_number(text, kind_NL, inside, accounting)
+    return kind_NL, number_at(part_NL, chosen, "first")
 
 
 def _on_line_on_host(text: str, accounting: bool) -> HostNumber | None:

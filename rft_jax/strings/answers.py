@@ -229,18 +229,53 @@ def fold_ascii(text: str) -> str:
     return "".join(c.lower() if c.isascii() else c for c in text)
 
 
-def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> Elements:
-    """The answers that texts are.
+class Structure(NamedTuple):
+    """How N texts are built as answers.
 
-    Args:
-        text: ByteString of [N, L].
-        most: K, the greatest number of elements.
-        accounting: Brackets around any number make it negative, not only around amounts of money.
+    Attributes:
+        kind_NL: int32, the places in `KINDS` of the bytes; 0 for those of names.
+        part_NL: bool, the bytes of numbers.
+        start_NL: bool, where elements start.
+        element_NL: int32, the number of the element that a byte is of, from 0 on.
+        count_N: int32, number of elements; zero where a text is no answer.
+        left_N: int32, the bracket in front, 0 for none.
+        right_N: int32.
+        named_N: bool, a name and an equals sign or colon stand in front of an element.
     """
+
+    kind_NL: jax.Array
+    part_NL: jax.Array
+    start_NL: jax.Array
+    element_NL: jax.Array
+    count_N: jax.Array
+    left_N: jax.Array
+    right_N: jax.Array
+    named_N: jax.Array
+
+    def debit_N(self, accounting: bool) -> jax.Array:
+        """bool[N]: the brackets around one number are those of bookkeeping, a minus."""
+        debit_N = (self.count_N == 1) & (self.left_N == ord("(")) & (self.right_N == ord(")"))
+        return debit_N & ((self.kind_NL == KIND["currency"]).any(axis=-1) | accounting)
+
+    @property
+    def unit_NL(self) -> jax.Array:
+        """bool[N, L]: units behind numbers, among them letters that are no scale without money."""
+        currency = self.kind_NL == KIND["currency"]
+        money = jnp.zeros(currency.shape, bool)
+        for kind in MONEY:
+            money |= self.kind_NL == KIND[kind]
+        # The number that a letter is of starts behind the last start.
+        money &= last_where(currency) < last_where(self.start_NL)
+        return (self.kind_NL == KIND["unit"]) | money
+
+
+def structure_of(text: ByteString) -> Structure:
+    """How texts of [N, L] are built."""
     tables = group_tables(ANSWER_TOKEN)
     groups = find_groups(tables, text)
     kind_NL = kinds_of(tables, groups.number)
     byte = jnp.asarray(text.bytes).astype(jnp.int32)
+    wrong_N = (kind_NL == KIND["other"]).any(axis=-1) | (jnp.asarray(text.length) > MOST_BYTES)
 
     # What stands before an equals sign names the answer: an element, or, before the first one, all.
     equals_NL, separates_NL = (kind_NL == KIND[kind] for kind in ("equals", "separator"))
@@ -251,93 +286,111 @@ def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> El
     list_NL = first_NL & list_N[:, None]
     separates_NL &= ~list_NL
     named_NL = (next_where(equals_NL) < next_where(separates_NL)) | equals_NL | list_NL
-    is_infinity = kind_NL == KIND["infinity"]
-    part_NL = is_part(kind_NL) & ~named_NL
-    wrong_N = (kind_NL == KIND["other"]).any(axis=-1)
-    separator_NL = groups.starts & separates_NL
-    start_NL = groups.starts & ~named_NL & ~separates_NL
-    number_NL = start_NL & part_NL
     wrong_N |= (named_NL & values_NL).any(axis=-1)
+    part_NL = is_part(kind_NL) & ~named_NL
     kind_NL = jnp.where(named_NL, 0, kind_NL)
 
+    # Every element starts once.
+    separator_NL = groups.starts & separates_NL
+    start_NL = groups.starts & ~named_NL & ~separates_NL
     element_NL = jnp.cumsum(separator_NL, axis=-1, dtype=jnp.int32)
-    separators_N = element_NL[:, -1]
-    of_K = jnp.arange(most, dtype=jnp.int32)
-    in_NKL = element_NL[:, None, :] == of_K[:, None]
-    used_NK = of_K <= separators_N[:, None]
     begun_NL = jnp.cumsum(start_NL, axis=-1, dtype=jnp.int32)
     wrong_N |= (separator_NL & (begun_NL != element_NL)).any(axis=-1)
-    wrong_N |= begun_NL[:, -1] != separators_N + 1
+    count_N = element_NL[:, -1] + 1
+    wrong_N |= begun_NL[:, -1] != count_N
 
-    def any_in(mask_NL: jax.Array) -> jax.Array:
-        return (mask_NL[:, None, :] & in_NKL).any(axis=-1)
-
-    left_N, left_count_N = _bracket(byte, kind_NL == KIND["left"], b"([{")
-    right_N, right_count_N = _bracket(byte, kind_NL == KIND["right"], b")]}")
-    inner_left = (kind_NL == KIND["left"]) & (begun_NL > 0)
-    inner_right = (kind_NL == KIND["right"]) & (begun_NL < begun_NL[:, -1:])
-    wrong_N |= (inner_left | inner_right).any(axis=-1)
-    # A bracket that a number alone does not close is one around the list.
-    opens = (kind_NL == KIND["opens"]) & part_NL
-    closes = (kind_NL == KIND["closes"]) & part_NL
-    ends_NL = shift_left(next_where(~part_NL | number_NL), 1)
-    open_NL = (
-        opens & (next_where(closes) >= ends_NL) & (shift_left(next_where(opens), 1) >= ends_NL)
+    left_N, right_N, misplaced_N = _brackets(byte, kind_NL, part_NL, start_NL, begun_NL)
+    wrong_N |= misplaced_N | ((count_N > 1) & ((left_N == 0) != (right_N == 0)))
+    return Structure(
+        kind_NL=kind_NL,
+        part_NL=part_NL,
+        start_NL=start_NL,
+        element_NL=element_NL,
+        count_N=jnp.where(wrong_N, 0, count_N),
+        left_N=left_N,
+        right_N=right_N,
+        named_N=named_NL.any(axis=-1),
     )
-    close_NL = closes & (last_where(opens) < last_where(number_NL))
-    wrong_N |= (open_NL & (begun_NL > 1)).any(axis=-1)
-    wrong_N |= (close_NL & (begun_NL < begun_NL[:, -1:])).any(axis=-1)
+
+
+def _brackets(
+    byte: jax.Array,
+    kind_NL: jax.Array,
+    part_NL: jax.Array,
+    start_NL: jax.Array,
+    begun_NL: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The brackets around each answer, and where there are more, or they are in its middle."""
+    last_NL = begun_NL == begun_NL[:, -1:]
+    lefts_NL, rights_NL = kind_NL == KIND["left"], kind_NL == KIND["right"]
+    left_N, left_count_N = _bracket(byte, lefts_NL, b"([{")
+    right_N, right_count_N = _bracket(byte, rights_NL, b")]}")
+    wrong_N = ((lefts_NL & (begun_NL > 0)) | (rights_NL & ~last_NL)).any(axis=-1)
+    # A bracket that a number alone does not close is one around the list.
+    number_NL = start_NL & part_NL
+    opens_NL = (kind_NL == KIND["opens"]) & part_NL
+    closes_NL = (kind_NL == KIND["closes"]) & part_NL
+    ends_NL = shift_left(next_where(~part_NL | number_NL), 1)
+    open_NL = opens_NL & (next_where(closes_NL) >= ends_NL)
+    open_NL &= shift_left(next_where(opens_NL), 1) >= ends_NL
+    close_NL = closes_NL & (last_where(opens_NL) < last_where(number_NL))
+    wrong_N |= ((open_NL & (begun_NL > 1)) | (close_NL & ~last_NL)).any(axis=-1)
     left_count_N += open_NL.sum(axis=-1, dtype=jnp.int32)
     right_count_N += close_NL.sum(axis=-1, dtype=jnp.int32)
     left_N = jnp.where(open_NL.any(axis=-1), ord("("), left_N)
     right_N = jnp.where(close_NL.any(axis=-1), ord(")"), right_N)
-    wrong_N |= (left_count_N > 1) | (right_count_N > 1)
-    several_N = separators_N > 0
-    wrong_N |= several_N & ((left_N == 0) != (right_N == 0))
+    return left_N, right_N, wrong_N | (left_count_N > 1) | (right_count_N > 1)
 
-    wrong_N |= jnp.asarray(text.length) > MOST_BYTES
-    structured_N = ~wrong_N
+
+def read_answer(text: ByteString, most: int = 1, accounting: bool = False) -> Elements:
+    """The answers that texts are.
+
+    Args:
+        text: ByteString of [N, L].
+        most: K, the greatest number of elements.
+        accounting: Brackets around any number make it negative, not only around amounts of money.
+    """
+    byte = jnp.asarray(text.bytes).astype(jnp.int32)
+    structure = structure_of(text)
+    kind_NL, count_N = structure.kind_NL, structure.count_N
+    of_K = jnp.arange(most, dtype=jnp.int32)
+    in_NKL = structure.element_NL[:, None, :] == of_K[:, None]
+    used_NK = of_K < count_N[:, None]
+
+    def any_in(mask_NL: jax.Array) -> jax.Array:
+        return (mask_NL[:, None, :] & in_NKL).any(axis=-1)
 
     flat = ByteString(*(jnp.repeat(jnp.asarray(x), most, axis=0) for x in text))
     flat_kind = jnp.repeat(kind_NL, most, axis=0)
-    has_number_NK = any_in(number_NL)
-    inside = (in_NKL & part_NL[:, None, :] & has_number_NK[:, :, None]).reshape(flat_kind.shape)
-    found = read_number(flat, flat_kind, inside, accounting)
-    infinity_NK = any_in(is_infinity & ~named_NL)
-
-    currency_NK = any_in(kind_NL == KIND["currency"])
-    money_NL = jnp.zeros(kind_NL.shape, bool)
-    for kind in MONEY:
-        money_NL |= kind_NL == KIND[kind]
-    unit = in_NKL & (kind_NL == KIND["unit"])[:, None, :]
-    unit |= in_NKL & money_NL[:, None, :] & ~currency_NK[:, :, None]
+    has_number_NK = any_in(structure.start_NL & structure.part_NL)
+    inside = in_NKL & structure.part_NL[:, None, :] & has_number_NK[:, :, None]
+    found = read_number(flat, flat_kind, inside.reshape(flat_kind.shape), accounting)
     folded = byte + 32 * ((byte >= ord("A")) & (byte <= ord("Z")))
-    word = in_NKL & (kind_NL == KIND["word"])[:, None, :]
-    word, unit = (_strings(x, keep) for x, keep in ((folded, word), (byte, unit)))
-    wrong_N = separators_N >= most
-    wrong_N |= (used_NK & has_number_NK & ~found.exists_N.reshape(used_NK.shape)).any(axis=-1)
-    wrong_N |= ((word.length > WORD_BYTES) | (unit.length > WORD_BYTES)).any(axis=-1)
+    word = _strings(folded, in_NKL & (kind_NL == KIND["word"])[:, None, :])
+    unit = _strings(byte, in_NKL & structure.unit_NL[:, None, :])
+    exists_N = (count_N > 0) & (count_N <= most)
+    exists_N &= ~(used_NK & has_number_NK & ~found.exists_N.reshape(used_NK.shape)).any(axis=-1)
+    exists_N &= ~((word.length > WORD_BYTES) | (unit.length > WORD_BYTES)).any(axis=-1)
 
-    # Around one number, brackets may be those of bookkeeping; around one element they mean nothing.
-    debit_N = ~several_N & (left_N == ord("(")) & (right_N == ord(")"))
-    debit_N &= currency_NK[:, 0] | accounting
-    negative_NK = found.number.negative_N.reshape(used_NK.shape) ^ debit_N[:, None]
+    negative_NK = found.number.negative_N.reshape(used_NK.shape)
+    negative_NK ^= structure.debit_N(accounting)[:, None]
     nonzero = jnp.asarray(found.number.digits_ND)[:, 0] != 0
-    exists_N = structured_N & ~wrong_N
     used_NK &= exists_N[:, None]
+    infinity_NK = any_in(kind_NL == KIND["infinity"]) & used_NK
     minus_NK = any_in(kind_NL == KIND["minus"])
+    several_N = count_N > 1
     return Elements(
         exists_N=exists_N,
-        count_N=jnp.where(structured_N, separators_N + 1, 0),
-        left_N=jnp.where(several_N, left_N, 0),
-        right_N=jnp.where(several_N, right_N, 0),
+        count_N=count_N,
+        left_N=jnp.where(several_N, structure.left_N, 0),
+        right_N=jnp.where(several_N, structure.right_N, 0),
         number=found.number._replace(negative_N=negative_NK.reshape(-1) & nonzero),
         is_number_NK=has_number_NK & used_NK,
         percent_NK=found.percent_N.reshape(used_NK.shape) & used_NK,
-        infinity_NK=jnp.where(infinity_NK & used_NK, jnp.where(minus_NK, -1, 1), 0),
+        infinity_NK=jnp.where(infinity_NK, jnp.where(minus_NK, -1, 1), 0),
         word=word,
         unit=unit,
-        named_N=named_NL.any(axis=-1) & exists_N,
+        named_N=structure.named_N & exists_N,
     )
 
 

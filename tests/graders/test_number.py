@@ -1,7 +1,9 @@
 """`number` finds the number that was meant and compares it as exact fractions compare."""
 
+import json
 import random
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
-from rft_jax.graders.types import HostSample, Items
+from rft_jax.graders.types import HostSample, HostView, Items
 
 
 def spec(**fields):
@@ -85,7 +87,6 @@ def test_numbers_are_told_apart_to_the_last_digit(exact):
     [
         ("first", None, {"1 or 2": 0, "2 or 1": 1, "two": 0, "2": 1}),
         ("marked", "####", {"5 #### 2 3": 1, "#### 3 #### 2": 1, "2": 0, "2 ####": 0, "####-2": 0}),
-        ("marked", "\\boxed{", {"3 so \\boxed{2} (4)": 1, "\\boxed{\\$2}": 1, "\\boxed 2": 0}),
         ("marked", "答え", {"答え2": 1, "答2": 0, "x答え: 2": 1}),
     ],
 )
@@ -112,6 +113,10 @@ def test_the_number_that_is_meant(parity, which, marker, cases):
 def test_credit_follows_the_formula(exact, reference, fields, cases):
     scores = exact.like(spec(**fields), [{"r": reference}]).scores(*cases)
     assert scores == pytest.approx(list(cases.values()), abs=1e-6)
+
+
+def test_the_number_in_a_box_is_meant(boxed):
+    assert boxed.scores("3 so \\boxed{2} (4)", "\\boxed{\\$2}", "\\boxed 2") == [1, 1, 0]
 
 
 def test_the_input_may_be_a_field_of_the_answer(parity):
@@ -264,5 +269,9 @@ def test_marked_answers_are_graded_as_on_the_host(marked, texts):
 
 @pytest.fixture(scope="module")
 def marked(parity):
-    markers = ["\\boxed{", "Answer:", "####", "<answer>"]
-    return parity(spec(marker=markers, accounting=True, absolute=0.5), [{"r": 7}], width=96)
+    return parity(MARKS, [{"r": 7}], width=96)
+
+
+@pytest.fixture(scope="module")
+def boxed(parity):
+    return parity(spec(marker="\\boxed{"), [{"r": 2}])
