@@ -94,7 +94,7 @@ class Encoded(NamedTuple):
         unit: ByteString of [M, K, W], as `strings.units` has it.
         measure_MK: int32, the number of the unit, or of its dimension where units are converted;
             -2 for none that is in the table.
-        formula: ByteString of [M, F], the reference as it is written.
+        formula: ByteString of [M, `MOST_BYTES`], the reference as it is written.
     """
 
     input: tuple[ByteString, ...]
@@ -238,7 +238,7 @@ class Math:
                 [unit_numbers(unit)[self.unit == "convert"] if unit else -2 for unit in known],
                 np.int32,
             ),
-            formula=from_host(formulas, max(len(text.encode()) for text in [*formulas, "x"])),
+            formula=from_host(formulas, MOST_BYTES),
         )
 
     def _in_base(self, element: HostElement) -> Fraction:

@@ -136,6 +136,17 @@ def _magnitude(blank: str) -> str:
     )
 
 
+_UNIT_WORD = (
+    "(?:[B-Zb-np-z][A-Za-z]+|[aA](?:[a-mo-z]|n[a-ce-z])[a-z]*|o(?:[a-qs-z]|r[a-z])[a-z]*"
+    r"|[µμ°Ω][A-Za-z]*|℃|℉|\\(?:circ|degree|Omega|mu|AA)\b ?[A-Za-z]*)"
+)
+_UNIT_POWER = r"(?:\}?\^?\{?-?[1-4]\b|[²³]|⁻[¹²³])?"
+_ATOM = rf"(?:{_UNIT_WORD}|[mgsNJWVAKCFTLlhHMΩ]){_UNIT_POWER}"
+_PRODUCT = r"(?:/|·|⋅|\*|\\cdot\b)"
+# What a letter of money goes on with if it is a unit: 5 m/s, 5 m^2.
+_CONTINUED = rf"(?:\}}?\^\{{?-?[1-4]\b|[²³]|[ }}]*{_PRODUCT}{_S}{_ATOM})"
+
+
 def _number(blank: str, unit: str) -> str:
     """A number; `blank` may stand behind its sign, and `unit` behind all of it."""
     sign = rf"(?:(?:{_is('minus', _DASH)}|\+){blank})?"
@@ -143,7 +154,10 @@ def _number(blank: str, unit: str) -> str:
     currency = f"(?:{_is('currency', _CURRENCY)}{_S})?"
     inner = rf"(?:{_is('minus', _DASH)}|{_is('opens', _OPEN)})?"
     letters = f"{_is('thousand', 'k')}|{_is('million', 'M')}"
-    words = "|".join(_is(kind, pattern) for kind, pattern in _SCALE_WORDS.items())
+    words = "|".join(
+        _is(kind, pattern) + (f"(?:{_is('unit', _CONTINUED)})?" if unit and kind in MONEY else "")
+        for kind, pattern in _SCALE_WORDS.items()
+    )
     percent = _is("percent", r"\\?[%％]|(?i:per ?cent|pct)\b")
     tail = rf"(?:(?:{letters})\b|{_S}(?:{_COMMAND}\{{ ?)?(?:{words}|{percent})(?: ?\}})?)?"
     closes = rf"(?:{blank}{_is('closes', _CLOSE)})?"
@@ -190,18 +204,11 @@ def _word() -> str:
 
 def _unit() -> str:
     """What may stand behind a number as its unit: words other than `and` and `or`, and symbols."""
-    word = (
-        "(?:[B-Zb-np-z][A-Za-z]+|[aA](?:[a-mo-z]|n[a-ce-z])[a-z]*|o(?:[a-qs-z]|r[a-z])[a-z]*"
-        r"|[µμ°Ω][A-Za-z]*|℃|℉|\\(?:circ|degree|Omega|mu|AA)\b ?[A-Za-z]*)"
-    )
-    letter = "[mgsNJWVAKCFTLlhHMΩ]"
-    power = r"(?:\}?\^?\{?-?[1-4]\b|[²³]|⁻[¹²³])?"
-    atom = rf"(?:{word}|{letter}){power}"
-    joined = rf"(?:[ }}]*(?:/|·|⋅|\*|\\cdot\b|\\,|per\b)?(?:{_S}{_OPENED})?[ (]*{atom})*"
+    joined = rf"(?:[ }}]*(?:{_PRODUCT}|\\,|per\b)?(?:{_S}{_OPENED})?[ (]*{_ATOM})*"
     degree = r"\^ ?\{? ?\\circ\b ?\}? ?[A-Za-z]*"
-    first = rf"(?:{_BLANK}*{_OPENED}{_S}{atom}|{_BLANK}+{atom}|{word}{power}|{degree}"
-    # What a letter of money goes on with, if it was a unit: 5 m/s.
-    first += rf"|\}}?(?:\^\{{?-?[1-4]\b|[²³])|[ }}]*(?:/|·|⋅|\*|\\cdot\b){_S}{atom})"
+    first = (
+        rf"(?:{_BLANK}*{_OPENED}{_S}{_ATOM}|{_BLANK}+{_ATOM}|{_UNIT_WORD}{_UNIT_POWER}|{degree})"
+    )
     return rf"(?:{_is('unit', first + joined)})?"
 
 

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.graders.types import HostSample
+from rft_jax.config import HostOptions
+from rft_jax.errors import InputError
+from rft_jax.graders import build_grader, grade_texts, load_grader
+from rft_jax.graders.types import HostSample, HostView, Items
 
 L = 128
 
@@ -122,3 +125,89 @@ PIECES = st.sampled_from(
 def test_any_text_is_graded_as_on_the_host(grader, texts):
     pairs = [(text, n % len(CASES)) for n, text in enumerate(texts)]
     assert grader.differences(pairs) == []
+
+
+UNITS = [{"r": "5 \\text{ km/h}"}, {"r": "5"}, {"r": "5 \\text{ apples}"}]
+# What is written, the number of the reference, and the score where units are required, converted.
+WITH_UNITS = [
+    ("5 km/h", 0, 1, 1), ("5\\,\\mathrm{km\\cdot h^{-1}}", 0, 1, 1), ("5", 0, 0, 0),
+    ("5000 m/h", 0, 0, 0), ("\\frac{25}{18} \\text{ m/s}", 0, 0, 1), ("5 m/s", 0, 0, 0),
+    ("5 km", 0, 0, 0), ("5 kph", 0, 1, 1), ("5 km", 1, 1, 1), ("5", 1, 1, 1),
+    ("5 apples", 2, 1, 1), ("5 pears", 2, 0, 0), ("10 km/h", 0, 0, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("column, unit", [(2, "require"), (3, "convert")])
+def test_units_are_required_or_converted(column, unit):
+    grader, items = load_grader(spec(unit=unit)), Items(UNITS, "items.jsonl")
+    for case in WITH_UNITS:
+        view = HostView(HostSample(written(case[0])))
+        assert grader.score_on_host(view, items, case[1]).score == case[column], case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["require", "convert"])
+def test_units_are_compared_as_on_the_host(parity, unit):
+    both = parity(spec(unit=unit), UNITS, width=L)
+    assert both.differences([(written(case[0]), case[1]) for case in WITH_UNITS]) == []
+
+
+def test_a_tolerance_is_the_greater_of_two(grader):
+    both = grader.like(spec(absolute=0.5, relative=0.1), [{"r": "10"}, {"r": "(1, 100)"}])
+    assert both.scores("\\boxed{11}", "\\boxed{9}", "\\boxed{11.01}") == [1, 1, 0]
+    assert both.scores("\\boxed{(1.5, 110)}", "\\boxed{(1.6, 100)}", item=1) == [1, 0]
+
+
+@pytest.mark.parametrize("reference", ["", "\\sqrt{2}", "x^2", "1/0", "\\boxed{}"])
+def test_a_reference_that_cannot_be_read_is_named(reference):
+    with pytest.raises(InputError, match="items.jsonl, line 2: reference needs"):
+        load_grader(spec()).encode(Items([{"r": 1}, {"r": reference}], "items.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"unit": "drop"}, "unit: unknown unit 'drop'; use one of strip, require, convert"),
+        ({"symbolic": True}, "symbolic: must be a string"),
+        ({"relative": -1}, "relative: must be a number from 0"),
+        ({"marker": ""}, "marker: must not be empty"),
+        ({"which": "last"}, "which: unknown field"),
+        ({"reference": "{{sample.output_text}}"}, "reference: must not use the sample"),
+    ],
+)
+def test_what_is_wrong_with_a_specification_is_said(fields, message):
+    with pytest.raises(InputError, match=message):
+        load_grader(spec(**fields))
+
+
+def test_symbolic_equality_is_not_placed_on_the_device():
+    grader = load_grader(spec(symbolic="auto"))
+    with pytest.raises(InputError, match="m: what the device cannot decide goes to the host"):
+        build_grader(grader, "device")
+    assert build_grader(grader).needs_host
+    assert not build_grader(load_grader(spec())).needs_host
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("placement", ["auto", "host"])
+def test_the_host_decides_what_the_device_cannot(placement):
+    pytest.importorskip("math_verify")
+    cases = [
+        ("2\\sqrt{2}", "\\sqrt{8}", 1, 1),
+        ("x^2+2x+1", "(x+1)^2", 1, 1),
+        ("\\sqrt{4}", "2", 1, 1),
+        ("\\sqrt{3}", "\\sqrt{2}", 0, 1),
+        ("7^{3}", "343", 1, 1),
+        ("\\sqrt{2}", "\\sqrt{2}", 1, 0),
+        ("5", "5", 1, 0),
+        ("6", "5", 0, 0),
+        ("", "\\pi", 0, 0),
+    ]
+    grader = build_grader(
+        load_grader(spec(symbolic="auto")), placement, HostOptions(workers=1, sandbox=False)
+    )
+    texts = [f"\\boxed{{{answer}}}" for answer, _, _, _ in cases]
+    grade = grade_texts(grader, texts, [{"r": reference} for _, reference, _, _ in cases])
+    assert grade.reward.tolist() == [wanted for _, _, wanted, _ in cases]
+    assert grade.details["m/undecided"].tolist() == [asked for _, _, _, asked in cases]
+    assert grade.valid.all()
