@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.strings import ByteString, from_host, occurrences
 from rft_jax.strings.answers import fold_ascii
 from rft_jax.strings.byte_string import Array, last_where, next_where, shift_left, shift_right

@@ -4,7 +4,7 @@
      "reference": "{{item.codes}}", "metric": "f1", "max_items": 50}
 
 The input is a field of the answer's JSON: an array of at most `max_items` strings, else the answer
-is malformed and earns 0. The entries of both lists are normalised (`strings.normalise`: case, white
+is malformed and earns 0. The entries of both lists are normalized (`strings.normalize`: case, white
 space, brackets), and equal ones count once. Two entries that are numbers, of up to 64 bytes and
 without a unit, are equal if their values are: "$1496.5" is "$1,496.5", and "(12.6)" is -12.6; what
 begins with a needless zero is a code and no number. With A the set of the answer's entries and R
@@ -26,24 +26,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.rank import MOST_ITEMS, is_list_of_strings
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
     ByteString,
+    JsonToken,
     StringList,
-    Token,
     equal_pairs,
     find,
     list_from_host,
-    normalise,
-    normalise_text,
+    normalize,
+    normalize_text,
     strings_of,
 )
 from rft_jax.strings.answers import host_answer, read_answer
 from rft_jax.strings.numbers import Decimals, from_fractions
+from rft_jax.utils.errors import InputError
 
 MAX_ITEMS = 50
 NUMBER_BYTES = 64
@@ -130,7 +130,7 @@ class ListOverlap:
         value = find(scan, view.unescaped, self.input.variable.path)
         strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items)
         well_formed_N = uniform_N & (strings.count_N <= self.max_items)
-        entries, names = normalise(strings), normalise(encoded.names)
+        entries, names = normalize(strings), normalize(encoded.names)
         number, is_number_NK = _numbers(strings)
         ours = equal_pairs(entries, entries), number, is_number_NK
         K = is_number_NK.shape[1]
@@ -146,7 +146,7 @@ class ListOverlap:
         score_N = jnp.where(nothing_N, 1, share / jnp.maximum(whole, 1))
         errors = {
             "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
-            "invalid_variable_error": scan.valid_N & (value.token_N == Token.NONE),
+            "invalid_variable_error": scan.valid_N & (value.token_N == JsonToken.NONE),
             "other_error": scan.too_deep_N,
         }
         details = {
@@ -203,7 +203,7 @@ def _key(name: str) -> _Number | str:
         (element,) = answer.elements
         if element.number is not None and not element.unit:
             return _Number(tuple(leaf.tobytes() for leaf in from_fractions([element.number])))
-    return normalise_text(name)
+    return normalize_text(name)
 
 
 def _numbers(strings: StringList) -> tuple[Decimals, jax.Array]:

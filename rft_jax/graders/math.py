@@ -32,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders.answer_place import (
     BOXES,
     Marker,
@@ -43,8 +42,8 @@ from rft_jax.graders.answer_place import (
     last_marked_on_host,
     parse_markers,
 )
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.number import parse_tolerance
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, equal, from_host, slice_bytes
@@ -67,6 +66,7 @@ from rft_jax.strings.units import (
     unit_numbers,
     units,
 )
+from rft_jax.utils.errors import InputError
 
 UNIT = ("strip", "require", "convert")
 SYMBOLIC = ("off", "auto")

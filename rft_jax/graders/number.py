@@ -39,7 +39,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
 from rft_jax.graders.answer_place import (
     BOXES,
     HostMarked,
@@ -48,7 +47,7 @@ from rft_jax.graders.answer_place import (
     last_marked_on_host,
     parse_markers,
 )
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, slice_bytes
@@ -76,6 +75,7 @@ from rft_jax.strings.numbers import (
     read_number,
     text_kinds,
 )
+from rft_jax.utils.errors import InputError
 
 WHICH = ("last", "first", "marked")
 PERCENT = ("either", "fraction", "number")

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders import build_grader, grade_texts, load_grader
 from rft_jax.graders.types import HostSample, HostView, Items
+from rft_jax.utils.errors import InputError
 
 L = 128
 

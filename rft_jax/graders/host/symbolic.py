@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders.host.pool import WorkerPool
 from rft_jax.graders.types import HostSample, HostScore, HostView, Items
+from rft_jax.utils.errors import InputError
 
 if TYPE_CHECKING:
     from rft_jax.graders.math import Math
