@@ -17,6 +17,7 @@ from rft_jax.graders.host import Endpoint, LabelModel, PythonGrader, ScoreModel
 from rft_jax.graders.json_schema import JsonSchema
 from rft_jax.graders.length import Length
 from rft_jax.graders.list_overlap import ListOverlap
+from rft_jax.graders.math import Math
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.number import Number
 from rft_jax.graders.rank import Rank
@@ -40,6 +41,7 @@ TYPES: dict[str, type[GraderType]] = {
     "choice": Choice,
     "rank": Rank,
     "number": Number,
+    "math": Math,
     "list_overlap": ListOverlap,
     "json_schema": JsonSchema,
     "format": Format,
