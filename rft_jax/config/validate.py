@@ -38,7 +38,7 @@ def validate(config: Config) -> None:
     """Refuses a configuration that cannot work.
 
     Raises:
-        InputError: naming the setting and what to change.
+        InputError: Naming the setting and what to change.
     """
     _check_types(config, "")
     _check_names("models", config.models)
