@@ -9,7 +9,7 @@ publication, are drawn together: `cluster_M` numbers the clusters.
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Column(NamedTuple):
         return float(self.total_M.sum() / _positive(self.weight_M.sum()))
 
 
-def numbered(labels: Sequence[Any]) -> np.ndarray:
+def numbered(labels: Sequence[Hashable]) -> np.ndarray:
     """The number of each item's label, any JSON value; items without one (None, "") stand alone."""
     number: dict[Hashable, int] = {}
     keys = [
