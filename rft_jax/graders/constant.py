@@ -35,7 +35,7 @@ def best_constant(grader: Grader, items: Items, answers: Iterable[str]) -> Const
         The first of the best; an empty answer, which earns 0, where there are none to try.
 
     Raises:
-        InputError: an item does not serve the grader.
+        InputError: An item does not serve the grader.
     """
     counts = collections.Counter(answers)
     rows = range(len(items.rows))

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from rft_jax.strings import MAX_DEPTH
 from rft_jax.strings.json_anywhere import BEFORE_END, ENDS_VALUE, TRIES
@@ -27,10 +27,10 @@ class Value:
     """A JSON value and how it is written.
 
     Attributes:
-        data: as Python's `json` has it.
-        source: its text without insignificant white space.
-        members: those of an object by key, of an array by index.
-        canonical: a text that is the same for equal values only, however they are written.
+        data: As Python's `json` has it.
+        source: Its text without insignificant white space.
+        members: Those of an object by key, of an array by index.
+        canonical: A text that is the same for equal values only, however they are written.
     """
 
     data: Any
@@ -48,9 +48,9 @@ class Document:
     """A text read as JSON.
 
     Attributes:
-        root: the value; None if the text is not valid or too deep.
-        too_deep: valid, but nested deeper than `strings.MAX_DEPTH`.
-        whole: it is the whole text.
+        root: The value; None if the text is not valid or too deep.
+        too_deep: Valid, but nested deeper than `strings.MAX_DEPTH`.
+        whole: It is the whole text.
     """
 
     root: Value | None
@@ -148,7 +148,7 @@ def _parse(text: str) -> Document:
     return Document(_value(iter(tokens)))
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
@@ -198,7 +198,7 @@ def _array(tokens: Iterator[str]) -> Value:
     return Value([value.data for value in values], source, dict(enumerate(values)), canonical)
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """`Value.canonical` of a value as `json.loads` gives it."""
     if isinstance(value, dict):
         members = sorted(f"{json.dumps(key)}:{canonical(v)}" for key, v in value.items())
