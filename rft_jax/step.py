@@ -124,7 +124,7 @@ class Grading:
     """What grades: from the tokens of a completion to its reward.
 
     Attributes:
-        grader: Of the run.
+        grader: The run's.
         table: The tokenizer's pieces, by which answers become text.
         drops_line_breaks: Whether a format's line breaks before the answer are no part of it.
         output_bytes: L.

@@ -52,7 +52,7 @@ def grade_files(
         samples_file: JSON lines with `output_text` and, unless there are as many samples as items
             in the same order, `item`, the number of the item's line from 1.
         placement: "auto", "device" or "host".
-        options: Of the nodes on the host.
+        options: What the nodes on the host may use.
 
     Yields:
         For each sample an object in the shape of OpenAI's answer to /graders/run; `execution_time`
@@ -98,8 +98,8 @@ def _token_usage(
     """What judges at a server spent on sample n, by model.
 
     Args:
-        models: Of the nodes that are such judges.
-        details: Of a Grade.
+        models: The models of the nodes that are such judges.
+        details: A grade's.
     """
     usage: dict[str, dict[str, int]] = {}
     for node, model in models.items():
@@ -155,7 +155,7 @@ def validate_files(
         data_file: Training items as JSON lines.
         low: The least reward that is meant to occur.
         high: The greatest.
-        options: Of the nodes on the host.
+        options: What the nodes on the host may use.
         right: A field of the items that is a right answer as it is, where the grader does not tell.
         supervised: Supervised items, whose answers are right ones to the same prompts.
 

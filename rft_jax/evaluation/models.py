@@ -128,7 +128,7 @@ def evaluate_models(
         data_file: JSON lines; None for the first run's own validation file.
         settings: How many samples, what is drawn together, and of how many items, from the first,
             the samples come with the result.
-        seed: Of the samples' noise, the same for all.
+        seed: The seed of the samples' noise, the same for all.
         answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
             reads them; they follow the models.
 

@@ -32,7 +32,7 @@ def sample_model(
 
     Args:
         path: As for `run.open_model`.
-        max_tokens: Of a completion; None: as the run's reinforcement stage has it.
+        max_tokens: The longest completion; None: as the run's reinforcement stage has it.
         temperature: 0 decodes greedily.
 
     Yields:

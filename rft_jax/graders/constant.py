@@ -23,7 +23,7 @@ class Constant(NamedTuple):
 
 
 def best_constant(grader: Grader, items: Items, answers: Iterable[str]) -> Constant:
-    """Of the given answers the one that earns most when it is given to every item.
+    """The one of the given answers that earns most when it is given to every item.
 
     Args:
         grader: From `build_grader`.

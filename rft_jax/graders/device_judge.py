@@ -89,7 +89,7 @@ class DeviceJudge:
     """What the two types have in common.
 
     Attributes:
-        name: Of the node.
+        name: The node's name.
         model: After `device:`.
         messages: The prompt.
         verdicts: What the judge may say, at least two.

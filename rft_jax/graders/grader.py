@@ -175,7 +175,7 @@ def build_grader(
     Args:
         spec: From `registry.load_grader`, or what that takes.
         placement: See `placement.place`.
-        options: Of the nodes on the host.
+        options: What the nodes on the host may use.
         pass_threshold: The reward from which a sample passes.
     """
     if isinstance(spec, str | Path | Mapping):

@@ -99,17 +99,17 @@ def _ends(text: str) -> Iterator[int]:
 def _start(text: str, end: int) -> int | None:
     """Where the container begins that a bracket closes; None if it is a part of something."""
     depth, quoted = 0, False
-    for place in range(end, -1, -1):
-        character = text[place]
+    for index in range(end, -1, -1):
+        character = text[index]
         if character == '"':
             backslashes = 0
-            while backslashes < place and text[place - 1 - backslashes] == "\\":
+            while backslashes < index and text[index - 1 - backslashes] == "\\":
                 backslashes += 1
             quoted ^= backslashes % 2 == 0
         elif not quoted and character in "{}[]":
             depth += 1 if character in "}]" else -1
             if depth == 0:
-                return None if _is_inside(text, place) else place
+                return None if _is_inside(text, index) else index
     return None
 
 
@@ -122,12 +122,12 @@ def _is_inside(text: str, start: int) -> bool:
     return text[before] in "[{" or (earlier >= 0 and text[earlier] in ENDS_VALUE.decode())
 
 
-def _solid_before(text: str, place: int) -> int:
-    """The last place before that is no white space; -1 without one."""
-    place -= 1
-    while place >= 0 and text[place] in _SPACE:
-        place -= 1
-    return place
+def _solid_before(text: str, index: int) -> int:
+    """The last character before that is no white space; -1 without one."""
+    index -= 1
+    while index >= 0 and text[index] in _SPACE:
+        index -= 1
+    return index
 
 
 def _parse(text: str) -> Document:
@@ -209,7 +209,7 @@ def canonical(value: object) -> str:
 
 
 def _canonical_scalar(source: str) -> str:
-    """Of a number or literal."""
+    """The canonical text of a number or literal."""
     if not (number := read_number(source)):
         return source
     negative, digits, exponent = number

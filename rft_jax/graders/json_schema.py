@@ -255,10 +255,10 @@ def _violations(schema: Schema, tree: JsonTree, values_NL: jax.Array, depth: int
     """bool[N, L]: characters at which the documents break a schema.
 
     Args:
-        schema: Of the selected values.
+        schema: The schema of the selected values.
         tree: The documents.
         values_NL: bool, the values that the schema applies to.
-        depth: Of those values.
+        depth: The depth of those values.
     """
     token_NL = tree.scan.token_NL
     wrong_NL = values_NL & ~_has_type(schema.types, tree)

@@ -36,7 +36,7 @@ class Slot:
         is_list: The answer is a list of strings.
         marker: What stands before the answer.
         regexes: Those that the answer is captured by, the outermost first.
-        kinds: Of the switches above, each with the number of the way to the node.
+        kinds: The switches above, each with the number of the way to the node.
     """
 
     path: tuple[str | int, ...] | None

@@ -203,7 +203,7 @@ def parse_grader(fields: Fields, name: str) -> GraderType:
     """Reads the grader in an object.
 
     Args:
-        fields: Of the object.
+        fields: The object's.
         name: What the grader is called; if empty its `name`, or else its type.
     """
     kind = fields.choice("type", tuple(TYPES))

@@ -25,7 +25,7 @@ class Fields:
     Attributes:
         values: The object.
         source: The file, empty if there is none.
-        path: Of the object inside the JSON, empty for the whole.
+        path: The path of the object inside the JSON, empty for the whole.
         parse_grader: Reads the grader in such an object, under a name for it.
     """
 

@@ -48,7 +48,7 @@ def make_optimizer(
     """Global-norm clip, then AdamW or Muon under the configured schedule.
 
     Args:
-        steps: Of the stage, over which the schedule goes.
+        steps: The stage's, over which the schedule goes.
         updates: Optimizer updates in a step.
         lora: Whether adapters are trained, which have a default rate of their own.
     """

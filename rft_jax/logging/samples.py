@@ -27,7 +27,7 @@ def sample_row(
     """One completion.
 
     Args:
-        tokens: Of the thought first, `thinking_tokens` of them.
+        tokens: Those of the thought first, `thinking_tokens` of them.
         text: The answer as it was graded.
         errors: By name whether it was made.
     """

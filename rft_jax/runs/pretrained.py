@@ -74,7 +74,7 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
     """The sources of the models that have one, by the model's name; downloads what is not there.
 
     Args:
-        config: Of the run.
+        config: The run's.
         workdir: Where a run that goes on has kept them; None without a run.
 
     Raises:
@@ -121,8 +121,8 @@ def load_source(model: Model, shardings: Shardings, seed: int) -> Params:
     """The weights of a model with a source; of one with adapters that the source lacks, new ones.
 
     Args:
-        shardings: Of all weights.
-        seed: Of the new adapters.
+        shardings: Those of all weights.
+        seed: The new adapters'.
 
     Raises:
         InputError: The checkpoint cannot be had or used.
@@ -143,7 +143,7 @@ def load_base(model: Model, shardings: Shardings) -> Params:
     """The weights under the adapters of a model.
 
     Args:
-        shardings: Of all weights.
+        shardings: Those of all weights.
 
     Raises:
         InputError: As `load_source`.

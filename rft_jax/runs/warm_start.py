@@ -62,7 +62,7 @@ def check_init(run: Run, stage: TrainingStageConfig) -> None:
     if (ours.lora is None) != (theirs.lora is None):
         raise InputError(
             f"{setting}: {stage.init} has {'no ' if theirs.lora is None else ''}adapters, which "
-            "cannot be changed; `rft export --format hf` it, and use that as the model's `source`"
+            "cannot be changed; export it in the format hf, and use that as the model's `source`"
         )
     same = {name: getattr(ours, name) for name in NOT_OF_SOURCE if name != "lora"}
     if ours.lora is not None:

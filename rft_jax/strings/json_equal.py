@@ -48,8 +48,8 @@ def value_hash(scan: JsonScan, unescaped: Unescaped, value: JsonValue) -> jax.Ar
     """The hash of a value in each of N documents.
 
     Args:
-        scan: Of the documents.
-        unescaped: Of the same scan.
+        scan: The documents'.
+        unescaped: The same scan's.
         value: From `find`.
 
     Returns:

@@ -106,7 +106,7 @@ def write_tokenizer(tokenizer: SentencePieceTokenizer, directory: Path, max_toke
     """Writes tokenizer.json, tokenizer_config.json, generation_config.json and the chat template.
 
     Args:
-        tokenizer: Of byte pairs, as `train_sentencepiece` makes them.
+        tokenizer: One of byte pairs, as `train_sentencepiece` makes them.
         directory: Exists.
         max_tokens: The longest sequence that the model was trained on.
 

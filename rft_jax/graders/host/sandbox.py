@@ -87,7 +87,7 @@ class Sandbox:
         """Starts the script with pipes for its standard input, output and error.
 
         Args:
-            number: Of the process, which spreads several over the cores.
+            number: The process's number, which spreads several over the cores.
         """
         descriptor = os.memfd_create("seccomp")
         try:
