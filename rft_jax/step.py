@@ -18,7 +18,7 @@ Arrays carry their shape as a suffix, one letter a meaning, here and in `rollout
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ from rft_jax.parallel import (
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
 from rft_jax.strings import ByteString, drop_leading
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
+from rft_jax.utils.types import PyTree
 
 Tree = TypeVar("Tree")
 JudgeParams = Mapping[str, Params]  # weights of the judges on the device, by model
@@ -58,7 +59,7 @@ class Batch(NamedTuple):
     prompts: Prompts
     prompt_id_B: Array  # int32, row in the data set
     draw_B: Array  # int32, how often the row was drawn before
-    item_fields: Any  # tree of arrays with leading axis B, from `Grader.encode_items`
+    item_fields: PyTree  # tree of arrays with leading axis B, from `Grader.encode_items`
 
 
 class Completed(NamedTuple):
@@ -94,7 +95,7 @@ class Graded(NamedTuple):
     grade: Grade
 
 
-Step = Callable[[JudgeParams, TrainState, Any], tuple[TrainState, StepOutput]]
+Step = Callable[[JudgeParams, TrainState, PyTree], tuple[TrainState, StepOutput]]
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Grading:
     """What grades: from the tokens of a completion to its reward.
 
     Attributes:
-        grader: Of the run.
+        grader: The run's.
         table: The tokenizer's pieces, by which answers become text.
         drops_line_breaks: Whether a format's line breaks before the answer are no part of it.
         output_bytes: L.
@@ -334,7 +335,7 @@ def read_answers(grading: Grading, completions: Rollout) -> Completed:
 def grade_completed(
     grading: Grading,
     completed: Completed,
-    item_fields: Any,
+    item_fields: PyTree,
     found_on_host: Mapping[str, Score] | None = None,
     judge_params: JudgeParams | None = None,
 ) -> Grade:

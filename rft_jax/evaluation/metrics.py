@@ -1,18 +1,18 @@
 """What an evaluation says: means over samples and items, pass@k, majority, top@k of ranks."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from rft_jax.evaluation.bootstrap import Column
 from rft_jax.evaluation.evaluator import Evaluation
 from rft_jax.graders import ANSWER, Grader
+from rft_jax.utils.types import JsonObject
 
 TOP = (1, 5)  # top@k for graders that rank
 
 
-def summarize(evaluation: Evaluation, found: Mapping[str, Column]) -> dict[str, Any]:
+def summarize(evaluation: Evaluation, found: Mapping[str, Column]) -> JsonObject:
     """The means of `columns`, and what else there is to say of an evaluation."""
     errors = {f"errors/{name}_mean": float(f.mean()) for name, f in evaluation.errors.items()}
     errors |= {f"errors/{name}_count": int(f.sum()) for name, f in evaluation.errors.items()}

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +35,7 @@ from rft_jax.step import make_grading, make_sampler
 from rft_jax.strings import from_host
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 ONE_SAMPLE = EvalStage(cases=0)
 OF_MACRO = ("reward_mean", *(f"top{k}" for k in TOP), "top_max", "mrr")
@@ -63,9 +64,9 @@ class ModelResult:
     columns: dict[str, Column]
     cluster_M: np.ndarray
     parameters: int | None = None
-    cases: Sequence[Sequence[dict[str, Any]]] = ()
+    cases: Sequence[Sequence[JsonObject]] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The result as one JSON object, its cases left out."""
         size = {} if self.parameters is None else {"parameters": self.parameters}
         about = {"model": self.model, "data": self.data, **size}
@@ -83,7 +84,7 @@ class PairedDifference:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The difference as one JSON object."""
         return dataclasses.asdict(self)
 
@@ -127,7 +128,7 @@ def evaluate_models(
         data_file: JSON lines; None for the first run's own validation file.
         settings: How many samples, what is drawn together, and of how many items, from the first,
             the samples come with the result.
-        seed: Of the samples' noise, the same for all.
+        seed: The seed of the samples' noise, the same for all.
         answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
             reads them; they follow the models.
 
@@ -266,12 +267,10 @@ def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) ->
     )
 
 
-def _cases(
-    run: Run, items: PromptData, found: Evaluation, count: int
-) -> list[list[dict[str, Any]]]:
+def _cases(run: Run, items: PromptData, found: Evaluation, count: int) -> list[list[JsonObject]]:
     """The samples of each of the first `count` items."""
 
-    def row(m: int, s: int) -> dict[str, Any]:
+    def row(m: int, s: int) -> JsonObject:
         sample = sample_row(
             run.tokenizer,
             found.tokens_MST[m, s],

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from rft_jax.runs.reopen import open_model
 from rft_jax.step import logit_mask
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 
 def sample_model(
@@ -27,19 +27,19 @@ def sample_model(
     temperature: float,
     seed: int,
     samples: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Samples answers to one user message.
 
     Args:
         path: As for `run.open_model`.
-        max_tokens: Of a completion; None: as the run's reinforcement stage has it.
+        max_tokens: The longest completion; None: as the run's reinforcement stage has it.
         temperature: 0 decodes greedily.
 
     Yields:
         For each sample its text, thought, token ids and stop reason ("stop" or "length").
 
     Raises:
-        InputError: if there is no such model or an option cannot work.
+        InputError: If there is no such model or an option cannot work.
     """
     if samples < 1 or (max_tokens is not None and max_tokens < 1):
         raise InputError("samples and max_tokens must be at least 1")

@@ -5,7 +5,6 @@ with Progress("rft", steps=100) as progress:
 """
 
 from collections import deque
-from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from rft_jax.utils.console import log
 from rft_jax.utils.formats import duration, number, sparkline
+from rft_jax.utils.types import JsonObject
 
 WINDOW = 50  # rows over which time, trend and the small curve look back
 LINE = ("train_loss", "train_reward_mean", "valid_reward_mean", "valid_top1", "train_entropy")
@@ -40,7 +40,7 @@ class Progress:
     def __init__(self, stage: str, steps: int, every: int = 1, console: Console | None = None):
         self._stage, self._steps, self._every = stage, steps, every
         self._console = console or Console(stderr=True)
-        self._row: dict[str, Any] = {"step": 0}
+        self._row: JsonObject = {"step": 0}
         self._valid: list[float] = []
         self._headline: deque[float] = deque(maxlen=WINDOW)
         self._seconds: deque[float] = deque(maxlen=WINDOW)
@@ -60,7 +60,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, row: dict[str, Any]) -> None:
+    def update(self, row: JsonObject) -> None:
         """Takes in a metrics row, numbers already: `step`, metrics and `timing`."""
         self._row |= row
         if row.get("valid_reward_mean") is not None:
@@ -87,7 +87,7 @@ class Progress:
     def _metric(self) -> str:
         return "train_reward_mean" if "train_reward_mean" in self._row else "train_loss"
 
-    def _line(self, row: dict[str, Any]) -> str:
+    def _line(self, row: JsonObject) -> str:
         parts = [f"{self._stage} {row['step']}/{self._steps}"]
         parts += [f"{name} {row[name]:.4f}" for name in LINE if row.get(name) is not None]
         parts.append(f"{row['timing']['full_iteration']:.2f} s")

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rft_jax.step import Samples
 from rft_jax.tokenizers import Tokenizer
 from rft_jax.utils.numbers import to_numbers
+from rft_jax.utils.types import JsonMapping, JsonObject
 
 
 def sample_row(
@@ -23,11 +23,11 @@ def sample_row(
     valid: bool,
     scores: Mapping[str, float],
     errors: Mapping[str, bool],
-) -> dict[str, Any]:
+) -> JsonObject:
     """One completion.
 
     Args:
-        tokens: Of the thought first, `thinking_tokens` of them.
+        tokens: Those of the thought first, `thinking_tokens` of them.
         text: The answer as it was graded.
         errors: By name whether it was made.
     """
@@ -46,7 +46,7 @@ def write_samples(
     directory: Path,
     step: int,
     samples: Samples,
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[JsonMapping],
     tokenizer: Tokenizer,
 ) -> None:
     """Writes a step's samples as JSON lines, for people to read.
@@ -78,7 +78,7 @@ def write_samples(
     (directory / f"step_{step:06d}.jsonl").write_bytes(json_lines(rows))
 
 
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def json_lines(rows: Iterable[JsonMapping]) -> bytes:
     """JSON lines in UTF-8; what is no character becomes a question mark."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return text.encode("utf-8", "replace")

@@ -5,7 +5,6 @@ with StageRecord(run, stage, done, began) as record:
 """
 
 import time
-from typing import Any
 
 from rft_jax.config import TrainingStageConfig
 from rft_jax.config.overrides import to_json
@@ -18,6 +17,7 @@ from rft_jax.runs.checkpoint import METRIC
 from rft_jax.runs.run import Run
 from rft_jax.utils.errors import RunFailed
 from rft_jax.utils.numbers import peak_memory_bytes, to_numbers
+from rft_jax.utils.types import JsonObject
 
 
 class StageRecord:
@@ -44,18 +44,18 @@ class StageRecord:
             self._progress.__enter__()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._progress.__exit__(*exception)
         self._writers.__exit__(*exception)
         self._compiled.__exit__(*exception)
         if self._first:
             self._report.finish()
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: JsonObject) -> None:
         """Takes a row with its step.
 
         Raises:
-            RunFailed: if too many updates in a row were left out.
+            RunFailed: If too many updates in a row were left out.
         """
         now = time.perf_counter()
         seconds, self._last = now - self._last, now

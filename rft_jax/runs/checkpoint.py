@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -22,6 +21,7 @@ from rft_jax.models import Params
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject, PyTree
 
 NEWEST, BEST = 2, 3  # checkpoints kept; OpenAI keeps the three of highest validation reward
 METRIC = "valid_reward_mean"
@@ -144,7 +144,7 @@ def load_params(directory: Path, step: int, like: Params) -> Params:
         like: Shapes, types and shardings, from `abstract`.
 
     Raises:
-        InputError: if there is no such checkpoint, or it is damaged.
+        InputError: If there is no such checkpoint, or it is damaged.
     """
     folder = directory / str(step)
     with raise_on_all_hosts():
@@ -171,7 +171,7 @@ def best_step(directory: Path) -> int | None:
     return max(found)[1] if found else None
 
 
-def abstract(shape: Any, sharding: Any) -> Any:
+def abstract(shape: PyTree, sharding: PyTree) -> PyTree:
     """`jax.ShapeDtypeStruct`s of a tree with the given shardings, to restore into."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -180,11 +180,12 @@ def abstract(shape: Any, sharding: Any) -> Any:
     )
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
+def _rest(state: TrainState) -> dict[str, PyTree]:
     return state._replace(params={}, frozen={})._asdict()
 
 
-def _metric(metrics: dict[str, float]) -> float:
+def _metric(metrics: JsonObject | None) -> float:
+    assert metrics is not None  # of a checkpoint that was validated
     return metrics[METRIC]
 
 

@@ -34,14 +34,14 @@ def export_model(
     written as the Llama or Qwen that computes the same.
 
     Args:
-        path: as for `run.open_model`.
-        directory: created; must be empty.
+        path: As for `run.open_model`.
+        directory: Created; must be empty.
         form: "hf" for all weights, with an adapter merged into them; "peft" for the adapter.
         dtype: "bfloat16" or "float32", of the weights; None: bfloat16, but float32 of an adapter
             and of a model that was trained from scratch.
 
     Raises:
-        InputError: there is no such model, it has no adapter, transformers has no architecture
+        InputError: There is no such model, it has no adapter, transformers has no architecture
             with its options, or the directory is not empty.
     """
     hugging_face.check_empty(directory)
@@ -73,7 +73,7 @@ def _describe(model: OpenModel, directory: Path) -> Path:
     """Fills a directory with what stands for the source of a model that was trained from scratch.
 
     Raises:
-        InputError: as `export_model`.
+        InputError: As `export_model`.
     """
     run, stage, _ = model
     tokenizer, longest = run.tokenizer, _longest(model)

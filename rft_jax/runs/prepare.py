@@ -53,7 +53,7 @@ def open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         readers: How each stage type reads its data, by the class of its settings.
 
     Raises:
-        InputError: for whatever in the configuration or the data cannot work, and for a work
+        InputError: For whatever in the configuration or the data cannot work, and for a work
             directory of another configuration; what a run has written is not changed then.
     """
     return first_host_first(lambda: _open_run(config, workdir, readers))

@@ -33,7 +33,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     A new one in which nothing was written for bad input is removed again.
 
     Raises:
-        InputError: another process has it.
+        InputError: Another process has it.
     """
     new, path = not workdir.exists(), workdir / LOCK_FILE
     try:
@@ -66,7 +66,7 @@ def check_same(stored: Path, config: Config) -> None:
     """Refuses to go on with settings that would give another result.
 
     Raises:
-        InputError: naming them.
+        InputError: Naming them.
     """
     old = to_json(read_config(stored))  # settings it lacks have their defaults
     new = json.loads(json.dumps(to_json(config)))
