@@ -56,8 +56,9 @@ def grade_files(
         options: of the nodes on the host.
 
     Yields:
-        For each sample an object in the shape of OpenAI's answer to /graders/run; `execution_time`
-        is the mean over the samples, in seconds.
+        For each sample an object in the shape of OpenAI's answer to /graders/run, with the line of
+        its item as `item` and whether the grade counts as `metadata.valid`; `execution_time` is
+        the mean over the samples, in seconds.
 
     Raises:
         InputError: naming file, line and field of what cannot be used.
@@ -78,11 +79,13 @@ def grade_files(
         usage = _token_usage(models, grade.details, n)
         scores = {name: number(score[n]) for name, score in grade.scores.items()}
         yield {
+            "item": rows[n] + 1,
             "reward": number(grade.reward[n]),
             "sub_rewards": scores,
             "metadata": {
                 "name": grader.spec.name,
                 "type": grader.type_name,
+                "valid": bool(grade.valid[n]),
                 "errors": {name: bool(grade.errors[name][n]) for name in ERRORS},
                 "execution_time": round(seconds, 6),
                 "scores": {name: number(detail[n]) for name, detail in grade.details.items()},
@@ -174,7 +177,7 @@ def validate_files(
     probes = probe(grader, items, _right_answers(items, right, supervised))
 
     def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+        return round(value, 7) if math.isfinite(value) else None
 
     summary = {
         "grader": grader_name,
