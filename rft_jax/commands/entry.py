@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Sequence
 
 import rft_jax
-
 from rft_jax.commands import (
     bench,
     eval,
