@@ -14,7 +14,7 @@ _MARGIN = 4  # of a ranking's width, for its borders
 
 def show_plan(plan: Plan) -> None:
     """Writes bytes by cause, times and collectives to stdout."""
-    console = Console()
+    console = Console(highlight=False)
     kept, topology = plan.kept, plan.topology
     origin = "compiled ahead of time" if plan.compile_seconds else "closed form, nothing compiled"
     unit, name = (GIB, "GiB") if plan.peak_bytes >= GIB else (_MIB, "MiB")
@@ -77,7 +77,7 @@ def show_where(plans: Sequence[Plan]) -> None:
     title = "What fits where, in closed form; seconds are estimated (roofline), not measured"
     _print(title, table)
     if any(plan.topology.chip.platform == "cpu" for plan in plans):
-        Console().print(f"cpu: {CHIPS['cpu'].source}.")
+        Console(highlight=False).print(f"cpu: {CHIPS['cpu'].source}.")
 
 
 def _table(*columns: str) -> Table:
@@ -90,7 +90,7 @@ def _table(*columns: str) -> Table:
 
 def _print(title: str, table: Table) -> None:
     """Whole names are worth more than the terminal's width."""
-    console = Console()
+    console = Console(highlight=False)
     unbound = Console(width=10**3)
     console.width = max(console.width, unbound.measure(table).maximum + _MARGIN)
     console.print(title)
