@@ -129,7 +129,7 @@ def _positive(section: str, settings: DataclassInstance, *names: str) -> None:
 
 
 def _require(
-    section: str, settings: DataclassInstance, name: str, rule: Callable[[Any], bool], what: str
+    section: str, settings: DataclassInstance, name: str, rule: Callable[[float], bool], what: str
 ) -> None:
     """Refuses a setting's value, naming that setting alone."""
     value = getattr(settings, name)
