@@ -104,7 +104,7 @@ def test_overrides_add_up():
 @pytest.mark.parametrize(
     ("path", "text", "sentence"),
     [
-        ("sed", "1", "sed: there is no setting 'sed'; known here: name, seed, data"),
+        ("sed", "1", "sed: there is no setting 'sed'; did you mean seed? known here: name, seed"),
         ("seed.x", "1", "seed.x: there is no setting 'x'"),
         ("seed", "many", "seed: 'many' is not a value of type int"),
         ("seed", "1.5", "seed: '1.5' is not a value of type int"),
