@@ -22,7 +22,8 @@ def add_model(parser: argparse.ArgumentParser, action: str = "store") -> None:
     either.add_argument(
         "--model", type=Path, action=action,
         help="a run, a stage WORKDIR/STAGE, WORKDIR/STAGE/checkpoints/STEP (or best), or a Hugging "
-        "Face checkpoint, a directory or hf:Owner/Name",
+        "Face checkpoint, a directory or hf:Owner/Name; of a run or stage that was validated the "
+        "best checkpoint is taken, but by bench the newest",
     )  # fmt: skip
 
 

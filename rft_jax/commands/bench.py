@@ -1,27 +1,29 @@
 """`rft bench`: full RFT steps, timed."""
 
 import argparse
-import json
 from pathlib import Path
 
 from rft_jax.commands.arguments import Subparsers
+from rft_jax.commands.output import on_terminal, print_json, show_table
 from rft_jax.utils.errors import InputError
 
-# Flag, name before version 0.2 that outside scripts use, default, meaning.
+# Flag, name before version 0.2 that outside scripts use, default, least, meaning.
 SIZES = (
-    ("prompt-tokens", "prompt", 512, "tokens of a prompt"),
-    ("completion-tokens", "completion", 64, "tokens of a completion, all of which are sampled"),
-    ("num-prompts", "prompts", 8, "prompts of a step"),
-    ("group", None, 8, "samples of a prompt"),
-    ("steps", None, 8, "steps, the first two of which do not count"),
+    ("prompt-tokens", "prompt", 512, 1, "tokens of a prompt"),
+    ("completion-tokens", "completion", 64, 2, "tokens of a completion, all of which are sampled"),
+    ("num-prompts", "prompts", 8, 1, "prompts of a step"),
+    ("group", None, 8, 2, "samples of a prompt"),
+    ("steps", None, 8, 3, "steps, the first two of which do not count"),
 )
 
 
 def add_parser(commands: Subparsers) -> None:
     """The command's arguments."""
-    parser = commands.add_parser("bench", help="time full RFT steps; one JSON object")
+    parser = commands.add_parser(
+        "bench", help="time full RFT steps; one JSON object where it is piped"
+    )
     parser.add_argument("--model", required=True, type=Path, help="as for eval")
-    for flag, older, default, what in SIZES:
+    for flag, older, default, _, what in SIZES:
         name = flag.replace("-", "_")
         help_text = f"{what}; default: {default}"
         parser.add_argument(f"--{flag}", dest=name, type=int, default=default, help=help_text)
@@ -35,8 +37,15 @@ def run(options: argparse.Namespace) -> None:
     """Times the steps."""
     from rft_jax.evaluation.bench import bench
 
-    sizes = {flag.replace("-", "_"): getattr(options, flag.replace("-", "_")) for flag, *_ in SIZES}
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1")
-    print(json.dumps(bench(options.model, **sizes)))
+    sizes = {}
+    for flag, _, _, least, _ in SIZES:
+        name = flag.replace("-", "_")
+        sizes[name] = size = getattr(options, name)
+        if size < least:
+            raise InputError(f"--{flag}: must be at least {least}, got {size}")
+    found = bench(options.model, **sizes)
+    if on_terminal():
+        rows = [[name.replace("_", " "), str(value)] for name, value in found.items()]
+        show_table(["", "value"], rows)
+    else:
+        print_json(found)

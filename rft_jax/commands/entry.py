@@ -1,17 +1,21 @@
 """`rft`: parses the command line and runs one command.
 
-Machine-readable output goes to stdout, one JSON value a line; progress and errors go to stderr.
-Exit status: 0 when the thing asked for was done, 2 for a usage or input error.
+What was asked for goes to stdout: tables on a terminal, one JSON value a line elsewhere; progress
+and errors go to stderr. Exit status: 0 when the thing asked for was done; 1 when it failed, or what
+was checked did not pass; 2 for a usage or input error; 128 and its number for a signal.
 """
 
 import argparse
+import io
 import logging
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 
+import rft_jax
 from rft_jax.commands import (
     bench,
     eval,
@@ -26,6 +30,7 @@ from rft_jax.commands import (
 )
 from rft_jax.config import GPU_MEMORY_FRACTION
 from rft_jax.utils.errors import InputError, Interrupted, RunFailed
+from rft_jax.utils.suggestions import did_you_mean
 
 COMMANDS = (quickstart, train, eval, sample, export, grade, validate, plan, show, bench)
 
@@ -35,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     arguments, overrides = split_overrides(sys.argv[1:] if argv is None else list(argv))
     parser = _parser()
+    _check_command(parser, arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # signs of tables that the encoding lacks
+        sys.stdout.reconfigure(errors="replace")
     sys.path.insert(0, os.getcwd())  # for modules that an experiment or a grader names
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the older name, refused beside it
@@ -44,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and "config" not in options:
             parser.error(f"{options.command} takes no --config.* settings")
         options.overrides, options.began = overrides, began
+        _check_environment()
         options.run(options)
     except InputError as error:
         print(f"rft {options.command}: {error}", file=sys.stderr)
@@ -60,7 +69,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (RuntimeError, AssertionError) as error:
+        if not (os.environ.get("JAX_PLATFORMS") and _has_no_device(error)):
+            raise
+        print(
+            f"rft {options.command}: JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: there is no such "
+            "device here, or JAX was installed without its support; unset it, or set it to cpu",
+            file=sys.stderr,
+        )
+        return 2
     return 0
+
+
+def _check_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuses a command that does not exist, with the one that may be meant."""
+    names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        remedy = did_you_mean(arguments[0], names) or f"use one of {', '.join(names)}"
+        parser.error(f"there is no command {arguments[0]!r}; {remedy}")
+
+
+def _check_environment() -> None:
+    """Refuses what JAX would end in a traceback for.
+
+    Raises:
+        InputError: The variable is no number.
+    """
+    count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not count.isdecimal() or int(count) < 1:
+        raise InputError(f"JAX_NUM_CPU_DEVICES: {count!r} is no number from 1; correct or unset it")
+
+
+def _has_no_device(error: BaseException) -> bool:
+    """Whether JAX raised it when it looked for its devices."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f.name == "backends" and f.filename.endswith("xla_bridge.py") for f in frames)
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -78,6 +121,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rft", description="Reinforcement fine-tuning in JAX.")
+    parser.add_argument("--version", action="version", version=f"rft_jax {rft_jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

@@ -1,6 +1,7 @@
 """`rft export`: a model for other programs."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rft_jax.commands.arguments import Subparsers, add_model
@@ -24,3 +25,7 @@ def run(options: argparse.Namespace) -> None:
     from rft_jax.runs.export import export_model
 
     export_model(options.workdir or options.model, options.out, options.format, options.dtype)
+    files = sorted(path for path in options.out.iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in files)
+    names = ", ".join(path.name for path in files)
+    print(f"{options.out}: {size / 1e6:,.1f} MB in {names}", file=sys.stderr)

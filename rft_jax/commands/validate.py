@@ -1,18 +1,21 @@
 """`rft validate`: grader and data checked together, and probed for rewards that need no skill."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rft_jax.commands.arguments import Subparsers, add_grader, add_sandbox, host_options
+from rft_jax.commands.output import on_terminal, print_json, show_table
+from rft_jax.utils.errors import RunFailed
 
 
 def add_parser(commands: Subparsers) -> None:
     """The command's arguments."""
     parser = commands.add_parser(
-        "validate", help="check grader and data together; probe for reward hacking"
-    )
+        "validate", help="check grader and data together; probe for reward hacking",
+        epilog="Exit status: 1 if the grader itself failed on a probe, or a reward left its range.",
+    )  # fmt: skip
     add_grader(parser)
     parser.add_argument("--data", required=True, type=Path, help="training items as JSON lines")
     parser.add_argument(
@@ -31,7 +34,11 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Probes, and prints warnings and one JSON object."""
+    """Probes, and prints what they earn, and warnings.
+
+    Raises:
+        RunFailed: The grader failed, or a reward left its range.
+    """
     from rft_jax.evaluation.grading import validate_files
 
     low, high = options.range
@@ -44,6 +51,33 @@ def run(options: argparse.Namespace) -> None:
         options.right,
         options.supervised,
     )
+    if on_terminal():
+        _show(summary)
+    else:
+        print_json({**summary, "warnings": warnings})
     for sentence in warnings:
         print(f"rft validate: warning: {sentence}", file=sys.stderr)
-    print(json.dumps({**summary, "warnings": warnings}, ensure_ascii=False))
+    if failures := summary["failures"]:
+        listed = ", ".join(f"{error} {count}" for error, count in failures.items())
+        raise RunFailed(f"the grader itself failed on answers of the probes ({listed}); correct it")
+    outside = [
+        name
+        for name, found in summary["probes"].items()
+        if found["mean"] is not None and (found["min"] < low or found["max"] > high)
+    ]
+    if outside:
+        raise RunFailed(
+            f"rewards leave the range {low:g} .. {high:g} ({', '.join(outside)}); rescale the "
+            "reward or state its range with --range"
+        )
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """What each probe earns, as a table."""
+    from rft_jax.utils.formats import number
+
+    rows = [
+        [name, *(number(found[part]) for part in ("mean", "min", "max"))]
+        for name, found in summary["probes"].items()
+    ]
+    show_table([f"always answering, over {summary['items']} items", "mean", "min", "max"], rows)

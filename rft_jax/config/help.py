@@ -10,17 +10,19 @@ import io
 import shutil
 import textwrap
 import tokenize
+import typing
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rft_jax.config import schema
+from rft_jax.config.types import alternatives, is_settings_class
 
 _LEFT = 46  # columns of names and defaults
 _STAGES = (schema.SFTStage, schema.RLStage, schema.EvalStage)
 
 
 class Setting(NamedTuple):
-    """One setting, its default as Python, and one sentence or none."""
+    """One setting, its default as Python, and its comment and allowed values, if any."""
 
     path: str
     default: str
@@ -49,13 +51,34 @@ def _sections() -> Iterator[tuple[str, list[Setting]]]:
 
 
 def _walk(node: Any, prefix: str, notes: dict[tuple[str, str], str]) -> Iterator[Setting]:
-    """The settings of a data class and of those in it."""
+    """The settings of a data class and of those in it, or that can be in it."""
+    kinds = typing.get_type_hints(type(node))
     for field in dataclasses.fields(node):
-        value, path = getattr(node, field.name), prefix + field.name
+        value, path, kind = getattr(node, field.name), prefix + field.name, kinds[field.name]
         if dataclasses.is_dataclass(value):
             yield from _walk(value, f"{path}.", notes)
-        else:
-            yield Setting(path, repr(value), notes.get((type(node).__name__, field.name), ""))
+            continue
+        note = notes.get((type(node).__name__, field.name), "")
+        parts = [part for part in (note, _allowed(field, kind)) if part]
+        yield Setting(path, repr(value), "; ".join(part.rstrip(".;") for part in parts))
+        inner = [option for option in alternatives(kind) if is_settings_class(option)]
+        if value is None and len(inner) == 1:
+            yield from _walk(inner[0](), f"{path}.", notes)
+
+
+def _allowed(field: dataclasses.Field, kind: Any) -> str:
+    """The values that a setting can have, where they are few."""
+    if algorithms := field.metadata.get("algorithms"):
+        names = dict.fromkeys((*algorithms.shipped, *algorithms.functions))
+        return f"one of {', '.join(names)}, or module:name"
+    if field.name == "reasoning_effort":
+        return f"one of {', '.join(schema.REASONING_EFFORTS)}, or a number"
+    for option in alternatives(kind):
+        each = typing.get_args(option)[0] if typing.get_origin(option) is tuple else option
+        if typing.get_origin(each) is Literal:
+            values = ", ".join(map(str, typing.get_args(each)))
+            return f"one of {values}" if each is option else f"any of {values}"
+    return ""
 
 
 def _notes() -> dict[tuple[str, str], str]:

@@ -23,6 +23,7 @@ from rft_jax.config.types import (
     is_settings_class,
 )
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.suggestions import did_you_mean
 
 
 def apply_overrides(config: Any, overrides: Mapping[str, str]) -> Any:
@@ -44,14 +45,19 @@ def _replace(node: Any, path: list[str], text: str, setting: str) -> Any:
     if isinstance(node, tuple):
         names = [member.name for member in node]
         if name not in names or not rest:
-            raise InputError(f"{setting}: expected one of {', '.join(names)} and a setting of it")
+            hint = f"{meant} " if (meant := did_you_mean(name, names)) else ""
+            raise InputError(
+                f"{setting}: {hint}expected one of {', '.join(names)} and a setting of it"
+            )
         return tuple(
             _replace(member, rest, text, setting) if member.name == name else member
             for member in node
         )
     known = [f.name for f in dataclasses.fields(node)] if is_settings(node) else []
     if name not in known:
-        remedy = f"; known here: {', '.join(known)}" if known else ""
+        meant = did_you_mean(name, known)
+        remedy = "; " + " ".join([*filter(None, [meant]), f"known here: {', '.join(known)}"])
+        remedy = remedy if known else ""
         raise InputError(f"{setting}: there is no setting {name!r}{remedy}")
     kind = typing.get_type_hints(type(node))[name]
     if rest:

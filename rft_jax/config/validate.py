@@ -128,6 +128,15 @@ def _positive(section: str, settings: DataclassInstance, *names: str) -> None:
             raise InputError(f"{section}.{name}: must be at least 1, got {getattr(settings, name)}")
 
 
+def _require(
+    section: str, settings: DataclassInstance, name: str, rule: Callable[[float], bool], what: str
+) -> None:
+    """Refuses a setting's value, naming that setting alone."""
+    value = getattr(settings, name)
+    if not rule(value):
+        raise InputError(f"{section}.{name}: must {what}, got {value}")
+
+
 def _divides(section: str, parts: int, batch_size: int) -> None:
     if batch_size % parts:
         raise InputError(
@@ -181,13 +190,13 @@ def _validate_lora(section: str, model: ModelConfig, lora: LoraConfig) -> None:
 
 
 def _validate_optimizer(section: str, optimizer: OptimizerConfig, steps: int) -> None:
-    rate = optimizer.learning_rate
-    if (rate is not None and not rate > 0) or not optimizer.clip_norm > 0:
-        raise InputError(f"{section}: learning_rate and clip_norm must be above 0")
-    if not (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1 and optimizer.eps > 0):
-        raise InputError(f"{section}: b1 and b2 must lie in [0, 1) and eps be above 0")
-    if not optimizer.weight_decay >= 0:
-        raise InputError(f"{section}.weight_decay: must be 0 or more")
+    if optimizer.learning_rate is not None:
+        _require(section, optimizer, "learning_rate", lambda rate: rate > 0, "be above 0")
+    for name in ("clip_norm", "eps"):
+        _require(section, optimizer, name, lambda value: value > 0, "be above 0")
+    for name in ("b1", "b2"):
+        _require(section, optimizer, name, lambda value: 0 <= value < 1, "lie in [0, 1)")
+    _require(section, optimizer, "weight_decay", lambda decay: decay >= 0, "be 0 or more")
     _positive(section, optimizer, "max_nonfinite_updates")
     if not 0 <= optimizer.warmup_steps < steps:
         raise InputError(
@@ -206,8 +215,8 @@ def _validate_rl(
     _positive(where, rollout, "group_size", *sizes)
     if not rollout.temperature > 0:
         raise InputError(f"{where}.temperature: training needs a temperature above 0")
-    if not 0 < rollout.top_p <= 1 or rollout.top_k < 0:
-        raise InputError(f"{where}: top_p must lie in (0, 1] and top_k must be 0 (off) or more")
+    _require(where, rollout, "top_p", lambda p: 0 < p <= 1, "lie in (0, 1]")
+    _require(where, rollout, "top_k", lambda k: k >= 0, "be 0 (off) or more")
     effort = rollout.reasoning_effort
     if isinstance(effort, str) and effort not in REASONING_EFFORTS:
         raise InputError(
@@ -240,10 +249,8 @@ def _validate_rl(
         if stage.async_rollout:
             raise InputError(f"{section}.async_rollout: with it {another}")
     _positive(section, stage, "eval_samples", "samples_interval", "host_chunks")
-    if stage.eval_interval < 0 or stage.early_stopping_patience < 0:
-        raise InputError(
-            f"{section}: eval_interval and early_stopping_patience must be 0 (never) or more"
-        )
+    for name in ("eval_interval", "early_stopping_patience"):
+        _require(section, stage, name, lambda value: value >= 0, "be 0 (never) or more")
     if stage.early_stopping_patience and not stage.eval_interval:
         raise InputError(
             f"{section}.early_stopping_patience: needs evaluations; set eval_interval as well"
@@ -287,12 +294,16 @@ def _validate_loss(section: str, loss: PolicyLossConfig) -> None:
                 setting.metadata["algorithms"].check(getattr(loss, setting.name))
             except InputError as error:
                 raise InputError(f"{section}.{setting.name}: {error}") from None
-    if not 0 < loss.clip_low <= 1 or not loss.clip_high > 0:
-        raise InputError(f"{section}: clip_low must lie in (0, 1] and clip_high be above 0")
+    _require(section, loss, "clip_low", lambda low: 0 < low <= 1, "lie in (0, 1]")
+    _require(section, loss, "clip_high", lambda high: high > 0, "be above 0")
     if loss.dual_clip is not None and (loss.loss != "ppo_clip" or not loss.dual_clip > 1):
         raise InputError(f"{section}.dual_clip: must be above 1, and is for loss=ppo_clip only")
-    if not loss.tis_cap > 0 or not 0 <= loss.icepop_low < loss.icepop_high:
-        raise InputError(f"{section}: tis_cap must be above 0 and icepop_low below icepop_high")
+    _require(section, loss, "tis_cap", lambda cap: cap > 0, "be above 0")
+    high = loss.icepop_high
+    _require(
+        section, loss, "icepop_low", lambda low: 0 <= low < high,
+        f"be 0 or more and below icepop_high={high:g}",
+    )  # fmt: skip
     if not loss.kl_coefficient >= 0:
         raise InputError(f"{section}.kl_coefficient: must be 0 (off) or more")
     if loss.kl_coefficient and loss.kl_estimator == "k1":

@@ -10,6 +10,7 @@ from rft_jax.data.batching import IndexBatch as IndexBatch
 from rft_jax.data.batching import batch_at as batch_at
 from rft_jax.data.items import check_disjoint as check_disjoint
 from rft_jax.data.items import check_keys as check_keys
+from rft_jax.data.items import check_prompt as check_prompt
 from rft_jax.data.items import load_answers as load_answers
 from rft_jax.data.items import load_items as load_items
 from rft_jax.data.items import load_lines as load_lines

@@ -6,6 +6,7 @@ with one sentence that names file, line and field.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,16 +26,26 @@ def load_items(path: str | Path) -> list[JsonObject]:
     Raises:
         InputError: Naming file, line, field and remedy.
     """
-    items = _read_rows(Path(path))
+    items = _read_rows(path)
     for number, item in enumerate(items, start=1):
-        messages = _check_messages(item, f"{path}, line {number}")
-        if messages[-1]["role"] == "assistant":
-            raise InputError(
-                f"{path}, line {number}: messages[{len(messages) - 1}]: the last message is the "
-                "assistant's, whose answer is to be sampled; end with the user's and keep a "
-                "reference answer under a key of its own"
-            )
+        check_prompt(item, f"{path}, line {number}")
     return items
+
+
+def check_prompt(item: JsonObject, where: str) -> list[JsonObject]:
+    """The messages of an item whose answer is to be sampled.
+
+    Raises:
+        InputError: Naming field and remedy, after `where`.
+    """
+    messages = _check_messages(item, where)
+    if messages[-1]["role"] == "assistant":
+        raise InputError(
+            f"{where}: messages[{len(messages) - 1}]: the last message is the assistant's, whose "
+            "answer is to be sampled; end with the user's and keep a reference answer under a key "
+            "of its own"
+        )
+    return messages
 
 
 def check_keys(items: Sequence[JsonMapping], keys: Iterable[str], path: str | Path) -> None:
@@ -56,7 +67,7 @@ def load_rows(path: str | Path) -> list[JsonObject]:
     Raises:
         InputError: Naming file, line and remedy.
     """
-    return _read_rows(Path(path))
+    return _read_rows(path)
 
 
 def load_answers(path: str | Path, items: int) -> list[str]:
@@ -65,7 +76,7 @@ def load_answers(path: str | Path, items: int) -> list[str]:
     Raises:
         InputError: Naming file, line, field and remedy.
     """
-    rows = _read_rows(Path(path))
+    rows = _read_rows(path)
     if len(rows) != items:
         raise InputError(f"{path}: has {len(rows)} answers to {items} items; give one for each")
     return [output_text(row, f"{path}, line {n}") for n, row in enumerate(rows, start=1)]
@@ -122,7 +133,7 @@ def load_supervised_items(path: str | Path) -> list[JsonObject]:
     Raises:
         InputError: Naming file, line, field and remedy.
     """
-    items = _read_rows(Path(path))
+    items = _read_rows(path)
     for number, item in enumerate(items, start=1):
         messages = _check_messages(item, f"{path}, line {number}")
         where = f"{path}, line {number}: messages[{len(messages) - 1}]"
@@ -183,9 +194,12 @@ def load_lines(path: str | Path) -> list[str]:
         raise InputError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
 
 
-def _read_rows(path: Path) -> list[JsonObject]:
+def _read_rows(path: str | Path) -> list[JsonObject]:
     """The JSON objects of a file; blank lines only at its end."""
-    lines = _read_lines(path, "JSON lines")
+    if url := re.match(r"(https?|gs|s3):/+", str(path)):  # a Path has lost one of the slashes
+        rest = str(path)[url.end() :]
+        raise InputError(f"{url[1]}://{rest}: is a URL; download the file and name it instead")
+    lines = _read_lines(Path(path), "JSON lines")
     if problem := _other_format(lines):
         raise InputError(f"{path}: {problem}")
     return [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]

@@ -78,11 +78,15 @@ def bench(
         Seconds of a step and of its parts run apart, completions and completion tokens per second,
         and the peak memory.
     """
-    if min(prompt_tokens, num_prompts) < 1 or min(completion_tokens, group) < 2 or steps <= WARM_UP:
-        raise InputError(
-            "prompt_tokens and num_prompts must be at least 1, completion_tokens and group 2, "
-            f"steps {WARM_UP + 1}"
-        )
+    for name, size, least in (
+        ("prompt_tokens", prompt_tokens, 1),
+        ("completion_tokens", completion_tokens, 2),
+        ("num_prompts", num_prompts, 1),
+        ("group", group, 2),
+        ("steps", steps, WARM_UP + 1),
+    ):
+        if size < least:
+            raise InputError(f"{name}: must be at least {least}, got {size}")
     run, source, at = open_model(path)
     use_compilation_cache(run.config.compilation_cache)
     config = dataclasses.replace(run.model_config(source), compute_dtype="float32")

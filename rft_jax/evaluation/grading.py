@@ -55,8 +55,9 @@ def grade_files(
         options: What the nodes on the host may use.
 
     Yields:
-        For each sample an object in the shape of OpenAI's answer to /graders/run; `execution_time`
-        is the mean over the samples, in seconds.
+        For each sample an object in the shape of OpenAI's answer to /graders/run, with the line of
+        its item as `item` and whether the grade counts as `metadata.valid`; `execution_time` is
+        the mean over the samples, in seconds.
 
     Raises:
         InputError: Naming file, line and field of what cannot be used.
@@ -77,11 +78,13 @@ def grade_files(
         usage = _token_usage(models, grade.details, n)
         scores = {name: number(score[n]) for name, score in grade.scores.items()}
         yield {
+            "item": rows[n] + 1,
             "reward": number(grade.reward[n]),
             "sub_rewards": scores,
             "metadata": {
                 "name": grader.spec.name,
                 "type": grader.type_name,
+                "valid": bool(grade.valid[n]),
                 "errors": {name: bool(grade.errors[name][n]) for name in ERRORS},
                 "execution_time": round(seconds, 6),
                 "scores": {name: number(detail[n]) for name, detail in grade.details.items()},
@@ -173,7 +176,7 @@ def validate_files(
     probes = probe(grader, items, _right_answers(items, right, supervised))
 
     def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+        return round(value, 7) if math.isfinite(value) else None
 
     summary = {
         "grader": grader_name,

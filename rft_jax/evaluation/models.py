@@ -24,16 +24,18 @@ from rft_jax.graders import Grader, HostSample, Items, grade_samples
 from rft_jax.logging.samples import sample_row
 from rft_jax.parallel import (
     enter_on_all_hosts,
+    is_first,
     raise_on_all_hosts,
 )
 from rft_jax.runs.datasets import PromptData, read_prompt_data
 from rft_jax.runs.fingerprints import input_file
 from rft_jax.runs.grader import open_judges, reopen_grader
-from rft_jax.runs.reopen import OpenModel, open_model
+from rft_jax.runs.reopen import OpenModel, open_best, open_model
 from rft_jax.runs.run import Run
 from rft_jax.step import make_grading, make_sampler
 from rft_jax.strings import from_host
 from rft_jax.utils.compilation_cache import use_compilation_cache
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
@@ -104,9 +106,12 @@ def evaluate(
 ) -> Evaluated:
     """Evaluates models on one file of items; arguments and errors are those of `evaluate_models`.
 
+    Of a run or stage that was validated, its best checkpoint is evaluated.
+
     evaluate(["runs/claims/sft", "runs/claims/rft"]).models[1].summary["reward_mean"]
     """
-    models = list(evaluate_models([Path(path) for path in paths], data_file, settings, seed))
+    paths = [Path(path) for path in paths]
+    models = list(evaluate_models(paths, data_file, settings, seed, best=True))
     return Evaluated(models, paired(models))
 
 
@@ -116,6 +121,7 @@ def evaluate_models(
     settings: EvalStage = ONE_SAMPLE,
     seed: int = 0,
     answers: Mapping[str, str] | None = None,
+    best: bool = False,
 ) -> Iterator[ModelResult]:
     """Evaluates models on one file of items, all by the grader of the first run that has one.
 
@@ -131,6 +137,7 @@ def evaluate_models(
         seed: The seed of the samples' noise, the same for all.
         answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
             reads them; they follow the models.
+        best: Of a run or stage, take the checkpoint of the best validation; or else the newest.
 
     Yields:
         The models' results in their order.
@@ -141,7 +148,7 @@ def evaluate_models(
     if settings.samples < 1:
         raise InputError("samples: must be at least 1")
     with raise_on_all_hosts():
-        models = [open_model(path) for path in paths]
+        models = [(open_best if best else open_model)(path) for path in paths]
         use_compilation_cache(models[0].run.config.compilation_cache)
         with_grader = next((model for model in models if model.rl_stages), None)
         if with_grader is None:
@@ -150,6 +157,9 @@ def evaluate_models(
                 "too"
             )
         judge = _Judge.open(with_grader, data_file, settings)
+        runs = {model.run.workdir for model in models if model.rl_stages}
+        if len(runs) > 1 and is_first():
+            log(f"all are graded by the grader of {with_grader.run.workdir}, on {judge.source}")
     for path, model in zip(paths, models, strict=True):
         as_trained = (model.rl_stages or with_grader.rl_stages)[-1]
         with raise_on_all_hosts():

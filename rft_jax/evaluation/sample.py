@@ -1,53 +1,179 @@
-"""Answers to one prompt, for people and other programs."""
+"""Answers to prompts, for people and other programs: `sample_model`, of one model.
+
+for sample in sample_model("runs/claims", "broken ski, reported after 9 days", system="Be brief."):
+    print(sample["text"])
+"""
 
 import dataclasses
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rft_jax import data
 from rft_jax.config import RolloutConfig
 from rft_jax.evaluation.evaluator import EXACT
 from rft_jax.models import Params, merge
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
-from rft_jax.runs.reopen import open_model
+from rft_jax.runs.reopen import OpenModel, open_best
 from rft_jax.step import logit_mask
+from rft_jax.tokenizers import message_text
 from rft_jax.utils.compilation_cache import use_compilation_cache
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
+AT_ONCE = 64  # completions that are decoded together
+
 
 def sample_model(
-    path: Path,
-    prompt: str,
+    path: str | Path,
+    prompt: str | Sequence[JsonObject],
     *,
+    system: str = "",
+    max_tokens: int | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    samples: int = 1,
+) -> Iterator[JsonObject]:
+    """Samples answers of a model to one prompt.
+
+    Args:
+        path: A run `WORKDIR` (its last stage), `WORKDIR/STAGE`, one checkpoint of a stage
+            `WORKDIR/STAGE/checkpoints/STEP`, or a Hugging Face checkpoint, a directory or
+            `hf:Owner/Name`. Of a run or stage the checkpoint of the highest validation reward is
+            taken, or the newest where nothing was validated.
+        prompt: The user's message, or a conversation to go on with: messages in OpenAI's format,
+            such as `[{"role": "user", "content": "broken ski"}]`, whose last is not the
+            assistant's.
+        system: A system message before it; empty for none.
+        max_tokens: Of a completion, thought and answer together; None: as the run's reinforcement
+            stage has it.
+        temperature: 0 decodes greedily.
+        seed: Of the samples' noise; the same seed gives the same samples.
+        samples: How many.
+
+    Yields:
+        For each sample `text` (the answer), `thought`, `stop_reason` ("stop", or "length" for one
+        that was cut) and `token_ids`.
+
+    Raises:
+        InputError: If there is no such model or an option cannot work.
+    """
+    item = {"messages": _conversation(prompt)}
+    for sample in sample_items(
+        path,
+        [item],
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        samples=samples,
+    ):
+        del sample["item"]
+        yield sample
+
+
+def _conversation(prompt: str | Sequence[JsonObject]) -> list[JsonObject]:
+    if not isinstance(prompt, str):
+        return list(prompt)
+    return [{"role": "user", "content": prompt}]
+
+
+def sample_items(
+    path: str | Path,
+    items: Sequence[JsonObject],
+    *,
+    source: str = "",
+    system: str = "",
+    max_tokens: int | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    samples: int = 1,
+) -> Iterator[JsonObject]:
+    """Samples answers of a model to many prompts; as `sample_model`, but for:
+
+    Args:
+        items: With `messages`, as `data.load_items` returns them.
+        source: Their file, for messages.
+
+    Yields:
+        What `sample_model` does, after `item`, the number of the prompt, from 1.
+    """
+    if samples < 1:
+        raise InputError(f"samples: must be at least 1, got {samples}")
+    if max_tokens is not None and max_tokens < 1:
+        raise InputError(f"max_tokens: must be at least 1, got {max_tokens}")
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature: must be a number from 0, got {temperature}")
+    items = [_with_system(item, system, _where(source, n)) for n, item in enumerate(items, 1)]
+    opened = open_best(Path(path))
+    tokens = [_encode(opened, item, _where(source, n)) for n, item in enumerate(items, 1)]
+    _tell_odd_prompts(opened, items, tokens, source)
+    yield from _sample(opened, tokens, max_tokens, temperature, seed, samples)
+
+
+def _where(source: str, number: int) -> str:
+    return f"{source}, line {number}" if source else "the prompt"
+
+
+def _with_system(item: JsonObject, system: str, where: str) -> JsonObject:
+    """The item, checked, with the system message before its own."""
+    messages = data.check_prompt(item, where)
+    _check_encoding(messages, where)
+    if not system:
+        return item
+    if messages[0]["role"] in ("system", "developer"):
+        raise InputError(f"{where}: has a system message of its own; leave one of the two out")
+    _check_encoding([system], "the system message")
+    return item | {"messages": [{"role": "system", "content": system}, *messages]}
+
+
+def _check_encoding(value: object, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: is not UTF-8; correct its encoding") from None
+
+
+def _encode(opened: OpenModel, item: JsonObject, where: str) -> list[int]:
+    try:
+        return opened.run.tokenizer.encode_prompt(item["messages"], item.get("tools"))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _tell_odd_prompts(
+    opened: OpenModel, items: Sequence[JsonObject], tokens: Sequence[list[int]], source: str
+) -> None:
+    """Warns of prompts that are unlike what the model has learned from."""
+    limit = opened.rl_stages[-1].rollout.max_prompt_tokens if opened.rl_stages else math.inf
+    empty = [n for n, item in enumerate(items, 1) if not message_text(item["messages"][-1]).strip()]
+    long = [n for n, ids in enumerate(tokens, 1) if len(ids) > limit]
+    for found, what in (
+        (empty, "the prompt is empty"),
+        (long, f"the prompt has {max(map(len, tokens))} tokens, but the model was trained on at "
+         f"most {limit} (rollout.max_prompt_tokens)"),
+    ):  # fmt: skip
+        if found:
+            where = f"{source}, line {found[0]}: " if source else ""
+            more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+            log(f"warning: {where}{what}; expect noise{more}")
+
+
+def _sample(
+    opened: OpenModel,
+    tokens: Sequence[list[int]],
     max_tokens: int | None,
     temperature: float,
     seed: int,
     samples: int,
 ) -> Iterator[JsonObject]:
-    """Samples answers to one user message.
-
-    Args:
-        path: As for `run.open_model`.
-        max_tokens: The longest completion; None: as the run's reinforcement stage has it.
-        temperature: 0 decodes greedily.
-
-    Yields:
-        For each sample its text, thought, token ids and stop reason ("stop" or "length").
-
-    Raises:
-        InputError: If there is no such model or an option cannot work.
-    """
-    if samples < 1 or (max_tokens is not None and max_tokens < 1):
-        raise InputError("samples and max_tokens must be at least 1")
-    if not 0 <= temperature < math.inf:
-        raise InputError("temperature must be a number from 0")
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise InputError("the prompt is not UTF-8; correct its encoding")
-    run, stage, step = opened = open_model(path)
+    run, stage, step = opened
     use_compilation_cache(run.config.compilation_cache)
     model, tokenizer = run.model(stage), run.tokenizer
     config = opened.sampling or RolloutConfig()
@@ -62,25 +188,40 @@ def sample_model(
         **EXACT,
     )
     mask = logit_mask(tokenizer, min(config.thinking_tokens, max(length - 2, 0)))
-    tokens = tokenizer.encode_prompt([{"role": "user", "content": prompt}])
-    prompts = Prompts(jnp.asarray([tokens], jnp.int32), jnp.asarray([len(tokens)], jnp.int32))
-    zero = jnp.zeros((1,), jnp.int32)
-    keys = completion_keys(jnp.uint32(seed), jnp.int32(0), zero, zero, samples)
 
     @jax.jit
-    def run_rollout(params: Params) -> Rollout:
+    def run_rollout(params: Params, prompts: Prompts, row_B: jax.Array) -> Rollout:
+        keys = completion_keys(
+            jnp.uint32(seed), jnp.int32(0), row_B, jnp.zeros_like(row_B), samples
+        )
         copy = merge(params, model.dtype)
         stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
         return rollout(model, copy, prompts, keys, mask, config, **stops)
 
-    output = jax.device_get(run_rollout(run.load_params(stage, step)))
-    for g in range(samples):
-        ids = output.tokens_BGT[0, g, : output.length_BG[0, g]].tolist()
-        answer = slice(output.answer_start_BG[0, g], output.answer_end_BG[0, g])
-        text = tokenizer.decode(ids[answer])
-        yield {
-            "text": text.lstrip("\n") if tokenizer.answer_separator else text,
-            "thought": tokenizer.decode(ids[: output.thinking_tokens_BG[0, g]]),
-            "token_ids": ids,
-            "stop_reason": "stop" if output.stopped_BG[0, g] else "length",
-        }
+    params = run.load_params(stage, step)
+    longest, B = max(map(len, tokens)), min(len(tokens), max(1, AT_ONCE // samples))
+    for first in range(0, len(tokens), B):
+        rows = range(first, min(first + B, len(tokens)))
+        row_B = np.asarray([*rows, *[rows[-1]] * (B - len(rows))], np.int32)
+        tokens_BP = np.full((B, longest), tokenizer.pad_id, np.int32)
+        for b, row in enumerate(row_B):
+            tokens_BP[b, : len(tokens[row])] = tokens[row]
+        length_B = np.asarray([len(tokens[row]) for row in row_B], np.int32)
+        output = jax.device_get(run_rollout(params, Prompts(tokens_BP, length_B), row_B))
+        for b, row in enumerate(rows):
+            for g in range(samples):
+                yield {"item": row + 1, **_read(opened, output, b, g)}
+
+
+def _read(opened: OpenModel, output: Rollout, b: int, g: int) -> dict[str, Any]:
+    """One completion of a rollout."""
+    tokenizer = opened.run.tokenizer
+    ids = output.tokens_BGT[b, g, : output.length_BG[b, g]].tolist()
+    answer = slice(output.answer_start_BG[b, g], output.answer_end_BG[b, g])
+    text = tokenizer.decode(ids[answer])
+    return {
+        "text": text.lstrip("\n") if tokenizer.answer_separator else text,
+        "thought": tokenizer.decode(ids[: output.thinking_tokens_BG[b, g]]),
+        "stop_reason": "stop" if output.stopped_BG[b, g] else "length",
+        "token_ids": ids,
+    }

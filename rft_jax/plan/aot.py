@@ -62,6 +62,8 @@ def devices(topology: Topology) -> Sequence[Device]:
         InputError: Their compiler is not installed, or knows no such slice.
     """
     chip = topology.chip
+    if chip.platform == "cpu":
+        return jax.devices("cpu")[:1]
     if chip.platform == "gpu":
         if not is_installed("jax_plugins.xla_cuda13"):
             raise InputError(_NO_COMPILER.format("GPU", "cuda"))

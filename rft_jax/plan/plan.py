@@ -150,7 +150,7 @@ def compile_plan(config: Config, topology: Topology) -> Plan:
     closed = estimate_plan(config, topology)
     stage = plan_stage(config)
     mesh = make_mesh(closed.mesh, devices(topology))
-    shape = model_shape(config, stage.model)
+    shape = _shape(config, stage, topology)
     program = _program(*shape, stage, mesh, topology.chip.platform)
     parts = {part.name: part for part in (compile_rollout(program), compile_update(program))}
     for part in parts.values():
@@ -165,8 +165,16 @@ def abstract_program(config: Config, topology: Topology) -> PlannedStep:
         InputError: As `estimate_plan`.
     """
     stage, sizes = plan_stage(config), mesh_shape(config.mesh, topology.devices)
-    shape = model_shape(config, stage.model)
+    shape = _shape(config, stage, topology)
     return _abstract_program(*shape, stage, sizes, topology.chip.platform)
+
+
+def _shape(config: Config, stage: RLStage, topology: Topology) -> tuple[ModelConfig, int]:
+    """The stage's model as the chip runs it, and its vocabulary."""
+    model, vocab_size = model_shape(config, stage.model)
+    if not topology.chip.has_kernels:
+        model = dataclasses.replace(model, attention="xla", decode_attention="xla")
+    return model, vocab_size
 
 
 @functools.cache  # a search asks for the same mesh on slices of several generations

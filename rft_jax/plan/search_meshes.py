@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from rft_jax.config import Config, MeshConfig
-from rft_jax.plan.chips import Topology
+from rft_jax.plan.chips import Chip, Topology, topologies
 from rft_jax.plan.memory import kept_bytes
 from rft_jax.plan.plan import (
     Plan,
@@ -17,6 +17,10 @@ from rft_jax.plan.plan import (
 from rft_jax.utils.errors import InputError
 
 TOLERANCE = 1.1  # of the closed form's bytes: what it puts that far above a device may still fit
+
+
+class NothingFits(InputError):
+    """No mesh and number of micro-batches fits what was asked for."""
 
 
 class Ranking(NamedTuple):
@@ -34,7 +38,8 @@ def search(config: Config, slices: Iterable[Topology], compiled: int) -> Ranking
             form, and then more until one fits; 0: the closed form is all.
 
     Raises:
-        InputError: No mesh fits, or compilation is not possible here.
+        NothingFits: No mesh fits.
+        InputError: Compilation is not possible here.
     """
     slices = list(slices)
     plans = [plan for topology in slices for plan in candidates(config, topology)]
@@ -48,13 +53,29 @@ def search(config: Config, slices: Iterable[Topology], compiled: int) -> Ranking
             plans.append(compile_plan(with_plan(config, plan), plan.topology))
     ranking = rank(plan for plan in plans if plan.fits)
     if not ranking.by_time:
-        raise InputError(
+        raise NothingFits(
             f"{', '.join(topology.name for topology in slices)}: no mesh and number of "
             "micro-batches divides the batch and fits; name another slice, or use adapters, "
             "policy_loss.gradient_accumulation, rollout.int8_weights or, with experts, "
             "models.NAME.decode_layers=scanned"
         )
     return ranking
+
+
+def smallest(config: Config, chip: Chip) -> Plan | None:
+    """In closed form the fastest plan on the smallest slice of a generation on which one fits.
+
+    Returns:
+        Without any that fits, the one that needs least of each device; None if no mesh divides the
+        batch.
+    """
+    least = None
+    for topology in topologies(chip):
+        plans = list(candidates(config, topology))
+        if fitting := [plan for plan in plans if plan.fits]:
+            return rank(fitting).by_time[0]
+        least = min([*plans, *filter(None, [least])], key=lambda p: p.peak_bytes, default=None)
+    return least
 
 
 def rank(plans: Iterable[Plan]) -> Ranking:

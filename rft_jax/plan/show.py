@@ -1,25 +1,29 @@
-"""A plan as a table on a terminal."""
+"""Plans as tables on a terminal."""
 
-import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from rft_jax.plan.chips import GIB
+from rft_jax.plan.chips import CHIPS, GIB, Topology
 from rft_jax.plan.plan import Plan
+
+_MIB = 2**20
+_MARGIN = 4  # of a ranking's width, for its borders
 
 
 def show_plan(plan: Plan) -> None:
-    """Writes bytes by cause, times and collectives to stderr."""
-    console = Console(stderr=True)
+    """Writes bytes by cause, times and collectives to stdout."""
+    console = Console(highlight=False)
     kept, topology = plan.kept, plan.topology
     origin = "compiled ahead of time" if plan.compile_seconds else "closed form, nothing compiled"
-    table = Table(title=f"{topology.name}, {topology.chips} chips, {mesh_text(plan)}: {origin}")
-    for column in ("GiB a device", "rollout", "update"):
-        table.add_column(column, justify="left" if column.startswith("GiB") else "right")
+    unit, name = (GIB, "GiB") if plan.peak_bytes >= GIB else (_MIB, "MiB")
+    table = Table()
+    for column in (f"{name} a device", "rollout", "update"):
+        table.add_column(column, justify="left" if column.startswith(name) else "right")
     rollout, update = plan.rollout_bytes, plan.update_bytes
     rest = update - kept.gradient - plan.activation_bytes
-    for name, *values in (
+    for cause, *values in (
         ("weights, float32", kept.weights, kept.weights),
         ("reference policy", kept.reference, kept.reference),
         ("optimizer", kept.optimizer, kept.optimizer),
@@ -31,48 +35,91 @@ def show_plan(plan: Plan) -> None:
         ("sum", kept.state + rollout, kept.state + update),
     ):
         if any(values):
-            table.add_row(name, *(f"{value / GIB:.2f}" if value else "" for value in values))
-    table.add_row("seconds, estimated", f"{plan.rollout_seconds:.2f}", f"{plan.update_seconds:.2f}")
+            table.add_row(cause, *(f"{value / unit:.2f}" if value else "" for value in values))
+    table.add_row(
+        "seconds, estimated", _seconds(plan.rollout_seconds), _seconds(plan.update_seconds)
+    )
     costs = plan.rollout_cost, plan.update_cost
     for kind in sorted({kind for cost in costs for kind in cost.sent_bytes}):
-        sent = (cost.sent_bytes.get(kind, 0) / GIB for cost in costs)
-        table.add_row(f"{kind}, GiB sent", *(f"{value:.2f}" for value in sent))
+        sent = (cost.sent_bytes.get(kind, 0) / unit for cost in costs)
+        table.add_row(f"{kind}, {name} sent", *(f"{value:.2f}" for value in sent))
+    console.print(f"{topology.name}, {_chips(topology)}, {mesh_text(plan)}: {origin}")
     console.print(table)
     verdict = "fits" if plan.fits else "DOES NOT FIT"
-    tokens = plan.completion_tokens / plan.step_seconds
     console.print(
-        f"{verdict}: {plan.peak_bytes / GIB:.2f} of {topology.device_hbm_bytes / GIB:.2f} GiB. "
-        f"About {plan.step_seconds:.1f} s a step and {tokens:,.0f} completion tokens/s, every "
-        "completion at full length: an estimate (roofline), not a measurement. The grader and "
-        "the detokenizer are left out."
+        f"{verdict}: {plan.peak_bytes / unit:.2f} of {topology.device_hbm_bytes / unit:,.2f} "
+        f"{name}. About {_seconds(plan.step_seconds)} s a step, every completion at full length: "
+        "an estimate (roofline), not a measurement. The grader and the detokenizer are left out."
     )
+    if topology.chip.platform == "cpu":
+        console.print(f"Of a CPU only the memory is known: {topology.chip.source}.")
     if plan.compile_seconds:
         console.print(f"Compiled in {sum(plan.compile_seconds.values()):.0f} s.")
 
 
-def show_ranking(title: str, plans: list[Plan]) -> None:
-    """Writes a table of plans to stderr."""
-    table = Table(title=title)
-    for column in ("slice", "chips", "mesh", "GiB", "of", "s a step", "chip s", "compiled"):
-        table.add_column(column, justify="left" if column in ("slice", "mesh") else "right")
+def show_ranking(title: str, plans: Sequence[Plan]) -> None:
+    """Writes a table of plans to stdout, its title in a line above."""
+    table = _table("slice", "chips", "mesh", "GiB", "of", "s a step", "chip s", "compiled")
     for plan in plans:
         table.add_row(
-            plan.topology.name,
-            str(plan.topology.chips),
-            mesh_text(plan),
-            f"{plan.peak_bytes / GIB:.1f}",
-            f"{plan.topology.device_hbm_bytes / GIB:.1f}",
-            f"{plan.step_seconds:.1f}",
+            *_cells(plan),
             f"{plan.step_seconds * plan.topology.chips:.0f}",
             "yes" if plan.compile_seconds else "no",
         )
-    Console(stderr=True, width=max(100, Console(file=sys.stderr).width)).print(table)
+    _print(title, table)
+
+
+def show_where(plans: Sequence[Plan]) -> None:
+    """Writes what fits where to stdout: a plan of each generation, fitting or not."""
+    table = _table("smallest slice", "chips", "mesh", "GiB", "of", "s a step", "")
+    for plan in plans:
+        table.add_row(*_cells(plan), "fits" if plan.fits else "does not fit")
+    title = "What fits where, in closed form; seconds are estimated (roofline), not measured"
+    _print(title, table)
+    if any(plan.topology.chip.platform == "cpu" for plan in plans):
+        Console(highlight=False).print(f"cpu: {CHIPS['cpu'].source}.")
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        is_text = column in ("slice", "smallest slice", "mesh", "")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+    return table
+
+
+def _print(title: str, table: Table) -> None:
+    """Whole names are worth more than the terminal's width."""
+    console = Console(highlight=False)
+    unbound = Console(width=10**3)
+    console.width = max(console.width, unbound.measure(table).maximum + _MARGIN)
+    console.print(title)
+    console.print(table)
+
+
+def _cells(plan: Plan) -> tuple[str, ...]:
+    return (
+        plan.topology.name,
+        str(plan.topology.chips),
+        mesh_text(plan),
+        f"{plan.peak_bytes / GIB:.1f}",
+        f"{plan.topology.device_hbm_bytes / GIB:.1f}",
+        _seconds(plan.step_seconds),
+    )
 
 
 def mesh_text(plan: Plan) -> str:
     """The mesh and the micro-batches in words."""
-    mesh = plan.mesh
+    mesh, parts = plan.mesh, plan.gradient_accumulation
     return (
         f"data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor}, "
-        f"{plan.gradient_accumulation} micro-batches"
+        f"{parts} micro-batch{'es' if parts != 1 else ''}"
     )
+
+
+def _chips(topology: Topology) -> str:
+    return f"{topology.chips} chip{'s' if topology.chips != 1 else ''}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

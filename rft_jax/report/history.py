@@ -96,9 +96,14 @@ def read_run(
     """
     try:
         config = json.loads((workdir / "config.json").read_text())
-    except FileNotFoundError as error:
+        planned = {stage["name"]: stage for stage in config["stages"]}
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{workdir}: not a work directory (it has no config.json)") from error
-    planned = {stage["name"]: stage for stage in config["stages"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{workdir / 'config.json'}: cannot be read as a run's configuration ({error}); it is "
+            "damaged, use another work directory"
+        ) from error
     files = {name: workdir / name / "metrics.jsonl" for name in planned}
     files = {name: path for name, path in files.items() if path.exists()}
     dumping = sum((workdir / name / "samples").is_dir() for name in files)

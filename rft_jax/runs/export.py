@@ -15,7 +15,7 @@ from rft_jax.models import hugging_face
 from rft_jax.runs.checkpoint import METRIC
 from rft_jax.runs.export_record import RECORD_FILE, ExportRecord, write_record
 from rft_jax.runs.pretrained import DATE_FILE, Source, base_source
-from rft_jax.runs.reopen import OpenModel, open_model
+from rft_jax.runs.reopen import OpenModel, open_best
 from rft_jax.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
 from rft_jax.tokenizers.spm_export import write_tokenizer
 from rft_jax.tokenizers.stop_files import write_stops
@@ -34,7 +34,7 @@ def export_model(
     written as the Llama or Qwen that computes the same.
 
     Args:
-        path: As for `run.open_model`.
+        path: As for `reopen.open_best`.
         directory: Created; must be empty.
         form: "hf" for all weights, with an adapter merged into them; "peft" for the adapter.
         dtype: "bfloat16" or "float32", of the weights; None: bfloat16, but float32 of an adapter
@@ -45,7 +45,7 @@ def export_model(
             with its options, or the directory is not empty.
     """
     hugging_face.check_empty(directory)
-    model = open_model(path)
+    model = open_best(path)
     source, tokenizer = model.run.sources.get(model.stage.model), model.run.tokenizer
     if form == "peft" and (source is None or source.config.lora is None):
         raise InputError(f"{path}: has no adapter; export all weights instead")

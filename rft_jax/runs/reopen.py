@@ -20,15 +20,17 @@ from rft_jax.config import (
 from rft_jax.config.overrides import read_config
 from rft_jax.models.hugging_face import is_checkpoint
 from rft_jax.parallel import (
+    is_first,
     make_mesh,
 )
-from rft_jax.runs.checkpoint import best_step
+from rft_jax.runs.checkpoint import best_step, steps
 from rft_jax.runs.pretrained import (
     find_sources,
     snapshotted_sources,
 )
 from rft_jax.runs.run import BASE_STAGE, Run
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 
 
@@ -110,6 +112,29 @@ def open_model(path: Path) -> OpenModel:
         )
     run = reopen(path.parent)
     return OpenModel(run, run.stage(path.name), step)
+
+
+def open_best(path: Path) -> OpenModel:
+    """Finds a model as `open_model`, to use it rather than to train it further.
+
+    Where the path names no checkpoint and validations chose one, that is taken, and said on stderr.
+
+    Raises:
+        InputError: As `open_model`.
+    """
+    model = open_model(path)
+    run, stage, step = model
+    if step is not None or stage is BASE_STAGE:
+        return model
+    folder = run.checkpoints(stage)
+    best = best_step(folder)
+    if best is None:
+        return model
+    newest = steps(folder)[-1]
+    if is_first():
+        other = f"; the newest is {folder / str(newest)}" if newest != best else ""
+        log(f"{path}: step {best}, the checkpoint of the best validation{other}")
+    return model._replace(step=best)
 
 
 def _open_checkpoint(source: str) -> Run:

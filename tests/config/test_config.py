@@ -104,7 +104,7 @@ def test_overrides_add_up():
 @pytest.mark.parametrize(
     ("path", "text", "sentence"),
     [
-        ("sed", "1", "sed: there is no setting 'sed'; known here: name, seed, data"),
+        ("sed", "1", "sed: there is no setting 'sed'; did you mean seed? known here: name, seed"),
         ("seed.x", "1", "seed.x: there is no setting 'x'"),
         ("seed", "many", "seed: 'many' is not a value of type int"),
         ("seed", "1.5", "seed: '1.5' is not a value of type int"),
@@ -231,7 +231,7 @@ REFUSED = {
     "stages.rft.optimizer.warmup_steps: -1 must be": reinforce(
         optimizer=OptimizerConfig(warmup_steps=-1)
     ),
-    "stages.rft.optimizer: learning_rate and clip_norm must be above 0": reinforce(
+    "stages.rft.optimizer.learning_rate: must be above 0, got 0.0": reinforce(
         optimizer=OptimizerConfig(learning_rate=0.0)
     ),
     "stages.rft.rollout.max_completion_tokens: must be at least 1": sampled(
@@ -240,8 +240,8 @@ REFUSED = {
     "stages.rft.rollout.temperature: training needs a temperature above 0": sampled(
         temperature=0.0
     ),
-    "stages.rft.rollout: top_p must lie in (0, 1] and top_k must be 0": sampled(top_p=0.0),
-    "stages.rft.rollout: top_p must lie in (0, 1] and top_k": sampled(top_k=-1),
+    "stages.rft.rollout.top_p: must lie in (0, 1], got 0.0": sampled(top_p=0.0),
+    "stages.rft.rollout.top_k: must be 0 (off) or more, got -1": sampled(top_k=-1),
     "stages.rft.rollout.reasoning_effort: 'extreme' is none of low, medium, high nor a": sampled(
         reasoning_effort="extreme"
     ),
@@ -262,11 +262,9 @@ REFUSED = {
     "stages.rft.async_rollout: with it samples come from another policy": reinforce(
         async_rollout=True
     ),
-    "stages.rft: eval_interval and early_stopping_patience must be 0": reinforce(eval_interval=-1),
+    "stages.rft.eval_interval: must be 0 (never) or more, got -1": reinforce(eval_interval=-1),
     "stages.rft.max_resample_batches: must be at least 1": reinforce(max_resample_batches=0),
-    "stages.rft: eval_interval and early_stopping_patience must be": reinforce(
-        early_stopping_patience=-1
-    ),
+    "stages.rft.early_stopping_patience: must be 0 (never)": reinforce(early_stopping_patience=-1),
     "stages.rft.early_stopping_patience: needs evaluations": reinforce(
         early_stopping_patience=2, eval_interval=0
     ),
@@ -282,8 +280,8 @@ REFUSED = {
         experts=8, experts_per_token=9
     ),
     "models.policy.sliding_window: sliding layers": modelled(attention_pattern=("sliding",)),
-    "stages.rft.policy_loss: clip_low must lie in (0, 1]": learned(clip_low=-0.2),
-    "stages.rft.policy_loss: clip_low must lie in": learned(clip_high=0.0),
+    "stages.rft.policy_loss.clip_low: must lie in (0, 1], got -0.2": learned(clip_low=-0.2),
+    "stages.rft.policy_loss.clip_high: must be above 0": learned(clip_high=0.0),
     "stages.rft.policy_loss.dual_clip: must be above 1": learned(dual_clip=1.0),
     "stages.rft.policy_loss.dual_clip: must be above 1, and is for loss=ppo_clip": learned(
         dual_clip=3.0, loss="gspo"
@@ -300,18 +298,18 @@ REFUSED = {
     "models.policy.lora.targets: name at least one weight": Config(
         models=(ModelConfig(source="x", lora=LoraConfig(targets=())),)
     ),
-    "stages.rft.policy_loss: tis_cap must be above 0": learned(tis_cap=0.0),
-    "stages.rft.policy_loss: tis_cap must be above 0 and icepop_low below": learned(
+    "stages.rft.policy_loss.tis_cap: must be above 0": learned(tis_cap=0.0),
+    "stages.rft.policy_loss.icepop_low: must be 0 or more and below icepop_high=1, got 2": learned(
         icepop_low=2.0, icepop_high=1.0
     ),
     "stages.rft.policy_loss.kl_coefficient: must be 0": learned(kl_coefficient=-0.1),
     "stages.rft.policy_loss.kl_estimator: the gradient of k1": learned(
         kl_coefficient=0.1, kl_estimator="k1"
     ),
-    "stages.rft.optimizer: b1 and b2 must lie in [0, 1)": reinforce(
+    "stages.rft.optimizer.b1: must lie in [0, 1), got 1.0": reinforce(
         optimizer=OptimizerConfig(b1=1.0)
     ),
-    "stages.rft.optimizer: b1 and b2 must lie in": reinforce(optimizer=OptimizerConfig(eps=0.0)),
+    "stages.rft.optimizer.eps: must be above 0": reinforce(optimizer=OptimizerConfig(eps=0.0)),
     "stages.rft.optimizer.weight_decay: must be": reinforce(
         optimizer=OptimizerConfig(weight_decay=-0.1)
     ),

@@ -14,6 +14,8 @@ from rft_jax.utils.errors import InputError
         ("v5p:4x4x8", 128, 128),
         ("tpu7x:2x2x1", 4, 8),
         ("h100:8", 8, 8),
+        ("rtx4090:1", 1, 1),
+        ("v5p:8x8x12", 768, 768),
     ],
 )
 def test_a_topology_is_read(name, chips, devices):
@@ -29,7 +31,21 @@ def test_two_devices_of_a_chip_share_its_memory():
 
 @pytest.mark.parametrize(
     "name",
-    ["", "v5e", "v9:2x2", "v5e:2x2x1", "v4:2x2", "v5e:0x4", "v5e:4×4", "h100:2x4", "h100:16"],
+    [
+        "",
+        "v5e",
+        "v9:2x2",
+        "v5e:2x2x1",
+        "v4:2x2",
+        "v5e:0x4",
+        "v5e:4×4",
+        "h100:2x4",
+        "h100:16",
+        "v5e:3x3",
+        "v5p:2x3x4",
+        "v4:16x16x32",
+        "cpu:2",
+    ],
 )
 def test_another_topology_is_refused_in_one_sentence(name):
     with pytest.raises(
@@ -42,5 +58,11 @@ def test_another_topology_is_refused_in_one_sentence(name):
 @pytest.mark.parametrize("chip", CHIPS.values())
 def test_the_slices_of_a_generation_are_topologies(chip):
     sizes = [topology.chips for topology in topologies(chip)]
-    assert sizes == sorted(sizes) and sizes[-1] == (256 if chip.platform == "tpu" else 8)
-    assert topologies(chip, chips=8)[0].chips == 8
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == {"tpu": 256, "gpu": 8, "cpu": 1}[chip.platform]
+    assert [found.chips for found in topologies(chip, chips=sizes[-1])] == [sizes[-1]]
+
+
+def test_the_cpu_is_this_machine():
+    topology = parse_topology("cpu")
+    assert topology.name == "cpu:1" and GIB / 2 < topology.device_hbm_bytes < 2**50
