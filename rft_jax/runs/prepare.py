@@ -35,7 +35,7 @@ from rft_jax.runs.pretrained import (
 from rft_jax.runs.run import Run
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer, train_tokenizer
 from rft_jax.runs.warm_start import check_init
-from rft_jax.runs.workdir import check_same
+from rft_jax.runs.workdir import CONFIG_FILE, check_same
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
 
@@ -64,7 +64,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
     mesh = make_mesh(config.mesh)
     for stage in config.training_stages:
         validate_mesh(stage, batch_parts(mesh))
-    stored = workdir / "config.json"
+    stored = workdir / CONFIG_FILE
     if stored.exists():
         check_same(stored, config)
     elif not is_first():
@@ -113,6 +113,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         ):
             write_atomically(workdir / GRADER_FILE, grader_text(config.grader))
         write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
+    if is_first():  # a run that is made longer has other settings
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     sources = {name: snapshot(source, workdir) for name, source in sources.items()}
     return dataclasses.replace(run, sources=sources, data=encoded)
