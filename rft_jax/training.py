@@ -90,7 +90,7 @@ class RunLoop:
             state = _start(self.run, stage, checkpoints)
             with (
                 stage.open() as (step, evaluator),
-                StageRecord(self.run, config, done, self._began) as record,
+                StageRecord(self.run, config, done, self._began, self._stop) as record,
             ):
                 if done == 0 and evaluator is not None:
                     row = _validation(self.run, evaluator, weights(stage.model, state))

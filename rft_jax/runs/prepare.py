@@ -28,6 +28,7 @@ from rft_jax.parallel import (
 from rft_jax.runs.datasets import StageReader, write_files
 from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
+from rft_jax.runs.lengths import check_batches, length_warnings
 from rft_jax.runs.pretrained import (
     find_sources,
     snapshot,
@@ -36,6 +37,7 @@ from rft_jax.runs.run import Run
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer, train_tokenizer
 from rft_jax.runs.warm_start import check_init
 from rft_jax.runs.workdir import CONFIG_FILE, check_same
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
 
@@ -83,6 +85,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         stage.name: readers[type(stage)].read(stage, files, workdir, grader)
         for stage in config.stages
     }
+    check_batches(config, rows)
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
@@ -103,6 +106,9 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
             stage.name: readers[type(stage)].encode(stage, rows[stage.name], config, tokenizer)
             for stage in config.stages
         }
+        if is_first():
+            for warning in length_warnings(config, rows, grader, tokenizer):
+                log(f"warning: {warning}")
         if temporary.exists():
             os.replace(temporary, tokenizer_path)
     if not stored.exists():

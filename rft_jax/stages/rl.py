@@ -23,6 +23,7 @@ from rft_jax.parallel import (
     to_host,
 )
 from rft_jax.runs.batches import bucketed, make_batch
+from rft_jax.runs.constant import note_constant
 from rft_jax.runs.datasets import Rows, StageData, encode_prompts, needed_file, read_prompts
 from rft_jax.runs.run import Run
 from rft_jax.stages.base import Compiled, Loop, Row, is_due, scalars_row
@@ -83,6 +84,8 @@ class RL:
         """Takes the steps that are left."""
         if self.config.rollout.truncates and is_first():
             log(truncation_warning(self.config))
+        if self._items.valid is not None and self.eval_interval and is_first():
+            note_constant(self._run.directory(self.config), self._grader, self._items.valid)
         loop.drive(self)
 
     def state_shardings(self) -> TrainState:
