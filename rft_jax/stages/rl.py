@@ -11,6 +11,7 @@ from rft_jax import data
 from rft_jax.config import Config, DataConfig, RLStage
 from rft_jax.evaluation.evaluator import make_evaluator
 from rft_jax.graders import Grader, Items
+from rft_jax.graders.template import item_fields
 from rft_jax.host_step import Batches, make_host_step
 from rft_jax.learn.optimizer import TrainState, make_optimizer
 from rft_jax.logging.samples import write_samples
@@ -152,7 +153,9 @@ class RL:
                 if is_first():
                     directory = self._run.directory(self.config) / "samples"
                     items = self._items.prompts.items
-                    write_samples(directory, step, samples, items, self._run.tokenizer)
+                    fields = item_fields(self._grader.spec)
+                    tokenizer = self._run.tokenizer
+                    write_samples(directory, step, samples, items, tokenizer, fields)
             except OSError as error:
                 log(f"warning: the samples of step {step} could not be written ({error})")
         return scalars_row(output.metrics)
