@@ -80,7 +80,7 @@ class Progress:
             self._live = Live(
                 console=self._console, get_renderable=self._panel, refresh_per_second=1
             )
-            self._live.start()
+            self._live.start(refresh=True)
         else:
             log(f"{self._stage}: compiling, which takes from seconds to minutes")
         return self
@@ -126,14 +126,14 @@ class Progress:
             self._columns = dict(REINFORCED if graded else SUPERVISED)
             if "valid_top1" not in row:
                 self._columns.pop("top 1", None)
-            heads = [f"{head:>10}" for head in (*self._columns, "seconds", "left")]
+            heads = [f"{head:>11}" for head in (*self._columns, "seconds", "left")]
             log(f"{'step':<{width}}{''.join(heads)}")
         values = (_first(row, names) for names in self._columns.values())
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         left = self.seconds_left
         cells += [f"{row['timing']['full_iteration']:.2f}", duration(left) if left else ""]
         line = f"{self._stage} {row['step']}/{self._steps}"
-        line = f"{line:<{width}}{''.join(f'{cell:>10}' for cell in cells)}"
+        line = f"{line:<{width}}{''.join(f'{cell:>11}' for cell in cells)}"
         if (graded := self._graded(row)) is not None:
             line += f"  only {graded:.0%} graded"
         log(line.rstrip())

@@ -28,11 +28,11 @@ def test_without_a_terminal_every_row_is_a_line_below_a_heading(capsys):
         progress.update(row(3, train_reward_mean=0.5))
     assert capsys.readouterr().err.splitlines() == [
         "rft: compiling, which takes from seconds to minutes",
-        "step       reward validation   entropy   seconds      left",
-        "rft 0/3               0.2500                2.00",
-        "rft 1/3    0.5000                          30.00",
-        "rft 2/3    0.5000                           2.00       2 s",
-        "rft 3/3    0.5000                           2.00",
+        "step        reward validation    entropy    seconds       left",
+        "rft 0/3                0.2500                  2.00",
+        "rft 1/3     0.5000                            30.00",
+        "rft 2/3     0.5000                             2.00        2 s",
+        "rft 3/3     0.5000                             2.00",
     ]
 
 
