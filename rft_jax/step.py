@@ -255,7 +255,7 @@ def make_dynamic_step(program: Program) -> Step:
             grade = grade_completed(
                 grading, completed, batch.item_fields, judge_params=judge_params
             )
-            metrics = describe(completions, grade)
+            metrics = describe(completed, grade)
             metrics = {
                 name: metrics[name]
                 for name in ("reward_mean", "zero_std_groups_fraction", "completion_tokens")
@@ -393,13 +393,17 @@ def learn(
     state, metrics = policy_update(
         learner, state, prompts, completed.rollout, advantage_BG, grade.valid
     )
-    metrics |= describe(completed.rollout, grade)
+    metrics |= describe(completed, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)
     return state, StepOutput(metrics, Samples(prompt_id_B, completed, grade, advantage_BG))
 
 
-def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
-    """Means over the valid samples: reward, sub-scores, errors and lengths."""
+def describe(completed: Completed, grade: Grade) -> dict[str, Array]:
+    """Means over the valid samples: reward, sub-scores, errors and lengths.
+
+    In `reward_mean_all` those that are not valid count as 0.
+    """
+    completions = completed.rollout
 
     def mean(x_BG: Array) -> Array:
         total = jnp.where(grade.valid, x_BG.astype(jnp.float32), 0).sum()
@@ -407,6 +411,7 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
 
     return {
         "reward_mean": mean(grade.reward),
+        "reward_mean_all": jnp.where(grade.valid, grade.reward, 0).mean(),
         "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
         "valid_fraction": grade.valid.mean(),
         "zero_std_groups_fraction": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
@@ -414,6 +419,7 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
         "completion_tokens_mean": completions.length_BG.mean(),
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
         "truncated_fraction": 1 - completions.stopped_BG.mean(),
+        "overlong_answers_fraction": completed.overflow_BG.mean(),
         **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
         **{
             _detail_name(name): mean(value)

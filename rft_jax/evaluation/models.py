@@ -21,7 +21,8 @@ from rft_jax.evaluation.bootstrap import Column, intervals, macro, numbered, pai
 from rft_jax.evaluation.evaluator import Evaluation, make_evaluator
 from rft_jax.evaluation.metrics import TOP, columns, summarize
 from rft_jax.graders import Grader, HostSample, Items, grade_samples
-from rft_jax.logging.samples import sample_row
+from rft_jax.graders.template import item_fields
+from rft_jax.logging.samples import expected, sample_row
 from rft_jax.parallel import (
     enter_on_all_hosts,
     is_first,
@@ -237,7 +238,9 @@ class _Judge:
             columns=found,
             cluster_M=self.cluster_M,
             parameters=parameters,
-            cases=_cases(run, items, evaluation, self.settings.cases),
+            cases=_cases(
+                run, items, evaluation, self.settings.cases, item_fields(self.grader.spec)
+            ),
         )
 
 
@@ -277,7 +280,9 @@ def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) ->
     )
 
 
-def _cases(run: Run, items: PromptData, found: Evaluation, count: int) -> list[list[JsonObject]]:
+def _cases(
+    run: Run, items: PromptData, found: Evaluation, count: int, fields: Sequence[str]
+) -> list[list[JsonObject]]:
     """The samples of each of the first `count` items."""
 
     def row(m: int, s: int) -> JsonObject:
@@ -292,7 +297,8 @@ def _cases(run: Run, items: PromptData, found: Evaluation, count: int) -> list[l
             scores={name: score[m, s] for name, score in found.scores.items()},
             errors={name: made[m, s] for name, made in found.errors.items()},
         )
-        return sample | {"prompt": items.items[m]["messages"]}
+        item = items.items[m]
+        return sample | expected(item, fields) | {"prompt": item["messages"]}
 
     M, S = found.reward_MS[:count].shape
     return [[row(m, s) for s in range(S)] for m in range(M)]

@@ -213,7 +213,7 @@ def _sample(
                 yield {"item": row + 1, **_read(opened, output, b, g)}
 
 
-def _read(opened: OpenModel, output: Rollout, b: int, g: int) -> dict[str, Any]:
+def _read(opened: OpenModel, output: Rollout, b: int, g: int) -> JsonObject:
     """One completion of a rollout."""
     tokenizer = opened.run.tokenizer
     ids = output.tokens_BGT[b, g, : output.length_BG[b, g]].tolist()

@@ -19,6 +19,7 @@ from rft_jax.utils.types import JsonMapping
 
 RIGHT = "right"
 OWN = "each item's own reference"
+COMMONEST = "the commonest reference"
 LONG_BYTES = 4096
 MOST_PROMPT_CHARACTERS = 1 << 14  # of a prompt that is tried as an answer
 _MOST_REFERENCES = 20  # joined in one answer; longer lists are malformed for most graders
@@ -105,7 +106,7 @@ def answers_of(spec: GraderType, items: Items) -> Iterator[tuple[str, list[list[
         return
     firsts = dict(zip(referring, common, strict=True))
     yield (
-        "the commonest reference",
+        COMMONEST,
         _ways(referring, items, lambda slot, n: next(iter(firsts[slot]), "")),
     )
 

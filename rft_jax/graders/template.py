@@ -7,9 +7,10 @@ insignificant white space; of an item, whose source is gone, as `json.dumps` wri
 after prose (`strings.json_anywhere`). Its keys are found in another case if not in their own.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +42,28 @@ class Variable:
     text: str
     namespace: str
     path: tuple[str | int, ...]
+
+
+def item_fields(node: object) -> list[str]:
+    """The keys of items that the templates of a grader, and of those below it, name."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+
+    def visit(value: object) -> None:
+        if isinstance(value, Variable):
+            if value.namespace == "item" and value.path and value.path[0] != "messages":
+                found.setdefault(str(value.path[0]))
+        elif isinstance(value, tuple | list):
+            for member in value:
+                visit(member)
+        elif isinstance(value, Mapping):
+            visit(list(value.values()))
+        elif dataclasses.is_dataclass(value) and id(value) not in seen:
+            seen.add(id(value))
+            visit([getattr(value, part.name) for part in dataclasses.fields(value)])
+
+    visit(node)
+    return list(found)
 
 
 class Rendered(NamedTuple):

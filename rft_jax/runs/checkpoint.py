@@ -8,6 +8,7 @@ does not agree with them is never loaded.
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,8 @@ class Checkpoints:
 
     def _not_written(self, error: Exception) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # What Orbax left unfinished would be told once more by asyncio when it is collected.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         log(f"warning: a checkpoint could not be written ({reason}); the newest is {self.latest()}")
         if is_first():
             for folder in _unfinished(self._directory):
