@@ -21,12 +21,13 @@ folding. A reference has to be one of the labels.
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import ANSWER, HostScore, HostView, Items, SampleView, Score
@@ -58,9 +59,10 @@ _MARKED, _PLAIN, _ARTICLE = 3, 2, 1
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(DeviceNode):
     """A validated `choice`."""
 
+    type_name: ClassVar[str] = "choice"
     name: str
     input: Template
     reference: Template
@@ -91,6 +93,11 @@ class Choice:
 
     def _fold(self, text: str) -> str:
         return fold_text(text) if self.ignore_case else text
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference)
 
     def encode(self, items: Items) -> Any:
         """See `GraderType.encode`."""

@@ -9,19 +9,21 @@ markers were found in order is a metric, `<name>/markers`, and earns nothing.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from rft_jax.graders.protocols import DeviceNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import from_host, occurrences
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(DeviceNode):
     """A validated `format`."""
 
+    type_name: ClassVar[str] = "format"
     name: str
     markers: tuple[str, ...]
     json_only: bool

@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from rft_jax.graders.host_json import Value
+from rft_jax.graders.protocols import DeviceNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -90,9 +91,10 @@ class Schema:
 
 
 @dataclass(frozen=True)
-class JsonSchema:
+class JsonSchema(DeviceNode):
     """A validated `json_schema`; `source` is the schema as JSON."""
 
+    type_name: ClassVar[str] = "json_schema"
     name: str
     schema: Schema
     source: str = field(repr=False)

@@ -11,10 +11,11 @@ With n the completion's tokens, those of its thinking included, the score is
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from rft_jax.graders.protocols import DeviceNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 
@@ -22,9 +23,10 @@ MOST_TOKENS = 1 << 24  # exact as float32
 
 
 @dataclass(frozen=True)
-class Length:
+class Length(DeviceNode):
     """A validated `length`."""
 
+    type_name: ClassVar[str] = "length"
     name: str
     max_tokens: int
     buffer: int

@@ -7,18 +7,21 @@ workshop). A text without words, or without matches, earns 0.
 
 import contextlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.placement import OneByOne
+from rft_jax.graders.protocols import HostNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items
 
 
 @dataclass(frozen=True)
-class Meteor:
+class Meteor(HostNode):
     """A validated `text_similarity` with the metric `meteor`."""
 
+    type_name: ClassVar[str] = "text_similarity"
     name: str
     input: Template
     reference: Template
@@ -39,6 +42,11 @@ class Meteor:
                 "evaluation_metric", "meteor needs WordNet; run python -m nltk.downloader wordnet"
             ) from None
         return cls(name, fields.template("input"), fields.template("reference"))
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference)
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""

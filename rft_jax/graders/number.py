@@ -25,11 +25,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -76,9 +77,10 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(DeviceNode):
     """A validated `number`; the tolerances are in the order of `TOLERANCES`."""
 
+    type_name: ClassVar[str] = "number"
     name: str
     input: Template
     reference: Template
@@ -109,6 +111,11 @@ class Number:
             marker=marker,
             tolerances=tuple(_tolerance(fields, key) for key in TOLERANCES),
         )
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference, marker=self.marker)
 
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""

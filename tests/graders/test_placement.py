@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from rft_jax.graders import ERRORS, build_grader, grade_texts, load_grader
 from rft_jax.graders.placement import explain, place
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.types import HostSample, HostScore, Items
 from rft_jax.strings import MAX_DEPTH
 from rft_jax.utils.errors import InputError
@@ -116,9 +118,10 @@ def test_answers_earn_the_same_on_device_and_host(both, texts):
 
 
 @dataclass(frozen=True)
-class Unlucky:
+class Unlucky(HostNode):
     """A grader for the host only, which says what it was asked."""
 
+    type_name: ClassVar[str] = "unlucky"
     name: str = "unlucky"
 
     @classmethod

@@ -12,22 +12,24 @@ judge that refuses or gives none leaves the sample invalid. See `judge` for wher
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.judge import FIELDS, JudgeRequest
 from rft_jax.graders.host.service import ServiceSession
 from rft_jax.graders.host.spoken import label_said
 from rft_jax.graders.judge_spec import parse_labels
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import Items
 from rft_jax.strings import fold_text
 
 
 @dataclass(frozen=True)
-class LabelModel:
+class LabelModel(HostNode):
     """A validated `label_model`."""
 
+    type_name: ClassVar[str] = "label_model"
     name: str
     judge: JudgeRequest
     labels: tuple[str, ...]
@@ -39,6 +41,11 @@ class LabelModel:
         fields.only(*FIELDS, "labels", "passing_labels")
         labels, passing = parse_labels(fields)
         return cls(name, JudgeRequest.parse(fields), labels, passing)
+
+    @property
+    def judge_model(self) -> str:
+        """See `HostGraderType.judge_model`."""
+        return self.judge.model
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""
