@@ -83,7 +83,7 @@ class Multi(CompositeNode):
 
     @property
     def children(self) -> Mapping[str, GraderType]:
-        """See `GraderType.children`."""
+        """See `Node.children`."""
         return dict(zip(self.keys, self.graders, strict=True))
 
     def with_children(self, children: Mapping[str, GraderType]) -> "Multi":

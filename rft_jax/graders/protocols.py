@@ -77,6 +77,12 @@ class Node(Protocol):
         ...
 
     @property
+    def children(self) -> Mapping[str, GraderType]:
+        """The nodes below that have a place of their own, by the keys that the grader's JSON gives
+        them; empty for a leaf. Until `placement.place` some may be of a `HostGraderType`."""
+        ...
+
+    @property
     def probe_target(self) -> ProbeTarget | None:
         """What probes need to know; None for a node that no answer can be written for, and for one
         whose children tell."""
@@ -93,12 +99,6 @@ class GraderType(Node, Protocol):
         Raises:
             InputError: naming the path inside the JSON and the remedy.
         """
-        ...
-
-    @property
-    def children(self) -> Mapping[str, GraderType]:
-        """The nodes below that have a place of their own, by the keys that the grader's JSON gives
-        them; empty for a leaf."""
         ...
 
     @property
@@ -219,7 +219,7 @@ class DeviceNode:
 
     @property
     def children(self) -> Mapping[str, GraderType]:
-        """See `GraderType.children`."""
+        """See `Node.children`."""
         return {}
 
     def with_children(self, children: Mapping[str, GraderType]) -> Any:
@@ -274,6 +274,11 @@ class HostNode:
     def probe_target(self) -> ProbeTarget | None:
         """See `Node.probe_target`."""
         return None
+
+    @property
+    def children(self) -> Mapping[str, GraderType]:
+        """See `Node.children`."""
+        return {}
 
     @property
     def judge_model(self) -> str:

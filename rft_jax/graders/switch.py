@@ -60,7 +60,7 @@ class Switch(CompositeNode):
 
     @property
     def children(self) -> Mapping[str, GraderType]:
-        """See `GraderType.children`."""
+        """See `Node.children`."""
         return dict(zip(self.keys, self.graders, strict=True))
 
     def with_children(self, children: Mapping[str, GraderType]) -> "Switch":
