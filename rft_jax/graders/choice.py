@@ -21,7 +21,7 @@ folding. A reference has to be one of the labels.
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ _MARKED, _PLAIN, _ARTICLE = 3, 2, 1
 class Choice(DeviceNode):
     """A validated `choice`."""
 
-    type_name: ClassVar[str] = "choice"
+    type_name = "choice"
     name: str
     input: Template
     reference: Template

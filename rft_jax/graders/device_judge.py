@@ -29,7 +29,7 @@ The prompts' width is that of the longest item plus that of the completions.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ class DeviceJudge(HostlessNode):
         judge: None until `open_judges`.
     """
 
-    runs_on: ClassVar[str] = "device judge"
+    runs_on = "device judge"
     name: str
     model: str
     messages: tuple[Message, ...]
@@ -187,7 +187,7 @@ class DeviceJudge(HostlessNode):
 class ScoreModel(DeviceJudge):
     """A validated `score_model` with a judge on the device."""
 
-    type_name: ClassVar[str] = "score_model"
+    type_name = "score_model"
 
     @classmethod
     def parse(cls, name: str, fields: Fields) -> Self:
@@ -209,7 +209,7 @@ class ScoreModel(DeviceJudge):
 class LabelModel(DeviceJudge):
     """A validated `label_model` with a judge on the device."""
 
-    type_name: ClassVar[str] = "label_model"
+    type_name = "label_model"
 
     @classmethod
     def parse(cls, name: str, fields: Fields) -> Self:

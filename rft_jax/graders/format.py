@@ -9,7 +9,7 @@ markers were found in order is a metric, `<name>/markers`, and earns nothing.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -23,7 +23,7 @@ from rft_jax.strings import from_host, occurrences
 class Format(DeviceNode):
     """A validated `format`."""
 
-    type_name: ClassVar[str] = "format"
+    type_name = "format"
     name: str
     markers: tuple[str, ...]
     json_only: bool

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ from rft_jax.utils.errors import InputError
 class FunctionGrader(DeviceNode):
     """A function as a grader; from `device_grader`."""
 
-    type_name: ClassVar[str] = "function"
+    type_name = "function"
     name: str
     function: Callable[..., jax.Array]
     templates: tuple[tuple[str, Template], ...]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ class Schema:
 class JsonSchema(DeviceNode):
     """A validated `json_schema`; `source` is the schema as JSON."""
 
-    type_name: ClassVar[str] = "json_schema"
+    type_name = "json_schema"
     name: str
     schema: Schema
     source: str = field(repr=False)

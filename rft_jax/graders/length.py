@@ -11,7 +11,7 @@ With n the completion's tokens, those of its thinking included, the score is
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -26,7 +26,7 @@ MOST_TOKENS = 1 << 24  # exact as float32
 class Length(DeviceNode):
     """A validated `length`."""
 
-    type_name: ClassVar[str] = "length"
+    type_name = "length"
     name: str
     max_tokens: int
     buffer: int

@@ -19,7 +19,7 @@ With `"entries": "tokens"` instead of the default "whole", entries are compared 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +76,7 @@ class Encoded(NamedTuple):
 class ListOverlap(DeviceNode):
     """A validated `list_overlap`."""
 
-    type_name: ClassVar[str] = "list_overlap"
+    type_name = "list_overlap"
     name: str
     input: Template
     reference: Template

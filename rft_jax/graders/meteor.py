@@ -7,7 +7,6 @@ workshop). A text without words, or without matches, earns 0.
 
 import contextlib
 from dataclasses import dataclass
-from typing import ClassVar
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.placement import OneByOne
@@ -21,7 +20,7 @@ from rft_jax.graders.types import HostScore, HostView, Items
 class Meteor(HostNode):
     """A validated `text_similarity` with the metric `meteor`."""
 
-    type_name: ClassVar[str] = "text_similarity"
+    type_name = "text_similarity"
     name: str
     input: Template
     reference: Template

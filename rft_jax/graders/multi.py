@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class Multi(CompositeNode):
         on_error: one of `ON_ERROR`.
     """
 
-    type_name: ClassVar[str] = "multi"
+    type_name = "multi"
     name: str
     graders: tuple[GraderType, ...]
     formula: Formula

@@ -25,7 +25,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +80,7 @@ class Encoded(NamedTuple):
 class Number(DeviceNode):
     """A validated `number`; the tolerances are in the order of `TOLERANCES`."""
 
-    type_name: ClassVar[str] = "number"
+    type_name = "number"
     name: str
     input: Template
     reference: Template

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class OnHost(HostlessNode):
         ways: from the nodes above it to the node, of those that choose.
     """
 
-    runs_on: ClassVar[str] = "host"
+    runs_on = "host"
     grader: GraderType | HostGraderType
     ways: Ways = ()
 

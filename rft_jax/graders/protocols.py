@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.spec_reader import Fields
@@ -199,8 +199,8 @@ class ScoresOnHost(Protocol):
 class DeviceNode:
     """Base of the types that run on the device and have no children."""
 
-    runs_on: ClassVar[str] = "device"
-    chooses: ClassVar[bool] = False
+    runs_on = "device"
+    chooses = False
 
     @property
     def why(self) -> str:
@@ -263,7 +263,7 @@ class CompositeNode(HostlessNode):
 class HostNode:
     """Base of the types that run on the host only."""
 
-    runs_on: ClassVar[str] = "host"
+    runs_on = "host"
 
     @property
     def why(self) -> str:

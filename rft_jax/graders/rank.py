@@ -15,7 +15,7 @@ ends before.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ MOST_ITEMS = 256  # every entry is compared with every other
 class Rank(DeviceNode):
     """A validated `rank`."""
 
-    type_name: ClassVar[str] = "rank"
+    type_name = "rank"
     name: str
     input: Template
     reference: Template

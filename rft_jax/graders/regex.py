@@ -19,7 +19,7 @@ depend on the pattern; on the host Python's backtracking may take very long, as 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -49,7 +49,7 @@ from rft_jax.strings.regex import (
 class Regex(DeviceNode):
     """A validated `regex`; `grader` is None where only the match counts."""
 
-    type_name: ClassVar[str] = "regex"
+    type_name = "regex"
     name: str
     input: Template
     pattern: str

@@ -13,7 +13,7 @@ earns 1: this is a penalty, to be one part of a `multi`.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -31,7 +31,7 @@ MOST_WORDS = 16  # in an n-gram; memory and time grow with it
 class Repetition(DeviceNode):
     """A validated `repetition`."""
 
-    type_name: ClassVar[str] = "repetition"
+    type_name = "repetition"
     name: str
     input: Template
     n: int

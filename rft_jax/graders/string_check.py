@@ -10,7 +10,7 @@ string equals what is no string if it reads as that is shown ("5" and 5).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ ON_HOST = {
 class StringCheck(DeviceNode):
     """A validated `string_check`."""
 
-    type_name: ClassVar[str] = "string_check"
+    type_name = "string_check"
     name: str
     input: Template
     reference: Template

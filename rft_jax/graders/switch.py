@@ -11,7 +11,7 @@ asked. A grader needs the fields of its own items only. Its score is reported un
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ from rft_jax.utils.errors import InputError
 class Switch(CompositeNode):
     """A validated `switch`; `keys` are those of the graders."""
 
-    type_name: ClassVar[str] = "switch"
-    chooses: ClassVar[bool] = True
+    type_name = "switch"
+    chooses = True
     name: str
     on: Template
     graders: tuple[GraderType, ...]

@@ -23,7 +23,7 @@ empty texts are alike in `fuzzy_match`, 1; wherever else a text has no words, th
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ ON_HOST: dict[str, Callable[[str, str], float]] = {
 class TextSimilarity(DeviceNode):
     """A validated `text_similarity`."""
 
-    type_name: ClassVar[str] = "text_similarity"
+    type_name = "text_similarity"
     name: str
     input: Template
     reference: Template

@@ -3,7 +3,6 @@
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -121,7 +120,7 @@ def test_answers_earn_the_same_on_device_and_host(both, texts):
 class Unlucky(HostNode):
     """A grader for the host only, which says what it was asked."""
 
-    type_name: ClassVar[str] = "unlucky"
+    type_name = "unlucky"
     name: str = "unlucky"
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,8 +40,8 @@ ROWS = [
 class Best(CompositeNode):
     """The best of the scores, or of those in the list that an item has as `asked`."""
 
-    type_name: ClassVar[str] = "best"
-    chooses: ClassVar[bool] = True
+    type_name = "best"
+    chooses = True
     name: str
     parts: tuple[tuple[str, GraderType], ...]
 

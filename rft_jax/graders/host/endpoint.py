@@ -11,7 +11,6 @@ import time
 import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.client import Client, ServiceError
@@ -30,7 +29,7 @@ PAYLOAD_BYTES = 1 << 20
 class Endpoint(HostNode):
     """A validated `endpoint`; `rate_limit` is in requests a second."""
 
-    type_name: ClassVar[str] = "endpoint"
+    type_name = "endpoint"
     name: str
     url: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)  # may hold a password

@@ -12,7 +12,7 @@ judge that refuses or gives none leaves the sample invalid. See `judge` for wher
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.judge import FIELDS, JudgeRequest
@@ -29,7 +29,7 @@ from rft_jax.strings import fold_text
 class LabelModel(HostNode):
     """A validated `label_model`."""
 
-    type_name: ClassVar[str] = "label_model"
+    type_name = "label_model"
     name: str
     judge: JudgeRequest
     labels: tuple[str, ...]

@@ -16,7 +16,7 @@ import re
 import string
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -36,7 +36,7 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 class ListOverlap(HostNode):
     """A validated `list_overlap` with `entries` "tokens"; made by the one on the device."""
 
-    type_name: ClassVar[str] = "list_overlap"
+    type_name = "list_overlap"
     name: str
     input: Template
     reference: Template

@@ -16,7 +16,6 @@ import ast
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.payload import check_rows, payload
@@ -32,7 +31,7 @@ SOURCE_BYTES = 256 * 1024
 class PythonGrader(HostNode):
     """A validated `python`."""
 
-    type_name: ClassVar[str] = "python"
+    type_name = "python"
     name: str
     source: str
 

@@ -12,7 +12,7 @@ on the device.
 import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.judge import FIELDS, JudgeRequest
@@ -29,7 +29,7 @@ from rft_jax.graders.types import Items
 class ScoreModel(HostNode):
     """A validated `score_model`; scores are from low to high."""
 
-    type_name: ClassVar[str] = "score_model"
+    type_name = "score_model"
     name: str
     judge: JudgeRequest
     low: float
