@@ -153,7 +153,7 @@ class DeviceJudge(HostlessNode):
         if self.judge is None:
             raise InputError(
                 f"{self.name}: the judge {self.model} is not open; open it with "
-                "rft_jax.runs.run.open_judges"
+                "rft_jax.runs.grader.open_judges"
             )
         return self.judge
 

@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rft_jax.learn.optimizer import TrainState
+from rft_jax.learn.optimizer import Frozen, TrainState
 from rft_jax.models import Params
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.utils.console import log
@@ -105,7 +105,7 @@ class Checkpoints:
                 rest=ocp.args.StandardRestore(_rest(like)),
             ),
         )
-        return TrainState(**restored["rest"])._replace(params=restored["params"])
+        return TrainState(**restored["rest"])._replace(params=restored["params"], frozen=Frozen())
 
     def _write_checksums(self) -> None:
         """Called by Orbax when all is written and the folder does not have its name yet."""

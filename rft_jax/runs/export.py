@@ -105,7 +105,7 @@ def _longest(model: OpenModel) -> int:
 def _record(model: OpenModel, source: Source | None) -> ExportRecord:
     sampling = model.sampling
     return ExportRecord(
-        completion_tokens=None if sampling is None else sampling.completion_tokens,
+        completion_tokens=None if sampling is None else sampling.max_completion_tokens,
         thinking_tokens=None if sampling is None else sampling.thinking_tokens,
         thinking=None if source is None else model.run.config.tokenizer.thinking,
         date=None if source is None else source.date.isoformat(),
