@@ -154,7 +154,7 @@ class DeviceJudge(HostlessNode):
             {},
         )
 
-    def _open_judge(self) -> JudgeModel:
+    def open_judge(self) -> JudgeModel:
         if self.judge is None:
             raise InputError(
                 f"{self.name}: the judge {self.model} is not open; open it with "
