@@ -154,7 +154,13 @@ class DeviceJudge(HostlessNode):
             {},
         )
 
+    @property
     def open_judge(self) -> JudgeModel:
+        """The judge.
+
+        Raises:
+            InputError: It is not open yet.
+        """
         if self.judge is None:
             raise InputError(
                 f"{self.name}: the judge {self.model} is not open; open it with "
