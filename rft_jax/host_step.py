@@ -136,7 +136,7 @@ def _compile_start(
 ) -> Callable[[TrainState, Batch, Array], tuple[Params, list[tuple[Batch, Array]]]]:
     """What sampling a batch begins with: the rollout's weights, and the chunks with their keys."""
     sampler = program.sampler
-    batch_place = batch_sharding(sampler.mesh)
+    row_sharding = batch_sharding(sampler.mesh)
 
     def start(
         state: TrainState, batch: Batch, ahead: Array
@@ -150,9 +150,9 @@ def _compile_start(
         ]
         return rollout_params(sampler, weights(program.learner.model, state)), parts
 
-    state_place = train_shardings(sampler.mesh, program.learner)
+    state_sharding = train_shardings(sampler.mesh, program.learner)
     return jax.jit(
-        start, in_shardings=(state_place, batch_place, None), out_shardings=(None, batch_place)
+        start, in_shardings=(state_sharding, row_sharding, None), out_shardings=(None, row_sharding)
     )
 
 
@@ -163,7 +163,7 @@ def _compile_update(
 ]:
     """Grades on the device what is left to grade, and learns; the state is donated."""
     mesh, grading = program.sampler.mesh, program.grading
-    state_place, batch_place = train_shardings(mesh, program.learner), batch_sharding(mesh)
+    state_sharding, row_sharding = train_shardings(mesh, program.learner), batch_sharding(mesh)
 
     def update(
         judge_params: JudgeParams,
@@ -179,8 +179,8 @@ def _compile_update(
 
     compiled = jax.jit(
         update,
-        in_shardings=(None, state_place, batch_place, batch_place, batch_place),
-        out_shardings=(state_place, output_shardings(mesh)),
+        in_shardings=(None, state_sharding, row_sharding, row_sharding, row_sharding),
+        out_shardings=(state_sharding, output_shardings(mesh)),
         donate_argnums=1,
     )
     return functools.partial(compiled, grading.grader.judge_params)
@@ -195,7 +195,7 @@ def make_host_sampler(
         A function (params, batch, keys_BG, count) -> samples; the host is asked about the first
         `count` prompts of the batch only, so that grades of those that fill it up mean nothing.
     """
-    place = batch_sharding(sampler.mesh)
+    row_sharding = batch_sharding(sampler.mesh)
     copy = jax.jit(lambda params: rollout_params(sampler, params))
     complete_batch = _compile_complete(sampler, grading)
 
@@ -205,7 +205,11 @@ def make_host_sampler(
         grade = grade_completed(grading, completed, batch.item_fields, found, judge_params)
         return Samples(batch.prompt_id_B, completed, grade, jnp.zeros_like(grade.reward))
 
-    compiled = jax.jit(grade, in_shardings=(None, place, place, place), out_shardings=place)
+    compiled = jax.jit(
+        grade,
+        in_shardings=(None, row_sharding, row_sharding, row_sharding),
+        out_shardings=row_sharding,
+    )
     grade_batch = functools.partial(compiled, grading.grader.judge_params)
 
     def run(params: Params, batch: Batch, keys_BG: Array, count: int) -> Samples:
@@ -213,7 +217,7 @@ def make_host_sampler(
         found, _ = _grade_in_turn(host, items, [texts], count)
         filling = len(keys_BG) - count
         found = jax.tree.map(lambda x: np.pad(x, ((0, filling), (0, 0)), "edge"), found)
-        return grade_batch(completed, batch, _spread(found, place))
+        return grade_batch(completed, batch, _spread(found, row_sharding))
 
     return run
 
@@ -221,7 +225,7 @@ def make_host_sampler(
 def _compile_complete(
     sampler: Sampler, grading: Grading
 ) -> Callable[[Params, Batch, Array], tuple[Completed, _Texts]]:
-    place = batch_sharding(sampler.mesh)
+    row_sharding = batch_sharding(sampler.mesh)
 
     def complete(params: Params, batch: Batch, keys_BG: Array) -> tuple[Completed, _Texts]:
         completed = read_answers(grading, sample(sampler, params, batch.prompts, keys_BG))
@@ -231,8 +235,8 @@ def _compile_complete(
 
     return jax.jit(
         complete,
-        in_shardings=(None, place, place),
-        out_shardings=(place, replicated(sampler.mesh)),
+        in_shardings=(None, row_sharding, row_sharding),
+        out_shardings=(row_sharding, replicated(sampler.mesh)),
     )
 
 
@@ -242,7 +246,7 @@ def _grade_in_turn(
     """Grades each part as soon as it is sampled; collective.
 
     Args:
-        count: Of each part's prompts, those to be graded; None for all.
+        count: How many of each part's prompts are graded; None for all.
 
     Returns:
         What the nodes found, arrays [B, G], and the seconds from the end of sampling to that of
@@ -292,8 +296,8 @@ def _part_of_host(part: _Texts) -> tuple[list[HostSample], list[int]]:
     return samples, rows_N[here].tolist()
 
 
-def _spread(found: dict[str, Score], place: NamedSharding) -> dict[str, Score]:
+def _spread(found: dict[str, Score], row_sharding: NamedSharding) -> dict[str, Score]:
     """Arrays that are whole on every host, over the devices."""
     size = len(jax.tree.leaves(found)[0])
-    here = local_rows(place, size)
-    return from_local(jax.tree.map(lambda leaf: leaf[here], found), place, size)
+    here = local_rows(row_sharding, size)
+    return from_local(jax.tree.map(lambda leaf: leaf[here], found), row_sharding, size)

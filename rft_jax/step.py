@@ -18,7 +18,7 @@ Arrays carry their shape as a suffix, one letter a meaning, here and in `rollout
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ from rft_jax.parallel import (
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
 from rft_jax.strings import ByteString, drop_leading
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
+from rft_jax.utils.types import PyTree
 
 Tree = TypeVar("Tree")
 JudgeParams = Mapping[str, Params]  # weights of the judges on the device, by model
@@ -58,7 +59,7 @@ class Batch(NamedTuple):
     prompts: Prompts
     prompt_id_B: Array  # int32, row in the data set
     draw_B: Array  # int32, how often the row was drawn before
-    item_fields: Any  # tree of arrays with leading axis B, from `Grader.encode_items`
+    item_fields: PyTree  # tree of arrays with leading axis B, from `Grader.encode_items`
 
 
 class Completed(NamedTuple):
@@ -94,7 +95,7 @@ class Graded(NamedTuple):
     grade: Grade
 
 
-Step = Callable[[JudgeParams, TrainState, Any], tuple[TrainState, StepOutput]]
+Step = Callable[[JudgeParams, TrainState, PyTree], tuple[TrainState, StepOutput]]
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Grading:
     """What grades: from the tokens of a completion to its reward.
 
     Attributes:
-        grader: Of the run.
+        grader: The run's.
         table: The tokenizer's pieces, by which answers become text.
         drops_line_breaks: Whether a format's line breaks before the answer are no part of it.
         output_bytes: L.
@@ -254,7 +255,7 @@ def make_dynamic_step(program: Program) -> Step:
             grade = grade_completed(
                 grading, completed, batch.item_fields, judge_params=judge_params
             )
-            metrics = describe(completions, grade)
+            metrics = describe(completed, grade)
             metrics = {
                 name: metrics[name]
                 for name in ("reward_mean", "zero_std_groups_fraction", "completion_tokens")
@@ -334,7 +335,7 @@ def read_answers(grading: Grading, completions: Rollout) -> Completed:
 def grade_completed(
     grading: Grading,
     completed: Completed,
-    item_fields: Any,
+    item_fields: PyTree,
     found_on_host: Mapping[str, Score] | None = None,
     judge_params: JudgeParams | None = None,
 ) -> Grade:
@@ -392,13 +393,17 @@ def learn(
     state, metrics = policy_update(
         learner, state, prompts, completed.rollout, advantage_BG, grade.valid
     )
-    metrics |= describe(completed.rollout, grade)
+    metrics |= describe(completed, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)
     return state, StepOutput(metrics, Samples(prompt_id_B, completed, grade, advantage_BG))
 
 
-def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
-    """Means over the valid samples: reward, sub-scores, errors and lengths."""
+def describe(completed: Completed, grade: Grade) -> dict[str, Array]:
+    """Means over the valid samples: reward, sub-scores, errors and lengths.
+
+    In `reward_mean_all` those that are not valid count as 0.
+    """
+    completions = completed.rollout
 
     def mean(x_BG: Array) -> Array:
         total = jnp.where(grade.valid, x_BG.astype(jnp.float32), 0).sum()
@@ -406,6 +411,7 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
 
     return {
         "reward_mean": mean(grade.reward),
+        "reward_mean_all": jnp.where(grade.valid, grade.reward, 0).mean(),
         "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
         "valid_fraction": grade.valid.mean(),
         "zero_std_groups_fraction": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
@@ -413,6 +419,7 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
         "completion_tokens_mean": completions.length_BG.mean(),
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
         "truncated_fraction": 1 - completions.stopped_BG.mean(),
+        "overlong_answers_fraction": completed.overflow_BG.mean(),
         **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
         **{
             _detail_name(name): mean(value)

@@ -17,6 +17,8 @@ from rft_jax.logging.metrics import import_wandb
 from rft_jax.logging.stage_logger import StageRecord
 from rft_jax.models import Params
 from rft_jax.parallel import AsyncMax, enter_on_all_hosts, is_first, raise_on_all_hosts
+from rft_jax.plan.this_machine import check_memory
+from rft_jax.report import end_of_run
 from rft_jax.runs.checkpoint import METRIC, Checkpoints, abstract
 from rft_jax.runs.prepare import open_run
 from rft_jax.runs.run import Run
@@ -53,11 +55,18 @@ def train(config: Config, workdir: Path, began: float | None = None) -> None:
             import_wandb()
     with enter_on_all_hosts(lock_workdir(workdir)):
         run = open_run(config, workdir, STAGE_TYPES)
+        with raise_on_all_hosts():
+            for stage in config.rl_stages:
+                model = run.model(stage)
+                check_memory(run.model_config(stage), model.vocab_size, stage, run.mesh)
         use_compilation_cache(config.compilation_cache)
         with StopSignals() as stop:
             for stage_config in config.stages:
                 make_stage(run, stage_config).run(RunLoop(run, stop, began))
                 began = time.perf_counter()
+        if is_first():
+            for sentence in end_of_run(workdir):
+                log(sentence)
 
 
 class RunLoop:
@@ -86,11 +95,13 @@ class RunLoop:
             done = checkpoints.latest() or 0
             rewards = _validation_rewards(directory, done)
             if done >= config.steps or _is_stale(stage, rewards):
+                if is_first():
+                    log(f"{config.name}: done already, {done} of {config.steps} steps")
                 return
             state = _start(self.run, stage, checkpoints)
             with (
                 stage.open() as (step, evaluator),
-                StageRecord(self.run, config, done, self._began) as record,
+                StageRecord(self.run, config, done, self._began, self._stop) as record,
             ):
                 if done == 0 and evaluator is not None:
                     row = _validation(self.run, evaluator, weights(stage.model, state))

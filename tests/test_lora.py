@@ -160,7 +160,7 @@ def test_an_adapter_is_trained_on(train, workdir, tmp_path):
 
 
 def test_what_cannot_be_is_said(train, workdir, checkpoint, tmp_path, capsys):
-    with pytest.raises(InputError, match="has no adapter; use --format hf"):
+    with pytest.raises(InputError, match="has no adapter; export all weights"):
         export_model(checkpoint, tmp_path / "out", "peft")
     assert train(tmp_path / "a", "") == 2
     assert "models.policy.source" in capsys.readouterr().err

@@ -290,6 +290,15 @@ def test_a_grader_s_module_that_changed_since_the_run_began_is_named(config, tmp
         open_run(config, tmp_path / "run", STAGE_TYPES)
 
 
+@pytest.mark.slow
+def test_a_run_that_is_made_longer_is_one_that_was_as_long_at_once(config, whole, tmp_path):
+    shorter = apply_overrides(config, {"stages.rft.steps": "2", "name": "shorter"})
+    train(shorter, tmp_path / "run")
+    train(config, tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["name"] == config.name
+
+
 def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, whole, tmp_path, capsys):
     damaged = Path(shutil.copytree(whole, tmp_path / "damaged"))
     newest = damaged / "rft" / "checkpoints" / "4"

@@ -165,7 +165,7 @@ def test_a_rollout_in_eight_bits_is_corrected(tokenizer, grader, items):
 
 
 def test_truncated_sampling_shows_in_the_gap(tokenizer, grader, items):
-    rollout = dataclasses.replace(make(tokenizer, grader).stage.rollout, top_k=20)
+    rollout = dataclasses.replace(make(tokenizer, grader).sampler.config, top_k=20)
     _, (output,) = run(make(tokenizer, grader, rollout=rollout), items, steps=1)
     assert output.metrics["sampler_learner_logprob_gap"] > 0.1
 

@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from rft_jax.commands.arguments import Subparsers, add_config
 
@@ -22,7 +21,7 @@ def add_parser(commands: Subparsers) -> None:
 class _HelpWithSettings(argparse.Action):
     """`--help` with every setting at its end."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from rft_jax.config.help import settings_text
 
         parser.print_help()

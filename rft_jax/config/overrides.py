@@ -33,7 +33,7 @@ def apply_overrides(config: Any, overrides: Mapping[str, str]) -> Any:
     literals of the setting's type; what is not a literal is a string.
 
     Raises:
-        InputError: for an unknown setting or a value of the wrong type.
+        InputError: For an unknown setting or a value of the wrong type.
     """
     for path, text in overrides.items():
         config = _replace(config, path.split("."), text, path)
@@ -121,7 +121,7 @@ def read_config(stored: Path) -> Config:
     """The configuration of a work directory, from its `config.json`.
 
     Raises:
-        InputError: it cannot be read, or was written by another version or an experiment file
+        InputError: It cannot be read, or was written by another version or an experiment file
             whose data class cannot be imported.
     """
     try:
@@ -144,7 +144,7 @@ def read_config(stored: Path) -> Config:
     return config
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: object, new: object, path: str = "") -> list[str]:
     """The settings in which two `to_json` values differ, as `a.b: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
@@ -162,5 +162,5 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
 
 
-def _named(value: Any) -> bool:
+def _named(value: object) -> bool:
     return isinstance(value, dict) and "name" in value

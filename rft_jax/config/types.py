@@ -31,7 +31,7 @@ def alternatives(kind: Any) -> tuple:
     return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
-def convert(value: Any, kind: Any) -> Any:
+def convert(value: object, kind: Any) -> Any:
     """The value as one of this type, which is no union; `MISMATCH` if it is none."""
     origin = typing.get_origin(kind)
     if origin is Literal:

@@ -38,7 +38,7 @@ def validate(config: Config) -> None:
     """Refuses a configuration that cannot work.
 
     Raises:
-        InputError: naming the setting and what to change.
+        InputError: Naming the setting and what to change.
     """
     _check_types(config, "")
     _check_names("models", config.models)
@@ -326,8 +326,8 @@ def validate_placement(stage: RLStage, needs_host: bool) -> None:
     if stage.max_resample_batches > 1 and needs_host:
         raise InputError(
             f"{section}.max_resample_batches: {stage.max_resample_batches} batches are sampled and "
-            "graded in one program, but this grader needs the host (`rft grade --explain` says "
-            "why); set it to 1 or use a grader that runs on the device"
+            "graded in one program, but this grader needs the host "
+            "(`graders.explain` says why); set it to 1 or use a grader that runs on the device"
         )
     if stage.async_rollout and not needs_host:
         raise InputError(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.types import JsonObject
+from rft_jax.utils.types import JsonMapping, JsonObject
 
 _LONG_PROMPT = 1 << 17  # characters; some 30,000 tokens
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -48,7 +48,7 @@ def check_prompt(item: JsonObject, where: str) -> list[JsonObject]:
     return messages
 
 
-def check_keys(items: Sequence[JsonObject], keys: Iterable[str], path: str | Path) -> None:
+def check_keys(items: Sequence[JsonMapping], keys: Iterable[str], path: str | Path) -> None:
     """Items may lack a key, but not all of them.
 
     Raises:
@@ -86,7 +86,7 @@ def output_text(row: JsonObject, where: str) -> str:
     """The answer in a row of answers.
 
     Raises:
-        InputError: it is missing, null or no string.
+        InputError: It is missing, null or no string.
     """
     text = row.get("output_text")
     if isinstance(text, str):
@@ -100,13 +100,13 @@ def output_text(row: JsonObject, where: str) -> str:
     )
 
 
-def suspicions(items: Sequence[JsonObject], source: str) -> list[str]:
+def suspicions(items: Sequence[JsonMapping], source: str) -> list[str]:
     """Sentences on items that can be used but are hardly meant: prompts that stand there twice, or
     are very long.
 
     Args:
-        items: from `load_items`.
-        source: the file.
+        items: From `load_items`.
+        source: The file.
     """
     lines: dict[str, int] = {}
     repeated, long = [], []

@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +42,7 @@ from rft_jax.strings import ByteString
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.numbers import peak_memory_bytes
+from rft_jax.utils.types import JsonObject
 
 WARM_UP = 2  # steps left out of the median
 VOWELS = b"aeiou"
@@ -63,7 +63,7 @@ def bench(
     num_prompts: int,
     group: int,
     steps: int,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Times `steps` steps; the first two are left out of the median.
 
     Args:
@@ -181,7 +181,7 @@ def _time_parts(program: Program, params: Params, batches: list[Batch]) -> dict[
     }
 
 
-def _median(calls: list[Callable[[], Any]]) -> float:
+def _median(calls: list[Callable[[], object]]) -> float:
     jax.block_until_ready(calls[0]())
     seconds = []
     for call in calls:

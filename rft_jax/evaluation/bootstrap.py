@@ -9,7 +9,7 @@ publication, are drawn together: `cluster_M` numbers the clusters.
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Column(NamedTuple):
         return float(self.total_M.sum() / _positive(self.weight_M.sum()))
 
 
-def numbered(labels: Sequence[Any]) -> np.ndarray:
+def numbered(labels: Sequence[Hashable]) -> np.ndarray:
     """The number of each item's label, any JSON value; items without one (None, "") stand alone."""
     number: dict[Hashable, int] = {}
     keys = [
@@ -43,7 +43,7 @@ def macro(column: Column, group_M: np.ndarray) -> Column:
     """The metric with every group of items counting alike.
 
     Args:
-        column: Of M items.
+        column: The values of M items.
         group_M: The number of each item's group.
     """
     with_weight_M = column.weight_M > 0
@@ -62,8 +62,8 @@ def intervals(
 
     Args:
         columns: By the metric's name, all of the same M items.
-        seed: Of the bootstrap.
-        resamples: Of the items, with replacement.
+        seed: The bootstrap's.
+        resamples: How often the items are drawn, with replacement.
         cluster_M: The number of each item's cluster; None: each is its own.
     """
     names = list(columns)

@@ -59,12 +59,12 @@ def make_evaluator(
     """Compiles on first use; the same function then serves every checkpoint. Collective.
 
     Args:
-        sampler: Of a reinforcement stage; but here nothing is in eight bits.
+        sampler: A reinforcement stage's; but here nothing is in eight bits.
         grading: Likewise.
         host: Open, for the grader's nodes that run there.
         items: What is to be answered.
         samples: Samples per item, S.
-        seed: Of the samples' noise.
+        seed: The seed of the samples' noise.
         at_once: About how many completions are sampled at once, as many as in a training step.
     """
     sampler = dataclasses.replace(sampler, config=dataclasses.replace(sampler.config, **EXACT))

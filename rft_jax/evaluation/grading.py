@@ -3,12 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
 from rft_jax import data
 from rft_jax.config import HostOptions, MeshConfig
@@ -29,6 +27,7 @@ from rft_jax.parallel import make_mesh
 from rft_jax.runs.grader import open_judges
 from rft_jax.tokenizers import message_text
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonMapping, JsonObject
 
 _TOKEN_COUNTS = ("prompt_tokens", "completion_tokens")
 
@@ -37,23 +36,23 @@ def explain_grader(grader: str, placement: str) -> Iterator[dict[str, str]]:
     """Where each node of a grader runs, and why.
 
     Raises:
-        InputError: the grader cannot be used.
+        InputError: The grader cannot be used.
     """
     return explain(build_grader(load_grader(grader), placement).spec)
 
 
 def grade_files(
     grader_name: str, items_file: Path, samples_file: Path, placement: str, options: HostOptions
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Grades answers.
 
     Args:
-        grader_name: as for `load_grader`.
+        grader_name: As for `load_grader`.
         items_file: JSON lines, the items.
         samples_file: JSON lines with `output_text` and, unless there are as many samples as items
             in the same order, `item`, the number of the item's line from 1.
         placement: "auto", "device" or "host".
-        options: of the nodes on the host.
+        options: What the nodes on the host may use.
 
     Yields:
         For each sample an object in the shape of OpenAI's answer to /graders/run, with the line of
@@ -61,7 +60,7 @@ def grade_files(
         the mean over the samples, in seconds.
 
     Raises:
-        InputError: naming file, line and field of what cannot be used.
+        InputError: Naming file, line and field of what cannot be used.
     """
     grader = _open(build_grader(load_grader(grader_name), placement, options))
     items = Items(data.load_rows(items_file), str(items_file))
@@ -72,7 +71,7 @@ def grade_files(
 
     models = judge_models(grader.spec)
 
-    def number(value: np.float32) -> float:
+    def number(value: jax.Array) -> float:
         return round(float(value), 7)
 
     for n in range(len(samples)):
@@ -97,13 +96,13 @@ def grade_files(
 
 
 def _token_usage(
-    models: Mapping[str, str], details: Mapping[str, np.ndarray], n: int
+    models: Mapping[str, str], details: Mapping[str, jax.Array], n: int
 ) -> dict[str, dict[str, int]]:
     """What judges at a server spent on sample n, by model.
 
     Args:
-        models: of the nodes that are such judges.
-        details: of a Grade.
+        models: The models of the nodes that are such judges.
+        details: A grade's.
     """
     usage: dict[str, dict[str, int]] = {}
     for node, model in models.items():
@@ -151,24 +150,24 @@ def validate_files(
     options: HostOptions,
     right: str = "",
     supervised: Path | None = None,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[JsonObject, list[str]]:
     """Checks a grader and the items together, and probes for reward hacking.
 
     Args:
-        grader_name: as for `load_grader`.
-        data_file: training items as JSON lines.
-        low: the least reward that is meant to occur.
-        high: the greatest.
-        options: of the nodes on the host.
-        right: a field of the items that is a right answer as it is, where the grader does not tell.
-        supervised: supervised items, whose answers are right ones to the same prompts.
+        grader_name: As for `load_grader`.
+        data_file: Training items as JSON lines.
+        low: The least reward that is meant to occur.
+        high: The greatest.
+        options: What the nodes on the host may use.
+        right: A field of the items that is a right answer as it is, where the grader does not tell.
+        supervised: Supervised items, whose answers are right ones to the same prompts.
 
     Returns:
         The probes' mean rewards, None where no grade was valid, and how often the grader failed;
         and sentences on what is suspicious.
 
     Raises:
-        InputError: naming file, line and field of what cannot be used.
+        InputError: Naming file, line and field of what cannot be used.
     """
     if low >= high:
         raise InputError(f"the range of the rewards: {low:g} is not below {high:g}; exchange them")
@@ -216,6 +215,6 @@ def _right_answers(items: Items, right: str, supervised: Path | None) -> list[st
     return found
 
 
-def _conversation(messages: list[dict[str, Any]]) -> str:
+def _conversation(messages: Sequence[JsonMapping]) -> str:
     """Roles and texts, to compare prompts by."""
     return json.dumps([(message["role"], message_text(message)) for message in messages])

@@ -1,26 +1,31 @@
 """What an evaluation says: means over samples and items, pass@k, majority, top@k of ranks."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from rft_jax.evaluation.bootstrap import Column
 from rft_jax.evaluation.evaluator import Evaluation
 from rft_jax.graders import ANSWER, Grader
+from rft_jax.utils.types import JsonObject
 
 TOP = (1, 5)  # top@k for graders that rank
 
 
-def summarize(evaluation: Evaluation, found: Mapping[str, Column]) -> dict[str, Any]:
-    """The means of `columns`, and what else there is to say of an evaluation."""
+def summarize(evaluation: Evaluation, found: Mapping[str, Column]) -> JsonObject:
+    """The means of `columns`, and what else there is to say of an evaluation.
+
+    In `reward_mean_all` the samples that are not valid count as 0.
+    """
+    valid_MS = evaluation.valid_MS
     errors = {f"errors/{name}_mean": float(f.mean()) for name, f in evaluation.errors.items()}
     errors |= {f"errors/{name}_count": int(f.sum()) for name, f in evaluation.errors.items()}
     return {
-        "items": len(evaluation.valid_MS),
-        "samples": evaluation.valid_MS.shape[1],
+        "items": len(valid_MS),
+        "samples": valid_MS.shape[1],
         **{name: column.mean for name, column in found.items()},
-        "valid_fraction": float(evaluation.valid_MS.mean()),
+        "reward_mean_all": float(np.where(valid_MS, evaluation.reward_MS, 0).mean()),
+        "valid_fraction": float(valid_MS.mean()),
         "truncated_fraction": float(evaluation.truncated_MS.mean()),
         "completion_tokens_mean": float(evaluation.completion_tokens_MS.mean()),
         "reasoning_tokens_mean": float(evaluation.reasoning_tokens_MS.mean()),

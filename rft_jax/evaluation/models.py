@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,8 @@ from rft_jax.evaluation.bootstrap import Column, intervals, macro, numbered, pai
 from rft_jax.evaluation.evaluator import Evaluation, make_evaluator
 from rft_jax.evaluation.metrics import TOP, columns, summarize
 from rft_jax.graders import Grader, HostSample, Items, grade_samples
-from rft_jax.logging.samples import sample_row
+from rft_jax.graders.template import item_fields
+from rft_jax.logging.samples import expected, sample_row
 from rft_jax.parallel import (
     enter_on_all_hosts,
     is_first,
@@ -37,6 +38,7 @@ from rft_jax.strings import from_host
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 ONE_SAMPLE = EvalStage(cases=0)
 OF_MACRO = ("reward_mean", *(f"top{k}" for k in TOP), "top_max", "mrr")
@@ -65,9 +67,9 @@ class ModelResult:
     columns: dict[str, Column]
     cluster_M: np.ndarray
     parameters: int | None = None
-    cases: Sequence[Sequence[dict[str, Any]]] = ()
+    cases: Sequence[Sequence[JsonObject]] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The result as one JSON object, its cases left out."""
         size = {} if self.parameters is None else {"parameters": self.parameters}
         about = {"model": self.model, "data": self.data, **size}
@@ -85,7 +87,7 @@ class PairedDifference:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The difference as one JSON object."""
         return dataclasses.asdict(self)
 
@@ -133,7 +135,7 @@ def evaluate_models(
         data_file: JSON lines; None for the first run's own validation file.
         settings: How many samples, what is drawn together, and of how many items, from the first,
             the samples come with the result.
-        seed: Of the samples' noise, the same for all.
+        seed: The seed of the samples' noise, the same for all.
         answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
             reads them; they follow the models.
         best: Of a run or stage, take the checkpoint of the best validation; or else the newest.
@@ -236,7 +238,9 @@ class _Judge:
             columns=found,
             cluster_M=self.cluster_M,
             parameters=parameters,
-            cases=_cases(run, items, evaluation, self.settings.cases),
+            cases=_cases(
+                run, items, evaluation, self.settings.cases, item_fields(self.grader.spec)
+            ),
         )
 
 
@@ -277,11 +281,11 @@ def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) ->
 
 
 def _cases(
-    run: Run, items: PromptData, found: Evaluation, count: int
-) -> list[list[dict[str, Any]]]:
+    run: Run, items: PromptData, found: Evaluation, count: int, fields: Sequence[str]
+) -> list[list[JsonObject]]:
     """The samples of each of the first `count` items."""
 
-    def row(m: int, s: int) -> dict[str, Any]:
+    def row(m: int, s: int) -> JsonObject:
         sample = sample_row(
             run.tokenizer,
             found.tokens_MST[m, s],
@@ -293,7 +297,8 @@ def _cases(
             scores={name: score[m, s] for name, score in found.scores.items()},
             errors={name: made[m, s] for name, made in found.errors.items()},
         )
-        return sample | {"prompt": items.items[m]["messages"]}
+        item = items.items[m]
+        return sample | expected(item, fields) | {"prompt": item["messages"]}
 
     M, S = found.reward_MS[:count].shape
     return [[row(m, s) for s in range(S)] for m in range(M)]

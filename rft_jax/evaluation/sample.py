@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +39,7 @@ def sample_model(
     temperature: float = 1.0,
     seed: int = 0,
     samples: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Samples answers of a model to one prompt.
 
     Args:
@@ -95,7 +94,7 @@ def sample_items(
     temperature: float = 1.0,
     seed: int = 0,
     samples: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Samples answers of a model to many prompts; as `sample_model`, but for:
 
     Args:
@@ -173,7 +172,7 @@ def _sample(
     temperature: float,
     seed: int,
     samples: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     run, stage, step = opened
     use_compilation_cache(run.config.compilation_cache)
     model, tokenizer = run.model(stage), run.tokenizer
@@ -215,7 +214,7 @@ def _sample(
                 yield {"item": row + 1, **_read(opened, output, b, g)}
 
 
-def _read(opened: OpenModel, output: Rollout, b: int, g: int) -> dict[str, Any]:
+def _read(opened: OpenModel, output: Rollout, b: int, g: int) -> JsonObject:
     """One completion of a rollout."""
     tokenizer = opened.run.tokenizer
     ids = output.tokens_BGT[b, g, : output.length_BG[b, g]].tolist()

@@ -21,7 +21,7 @@ folding. A reference has to be one of the labels.
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from rft_jax.strings.byte_string import last_where, next_where, shift_left, shif
 from rft_jax.strings.literals import literal_starts
 from rft_jax.strings.unicode import fold_points, is_space, is_word
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import PyTree
 
 MOST_CHARACTERS = 1000  # of all labels
 # Words by what they do to a label that follows, or, from "lists" on, that stands before.
@@ -92,7 +93,7 @@ class Choice:
     def _fold(self, text: str) -> str:
         return fold_text(text) if self.ignore_case else text
 
-    def encode(self, items: Items) -> Any:
+    def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         references = [self._reference(items, n) for n in range(len(items.rows))]
         return self.input.encode(items), np.array(references, np.int32)
@@ -107,7 +108,7 @@ class Choice:
             )
         return self._folded.index(self._fold(reference))
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         own, reference_N = encoded
         (text,), errors, failed_N = render_on_device(view, (self.input,), (own,))
@@ -121,7 +122,7 @@ class Choice:
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with `re`."""
         texts, errors = render_on_host(view, (self.input,), items, n)
-        answer = choose_on_host(*texts, self._folded, self.ignore_case) if texts else -1
+        answer = choose_on_host(texts[0], self._folded, self.ignore_case) if texts else -1
         details = {f"{self.name}/no_choice": float(answer < 0), f"{self.name}{ANSWER}": answer}
         return HostScore(float(answer == self._reference(items, n)), errors, details)
 
@@ -130,14 +131,14 @@ class _Words(NamedTuple):
     """What is known of the words of N texts: bool[N, L] at the first character of each.
 
     Attributes:
-        first: a word starts.
-        marks: it says that the answer follows.
-        negates: what follows is not the answer.
-        weighs: it is no filler.
+        first: A word starts.
+        marks: It says that the answer follows.
+        negates: What follows is not the answer.
+        weighs: It is no filler.
         lists: "or", "and".
-        denies: what stands before is not the answer.
-        denies_later: the same, with a filler in between.
-        no_article: an "A" before it is no article.
+        denies: What stands before is not the answer.
+        denies_later: The same, with a filler in between.
+        no_article: An "A" before it is no article.
     """
 
     first: jax.Array
@@ -155,10 +156,10 @@ def choose(text: ByteString, labels: tuple[str, ...], ignore_case: bool) -> jax.
 
     Args:
         text: ByteString of [N, L].
-        labels: folded if case is ignored.
-        ignore_case: compare the folded text.
+        labels: Folded if case is ignored.
+        ignore_case: Compare the folded text.
     """
-    points, length = decode(text)
+    points, length = map(jnp.asarray, decode(text))
     folded = fold_points(points)
     inside = jnp.arange(points.shape[-1]) < length[:, None]
     word = is_word(folded) & inside
@@ -207,8 +208,8 @@ def choose(text: ByteString, labels: tuple[str, ...], ignore_case: bool) -> jax.
 def _find_labels(
     points: jax.Array, word: jax.Array, labels: tuple[str, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    """int32[N, L]: the number of the longest label that starts at a place, -1 for none; and its end
-    there."""
+    """int32[N, L]: the number of the longest label that starts at a character, -1 for none; and its
+    end there."""
     starts = literal_starts(points, [[*map(ord, label)] for label in labels])
     found = jnp.full(points.shape, -1, jnp.int32)
     index = jnp.arange(points.shape[-1], dtype=jnp.int32)
@@ -250,22 +251,22 @@ def _read_words(folded: jax.Array, word: jax.Array, is_label: jax.Array) -> _Wor
 
 
 def _before(x: jax.Array) -> jax.Array:
-    """What `last_where` gave for the place before; -1 at the first."""
+    """What `last_where` gave for the character before; -1 at the first."""
     return shift_right(x + 1, 1) - 1
 
 
 def _after(mask: jax.Array, end: jax.Array) -> jax.Array:
-    """The first place from `end` on where a mask holds, at least L without one."""
+    """The first character from `end` on where a mask holds, at least L without one."""
     width = mask.shape[-1]
     found = jnp.take_along_axis(next_where(mask), jnp.minimum(end, width - 1), axis=-1)
     return jnp.where(end < width, found, width)
 
 
-def _at(x: jax.Array, place: jax.Array) -> jax.Array:
-    """x at a place of its row; zero or false outside."""
-    place = jnp.broadcast_to(place, x.shape)
-    taken = jnp.take_along_axis(x, jnp.maximum(place, 0), axis=-1, mode="clip")
-    return jnp.where((place >= 0) & (place < x.shape[-1]), taken, jnp.zeros_like(taken))
+def _at(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x at an index of its row; zero or false outside."""
+    index = jnp.broadcast_to(index, x.shape)
+    taken = jnp.take_along_axis(x, jnp.maximum(index, 0), axis=-1, mode="clip")
+    return jnp.where((index >= 0) & (index < x.shape[-1]), taken, jnp.zeros_like(taken))
 
 
 def _is_any(points: jax.Array, options: str) -> jax.Array:
@@ -293,7 +294,7 @@ def choose_on_host(text: str, labels: tuple[str, ...], ignore_case: bool) -> int
 
 
 def _rank(text: str, folded: str, start: int, label: str, found: dict[int, int]) -> int:
-    """The rank of a label at a place; 0 if it does not count."""
+    """The rank of a label that starts at a character; 0 if it does not count."""
     end = start + len(label)
     governor = _governor(folded, start, found)
     marked = False
@@ -315,9 +316,9 @@ def _rank(text: str, folded: str, start: int, label: str, found: dict[int, int])
         alone = not re.search(r"\w", line_before + re.split(r"[\n\r]", rest)[0])
         marked |= alone or (not re.search(r"\w", folded[:start]) and not _lists(folded, end, found))
     if following and label in ("a", "A", "i", "I"):
-        place = end + following.start()
-        reads_on = text[end:place].isspace() and "a" <= text[place] <= "z"
-        known = word_at(folded, place, found) in _BY_KIND["no_article"]
+        solid = end + following.start()
+        reads_on = text[end:solid].isspace() and "a" <= text[solid] <= "z"
+        known = word_at(folded, solid, found) in _BY_KIND["no_article"]
         if reads_on and (label in "iI" or not known):
             return _ARTICLE
     return _MARKED if marked else _PLAIN
@@ -325,18 +326,18 @@ def _rank(text: str, folded: str, start: int, label: str, found: dict[int, int])
 
 def _is_denied(folded: str, end: int, found: dict[int, int]) -> bool:
     """Whether what follows, without punctuation in between, says that a label is wrong."""
-    place, number = end, 0
-    while match := re.compile(r"\s*(\w+)").match(folded, place):
+    start, number = end, 0
+    while match := re.compile(r"\s*(\w+)").match(folded, start):
         word = word_at(folded, match.start(1), found)
         if word not in _BY_KIND["fills"]:
             late = number > 0 and word in _BY_KIND["denies_later"]
             return word in _BY_KIND["denies"] or late
-        place, number = match.end(), number + 1
+        start, number = match.end(), number + 1
     return False
 
 
 def _governor(folded: str, start: int, found: dict[int, int]) -> tuple[int, int] | None:
-    """The last word before a place that is no filler; a label has a weight of its own."""
+    """The last word before a character that is no filler; a label has a weight of its own."""
     for match in reversed([*re.finditer(r"\w+", folded[:start])]):
         if match.start() in found:
             return match.start(), match.start()
@@ -357,18 +358,18 @@ def _lists(folded: str, end: int, found: dict[int, int]) -> bool:
     following = re.search(r"\w+", folded[end:])
     if not following or re.search(f"[{_ENDS_CLAUSE}]", folded[end : end + following.start()]):
         return False
-    place = end + following.start()
-    return place in found or word_at(folded, place, found) in _BY_KIND["lists"]
+    solid = end + following.start()
+    return solid in found or word_at(folded, solid, found) in _BY_KIND["lists"]
 
 
-def word_at(folded: str, place: int, found: dict[int, int]) -> str:
-    """The word at a place; empty for a label."""
-    match = re.compile(r"\w+").match(folded, place)
-    return match[0] if match and place not in found else ""
+def word_at(folded: str, start: int, found: dict[int, int]) -> str:
+    """The word at a character; empty for a label."""
+    match = re.compile(r"\w+").match(folded, start)
+    return match[0] if match and start not in found else ""
 
 
 def _stands_alone(label: str, folded: str, start: int) -> bool:
-    """Whether a label at a place is not a part of a word."""
+    """Whether a label is not a part of a word."""
     before, after = folded[start - 1 : start] if start else "", folded[start + len(label) :][:1]
     joined = re.match(r"\w", label) and re.match(r"\w", before)
     return not joined and not (re.search(r"\w\Z", label) and re.match(r"\w", after))

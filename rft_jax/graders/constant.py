@@ -23,7 +23,7 @@ class Constant(NamedTuple):
 
 
 def best_constant(grader: Grader, items: Items, answers: Iterable[str]) -> Constant:
-    """Of the given answers the one that earns most when it is given to every item.
+    """The one of the given answers that earns most when it is given to every item.
 
     Args:
         grader: From `build_grader`.
@@ -35,7 +35,7 @@ def best_constant(grader: Grader, items: Items, answers: Iterable[str]) -> Const
         The first of the best; an empty answer, which earns 0, where there are none to try.
 
     Raises:
-        InputError: an item does not serve the grader.
+        InputError: An item does not serve the grader.
     """
     counts = collections.Counter(answers)
     rows = range(len(items.rows))

@@ -29,7 +29,7 @@ The prompts' width is that of the longest item plus that of the completions.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,7 @@ from rft_jax.graders.types import (
 )
 from rft_jax.tokenizers import Tokenizer, control_ids
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import PyTree
 
 PREFIX = "device:"
 
@@ -68,15 +69,19 @@ class JudgeModel(Protocol):
     """A frozen model on the device.
 
     Attributes:
-        tokenizer: of the model.
-        params: its weights in their place, a tree of arrays.
+        tokenizer: The model's tokenizer.
+        params: Its weights, a tree of arrays that lie as `next_logprobs` wants them.
     """
 
-    tokenizer: Tokenizer
-    params: Any
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
-    def next_logprobs(self, params: Any, prompts: Tokens, ids_K: Sequence[int]) -> jax.Array:
+    @property
+    def params(self) -> PyTree: ...
+
+    def next_logprobs(self, params: PyTree, prompts: Tokens, ids_K: Sequence[int]) -> jax.Array:
         """float32[N, K]: the log-probability of each of K tokens after each of N prompts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,11 @@ class DeviceJudge:
     """What the two types have in common.
 
     Attributes:
-        name: of the node.
-        model: after `device:`.
-        messages: the prompt.
-        verdicts: what the judge may say, at least two.
-        values: the score of each.
+        name: The node's name.
+        model: After `device:`.
+        messages: The prompt.
+        verdicts: What the judge may say, at least two.
+        values: The score of each.
         judge: None until `open_judges`.
     """
 
@@ -103,7 +108,7 @@ class DeviceJudge:
         """With its judge.
 
         Raises:
-            InputError: its next token does not tell the verdicts apart.
+            InputError: Its next token does not tell the verdicts apart.
         """
         node = replace(self, judge=judge)
         _, tokens = node._verdict_tokens()
@@ -124,7 +129,7 @@ class DeviceJudge:
 
     def score(self, view: SampleView, encoded: Runs) -> Score:
         """See `GraderType.score`."""
-        judge = self._open_judge()
+        judge = self.open_judge
         if view.sample.answer is None:
             raise InputError(f"{self.name}: reads tokens; give `Sample.answer` besides the text")
         _, tokens = self._verdict_tokens()
@@ -149,25 +154,31 @@ class DeviceJudge:
         """
         raise InputError(f"{self.name}: its judge is on the device; use placement auto")
 
-    def _open_judge(self) -> JudgeModel:
+    @property
+    def open_judge(self) -> JudgeModel:
+        """The judge.
+
+        Raises:
+            InputError: It is not open yet.
+        """
         if self.judge is None:
             raise InputError(
                 f"{self.name}: the judge {self.model} is not open; open it with "
-                "rft_jax.runs.run.open_judges"
+                "rft_jax.runs.grader.open_judges"
             )
         return self.judge
 
     def _encode_prompt(self, items: Items, n: int) -> list[list[int]]:
         """The runs of item n's prompt."""
         templates = templates_of(self.messages)
-        places = sum(len(template.sample_variables) for template in templates)
+        gaps = sum(len(template.sample_variables) for template in templates)
         for k in itertools.count():
             gap = f"\ue000{k}\ue001"  # for private use, and not in the item either
             texts = render_on_host(HostView(HostSample(gap)), templates, items, n).texts
-            if sum(text.count(gap) for text in texts) == places:
+            if sum(text.count(gap) for text in texts) == gaps:
                 break
-        runs = self._open_judge().tokenizer.encode_prompt_around(fill_in(self.messages, texts), gap)
-        if len(runs) != places + 1:
+        runs = self.open_judge.tokenizer.encode_prompt_around(fill_in(self.messages, texts), gap)
+        if len(runs) != gaps + 1:
             raise InputError(
                 f"{self.name}.input: the chat template of {self.model} leaves a message out; use "
                 "other roles"
@@ -176,7 +187,7 @@ class DeviceJudge:
 
     def _verdict_tokens(self) -> tuple[list[int], tuple[int, ...]]:
         """What all verdicts begin with as completions, and the next token of each."""
-        tokenizer = self._open_judge().tokenizer
+        tokenizer = self.open_judge.tokenizer
         completions = [tokenizer.encode_completion(verdict, None) for verdict in self.verdicts]
         columns = list(zip(*completions, strict=False))
         first = next((n for n, column in enumerate(columns) if len(set(column)) > 1), 0)
@@ -237,10 +248,10 @@ def open_judges(spec: GraderType, open_judge: Callable[[str], JudgeModel]) -> Gr
     """The grader with its judges open.
 
     Args:
-        open_judge: from what stands after `device:`.
+        open_judge: From what stands after `device:`.
 
     Raises:
-        InputError: as `DeviceJudge.opened`, and as `open_judge`.
+        InputError: As `DeviceJudge.opened`, and as `open_judge`.
     """
     if isinstance(spec, Group):
         return replace(spec, graders=tuple(open_judges(part, open_judge) for part in spec.graders))
@@ -271,7 +282,7 @@ def _messages(fields: Fields) -> tuple[Message, ...]:
 
 def _scale(fields: Fields) -> tuple[int, int]:
     bounds = fields.numbers("scale", (0.0,))
-    first, last = bounds if len(bounds) == 2 else (0, 0)
+    first, last = bounds if len(bounds) == 2 else (0.0, 0.0)
     if not 0 <= first < last <= 100 or not (first.is_integer() and last.is_integer()):
         raise fields.error(
             "scale",

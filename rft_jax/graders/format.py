@@ -9,13 +9,13 @@ markers were found in order is a metric, `<name>/markers`, and earns nothing.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import from_host, occurrences
+from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Format:
         del items
         return ()
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         del encoded
         text = view.sample.output_text
@@ -75,12 +75,12 @@ class Format:
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with `str.find` and `json`."""
-        text, place, found = view.sample.output_text, 0, 0
+        text, after, found = view.sample.output_text, 0, 0
         for marker in self.markers:
-            start = text.find(marker, place)
+            start = text.find(marker, after)
             if start < 0:
                 break
-            place, found = start + len(marker), found + 1
+            after, found = start + len(marker), found + 1
         holds = found == len(self.markers)
         errors = set()
         if self.json_only:

@@ -81,11 +81,11 @@ def parse_formula(text: str, names: Sequence[str]) -> Formula:
     """Reads a formula.
 
     Args:
-        text: as the module says.
-        names: what may be named.
+        text: As the module says.
+        names: What may be named.
 
     Raises:
-        FormulaError: naming the character and the remedy.
+        FormulaError: Naming the character and the remedy.
     """
     parser = _Parser(text, names)
     formula = parser.sum(0)
@@ -103,14 +103,14 @@ class _Parser:
         self.advance()
 
     def error(self, sentence: str) -> FormulaError:
-        place = self.end - len(self.token) + 1
-        return FormulaError(f"character {place}: {sentence}")
+        character = self.end - len(self.token) + 1
+        return FormulaError(f"character {character}: {sentence}")
 
     def advance(self) -> str:
         """Moves on to the next token and returns the one that was next."""
         token = self.token
         match = _TOKEN.match(self.text, self.end)
-        if match:
+        if match and match.lastindex:
             self.kind = match.lastindex
             self.token, self.end = match[self.kind], match.end()
         elif rest := self.text[self.end :].strip():
@@ -166,7 +166,7 @@ class _Parser:
         raise self.error("a number, a name or '(' is missing; add it")
 
     def named(self, depth: int) -> Formula:
-        place = self.end - len(self.token) + 1
+        character = self.end - len(self.token) + 1
         name = self.advance()
         if self.token == "(" and name in FUNCTIONS:
             return self.call(name, depth)
@@ -178,7 +178,7 @@ class _Parser:
             remedy = f"the function {name} needs its arguments in parentheses"
         else:
             remedy = f"the graders are {', '.join(self.names)}"
-        raise FormulaError(f"unknown name {name!r} at character {place}; {remedy}")
+        raise FormulaError(f"unknown name {name!r} at character {character}; {remedy}")
 
     def call(self, name: str, depth: int) -> Formula:
         self.expect("(")
@@ -198,7 +198,7 @@ def evaluate(formula: Formula, values: Mapping[str, jax.Array]) -> tuple[jax.Arr
     """Computes a formula in float32.
 
     Args:
-        formula: from `parse_formula`.
+        formula: From `parse_formula`.
         values: float32[N] for every name.
 
     Returns:

@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,7 @@ from rft_jax.graders.template import (
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, CodePoints, from_host
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class FunctionGrader:
         """A function has no JSON."""
         raise NotImplementedError
 
-    def encode(self, items: Items) -> Any:
+    def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         return tuple(template.encode(items) for _, template in self.templates)
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         names, templates = zip(*self.templates, strict=True)
         texts, errors, failed_N = render_on_device(view, templates, encoded)
@@ -91,7 +91,7 @@ class FunctionGrader:
 
 
 @dataclass(frozen=True)
-class BrokenGrader:
+class BrokenGrader(FunctionGrader):
     """What `device_grader` makes while errors are deferred; `problem` says what is wrong."""
 
     problem: str
@@ -154,7 +154,7 @@ def _remedy(error: Exception, source: str) -> str:
     return "correct it"
 
 
-def _what_is_returned(value: Any, count: int) -> str:
+def _what_is_returned(value: object, count: int) -> str:
     """What is wrong with what a function returned, and the remedy; empty if nothing is."""
     each = f"one score for each of the {count} samples is wanted"
     if isinstance(value, ByteString | CodePoints):
@@ -174,20 +174,20 @@ def device_grader(**templates: str) -> Callable[[Callable[..., jax.Array]], Func
     """Makes a jnp function a grader.
 
     Args:
-        templates: for every argument of the function, by its name, the template of its text. The
+        templates: For every argument of the function, by its name, the template of its text. The
             function gets ByteStrings of [N, width] and returns a score or a truth for each row.
 
     Raises:
-        InputError: a template cannot be read.
+        InputError: A template cannot be read.
     """
 
-    def make(function: Callable[..., jax.Array]) -> FunctionGrader | BrokenGrader:
+    def make(function: Callable[..., jax.Array]) -> FunctionGrader:
         try:
             return checked(function)
         except InputError as error:
             if not _DEFERRED.get():
                 raise
-            return BrokenGrader(str(error))
+            return BrokenGrader(function.__name__, function, (), str(error))
 
     def checked(function: Callable[..., jax.Array]) -> FunctionGrader:
         wanted = list(inspect.signature(function).parameters)

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +38,7 @@ from rft_jax.graders.types import (
 from rft_jax.strings import from_host
 from rft_jax.tokenizers import Tokenizer, same_tokens
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonMapping, PyTree, host_array
 
 DEFAULT_OPTIONS = HostOptions()
 _TEXT_STEP = 256  # widths of texts graded from the host: those of like length compile once
@@ -74,64 +74,64 @@ class Grader:
         """The grader with its judges on the device open, one for all nodes with the same model.
 
         Args:
-            open_judge: from a model, as the JSON has it after `device:`.
+            open_judge: From a model, as the JSON has it after `device:`.
 
         Raises:
-            InputError: a judge cannot be used; naming the node.
+            InputError: A judge cannot be used; naming the node.
         """
         spec = open_judges(self.spec, functools.cache(open_judge))
         grader = replace(self, spec=spec)
         if judges := judge_nodes(spec):
-            grader.check_tokenizer(judges[0].judge.tokenizer)
+            grader.check_tokenizer(judges[0].open_judge.tokenizer)
         return grader
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Looks whether the open judges can read a model's tokens.
 
         Raises:
-            InputError: naming the node.
+            InputError: Naming the node.
         """
         for node in judge_nodes(self.spec):
-            if not same_tokens(node.judge.tokenizer, tokenizer):
+            if not same_tokens(node.open_judge.tokenizer, tokenizer):
                 raise InputError(
                     f"{node.name}: the judge {node.model} has another tokenizer than the model "
                     "whose answers it reads; train one of them with the other's tokenizer.path"
                 )
 
     @property
-    def judge_params(self) -> dict[str, Any]:
+    def judge_params(self) -> dict[str, PyTree]:
         """By model, the weights of the open judges."""
-        return {node.model: node.judge.params for node in judge_nodes(self.spec)}
+        return {node.model: node.open_judge.params for node in judge_nodes(self.spec)}
 
-    def encode_items(self, items: Sequence[Mapping[str, Any]], source: str) -> Any:
+    def encode_items(self, items: Sequence[JsonMapping], source: str) -> PyTree:
         """Renders on the host what the grader needs of the items, once per data set.
 
         Args:
             items: M items; messages call item i line i + 1.
-            source: the file that they are from, for messages.
+            source: The file that they are from, for messages.
 
         Returns:
             Tree of NumPy arrays with leading axis M. Its widths are those of this data set: another
             data set compiles anew.
 
         Raises:
-            InputError: naming source, line and the template that an item does not serve.
+            InputError: Naming source, line and the template that an item does not serve.
         """
         return self.spec.encode(Items(items, source))
 
     def grade(
         self,
         sample: Sample,
-        item_fields: Any,
+        item_fields: PyTree,
         found_on_host: Mapping[str, Score] | None = None,
-        judge_params: Mapping[str, Any] | None = None,
+        judge_params: Mapping[str, PyTree] | None = None,
     ) -> Grade:
         """Grades N completions; pure jnp.
 
         Args:
             sample: N completions.
-            item_fields: from `encode_items`, the rows of the N completions' items.
-            found_on_host: from `HostGrading.grade`, if a node runs there.
+            item_fields: From `encode_items`, the rows of the N completions' items.
+            found_on_host: From `HostGrading.grade`, if a node runs there.
             judge_params: `self.judge_params`, if a node is a judge on the device; passed here so
                 that a jitted function can have them as an argument.
 
@@ -165,7 +165,7 @@ class Grader:
 
 
 def build_grader(
-    spec: GraderType | HostGraderType | Mapping[str, Any] | str | Path,
+    spec: GraderType | HostGraderType | JsonMapping | str | Path,
     placement: str = "auto",
     options: HostOptions = DEFAULT_OPTIONS,
     pass_threshold: float | None = None,
@@ -173,10 +173,10 @@ def build_grader(
     """The grader of a specification, or of the JSON of one, its nodes placed.
 
     Args:
-        spec: from `registry.load_grader`, or what that takes.
-        placement: see `placement.place`.
-        options: of the nodes on the host.
-        pass_threshold: the reward from which a sample passes.
+        spec: From `registry.load_grader`, or what that takes.
+        placement: See `placement.place`.
+        options: What the nodes on the host may use.
+        pass_threshold: The reward from which a sample passes.
     """
     if isinstance(spec, str | Path | Mapping):
         pass_threshold = load_pass_threshold(spec) if pass_threshold is None else pass_threshold
@@ -184,11 +184,11 @@ def build_grader(
     return Grader(place(spec, placement), options, pass_threshold)
 
 
-def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Grade:
+def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[JsonMapping]) -> Grade:
     """Grades answers given as plain strings, each with its item, by the same functions.
 
     Args:
-        grader: from `build_grader`.
+        grader: From `build_grader`.
         texts: N answers.
         items: N items.
 
@@ -196,7 +196,7 @@ def grade_texts(grader: Grader, texts: Sequence[str], items: Sequence[Mapping[st
         Grade of NumPy arrays.
 
     Raises:
-        InputError: the numbers differ, or an item does not serve the grader.
+        InputError: The numbers differ, or an item does not serve the grader.
     """
     if len(texts) != len(items):
         raise InputError(f"{len(texts)} texts but {len(items)} items; give an item for each text")
@@ -214,32 +214,31 @@ def grade_samples(
     """Grades completions that are on the host, by the same functions.
 
     Args:
-        grader: from `build_grader`.
+        grader: From `build_grader`.
         samples: N completions.
         items: M items.
-        rows: int[N], the item of each completion.
-        host: from `open_host`, to grade more than once; by default opened for this call.
+        rows: Int[N], the item of each completion.
+        host: From `open_host`, to grade more than once; by default opened for this call.
 
     Returns:
         Grade of NumPy arrays.
 
     Raises:
-        InputError: an item does not serve the grader.
+        InputError: An item does not serve the grader.
     """
     longest = max(
         (len(sample.output_text.encode(errors="replace")) for sample in samples), default=0
     )
-    rows = np.asarray(rows, np.int32)
     fields = grader.encode_items(items.rows, items.source)
-    fields = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], fields)
+    fields = jax.tree.map(lambda leaf: np.asarray(leaf)[np.asarray(rows, np.int32)], fields)
     sample = Sample(
         output_text=from_host(
             [sample.output_text for sample in samples], _TEXT_STEP * (longest // _TEXT_STEP + 1)
         ),
-        has_answer=np.array([sample.has_answer for sample in samples], bool),
-        truncated=np.array([sample.truncated for sample in samples], bool),
-        overflow=np.array([sample.overflow for sample in samples], bool),
-        completion_tokens=np.array([sample.completion_tokens for sample in samples], np.int32),
+        has_answer=_column([sample.has_answer for sample in samples], bool),
+        truncated=_column([sample.truncated for sample in samples], bool),
+        overflow=_column([sample.overflow for sample in samples], bool),
+        completion_tokens=_column([sample.completion_tokens for sample in samples], np.int32),
         answer=_encode_answers(grader, samples),
     )
     found = {}
@@ -258,19 +257,23 @@ def grade_samples(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(samples)], *parts)
 
 
+def _column(values: Sequence[int], dtype: type[np.generic | bool]) -> jax.Array:
+    return host_array(np.array(values, dtype))
+
+
 def _encode_answers(grader: Grader, samples: Sequence[HostSample]) -> Tokens | None:
     """The texts as tokens, if a judge on the device is to read them."""
     judges = judge_nodes(grader.spec)
     if not judges:
         return None
-    rows = [judges[0].judge.tokenizer.encode(sample.output_text) for sample in samples]
+    rows = [judges[0].open_judge.tokenizer.encode(sample.output_text) for sample in samples]
     length_N = np.array([len(row) for row in rows], np.int32)
     ids_NT = np.zeros((len(rows), _TOKEN_STEP * (length_N.max(initial=0) // _TOKEN_STEP + 1)))
     ids_NT[np.arange(ids_NT.shape[1]) < length_N[:, None]] = [id for row in rows for id in row]
-    return Tokens(ids_NT.astype(np.int32), length_N)
+    return Tokens(host_array(ids_NT.astype(np.int32)), host_array(length_N))
 
 
-def _rows(tree: Any, first: int) -> Any:
+def _rows(tree: PyTree, first: int) -> PyTree:
     """The next `_BATCH` rows; of more than one batch the last is filled up with its last row."""
     size = len(jax.tree.leaves(tree)[0])
     rows = np.arange(first, min(first + _BATCH, size))
@@ -282,9 +285,9 @@ def _rows(tree: Any, first: int) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def _grade(
     grader: Grader,
-    judge_params: Mapping[str, Any],
+    judge_params: Mapping[str, PyTree],
     sample: Sample,
-    item_fields: Any,
+    item_fields: PyTree,
     found: Mapping[str, Score],
 ) -> Grade:
     return grader.grade(sample, item_fields, found, judge_params)

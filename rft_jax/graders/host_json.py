@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from rft_jax.strings import MAX_DEPTH
 from rft_jax.strings.json_anywhere import BEFORE_END, ENDS_VALUE, TRIES
@@ -27,10 +27,10 @@ class Value:
     """A JSON value and how it is written.
 
     Attributes:
-        data: as Python's `json` has it.
-        source: its text without insignificant white space.
-        members: those of an object by key, of an array by index.
-        canonical: a text that is the same for equal values only, however they are written.
+        data: As Python's `json` has it.
+        source: Its text without insignificant white space.
+        members: Those of an object by key, of an array by index.
+        canonical: A text that is the same for equal values only, however they are written.
     """
 
     data: Any
@@ -48,9 +48,9 @@ class Document:
     """A text read as JSON.
 
     Attributes:
-        root: the value; None if the text is not valid or too deep.
-        too_deep: valid, but nested deeper than `strings.MAX_DEPTH`.
-        whole: it is the whole text.
+        root: The value; None if the text is not valid or too deep.
+        too_deep: Valid, but nested deeper than `strings.MAX_DEPTH`.
+        whole: It is the whole text.
     """
 
     root: Value | None
@@ -99,17 +99,17 @@ def _ends(text: str) -> Iterator[int]:
 def _start(text: str, end: int) -> int | None:
     """Where the container begins that a bracket closes; None if it is a part of something."""
     depth, quoted = 0, False
-    for place in range(end, -1, -1):
-        character = text[place]
+    for index in range(end, -1, -1):
+        character = text[index]
         if character == '"':
             backslashes = 0
-            while backslashes < place and text[place - 1 - backslashes] == "\\":
+            while backslashes < index and text[index - 1 - backslashes] == "\\":
                 backslashes += 1
             quoted ^= backslashes % 2 == 0
         elif not quoted and character in "{}[]":
             depth += 1 if character in "}]" else -1
             if depth == 0:
-                return None if _is_inside(text, place) else place
+                return None if _is_inside(text, index) else index
     return None
 
 
@@ -122,12 +122,12 @@ def _is_inside(text: str, start: int) -> bool:
     return text[before] in "[{" or (earlier >= 0 and text[earlier] in ENDS_VALUE.decode())
 
 
-def _solid_before(text: str, place: int) -> int:
-    """The last place before that is no white space; -1 without one."""
-    place -= 1
-    while place >= 0 and text[place] in _SPACE:
-        place -= 1
-    return place
+def _solid_before(text: str, index: int) -> int:
+    """The last character before that is no white space; -1 without one."""
+    index -= 1
+    while index >= 0 and text[index] in _SPACE:
+        index -= 1
+    return index
 
 
 def _parse(text: str) -> Document:
@@ -148,7 +148,7 @@ def _parse(text: str) -> Document:
     return Document(_value(iter(tokens)))
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
@@ -198,7 +198,7 @@ def _array(tokens: Iterator[str]) -> Value:
     return Value([value.data for value in values], source, dict(enumerate(values)), canonical)
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """`Value.canonical` of a value as `json.loads` gives it."""
     if isinstance(value, dict):
         members = sorted(f"{json.dumps(key)}:{canonical(v)}" for key, v in value.items())
@@ -209,7 +209,7 @@ def canonical(value: Any) -> str:
 
 
 def _canonical_scalar(source: str) -> str:
-    """Of a number or literal."""
+    """The canonical text of a number or literal."""
     if not (number := read_number(source)):
         return source
     negative, digits, exponent = number

@@ -36,6 +36,7 @@ from rft_jax.strings.json_tree import JsonTree
 from rft_jax.strings.json_values import is_value
 from rft_jax.strings.numbers import decimal_fraction
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonMapping, PyTree
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 DESCRIPTIVE = ("title", "description", "$schema", "$id", "$comment", "default", "examples")
@@ -62,14 +63,14 @@ class Schema:
     """One schema of the tree.
 
     Attributes:
-        types: those that are allowed.
-        choices: one for `enum`, one for `const`.
-        bounds: keywords of `BOUNDS` with their numbers.
-        sizes: keywords of `SIZES` with their numbers.
-        items: schema of an array's elements.
-        properties: schemas of an object's members.
-        required: keys that an object must have.
-        additional: an object may have other keys than its properties.
+        types: Those that are allowed.
+        choices: One for `enum`, one for `const`.
+        bounds: Keywords of `BOUNDS` with their numbers.
+        sizes: Keywords of `SIZES` with their numbers.
+        items: Schema of an array's elements.
+        properties: Schemas of an object's members.
+        required: Keys that an object must have.
+        additional: An object may have other keys than its properties.
     """
 
     types: tuple[str, ...] = TYPES
@@ -111,7 +112,7 @@ class JsonSchema:
         del items
         return ()
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         del encoded
         scan = view.scan
@@ -131,6 +132,7 @@ class JsonSchema:
         """See `GraderType.score_on_host`; through the library jsonschema."""
         try:
             import jsonschema
+            import jsonschema.validators
         except ImportError:
             raise InputError(
                 f"{self.name}: json_schema on the host needs jsonschema; pip install jsonschema"
@@ -189,7 +191,7 @@ def _parse_schema(fields: Fields, path: str, values: Any) -> Schema:
     )
 
 
-def _parse_types(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+def _parse_types(fields: Fields, path: str, values: JsonMapping) -> tuple[str, ...]:
     types = values.get("type", list(TYPES))
     types = types if isinstance(types, list) else [types]
     for kind in types:
@@ -200,7 +202,7 @@ def _parse_types(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[
     return tuple(types)
 
 
-def _parse_choices(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[AnyOf, ...]:
+def _parse_choices(fields: Fields, path: str, values: JsonMapping) -> tuple[AnyOf, ...]:
     choices = []
     if "enum" in values:
         if not isinstance(values["enum"], list):
@@ -229,7 +231,7 @@ def _choice(fields: Fields, path: str, values: list[Any]) -> AnyOf:
     return AnyOf(tuple(strings), tuple(numbers), tuple(literals))
 
 
-def _parse_required(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+def _parse_required(fields: Fields, path: str, values: JsonMapping) -> tuple[str, ...]:
     required = values.get("required", [])
     if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
         raise fields.error(f"{path}.required", "must be a list of keys; correct it")
@@ -243,20 +245,20 @@ def _number(fields: Fields, path: str, value: Any) -> Decimal:
     return Decimal(repr(value))
 
 
-def _size(fields: Fields, path: str, value: Any) -> int:
+def _size(fields: Fields, path: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise fields.error(path, f"must be a whole number from 0 on, not {value!r}; correct it")
     return value
 
 
 def _violations(schema: Schema, tree: JsonTree, values_NL: jax.Array, depth: int) -> jax.Array:
-    """bool[N, L]: places where the documents break a schema.
+    """bool[N, L]: characters at which the documents break a schema.
 
     Args:
-        schema: of the selected values.
-        tree: the documents.
+        schema: The schema of the selected values.
+        tree: The documents.
         values_NL: bool, the values that the schema applies to.
-        depth: of those values.
+        depth: The depth of those values.
     """
     token_NL = tree.scan.token_NL
     wrong_NL = values_NL & ~_has_type(schema.types, tree)

@@ -1,4 +1,4 @@
-"""Prompts with places for an answer: tokens of the host and of the device joined on the device."""
+"""Prompts with gaps for an answer: tokens of the host and of the device joined on the device."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ Array = jax.Array | np.ndarray
 
 
 class Runs(NamedTuple):
-    """Of N prompts the tokens before, between and after h >= 1 places, one after the other.
+    """The tokens of N prompts before, between and after h >= 1 gaps, one after the other.
 
     Attributes:
         ids_NR: int32, padded on the right.
@@ -44,16 +44,16 @@ def without(tokens: Tokens, ids: Sequence[int]) -> Tokens:
 
 
 def splice(runs: Runs, answer: Tokens) -> Tokens:
-    """Puts N answers of up to T tokens into every place of their prompts.
+    """Puts N answers of up to T tokens into every gap of their prompts.
 
     Returns:
         Tokens of [N, R + h T], zero beyond the length: nothing is cut. Two gathers, pure jnp.
     """
     ids_NR, end_NJ = jnp.asarray(runs.ids_NR), jnp.asarray(runs.end_NJ)
     ids_NT, length_N1 = jnp.asarray(answer.ids), answer.length[:, None]
-    places = end_NJ.shape[1] - 1
-    begin_Nh = end_NJ[:, :-1] + jnp.arange(places) * length_N1
-    index_P = jnp.arange(ids_NR.shape[1] + places * ids_NT.shape[1], dtype=jnp.int32)
+    gaps = end_NJ.shape[1] - 1
+    begin_Nh = end_NJ[:, :-1] + jnp.arange(gaps) * length_N1
+    index_P = jnp.arange(ids_NR.shape[1] + gaps * ids_NT.shape[1], dtype=jnp.int32)
     begun_NPh = begin_Nh[:, None] <= index_P[:, None]
     in_answer_NP = index_P - jnp.where(begun_NPh, begin_Nh[:, None], -len(index_P)).max(axis=-1)
     in_runs_NP = index_P - begun_NPh.sum(axis=-1) * length_N1
@@ -62,5 +62,5 @@ def splice(runs: Runs, answer: Tokens) -> Tokens:
         jnp.take_along_axis(ids_NT, in_answer_NP, axis=1, mode="clip"),
         jnp.take_along_axis(ids_NR, in_runs_NP, axis=1, mode="clip"),
     )
-    total_N1 = end_NJ[:, -1:] + places * length_N1
+    total_N1 = end_NJ[:, -1:] + gaps * length_N1
     return Tokens(jnp.where(index_P < total_N1, ids_NP, 0), total_N1[:, 0])

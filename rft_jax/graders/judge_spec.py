@@ -16,7 +16,7 @@ def parse_messages(fields: Fields) -> tuple[Message, ...]:
     """Reads `input`, the prompt.
 
     Raises:
-        InputError: naming the path inside the JSON.
+        InputError: Naming the path inside the JSON.
     """
     messages = fields.values.get("input")
     if not isinstance(messages, list) or not messages:
@@ -43,7 +43,7 @@ def parse_labels(fields: Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Reads `labels` and `passing_labels`.
 
     Raises:
-        InputError: naming the path inside the JSON.
+        InputError: Naming the path inside the JSON.
     """
     labels, passing = _texts(fields, "labels"), _texts(fields, "passing_labels")
     for label in passing:
@@ -56,7 +56,7 @@ def parse_range(fields: Fields) -> tuple[float, float]:
     """Reads `range`, the lowest and the highest score; [0, 1] by default.
 
     Raises:
-        InputError: naming the path inside the JSON.
+        InputError: Naming the path inside the JSON.
     """
     bounds = fields.numbers("range", (0.0, 1.0))
     if len(bounds) != 2 or bounds[0] >= bounds[1]:

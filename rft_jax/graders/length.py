@@ -11,12 +11,12 @@ With n the completion's tokens, those of its thinking included, the score is
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
+from rft_jax.utils.types import PyTree
 
 MOST_TOKENS = 1 << 24  # exact as float32
 
@@ -44,7 +44,7 @@ class Length:
         del items
         return ()
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         del encoded
         left_N = self.max_tokens - jnp.asarray(view.sample.completion_tokens)

@@ -6,8 +6,10 @@
 The input is a field of the answer's JSON: an array of at most `max_items` strings (a lone string is
 one of one), else the answer is malformed and earns 0. What is equal says `normalize`, as for
 `rank`; equal entries count once. References that differ in their brackets only are refused with
-"names", which would make them one. With A the set of the answer's entries and R that of
-the reference's, `metric` is
+"names", which would make them one. Unless `normalize` is "none", two entries that are numbers, of
+up to 64 bytes and without a unit, are equal if their values are: "$1496.5" is "$1,496.5", and
+"(12.6)" is -12.6; what begins with a needless zero is a code and no number. With A the set of the
+answer's entries and R that of the reference's, `metric` is
 
     precision    |A & R| / |A|
     recall       |A & R| / |R|
@@ -18,9 +20,11 @@ With `"entries": "tokens"` instead of the default "whole", entries are compared 
 `host.list_overlap` says. Two empty lists earn 1; an empty one and another earn 0.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,20 +40,24 @@ from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
+    ByteString,
     JsonToken,
     StringList,
     equal_pairs,
     find,
-    first_occurrences,
     list_from_host,
     normalize,
     normalize_text,
     strings_of,
 )
+from rft_jax.strings.answers import host_answer, read_answer
+from rft_jax.strings.numbers import Decimals, from_fractions
 from rft_jax.utils.errors import InputError
 
 MAX_ITEMS = 50
 ENTRIES = ("whole", "tokens")
+NUMBER_BYTES = 64
+_CODE = re.compile("[^0-9]*0[0-9]")
 # Of the sizes of the answer's set, the reference's, and what both have.
 METRICS = {
     "precision": lambda answer, reference, both: (both, answer),
@@ -65,10 +73,14 @@ class Encoded(NamedTuple):
     Attributes:
         names: the reference lists.
         size_M: int32, how many of their entries differ from each other.
+        number: Decimals of [M, K], the entries that are numbers.
+        is_number_MK: bool.
     """
 
     names: StringList
     size_M: np.ndarray
+    number: Decimals
+    is_number_MK: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -106,8 +118,21 @@ class ListOverlap:
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""
         rows = [self._names(items, n) for n in range(len(items.rows))]
-        sizes = [len(self._normalized(row)) for row in rows]
-        return Encoded(list_from_host(rows), np.array(sizes, np.int32))
+        names = list_from_host(rows)
+        keys = [[_key(name.decode(), self.normalize) for name in row] for row in rows]
+        shape = names.start_NK.shape
+        number = jax.tree.map(
+            lambda leaf: np.zeros((*shape, *leaf.shape[1:]), leaf.dtype), from_fractions([])
+        )
+        is_number_MK = np.zeros(shape, bool)
+        for m, row in enumerate(keys):
+            for k, key in enumerate(row):
+                if isinstance(key, _Number):
+                    is_number_MK[m, k] = True
+                    for leaf, value in zip(number, key.decimals, strict=True):
+                        leaf[m, k] = value[0]
+        sizes = np.array([len(set(row)) for row in keys], np.int32)
+        return Encoded(names, sizes, number, is_number_MK)
 
     def _names(self, items: Items, n: int) -> list[bytes]:
         names = reference_list(self.reference, items, n)
@@ -123,9 +148,6 @@ class ListOverlap:
                     )
         return [encode_text(name, items, n, self.reference.where) for name in names]
 
-    def _normalized(self, names: list[bytes]) -> set[str]:
-        return {normalize_text(name.decode(), self.normalize) for name in names}
-
     def score(self, view: SampleView, encoded: Encoded) -> Score:
         """See `GraderType.score`."""
         scan = view.scan
@@ -133,9 +155,17 @@ class ListOverlap:
         strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items, lone=True)
         well_formed_N = uniform_N & (strings.count_N <= self.max_items)
         entries = normalize(strings, self.normalize)
-        references = normalize(encoded.names, self.normalize)
-        new_NK = first_occurrences(entries)
-        found_NK = new_NK & equal_pairs(entries, references).any(axis=-1)
+        names = normalize(encoded.names, self.normalize)
+        number, is_number_NK = _numbers(strings)
+        is_number_NK &= self.normalize != "none"
+        ours = equal_pairs(entries, entries), number, is_number_NK
+        K = is_number_NK.shape[1]
+        repeats_NK = (_equal(*ours, number, is_number_NK) & jnp.tri(K, k=-1, dtype=bool)).any(-1)
+        new_NK = (jnp.arange(K) < strings.count_N[:, None]) & ~repeats_NK
+        same_NKM = _equal(
+            equal_pairs(entries, names), number, is_number_NK, encoded.number, encoded.is_number_MK
+        )
+        found_NK = new_NK & same_NKM.any(axis=-1)
         answer_N, both_N = (x.sum(axis=-1, dtype=jnp.int32) for x in (new_NK, found_NK))
         share, whole = METRICS[self.metric](answer_N, encoded.size_M, both_N)
         nothing_N = (answer_N == 0) & (encoded.size_M == 0)
@@ -160,8 +190,8 @@ class ListOverlap:
         well_formed = is_list_of_strings(names) and len(names) <= self.max_items
         score, length = 0.0, 0
         if well_formed:
-            answer = {normalize_text(name, self.normalize) for name in names}
-            reference = self._normalized(self._names(items, n))
+            answer = {_key(name, self.normalize) for name in names}
+            reference = {_key(name.decode(), self.normalize) for name in self._names(items, n)}
             share, whole = METRICS[self.metric](
                 len(answer), len(reference), len(answer & reference)
             )
@@ -173,3 +203,71 @@ class ListOverlap:
             json_errors(view, value),
             {f"{self.name}/{what}": float(detail) for what, detail in details.items()},
         )
+
+
+class _Number(NamedTuple):
+    """An entry that is a number, by what the device knows of it."""
+
+    leaves: tuple[bytes, ...]
+
+    @property
+    def decimals(self) -> Decimals:
+        """The number; Decimals of one."""
+        like = from_fractions([])
+        return Decimals(
+            *(
+                np.frombuffer(leaf, empty.dtype).reshape(1, *empty.shape[1:])
+                for leaf, empty in zip(self.leaves, like, strict=True)
+            )
+        )
+
+
+def _key(name: str, form: str) -> _Number | str:
+    """What is the same for equal entries, on the host."""
+    readable = form != "none" and not _CODE.match(name)
+    answer = host_answer(name, accounting=True) if readable else None
+    if answer and not answer.named and len(name.encode(errors="replace")) <= NUMBER_BYTES:
+        (element,) = answer.elements
+        if element.number is not None and not element.unit:
+            return _Number(tuple(leaf.tobytes() for leaf in from_fractions([element.number])))
+    return normalize_text(name, form)
+
+
+def _numbers(strings: StringList) -> tuple[Decimals, jax.Array]:
+    """Decimals of [N, K] and bool[N, K]: the entries that are numbers."""
+    start_NK, end_NK = jnp.asarray(strings.start_NK), jnp.asarray(strings.end_NK)
+    N, K = start_NK.shape
+    width = min(NUMBER_BYTES, strings.text.bytes.shape[-1])
+    length_NK = end_NK - start_NK
+    index = start_NK[:, :, None] + jnp.arange(width, dtype=jnp.int32)
+    byte = jnp.take_along_axis(
+        jnp.asarray(strings.text.bytes), index.reshape(N, K * width), axis=-1, mode="clip"
+    ).reshape(N, K, width)
+    byte = jnp.where(jnp.arange(width) < length_NK[:, :, None], byte, 0)
+    text = ByteString(
+        byte.reshape(N * K, width), jnp.minimum(length_NK, width).reshape(-1).astype(jnp.int32)
+    )
+    answer = read_answer(text, accounting=True)
+    is_digit = (byte >= ord("0")) & (byte <= ord("9"))
+    first_NK = jnp.argmax(is_digit, axis=-1)[:, :, None]
+    second = jnp.take_along_axis(
+        jnp.pad(is_digit, ((0, 0), (0, 0), (0, 1))), first_NK + 1, axis=-1, mode="clip"
+    )
+    zero = jnp.take_along_axis(byte, first_NK, axis=-1, mode="clip") == ord("0")
+    code_NK = (zero & second)[:, :, 0]
+    is_number = answer.is_number_NK[:, 0] & ~answer.named_N & (answer.unit.length[:, 0] == 0)
+    is_number_NK = is_number.reshape(N, K) & (length_NK <= NUMBER_BYTES) & ~code_NK
+    is_number_NK &= jnp.arange(K) < jnp.asarray(strings.count_N)[:, None]
+    return Decimals(*(x.reshape(N, K, *x.shape[1:]) for x in answer.number)), is_number_NK
+
+
+def _equal(
+    text_NKM: jax.Array, a: Decimals, a_is_NK: jax.Array, b: Decimals, b_is_NM: jax.Array
+) -> jax.Array:
+    """bool[N, K, M]: whether entries are equal, by their values where either is a number."""
+    either = a_is_NK[:, :, None] | jnp.asarray(b_is_NM)[:, None, :]
+    both = a_is_NK[:, :, None] & jnp.asarray(b_is_NM)[:, None, :]
+    for x, y in zip(a, b, strict=True):
+        same = x[:, :, None] == jnp.asarray(y)[:, None]
+        both &= same.all(axis=-1) if same.ndim == 4 else same
+    return jnp.where(either, both, text_NKM)

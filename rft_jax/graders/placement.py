@@ -16,6 +16,7 @@ import numpy as np
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.device_judge import DeviceJudge
+from rft_jax.graders.math import Math
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.switch import Switch
 from rft_jax.graders.types import (
@@ -73,7 +74,28 @@ class OnHost:
         """See `HostGraderType.open`."""
         if isinstance(self.grader, HostGraderType):
             return self.grader.open(options)
+        if isinstance(self.grader, Math) and self.grader.asks_host:
+            return self.grader.open_host(options)
         return contextlib.nullcontext(OneByOne(self.grader))
+
+
+@dataclass(frozen=True)
+class PartlyOnHost(OnHost):
+    """A node on the device that asks the host about what it cannot decide."""
+
+    grader: Math
+
+    def encode(self, items: Items) -> Any:
+        """See `GraderType.encode`."""
+        return self.grader.encode(items)
+
+    def score(self, view: SampleView, encoded: Any) -> Score:
+        """See `GraderType.score`."""
+        return self.grader.score(view, encoded)
+
+    def open(self, options: HostOptions) -> contextlib.AbstractContextManager[HostSession]:
+        """See `HostGraderType.open`."""
+        return self.grader.open_host(options)
 
 
 class OneByOne:
@@ -116,6 +138,13 @@ def place(
         return dataclasses.replace(grader, graders=parts)
     if isinstance(grader, DeviceJudge) and placement == "host":
         raise InputError(f"{grader.name}: its judge is on the device; use placement auto")
+    if isinstance(grader, Math) and grader.asks_host and placement != "host":
+        if placement == "auto":
+            return PartlyOnHost(grader)
+        raise InputError(
+            f"{grader.name}: what the device cannot decide goes to the host; use placement auto, "
+            'or symbolic "off"'
+        )
     only_host = isinstance(grader, HostGraderType)
     if only_host and placement == "device":
         raise InputError(
@@ -133,6 +162,8 @@ def explain(grader: GraderType) -> Iterator[dict[str, str]]:
             yield from explain(part)
     elif isinstance(grader, DeviceJudge):
         yield _line(grader, "device judge", f"the frozen model {grader.model}")
+    elif isinstance(grader, PartlyOnHost):
+        yield _line(grader, "device, host", "the host compares what is no number, word or list")
     elif not isinstance(grader, OnHost):
         yield _line(grader, "device", "a jnp function")
     elif isinstance(grader.grader, HostGraderType):

@@ -3,7 +3,7 @@
 import collections
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,11 @@ from rft_jax.graders.template import Template, Variable, show
 from rft_jax.graders.types import GraderType, Group, Items
 from rft_jax.strings.regex import python_flags
 from rft_jax.tokenizers import message_text
+from rft_jax.utils.types import JsonMapping
 
 RIGHT = "right"
 OWN = "each item's own reference"
+COMMONEST = "the commonest reference"
 LONG_BYTES = 4096
 MOST_PROMPT_CHARACTERS = 1 << 14  # of a prompt that is tried as an answer
 _MOST_REFERENCES = 20  # joined in one answer; longer lists are malformed for most graders
@@ -29,13 +31,13 @@ class Slot:
     """Where a node looks for its answer, and what it compares with.
 
     Attributes:
-        path: in the answer's JSON; None for the text.
-        reference: a template without variables of the sample; None without one.
-        is_right: the reference, as it is, is the right answer.
-        is_list: the answer is a list of strings.
-        marker: what stands before the answer.
-        regexes: those that the answer is captured by, the outermost first.
-        kinds: of the switches above, each with the number of the way to the node.
+        path: In the answer's JSON; None for the text.
+        reference: A template without variables of the sample; None without one.
+        is_right: The reference, as it is, is the right answer.
+        is_list: The answer is a list of strings.
+        marker: What stands before the answer.
+        regexes: Those that the answer is captured by, the outermost first.
+        kinds: The switches above, each with the number of the way to the node.
     """
 
     path: tuple[str | int, ...] | None
@@ -51,7 +53,8 @@ class Slot:
         return all(switch.number_of(items, n) == number for switch, number in self.kinds)
 
     def value(self, items: Items, n: int) -> Any:
-        """What is compared with for item n."""
+        """What is compared with for item n, of a slot with a reference."""
+        assert self.reference is not None
         if self.reference.variable is None:
             return self.reference.item_text(items, n)
         return self.reference.value(items, n)
@@ -69,8 +72,8 @@ def answers_of(spec: GraderType, items: Items) -> Iterator[tuple[str, list[list[
     """The name of each probe, with an answer for every item, in one way or more.
 
     Args:
-        spec: a placed grader.
-        items: with prompts.
+        spec: A placed grader.
+        items: With prompts.
     """
     count = len(items.rows)
     slots = list(dict.fromkeys(_slots(spec)))
@@ -103,7 +106,7 @@ def answers_of(spec: GraderType, items: Items) -> Iterator[tuple[str, list[list[
         return
     firsts = dict(zip(referring, common, strict=True))
     yield (
-        "the commonest reference",
+        COMMONEST,
         _ways(referring, items, lambda slot, n: next(iter(firsts[slot]), "")),
     )
 
@@ -225,8 +228,8 @@ def _set(document: Any, path: tuple[str | int, ...], value: Any) -> Any:
         return value
     step, rest = path[0], path[1:]
     if isinstance(step, int):
-        members = document if isinstance(document, list) else []
-        members = members + [None] * (step + 1 - len(members))
-        return [_set(m, rest, value) if n == step else m for n, m in enumerate(members)]
-    members: Mapping[str, Any] = document if isinstance(document, dict) else {}
+        entries = document if isinstance(document, list) else []
+        entries = entries + [None] * (step + 1 - len(entries))
+        return [_set(m, rest, value) if n == step else m for n, m in enumerate(entries)]
+    members: JsonMapping = document if isinstance(document, dict) else {}
     return {**members, step: _set(members.get(step), rest, value)}

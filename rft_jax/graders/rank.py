@@ -15,7 +15,7 @@ ends before.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ class Rank:
     def score(self, view: SampleView, encoded: StringList) -> Score:
         """See `GraderType.score`."""
         scan = view.scan
-        value = find(scan, view.unescaped, self.input.variable.path)
+        value = find(scan, view.unescaped, self.input.only_variable.path)
         strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items, lone=True)
         count_N = strings.count_N
         well_formed_N = uniform_N & (count_N >= 1) & (count_N <= self.max_items)
@@ -118,7 +118,7 @@ class Rank:
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`."""
-        value = view.document.find(self.input.variable.path)
+        value = view.document.find(self.input.only_variable.path)
         names = listed(value.data) if value else None
         rank, length = 0, 0
         if is_list_of_strings(names) and 1 <= len(names) <= self.max_items:
@@ -139,7 +139,7 @@ def parse_form(fields: Fields) -> str:
     """Reads `normalize`.
 
     Raises:
-        InputError: it is none of `strings.FORMS`.
+        InputError: It is none of `strings.FORMS`.
     """
     return fields.choice("normalize", FORMS) if "normalize" in fields.values else "case"
 
@@ -160,7 +160,7 @@ def reference_list(template: Template, items: Items, n: int) -> list[str]:
     """The strings of row n that an item variable names.
 
     Raises:
-        InputError: it is no list of strings; naming the line.
+        InputError: It is no list of strings; naming the line.
     """
     names = template.value(items, n)
     if not is_list_of_strings(names):
@@ -171,11 +171,11 @@ def reference_list(template: Template, items: Items, n: int) -> list[str]:
     return names
 
 
-def listed(value: Any) -> Any:
+def listed(value: object) -> object:
     """A lone string as a list of one; anything else as it is."""
     return [value] if isinstance(value, str) else value
 
 
-def is_list_of_strings(value: Any) -> bool:
+def is_list_of_strings(value: object) -> TypeGuard[list[str]]:
     """Whether a JSON value is an array of strings and nothing else."""
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

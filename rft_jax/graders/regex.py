@@ -19,7 +19,6 @@ depend on the pattern; on the host Python's backtracking may take very long, as 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -45,6 +44,7 @@ from rft_jax.strings.regex import (
     matches,
     python_flags,
 )
+from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,16 @@ class Regex:
             raise fields.error(error.about, str(error)) from None
         return regex
 
-    def _tables(self) -> Any:
+    def _tables(self) -> PyTree:
         if self.grader is None:
             return compile_match(self.pattern, self.flags, self.mode)
         return compile_capture(self.pattern, self.flags, self.mode, self.group)
 
-    def encode(self, items: Items) -> Any:
+    def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         return self.input.encode(items), self.grader.encode(items) if self.grader else ()
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         own, inner = encoded
         (text,), errors, failed_N = render_on_device(view, (self.input,), (own,))

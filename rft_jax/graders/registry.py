@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rft_jax.graders import device_judge
 from rft_jax.graders.choice import Choice
@@ -17,6 +17,7 @@ from rft_jax.graders.host import Endpoint, LabelModel, PythonGrader, ScoreModel
 from rft_jax.graders.json_schema import JsonSchema
 from rft_jax.graders.length import Length
 from rft_jax.graders.list_overlap import ListOverlap
+from rft_jax.graders.math import Math
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.number import Number
 from rft_jax.graders.rank import Rank
@@ -40,6 +41,7 @@ TYPES: dict[str, type[GraderType]] = {
     "choice": Choice,
     "rank": Rank,
     "number": Number,
+    "math": Math,
     "list_overlap": ListOverlap,
     "json_schema": JsonSchema,
     "format": Format,
@@ -63,14 +65,14 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
     """Reads and validates a grader.
 
     Args:
-        grader: a JSON file in OpenAI's format, or its content; or "package.module:name" for one
+        grader: A JSON file in OpenAI's format, or its content; or "package.module:name" for one
             made with `function.device_grader`.
 
     Returns:
         The grader's specification.
 
     Raises:
-        InputError: naming the file, the path inside the JSON and the remedy.
+        InputError: Naming the file, the path inside the JSON and the remedy.
     """
     if isinstance(grader, str) and (match := _IN_FILE.fullmatch(grader)):
         module = match[1].replace("/", ".").strip(".")
@@ -79,7 +81,8 @@ def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
             f"{module}:{match[2] or 'NAME'}"
         )
     if _is_function(grader):
-        return _import(*grader.split(":"))
+        module, name = grader.split(":")
+        return _import(module, name)
     return parse_grader(_read(grader), "")
 
 
@@ -87,10 +90,10 @@ def load_pass_threshold(grader: str | Path | Mapping[str, Any]) -> float | None:
     """The grader's `pass_threshold`: the reward from which a sample passes; None without one.
 
     Args:
-        grader: as for `load_grader`.
+        grader: As for `load_grader`.
 
     Raises:
-        InputError: it is not a number.
+        InputError: It is not a number.
     """
     if _is_function(grader):
         return None
@@ -105,7 +108,7 @@ def grader_file(grader: str | Path | Mapping[str, Any]) -> str | None:
     """The file that a grader is read from: its JSON, or the module of a function; None without one.
 
     Args:
-        grader: as for `load_grader`, which has read it.
+        grader: As for `load_grader`, which has read it.
     """
     if isinstance(grader, Mapping):
         return None
@@ -114,9 +117,10 @@ def grader_file(grader: str | Path | Mapping[str, Any]) -> str | None:
     return str(grader)
 
 
-def _is_function(grader: str | Path | Mapping[str, Any]) -> bool:
-    named = isinstance(grader, str) and _IN_MODULE.fullmatch(grader)
-    return bool(named) and not Path(grader).exists()
+def _is_function(grader: str | Path | Mapping[str, Any]) -> TypeGuard[str]:
+    if not isinstance(grader, str) or not _IN_MODULE.fullmatch(grader):
+        return False
+    return not Path(grader).exists()
 
 
 def _read(grader: str | Path | Mapping[str, Any]) -> Fields:
@@ -201,8 +205,8 @@ def parse_grader(fields: Fields, name: str) -> GraderType:
     """Reads the grader in an object.
 
     Args:
-        fields: of the object.
-        name: what the grader is called; if empty its `name`, or else its type.
+        fields: The object's.
+        name: What the grader is called; if empty its `name`, or else its type.
     """
     kind = fields.choice("type", tuple(TYPES))
     own_name = fields.string("name") if "name" in fields.values else kind

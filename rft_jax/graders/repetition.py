@@ -13,7 +13,6 @@ earns 1: this is a penalty, to be one part of a `multi`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -21,6 +20,7 @@ from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import distinct_ngrams, split_words
+from rft_jax.utils.types import PyTree
 
 DEFAULT_N = 4
 MOST_WORDS = 16  # in an n-gram; memory and time grow with it
@@ -40,11 +40,11 @@ class Repetition:
         fields.only("input", "n")
         return cls(name, fields.template("input"), fields.integer("n", DEFAULT_N, 1, MOST_WORDS))
 
-    def encode(self, items: Items) -> Any:
+    def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         return self.input.encode(items)
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         (text,), errors, failed_N = render_on_device(view, (self.input,), (encoded,))
         words = split_words(text)

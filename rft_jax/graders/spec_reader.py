@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rft_jax.graders.template import Template, TemplateError, parse_template
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonMapping
 
 if TYPE_CHECKING:
     from rft_jax.graders.types import GraderType
@@ -22,13 +23,13 @@ class Fields:
     """One JSON object of a grader.
 
     Attributes:
-        values: the object.
-        source: the file, empty if there is none.
-        path: of the object inside the JSON, empty for the whole.
-        parse_grader: reads the grader in such an object, under a name for it.
+        values: The object.
+        source: The file, empty if there is none.
+        path: The path of the object inside the JSON, empty for the whole.
+        parse_grader: Reads the grader in such an object, under a name for it.
     """
 
-    values: Mapping[str, Any]
+    values: JsonMapping
     source: str
     path: str
     parse_grader: Callable[[Fields, str], GraderType]
@@ -38,7 +39,7 @@ class Fields:
         path = ".".join(part for part in (self.path, key) if part)
         return InputError(": ".join(part for part in (self.source, path, sentence) if part))
 
-    def inside(self, key: str, values: Mapping[str, Any]) -> Fields:
+    def inside(self, key: str, values: JsonMapping) -> Fields:
         """The fields of an object under this one."""
         path = ".".join(part for part in (self.path, key) if part)
         return Fields(values, self.source, path, self.parse_grader)
@@ -114,6 +115,6 @@ class Fields:
         return tuple(float(value) for value in values)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "an object", list: "an array", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")

@@ -10,7 +10,6 @@ string equals what is no string if it reads as that is shown ("5" and 5).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from rft_jax.strings import (
     hash_of,
     value_hash,
 )
+from rft_jax.utils.types import PyTree
 
 OPERATIONS = {
     "eq": equal,
@@ -79,14 +79,14 @@ class StringCheck:
         usable = all(kind in ("item", "output_json") for kind in kinds)
         return self.operation in ("eq", "ne") and usable and "output_json" in kinds
 
-    def encode(self, items: Items) -> Any:
+    def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         texts = tuple(template.encode(items) for template in self.templates)
         return texts, tuple(
             _encode_values(t, items) if self.compares_values else () for t in self.templates
         )
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         texts, values = encoded
         (text, reference), errors, failed_N = render_on_device(view, self.templates, texts)
@@ -124,7 +124,7 @@ def _encode_values(template: Template, items: Items) -> tuple[np.ndarray, ...]:
 
 def _values(view: SampleView, template: Template) -> tuple[jax.Array, jax.Array]:
     """The same of the answers' values."""
-    value = find(view.scan, view.unescaped, template.variable.path)
+    value = find(view.scan, view.unescaped, template.only_variable.path)
     hash_LN = value_hash(view.scan, view.unescaped, value)
     return jnp.moveaxis(hash_LN, 0, -1), value.token_N == JsonToken.STRING
 
@@ -132,7 +132,8 @@ def _values(view: SampleView, template: Template) -> tuple[jax.Array, jax.Array]
 def _value_on_host(view: HostView, template: Template, items: Items, n: int) -> tuple[str, bool]:
     """A canonical text of the value, and whether it is a string."""
     if template.sample_variables:
-        value = view.document.find(template.variable.path)
+        value = view.document.find(template.only_variable.path)
+        assert value is not None, "the template was rendered before"
         return value.canonical, isinstance(value.data, str)
     own = template.value(items, n)
     return canonical(own), isinstance(own, str)

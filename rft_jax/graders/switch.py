@@ -11,7 +11,6 @@ asked. A grader needs the fields of its own items only. Its score is reported un
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template
 from rft_jax.graders.types import GraderType, Group, Items, SampleView, Score
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Switch(Group):
         """The grader of row n.
 
         Raises:
-            InputError: there is none; naming the line.
+            InputError: There is none; naming the line.
         """
         key = self.on.item_text(items, n)
         if key not in self.keys:
@@ -64,7 +64,7 @@ class Switch(Group):
             )
         return self.keys.index(key)
 
-    def encode(self, items: Items) -> tuple[np.ndarray, tuple[Any, ...]]:
+    def encode(self, items: Items) -> tuple[np.ndarray, tuple[PyTree, ...]]:
         """The number of each item's grader, and what the graders need; None for one without
         items."""
         numbers = np.array([self.number_of(items, n) for n in range(len(items.rows))], np.int32)
@@ -73,7 +73,7 @@ class Switch(Group):
             for number, grader in enumerate(self.graders)
         )
 
-    def score(self, view: SampleView, encoded: tuple[jax.Array, tuple[Any, ...]]) -> Score:
+    def score(self, view: SampleView, encoded: tuple[jax.Array, tuple[PyTree, ...]]) -> Score:
         """See `GraderType.score`."""
         number_N, fields = encoded
         total_N = jnp.zeros(view.no.shape, jnp.float32)
@@ -94,19 +94,19 @@ class Switch(Group):
         return Score(total_N, errors, details, parts)
 
 
-def _encode_own(grader: GraderType, items: Items, own: np.ndarray) -> Any:
+def _encode_own(grader: GraderType, items: Items, own: np.ndarray) -> PyTree:
     """What a grader needs of its own items, in their rows; in those of others one of its own."""
     lines = np.flatnonzero(own)
     if not len(lines):
         return None
-    rows = [items.rows[n] for n in lines]
+    rows = [items.rows[int(n)] for n in lines]
     try:
         encoded = grader.encode(Items(rows, items.source))
     except InputError:
         _name_line(grader, items, lines)
         raise
-    place = np.maximum(np.cumsum(own) - 1, 0)
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[place], encoded)
+    row = np.maximum(np.cumsum(own) - 1, 0)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[row], encoded)
 
 
 def _name_line(grader: GraderType, items: Items, lines: np.ndarray) -> None:

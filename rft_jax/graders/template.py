@@ -7,9 +7,10 @@ insignificant white space; of an item, whose source is gone, as `json.dumps` wri
 after prose (`strings.json_anywhere`). Its keys are found in another case if not in their own.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,14 +34,36 @@ class Variable:
     """What stands between `{{` and `}}`.
 
     Attributes:
-        text: as written, without the braces.
+        text: As written, without the braces.
         namespace: `item`, `output_text` or `output_json`.
-        path: keys and indices into it.
+        path: Keys and indices into it.
     """
 
     text: str
     namespace: str
     path: tuple[str | int, ...]
+
+
+def item_fields(node: object) -> list[str]:
+    """The keys of items that the templates of a grader, and of those below it, name."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+
+    def visit(value: object) -> None:
+        if isinstance(value, Variable):
+            if value.namespace == "item" and value.path and value.path[0] != "messages":
+                found.setdefault(str(value.path[0]))
+        elif isinstance(value, tuple | list):
+            for member in value:
+                visit(member)
+        elif isinstance(value, Mapping):
+            visit(list(value.values()))
+        elif dataclasses.is_dataclass(value) and id(value) not in seen:
+            seen.add(id(value))
+            visit([getattr(value, part.name) for part in dataclasses.fields(value)])
+
+    visit(node)
+    return list(found)
 
 
 class Rendered(NamedTuple):
@@ -71,8 +94,8 @@ class Template:
     """Literal text and variables in turn.
 
     Attributes:
-        where: path of the template inside the grader's JSON.
-        parts: runs of text and item variables, which the host renders, and variables of the sample.
+        where: Path of the template inside the grader's JSON.
+        parts: Runs of text and item variables, which the host renders, and variables of the sample.
     """
 
     where: str
@@ -80,7 +103,7 @@ class Template:
 
     @property
     def variable(self) -> Variable | None:
-        """The one variable of a template that is nothing else."""
+        """The one variable of a template that is nothing else; None if it is more."""
         if len(self.parts) != 1:
             return None
         if isinstance(self.parts[0], Variable):
@@ -88,11 +111,18 @@ class Template:
         run = self.parts[0]
         return run[0] if len(run) == 1 and isinstance(run[0], Variable) else None
 
+    @property
+    def only_variable(self) -> Variable:
+        """The variable of a template that was read as nothing else (`Fields.variable`)."""
+        variable = self.variable
+        assert variable is not None, f"{self.where} is more than a variable"
+        return variable
+
     def encode(self, items: Items) -> tuple[ByteString, ...]:
         """The runs that the host renders, each [len(items), width of the longest].
 
         Raises:
-            InputError: naming the line and the variable that an item lacks.
+            InputError: Naming the line and the variable that an item lacks.
         """
         encoded = []
         for run in self.parts:
@@ -113,9 +143,9 @@ class Template:
         """The value of row n, not rendered, of a template that is one item variable.
 
         Raises:
-            InputError: as `encode`.
+            InputError: As `encode`.
         """
-        return self._look_up(self.variable, items, n)
+        return self._look_up(self.only_variable, items, n)
 
     def _look_up(self, variable: Variable, items: Items, n: int) -> Any:
         value: Any = items.rows[n]
@@ -141,9 +171,11 @@ class Template:
         """The text for row n of a template without variables of the sample.
 
         Raises:
-            InputError: as `encode`.
+            InputError: As `encode`.
         """
-        return "".join(self._render_run(run, items, n).decode() for run in self.parts)
+        runs = [run for run in self.parts if not isinstance(run, Variable)]
+        assert len(runs) == len(self.parts), f"{self.where} has variables of the sample"
+        return "".join(self._render_run(run, items, n).decode() for run in runs)
 
     @property
     def reads_json(self) -> bool:
@@ -209,9 +241,11 @@ def render_on_host(
     if any(template.reads_json for template in templates):
         if errors := json_errors(view, view.document.root):
             return HostRendered((), errors)
-    texts = [template._on_host(view, items, n) for template in templates]
-    if None in texts:
-        return HostRendered((), frozenset({"invalid_variable_error"}))
+    texts = []
+    for template in templates:
+        if (text := template._on_host(view, items, n)) is None:
+            return HostRendered((), frozenset({"invalid_variable_error"}))
+        texts.append(text)
     return HostRendered(tuple(texts), frozenset())
 
 
@@ -228,11 +262,11 @@ def parse_template(text: str, where: str) -> Template:
     """Reads a template.
 
     Args:
-        text: as it stands in the grader's JSON.
-        where: its path there.
+        text: As it stands in the grader's JSON.
+        where: Its path there.
 
     Raises:
-        TemplateError: without the path, which the caller adds.
+        TemplateError: Without the path, which the caller adds.
     """
     pieces: list[str | Variable] = []
     rest = text
@@ -289,7 +323,7 @@ def encode_text(text: str, items: Items, n: int, where: str) -> bytes:
     """UTF-8 of a text out of row n.
 
     Raises:
-        InputError: naming the line, for a lone surrogate.
+        InputError: Naming the line, for a lone surrogate.
     """
     try:
         return text.encode()
@@ -300,7 +334,7 @@ def encode_text(text: str, items: Items, n: int, where: str) -> bytes:
         ) from None
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as templates show it."""
     if isinstance(value, str):
         return value

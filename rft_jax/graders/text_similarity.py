@@ -23,7 +23,7 @@ empty texts are alike in `fuzzy_match`, 1; wherever else a text has no words, th
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ from rft_jax.strings import (
     split_words,
 )
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import PyTree
 
 SMOOTHING = 0.1  # matches that BLEU is given in place of none: epsilon of smoothing method 1
 LONGEST = 4  # n-grams of BLEU and GLEU
@@ -109,7 +110,8 @@ def _bleu_on_host(text: str, reference: str) -> float:
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     smoothing = SmoothingFunction(epsilon=SMOOTHING).method1
-    return sentence_bleu([reference.split()], text.split(), smoothing_function=smoothing)
+    score = sentence_bleu([reference.split()], text.split(), smoothing_function=smoothing)
+    return cast(float, score)  # a list only for several weights
 
 
 def _gleu_on_host(text: str, reference: str) -> float:
@@ -160,11 +162,11 @@ class TextSimilarity:
             return Meteor.parse(name, fields)
         return cls(name, *templates, metric)
 
-    def encode(self, items: Items) -> Any:
+    def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         return self.input.encode(items), self.reference.encode(items)
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         (text, reference), errors, failed_N = render_on_device(
             view, (self.input, self.reference), encoded

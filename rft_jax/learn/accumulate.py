@@ -1,18 +1,21 @@
 """Gradient accumulation: the batch in parts, one after the other, with the same result."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.models import Params
+from rft_jax.utils.types import PyTree
 
 
 def accumulate_gradient(
-    loss: Callable[[Params, Any], tuple[Array, Any]], params: Params, batch: Any, parts: int
-) -> tuple[Array, Any, Params]:
+    loss: Callable[[Params, PyTree], tuple[Array, PyTree]],
+    params: Params,
+    batch: PyTree,
+    parts: int,
+) -> tuple[Array, PyTree, Params]:
     """Loss, auxiliary output and gradient of a batch, `parts` slices at a time.
 
     Args:

@@ -34,7 +34,7 @@ def advantages(reward_BG: Array, valid_BG: Array, config: PolicyLossConfig) -> A
     - `none`: 1; Dr. GRPO, https://arxiv.org/abs/2503.20783.
 
     Args:
-        reward_BG: float rewards; where `valid_BG` is False anything, NaN included.
+        reward_BG: Float rewards; where `valid_BG` is False anything, NaN included.
         valid_BG: bool; the other samples enter no mean and no standard deviation.
         config: As above.
 
@@ -44,7 +44,7 @@ def advantages(reward_BG: Array, valid_BG: Array, config: PolicyLossConfig) -> A
         rounding error, which a division by s + 1e-6 would blow up).
 
     Raises:
-        ValueError: for an unknown `scale_rewards`; `InputError`, one too, for an unknown advantage
+        ValueError: For an unknown `scale_rewards`; `InputError`, one too, for an unknown advantage
             or one that returns another shape.
     """
     reward_BG = jnp.where(valid_BG, jax.lax.stop_gradient(reward_BG).astype(jnp.float32), 0)

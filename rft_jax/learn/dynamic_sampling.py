@@ -5,7 +5,7 @@ A group whose rewards are equal has no advantage and so no gradient. DAPO
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Sharding
 
 from rft_jax.parallel import constrain
+from rft_jax.utils.types import PyTree
 
 _UNEQUAL, _EQUAL, _EMPTY = range(3)  # the order in which groups are kept
 
@@ -20,20 +21,23 @@ _UNEQUAL, _EQUAL, _EMPTY = range(3)  # the order in which groups are kept
 class Found(NamedTuple):
     """B groups: those of unequal rewards in the order of their prompts, then others."""
 
-    groups: Any  # tree of arrays with leading axis B
+    groups: PyTree  # tree of arrays with leading axis B
     rounds: Array  # int32: so many times B prompts were sampled
     consumed: Array  # int32, prompts up to the last that is needed
-    sums: Any
+    sums: PyTree
 
 
 class _Kept(NamedTuple):
-    groups: Any
+    groups: PyTree
     rank_B: Array  # one of the above
     position_B: Array  # int32, of the prompt in the order of the data
 
 
 def sample_groups(
-    sample: Callable[[Array], tuple[Any, Array, Any]], batch_size: int, rounds: int, place: Sharding
+    sample: Callable[[Array], tuple[PyTree, Array, PyTree]],
+    batch_size: int,
+    rounds: int,
+    row_sharding: Sharding,
 ) -> Found:
     """Samples until B groups have unequal rewards, or as many rounds as allowed are over.
 
@@ -44,27 +48,27 @@ def sample_groups(
             with leading axis B), whether each has unequal rewards, bool[B], and a tree of sums.
         batch_size: B.
         rounds: The most.
-        place: How the leading axis lies on the mesh.
+        row_sharding: How the leading axis lies on the mesh.
 
     Returns:
         The groups; `sums` are added up over the rounds.
     """
 
-    def of_round(index: Array) -> tuple[_Kept, Any]:
+    def of_round(index: Array) -> tuple[_Kept, PyTree]:
         groups, unequal_B, sums = sample(index)
         rank_B = jnp.where(unequal_B, _UNEQUAL, _EQUAL)
         return _Kept(groups, rank_B, index * batch_size + jnp.arange(batch_size)), sums
 
-    def unfinished(loop: tuple[Array, _Kept, Any]) -> Array:
+    def unfinished(loop: tuple[Array, _Kept, PyTree]) -> Array:
         index, kept, _ = loop
         return (index < rounds) & (kept.rank_B != _UNEQUAL).any()
 
-    def step(loop: tuple[Array, _Kept, Any]) -> tuple[Array, _Kept, Any]:
+    def step(loop: tuple[Array, _Kept, PyTree]) -> tuple[Array, _Kept, PyTree]:
         index, kept, sums = loop
         new, new_sums = of_round(index)
         both = jax.tree.map(lambda *x: jnp.concatenate(x), kept, new)
         order_B = jnp.argsort(both.rank_B, stable=True)[:batch_size]
-        kept = constrain(jax.tree.map(lambda x: x[order_B], both), place)
+        kept = constrain(jax.tree.map(lambda x: x[order_B], both), row_sharding)
         return index + 1, kept, jax.tree.map(jnp.add, sums, new_sums)
 
     zeros = jax.tree.map(

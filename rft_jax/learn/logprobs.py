@@ -1,7 +1,7 @@
 """Log-probabilities of given completions, with the prompt run once per prompt."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from rft_jax.models import Model, Params
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.generate import Prompts
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
+from rft_jax.utils.types import PyTree
 
 NORMALIZER = "normalizer"
 _KEPT = jax.checkpoint_policies.save_only_these_names(NORMALIZER)
@@ -134,7 +135,7 @@ def _score_tokens_gradient(kept, cotangent):
 score_tokens.defvjp(_score_tokens, _score_tokens_gradient)
 
 
-def in_chunks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
+def in_chunks(function: Callable[[PyTree], PyTree], inputs: PyTree, size: int) -> PyTree:
     """Applies a function to `size` positions of time at a time, so that logits are never all there.
 
     Args:

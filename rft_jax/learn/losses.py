@@ -212,7 +212,7 @@ def denominator(mask: Array, aggregation: str) -> Array:
         A float32 scalar, at least 1.
 
     Raises:
-        ValueError: for an unknown aggregation.
+        ValueError: For an unknown aggregation.
     """
     sequences = mask.any(axis=-1).sum()
     match aggregation:

@@ -1,6 +1,6 @@
 """The optimizer and the training state that it updates."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import Array
 from rft_jax.config import OptimizerConfig
 from rft_jax.models import Model, Params, over_matrices, split
 from rft_jax.parallel import LEARNER_RULES, AnyMesh, Shardings, replicated, shardings
+from rft_jax.utils.types import PyTree
 
 
 class Frozen(NamedTuple):
@@ -47,7 +48,7 @@ def make_optimizer(
     """Global-norm clip, then AdamW or Muon under the configured schedule.
 
     Args:
-        steps: Of the stage, over which the schedule goes.
+        steps: The stage's, over which the schedule goes.
         updates: Optimizer updates in a step.
         lora: Whether adapters are trained, which have a default rate of their own.
     """
@@ -76,7 +77,7 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
-def _layers_matrices(params: Params) -> dict[str, Any]:
+def _layers_matrices(params: Params) -> dict[str, PyTree]:
     """For Muon: over which axes the layers' matrices are summed; None for all other weights."""
     layers = over_matrices(
         {"layers": params["layers"]},
@@ -123,7 +124,7 @@ def state_shardings(
     )
     by_path = dict(jax.tree.leaves_with_path(trainable))
 
-    def moment(path: tuple, _: Any) -> Any:
+    def moment(path: tuple, _: PyTree) -> PyTree:
         """Below whichever state of the optimizer, a weight's moment has the weight's path."""
         ends = (path[at:] for at in range(len(path)))
         return next((by_path[end] for end in ends if end in by_path), whole)

@@ -40,7 +40,7 @@ class PackedRows(NamedTuple):
     """
 
     packing: Packing  # each with a leading axis A
-    n_ARW: Array  # int32, the completion at each place; -1 at padding
+    n_ARW: Array  # int32, the completion at each position; -1 at padding
     t_ARW: Array  # int32, its token
     prompt_ARW: Array  # int32, -1 at padding
     position_ARW: Array  # int32, of the token before it, which predicts it
@@ -87,18 +87,18 @@ def pack_batch(
 
 
 class RowTokens(NamedTuple):
-    """What the model reads and predicts at each place of the rows.
+    """What the model reads and predicts at each position of the rows.
 
     A completion's first token is predicted by its prompt's last, so that nothing need be read at
     its place, which stands empty: segment 0, and no prompt that it attends to.
     """
 
-    token_ARW: Array  # int32, the token before the place's own
+    token_ARW: Array  # int32, the token before the position's own
     position_ARW: Array  # int32
     segment_ARW: Array  # int32, one more than the completion
-    attends_ARW: Array  # int32, the prompt that the place attends to; -1 for none
+    attends_ARW: Array  # int32, the prompt that the position attends to; -1 for none
     prompt_ARW: Array  # int32, the completion's prompt
-    first_ARW: Array  # bool: the place of a completion's first token
+    first_ARW: Array  # bool: the position of a completion's first token
     target_ARW: Array  # int32, the token that is predicted
     state_ARW: MaskState  # of the logit masks, before it
     prompts_ARZ: Array  # int32, the prompts of each row
@@ -140,7 +140,7 @@ class _Rows:
         return states, PromptPlaces(prefix.mask_BXYP, prefix.position_P)
 
     def scores(
-        self, params: Params, prompted: PromptStates, places: PromptPlaces, trip: Array
+        self, params: Params, prompted: PromptStates, prompt_positions: PromptPlaces, trip: Array
     ) -> CompletionScores:
         """New log-probabilities and entropies of the trip's completions, 0 elsewhere."""
         learner, rows = self.learner, self.packed.rows
@@ -158,7 +158,7 @@ class _Rows:
             flat(here.token_ARW),
             flat(here.position_ARW),
             flat(here.segment_ARW),
-            _prefix_of_rows(prompted, places, here.prompts_ARZ, here.attends_ARW),
+            _prefix_of_rows(prompted, prompt_positions, here.prompts_ARZ, here.attends_ARW),
         )
         last_ARWD = _pick(
             prompted.last_BD.reshape(A, -1, prompted.last_BD.shape[-1]), here.prompt_ARW
@@ -194,7 +194,7 @@ class _Rows:
         return self.objective(new, reference_BGT, self.batch._replace(mask_BGT=mask_BGT))
 
     def _by_completion(self, x_R1W: Array, trip: Array) -> Array:
-        """From places of the trip's rows to tokens of completions, [B, G, T]; 0 elsewhere."""
+        """From positions of the trip's rows to tokens of completions, [B, G, T]; 0 elsewhere."""
         packed, shape = self.packed, self.batch.mask_BGT.shape
         A, _, W = packed.n_ARW.shape
         row_AN1 = jnp.clip(packed.packing.row_N - trip * packed.rows, 0, packed.rows - 1)[..., None]
@@ -228,14 +228,16 @@ def packed_gradient(
     rows = _Rows(learner, objective, batch, packed, tokens, state.frozen.base)
     # The prompts are run outside of the loop, which therefore differentiates with respect to what
     # came of them; `pull` takes the sum of those gradients back through the prompts, once.
-    prompted, pull, places = jax.vjp(rows.run_prompts, params, has_aux=True)
+    prompted, pull, prompt_positions = jax.vjp(rows.run_prompts, params, has_aux=True)
     reference_prompted = None if reference is None else rows.run_prompts(reference)[0]
 
     def loss(params: Params, prompted: PromptStates, trip: Array) -> tuple[Array, TokenStatistics]:
         reference_BGT = None
         if reference_prompted is not None:
-            reference_BGT = rows.scores(reference, reference_prompted, places, trip).logprob_BGT
-        return rows.loss(rows.scores(params, prompted, places, trip), reference_BGT, trip)
+            reference_BGT = rows.scores(
+                reference, reference_prompted, prompt_positions, trip
+            ).logprob_BGT
+        return rows.loss(rows.scores(params, prompted, prompt_positions, trip), reference_BGT, trip)
 
     value_and_gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
 
@@ -284,7 +286,7 @@ def lay_out(packed: PackedRows, tokens_BGT: Array, mask: LogitMask) -> RowTokens
 
 
 def _prefix_of_rows(
-    prompted: PromptStates, places: PromptPlaces, prompts_ARZ: Array, attends_ARW: Array
+    prompted: PromptStates, prompt_positions: PromptPlaces, prompts_ARZ: Array, attends_ARW: Array
 ) -> Prefix:
     """The keys and values that rows attend to: those of each row's own prompts, side by side.
 
@@ -299,10 +301,10 @@ def _prefix_of_rows(
         return x_LARKPQ.reshape(x_LARKPQ.shape[0], -1, *x_LARKPQ.shape[3:])
 
     k, v = jax.tree.map(split, (prompted.k_LBKPQ, prompted.v_LBKPQ))
-    mask = places.mask_BXYP.reshape(A, -1, *places.mask_BXYP.shape[1:])
+    mask = prompt_positions.mask_BXYP.reshape(A, -1, *prompt_positions.mask_BXYP.shape[1:])
     axes = Prefix._make((1, 1, 0, None))
     prefix = jax.vmap(Prefix.of_rows, in_axes=(axes, 0, 0), out_axes=axes)(
-        Prefix(k, v, mask, places.position_P), prompts_ARZ, attends_ARW
+        Prefix(k, v, mask, prompt_positions.position_P), prompts_ARZ, attends_ARW
     )
     k, v = jax.tree.map(join, (prefix.k_LBKPQ, prefix.v_LBKPQ))
     mask = prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:])

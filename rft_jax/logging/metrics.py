@@ -3,10 +3,10 @@
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 
@@ -14,20 +14,21 @@ from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.metrics_file import read_metrics
 from rft_jax.utils.numbers import to_numbers
+from rft_jax.utils.types import JsonObject
 
 
 class Writer(Protocol):
-    """A place for metrics rows: a step's names and values, `timing` an object of its own."""
+    """A sink of metrics rows: a step's names and values, `timing` an object of its own."""
 
-    def write(self, row: dict[str, Any]) -> None: ...
+    def write(self, row: JsonObject) -> None: ...
 
     def close(self) -> None: ...
 
 
 class Writers:
-    """Several places as one; a context manager.
+    """Several sinks as one; a context manager.
 
-    A place that cannot be written to (a full disk) is reported once and the run goes on.
+    A sink that cannot be written to (a full disk) is reported once and the run goes on.
     """
 
     def __init__(self, writers: Sequence[Writer]):
@@ -41,13 +42,13 @@ class Writers:
         for index, writer in enumerate(self._writers):
             self._guard(index, writer.close)
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Gives every place the row, its arrays as numbers and non-finite ones as None."""
+    def write(self, row: JsonObject) -> None:
+        """Gives every sink the row, its arrays as numbers and non-finite ones as None."""
         row = to_numbers(row)
         for index, writer in enumerate(self._writers):
             self._guard(index, writer.write, row)
 
-    def _guard(self, index: int, action: Any, *arguments: Any) -> None:
+    def _guard(self, index: int, action: Callable[..., object], *arguments: object) -> None:
         try:
             action(*arguments)
         except Exception as error:  # whatever a full disk or a service raises
@@ -82,7 +83,7 @@ class MetricsFile:
     def close(self) -> None:
         self._file.close()
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: JsonObject) -> None:
         """Appends a row; arrays become numbers, non-finite ones null."""
         line = json.dumps(to_numbers(row)).encode() + b"\n"
         if self._cut:  # a full disk took part of a line; it ends here
@@ -97,13 +98,13 @@ class WandbRun:
     """A stage as a run of Weights & Biases, which a resumed stage continues.
 
     Args:
-        project: Of Weights & Biases.
+        project: The project in Weights & Biases.
         directory: The stage's folder; the run's id is kept in it.
         group: The stages' common name.
         config: Settings to show with the run, as a JSON value.
     """
 
-    def __init__(self, project: str, directory: Path, group: str, config: dict[str, Any]):
+    def __init__(self, project: str, directory: Path, group: str, config: JsonObject):
         id_file = directory / "wandb_id"
         if not id_file.exists():
             directory.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ class WandbRun:
             config=config,
         )
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: JsonObject) -> None:
         """Logs a row's scalars; of a step that was logged before, the first values stay."""
         self._run.log(scalars(row), step=row["step"])
 
@@ -130,7 +131,7 @@ def import_wandb() -> ModuleType:
     """The package of Weights & Biases, which is no dependency.
 
     Raises:
-        InputError: if it is not installed.
+        InputError: If it is not installed.
     """
     try:
         import wandb  # pyright: ignore[reportMissingImports]  # no dependency
@@ -142,7 +143,7 @@ def import_wandb() -> ModuleType:
     return wandb
 
 
-def scalars(row: dict[str, Any]) -> dict[str, float]:
+def scalars(row: JsonObject) -> dict[str, float]:
     """A row's finite numbers but the step, those of `timing` as `timing/name`."""
     flat = {name: value for name, value in row.items() if name not in ("step", "timing")}
     flat |= {f"timing/{name}": value for name, value in row.get("timing", {}).items()}

@@ -5,7 +5,7 @@ with Progress("rft", steps=100) as progress:
 """
 
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from rich.console import Console, Group
@@ -16,9 +16,19 @@ from rich.text import Text
 
 from rft_jax.utils.console import log
 from rft_jax.utils.formats import duration, number, sparkline
+from rft_jax.utils.types import JsonObject
 
 WINDOW = 50  # rows over which time, trend and the small curve look back
-LINE = ("train_loss", "train_reward_mean", "valid_reward_mean", "valid_top1", "train_entropy")
+NOTABLE = 0.95  # fraction of valid samples below which it is shown
+# Columns of the lines where there is no terminal: by heading the metrics, of which a row's first
+# counts. Samples that are not valid count as 0 in `reward_mean_all`.
+REINFORCED = {
+    "reward": ("train_reward_mean_all", "train_reward_mean"),
+    "validation": ("valid_reward_mean_all", "valid_reward_mean"),
+    "top 1": ("valid_top1",),
+    "entropy": ("train_entropy",),
+}
+SUPERVISED = {"loss": ("train_loss",), "accuracy": ("train_mean_token_accuracy",)}
 PANEL = (  # after the headline's reward or loss
     ("train_entropy", "entropy"),
     ("train_completion_tokens_mean", "tokens an answer"),
@@ -35,17 +45,34 @@ class Progress:
         every: Steps between lines where there is no terminal; evaluations and the last step always
             get theirs.
         console: None: stderr.
+        constant: What the best constant answer earns on the validation items, if that is known.
+        stopping: Whether the run was asked to end.
     """
 
-    def __init__(self, stage: str, steps: int, every: int = 1, console: Console | None = None):
+    def __init__(
+        self,
+        stage: str,
+        steps: int,
+        every: int = 1,
+        console: Console | None = None,
+        constant: float | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ):
         self._stage, self._steps, self._every = stage, steps, every
         self._console = console or Console(stderr=True)
-        self._row: dict[str, Any] = {"step": 0}
+        self._constant, self._stopping = constant, stopping
+        self._row: JsonObject = {"step": 0}
+        self._columns: dict[str, tuple[str, ...]] | None = None
         self._valid: list[float] = []
         self._headline: deque[float] = deque(maxlen=WINDOW)
         self._seconds: deque[float] = deque(maxlen=WINDOW)
         self._compiled = False
         self._live: Live | None = None
+
+    @property
+    def is_panel(self) -> bool:
+        """Whether there is a panel, which whatever else is written to the terminal would garble."""
+        return self._live is not None
 
     def __enter__(self) -> "Progress":
         terminal = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -53,20 +80,22 @@ class Progress:
             self._live = Live(
                 console=self._console, get_renderable=self._panel, refresh_per_second=1
             )
-            self._live.start()
+            self._live.start(refresh=True)
+        else:
+            log(f"{self._stage}: compiling, which takes from seconds to minutes")
         return self
 
     def __exit__(self, *_) -> None:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, row: dict[str, Any]) -> None:
+    def update(self, row: JsonObject) -> None:
         """Takes in a metrics row, numbers already: `step`, metrics and `timing`."""
         self._row |= row
-        if row.get("valid_reward_mean") is not None:
-            self._valid.append(row["valid_reward_mean"])
-        if row.get(self._metric) is not None:
-            self._headline.append(row[self._metric])
+        if (valid := _first(row, REINFORCED["validation"])) is not None:
+            self._valid.append(valid)
+        if (value := _first(row, self._headline_metrics)) is not None:
+            self._headline.append(value)
         step = row["step"]
         if step > 0:
             if self._compiled:  # the first step's time is mostly compilation
@@ -74,7 +103,7 @@ class Progress:
             self._compiled = True
         due = step % self._every == 0 or step == self._steps or "valid_reward_mean" in row
         if self._live is None and due:
-            log(self._line(row))
+            self._log_line(row)
 
     @property
     def seconds_left(self) -> float | None:
@@ -84,16 +113,36 @@ class Progress:
         return float(np.mean(self._seconds)) * (self._steps - self._row["step"])
 
     @property
-    def _metric(self) -> str:
-        return "train_reward_mean" if "train_reward_mean" in self._row else "train_loss"
+    def _headline_metrics(self) -> tuple[str, ...]:
+        reinforced = any(name in self._row for name in REINFORCED["reward"])
+        return REINFORCED["reward"] if reinforced else SUPERVISED["loss"]
 
-    def _line(self, row: dict[str, Any]) -> str:
-        parts = [f"{self._stage} {row['step']}/{self._steps}"]
-        parts += [f"{name} {row[name]:.4f}" for name in LINE if row.get(name) is not None]
-        parts.append(f"{row['timing']['full_iteration']:.2f} s")
-        if left := self.seconds_left:
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
+    def _log_line(self, row: JsonObject) -> None:
+        """A line of figures, below a heading before the first one."""
+        width = len(f"{self._stage} {self._steps}/{self._steps}")
+        if self._columns is None:
+            graded = any(name.removeprefix("train_").startswith("reward_mean") for name in row)
+            graded |= any(name in row for name in REINFORCED["validation"])
+            self._columns = dict(REINFORCED if graded else SUPERVISED)
+            if "valid_top1" not in row:
+                self._columns.pop("top 1", None)
+            heads = [f"{head:>11}" for head in (*self._columns, "seconds", "left")]
+            log(f"{'step':<{width}}{''.join(heads)}")
+        values = (_first(row, names) for names in self._columns.values())
+        cells = ["" if value is None else f"{value:.4f}" for value in values]
+        left = self.seconds_left
+        cells += [f"{row['timing']['full_iteration']:.2f}", duration(left) if left else ""]
+        line = f"{self._stage} {row['step']}/{self._steps}"
+        line = f"{line:<{width}}{''.join(f'{cell:>11}' for cell in cells)}"
+        if (graded := self._graded(row)) is not None:
+            line += f"  only {graded:.0%} graded"
+        log(line.rstrip())
+
+    def _graded(self, row: JsonObject) -> float | None:
+        """The fraction of a row's samples that are valid, the least there is, if it is notable."""
+        found = [row.get(name) for name in ("train_valid_fraction", "valid_valid_fraction")]
+        least = min((value for value in found if value is not None), default=1.0)
+        return least if least < NOTABLE else None
 
     def _panel(self) -> Group:
         step, left = self._row["step"], self.seconds_left
@@ -102,10 +151,18 @@ class Progress:
             Text(self._stage, style="bold"),
             ProgressBar(self._steps, step, width=30),
             f"{step:,}/{self._steps:,}",
-            "starting" if left is None else f"{duration(left)} left" if left else "done",
+            self._state(left),
             f"{np.mean(self._seconds):.3g} s a step" if self._seconds else "",
         )
         return Group(bar, self._headline_text(), self._details())
+
+    def _state(self, left: float | None) -> str:
+        """What is going on, in a few words."""
+        if self._stopping():
+            return "ending after the steps under way, all saved; once more ends at once"
+        if not self._compiled:
+            return "compiling"
+        return "" if left is None else f"{duration(left)} left" if left else "done"
 
     def _headline_text(self) -> Text:
         text = Text()
@@ -113,7 +170,8 @@ class Progress:
             return text
         values = np.asarray(self._headline)
         half = len(values) // 2
-        text.append(f"{self._metric.removeprefix('train_').removesuffix('_mean')} ", style="dim")
+        reinforced = self._headline_metrics == REINFORCED["reward"]
+        text.append("reward " if reinforced else "loss ", style="dim")
         text.append(f"{values[half:].mean():.3f}", style="bold")
         if half:
             change = values[half:].mean() - values[:half].mean()
@@ -121,7 +179,12 @@ class Progress:
         text.append(f"  {sparkline(values)}", style="blue")
         if self._valid:
             text.append("  validation ", style="dim").append(f"{self._valid[-1]:.3f}", style="bold")
-            text.append(f" (best {max(self._valid):.3f})", style="dim")
+            best = f"best {max(self._valid):.3f}"
+            if self._constant is not None:
+                best += f", a constant answer {self._constant:.3f}"
+            text.append(f" ({best})", style="dim")
+        if (graded := self._graded(self._row)) is not None:
+            text.append(f"  only {graded:.0%} graded", style="bold red")
         return text
 
     def _details(self) -> Text:
@@ -135,3 +198,8 @@ class Progress:
             "  ".join(f"{label} {number(value)}" for label, value in shown if value is not None),
             style="dim",
         )
+
+
+def _first(row: JsonObject, names: Sequence[str]) -> float | None:
+    """The first of these metrics that a row has."""
+    return next((row[name] for name in names if row.get(name) is not None), None)

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rft_jax.step import Samples
 from rft_jax.tokenizers import Tokenizer
 from rft_jax.utils.numbers import to_numbers
+from rft_jax.utils.types import JsonMapping, JsonObject
+
+TOO_LONG = "answer_longer_than_output_bytes"  # for people, where OpenAI has `other_error`
 
 
 def sample_row(
@@ -23,11 +25,11 @@ def sample_row(
     valid: bool,
     scores: Mapping[str, float],
     errors: Mapping[str, bool],
-) -> dict[str, Any]:
+) -> JsonObject:
     """One completion.
 
     Args:
-        tokens: Of the thought first, `thinking_tokens` of them.
+        tokens: Those of the thought first, `thinking_tokens` of them.
         text: The answer as it was graded.
         errors: By name whether it was made.
     """
@@ -46,8 +48,9 @@ def write_samples(
     directory: Path,
     step: int,
     samples: Samples,
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[JsonMapping],
     tokenizer: Tokenizer,
+    fields: Sequence[str] = (),
 ) -> None:
     """Writes a step's samples as JSON lines, for people to read.
 
@@ -56,6 +59,7 @@ def write_samples(
         step: The number of steps done.
         samples: NumPy arrays.
         items: The data set that the samples' prompt ids count in.
+        fields: Keys of the items that the grader compares with.
     """
     (rollout, answers, _), grade = samples.completed, samples.grade
     rows = []
@@ -72,13 +76,26 @@ def write_samples(
             errors={name: bool(flag[b, g]) for name, flag in grade.errors.items()},
         )
         row |= {"step": step, "advantage": to_numbers(samples.advantage_BG[b, g])}
-        row |= {"prompt": items[int(samples.prompt_id_B[b])]["messages"]}
+        item = items[int(samples.prompt_id_B[b])]
+        row |= expected(item, fields) | {"prompt": item["messages"]}
+        if samples.completed.overflow_BG[b, g]:
+            row["errors"] = [TOO_LONG if e == "other_error" else e for e in row["errors"]]
         rows.append(row)
     directory.mkdir(exist_ok=True)
     (directory / f"step_{step:06d}.jsonl").write_bytes(json_lines(rows))
 
 
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def expected(item: JsonMapping, fields: Sequence[str]) -> dict[str, str]:
+    """What the grader compares an answer with, as a sample's `expected`; empty without."""
+    found = {name: item[name] for name in fields if name in item}
+    if not found:
+        return {}
+    if len(found) == 1 and isinstance(value := next(iter(found.values())), str):
+        return {"expected": value}
+    return {"expected": json.dumps(found, ensure_ascii=False)}
+
+
+def json_lines(rows: Iterable[JsonMapping]) -> bytes:
     """JSON lines in UTF-8; what is no character becomes a question mark."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return text.encode("utf-8", "replace")

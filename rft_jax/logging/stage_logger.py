@@ -1,23 +1,27 @@
 """A stage's metrics rows: into files, on the terminal, into the report.
 
-with StageRecord(run, stage, done, began) as record:
+with StageRecord(run, stage, done, began, stop) as record:
     record({"step": 1, "train_loss": 0.5})
 """
 
 import time
-from typing import Any
 
 from rft_jax.config import TrainingStageConfig
 from rft_jax.config.overrides import to_json
 from rft_jax.logging.metrics import CompileCounter, MetricsFile, WandbRun, Writer, Writers
 from rft_jax.logging.progress import Progress
 from rft_jax.logging.tensorboard import TensorBoardFile
+from rft_jax.logging.watch import Watch
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.report import Reporter
 from rft_jax.runs.checkpoint import METRIC
+from rft_jax.runs.constant import read_constant
 from rft_jax.runs.run import Run
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import RunFailed
 from rft_jax.utils.numbers import peak_memory_bytes, to_numbers
+from rft_jax.utils.signals import StopSignals
+from rft_jax.utils.types import JsonObject
 
 
 class StageRecord:
@@ -26,13 +30,28 @@ class StageRecord:
     Only the first host writes and speaks; the others look as well whether the run can go on.
     """
 
-    def __init__(self, run: Run, stage: TrainingStageConfig, done: int, began: float):
-        self._stage = stage
+    def __init__(
+        self,
+        run: Run,
+        stage: TrainingStageConfig,
+        done: int,
+        began: float,
+        stop: StopSignals,
+    ):
+        self._stage, self._stop = stage, stop
         self._began, self._first_step = began, done + 1
         self._first = is_first()
         with raise_on_all_hosts():
             self._writers = Writers(_open_writers(run, stage, done) if self._first else [])
-        self._progress = Progress(stage.name, stage.steps, getattr(stage, "log_interval", 1))
+        constant = read_constant(run.directory(stage))
+        self._progress = Progress(
+            stage.name,
+            stage.steps,
+            getattr(stage, "log_interval", 1),
+            constant=constant and constant.reward,
+            stopping=lambda: stop.signum != 0,
+        )
+        self._watch = Watch(stage)
         self._report = Reporter(run.workdir)
         self._compiled = CompileCounter()
         self._last = time.perf_counter()
@@ -42,20 +61,24 @@ class StageRecord:
         self._writers.__enter__()
         if self._first:
             self._progress.__enter__()
+            self._stop.quiet = self._progress.is_panel
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
+        if self._first:
+            self._warn(self._watch.finish())
+        self._stop.quiet = False
         self._progress.__exit__(*exception)
         self._writers.__exit__(*exception)
         self._compiled.__exit__(*exception)
         if self._first:
             self._report.finish()
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: JsonObject) -> None:
         """Takes a row with its step.
 
         Raises:
-            RunFailed: if too many updates in a row were left out.
+            RunFailed: If too many updates in a row were left out.
         """
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
@@ -78,6 +101,7 @@ class StageRecord:
         self._writers.write(row)
         if self._first:
             self._progress.update(row)
+            self._warn(self._watch.update(row))
             if METRIC in row:
                 self._report.update()
         skipped = row.get("train_skipped_updates", 0)
@@ -87,6 +111,10 @@ class StageRecord:
                 f"to step {row['step']}, and the weights are those before; look at the samples and "
                 "the metrics, lower the learning rate, and use another work directory"
             )
+
+    def _warn(self, sentences: list[str]) -> None:
+        for sentence in sentences:
+            log(f"warning: {sentence}")
 
 
 def _open_writers(run: Run, stage: TrainingStageConfig, done: int) -> list[Writer]:

@@ -2,11 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from rft_jax.logging.metrics import scalars
+from rft_jax.utils.types import JsonObject
 
 
 class TensorBoardFile:
@@ -21,7 +21,7 @@ class TensorBoardFile:
         suffix = f".{time.time_ns()}"
         self._file = SummaryWriter(str(directory), purge_step=step + 1, filename_suffix=suffix)
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: JsonObject) -> None:
         """Appends a row's scalars; non-finite ones are left out."""
         for name, value in scalars(row).items():
             self._file.add_scalar(name, value, row["step"])

@@ -9,7 +9,7 @@ its segments, so that it may be a prompt (S = 1), one completion (S = G), or sev
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from rft_jax.models.row_attention import (
     token_attention,
 )
 from rft_jax.parallel import batch_parts, constrain, shard_experts
+from rft_jax.utils.types import PyTree
 
 _KEPT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -106,7 +107,7 @@ class Decoder(nnx.Module):
         else:
             attention = fused_attention(c, None if row_sharding is None else row_sharding.mesh)
 
-        def layer(x_BSTD: Array, inputs: Any) -> tuple[Array, tuple[Array, Array]]:
+        def layer(x_BSTD: Array, inputs: PyTree) -> tuple[Array, tuple[Array, Array]]:
             x_BSTD = _constrain_rows(x_BSTD, row_sharding)
             weights, kind, prefix_kv = inputs
             block = nnx.merge(graph, weights)
@@ -131,7 +132,7 @@ class Decoder(nnx.Module):
         prefix: Prefix,
         cache: Cache,
         *,
-        layers: Sequence[Any] | None,
+        layers: Sequence[PyTree] | None,
         dtype: jnp.dtype,
         row_sharding: NamedSharding | None = None,
     ) -> tuple[Array, Cache]:
@@ -159,7 +160,7 @@ class Decoder(nnx.Module):
         else:
             attention = token_attention(c, None if row_sharding is None else row_sharding.mesh)
 
-        def layer(carry: tuple[Array, Cache], inputs: Any) -> tuple[tuple[Array, Cache], None]:
+        def layer(carry: tuple[Array, Cache], inputs: PyTree) -> tuple[tuple[Array, Cache], None]:
             x_BS1D, cache = carry
             x_BS1D = _constrain_rows(x_BS1D, row_sharding)
             index, weights, kind, prefix_kv = inputs
@@ -181,7 +182,9 @@ class Decoder(nnx.Module):
             inputs = jnp.arange(c.num_layers), weights, jnp.asarray(kind_L), prefix_kv
             carry, _ = jax.lax.scan(layer, carry, inputs)
         else:
-            prefix_kv_L = zip(*prefix_kv, strict=True)
+            k_L, v_L = prefix_kv
+            assert not isinstance(k_L, Int8) and not isinstance(v_L, Int8), "the prefix is unrolled"
+            prefix_kv_L = zip(k_L, v_L, strict=True)
             for inputs in zip(range(c.num_layers), layers, kind_L, prefix_kv_L, strict=True):
                 carry, _ = layer(carry, inputs)
         x_BS1D, cache = carry
@@ -287,11 +290,12 @@ class Block(nnx.Module):
     def _mlp(self, h_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
         c = self.config
         if not c.experts:
-            weights = (self.gate_DF, self.up_DF, self.down_FD)
-            weights = (weight.get_value() for weight in weights)
-            return gated_mlp(h_BSTD, *weights, c.activation)
+            gate_DF, up_DF, down_FD = (
+                weight.get_value() for weight in (self.gate_DF, self.up_DF, self.down_FD)
+            )
+            return gated_mlp(h_BSTD, gate_DF, up_DF, down_FD, c.activation)
 
-        def mixture(weights: dict[str, Array | Int8], h_BSTD: Array) -> Array:
+        def mixture(weights: PyTree, h_BSTD: Array, /) -> Array:
             return expert_mlp(
                 h_BSTD,
                 **weights,
@@ -317,7 +321,7 @@ class Block(nnx.Module):
         return mixture(weights, h_BSTD)
 
 
-def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
+def rms_norm(x_xD: Array, weight_D: nnx.Param, config: ModelConfig) -> Array:
     """Root-mean-square norm (https://arxiv.org/abs/1910.07467), computed in float32."""
     x = x_xD.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
@@ -325,7 +329,7 @@ def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
     return (x * scale_D).astype(x_xD.dtype)
 
 
-def _by_kind(config: ModelConfig, positions_BST: Array) -> tuple[Any, np.ndarray]:
+def _by_kind(config: ModelConfig, positions_BST: Array) -> tuple[PyTree, np.ndarray]:
     """Windows (None where no layer has one) and rotations, stacked over the kinds of layers, and
     the index of each layer's kind."""
     kinds, kind_L = layer_kinds(config)
@@ -338,7 +342,7 @@ def _by_kind(config: ModelConfig, positions_BST: Array) -> tuple[Any, np.ndarray
 
 def _keys_of_prefix(
     prefix: Prefix | None,
-    prefix_kv: Any,
+    prefix_kv: PyTree,
     window: Array | None,
     positions_BST: Array,
     dtype: jnp.dtype,

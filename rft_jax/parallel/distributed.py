@@ -83,7 +83,7 @@ def _has_tpu() -> bool:
     return bool(devices and importlib.util.find_spec("libtpu"))
 
 
-def _initialize(arguments: dict[str, Any]) -> None:
+def _initialize(arguments: Mapping[str, Any]) -> None:
     try:
         jax.distributed.initialize(
             **arguments,

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ _NO_COMPILER = (
 
 
 def _described(
-    platform: str, topology: Topology, name: str, options: dict[str, Any]
+    platform: str, topology: Topology, name: str, options: Mapping[str, Any]
 ) -> Sequence[Device]:
     try:
         found = topologies.get_topology_desc(name, platform=platform, **options)

@@ -7,6 +7,7 @@ write_comparison(path, name, {"unseen": compare(models, differences)})    # `rft
 """
 
 from rft_jax.report.comparison import compare
+from rft_jax.report.ending import end_of_run
 from rft_jax.report.history import CASES_FILE
 from rft_jax.report.html import Reporter, write_comparison, write_report
 from rft_jax.report.terminal import show_comparison, show_run
@@ -15,6 +16,7 @@ __all__ = [
     "CASES_FILE",
     "Reporter",
     "compare",
+    "end_of_run",
     "show_comparison",
     "show_run",
     "write_comparison",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rft_jax.graders.constant import Constant
 from rft_jax.report.history import Series, StageHistory
 from rft_jax.utils.formats import duration
 from rft_jax.utils.types import JsonObject
@@ -18,6 +19,7 @@ TREND_FRACTION = 0.1  # of a curve's points, the width of the trend's window
 NOISY = {"train": 20, "valid": 60, "": np.inf}  # points from which a curve has a trend
 ENDS = ("_low", "_high")  # of the interval of the metric whose name stands before
 COUNT = "_count"  # of errors, whose fractions are drawn
+ALL = "reward_mean_all"  # with samples that are not valid as 0; drawn where there are some
 LEFT_OUT = ("items", "samples")  # of an evaluation: constants
 
 
@@ -51,7 +53,7 @@ SECTIONS = (
     Section(
         "Reward",
         (
-            Chart("Mean reward", ("reward_mean",)),
+            Chart("Mean reward", ("reward_mean", ALL)),
             Chart("Spread of the reward", ("reward_std",), "standard deviation"),
             Chart(
                 "Groups that teach nothing",
@@ -79,6 +81,11 @@ SECTIONS = (
             Chart("Completion", ("completion_tokens_mean",), "tokens"),
             Chart("Thought", ("reasoning_tokens_mean",), "tokens"),
             Chart("Cut at the limit", ("truncated_fraction",), "fraction of samples"),
+            Chart(
+                "Answers longer than output_bytes",
+                ("overlong_answers_fraction",),
+                "fraction of samples, not graded",
+            ),
         ),
     ),
     Section(
@@ -134,6 +141,8 @@ def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
         name for name in present if _interval_of(name) not in present and not name.endswith(COUNT)
     )
     rest = [name for name in present if name not in always_zero(stage)]
+    if _is_same(stage, ALL, "reward_mean"):
+        rest = [name for name in rest if name != ALL]
     arranged = []
     for section in SECTIONS:
         charts = []
@@ -149,6 +158,14 @@ def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
         if charts:
             arranged.append((section, charts))
     return arranged
+
+
+def _is_same(stage: StageHistory, name: str, other: str) -> bool:
+    """Whether two metrics have had the same values throughout."""
+    pairs = [
+        (stage.values(f"{s}_{name}"), stage.values(f"{s}_{other}")) for s in ("train", "valid")
+    ]
+    return all(len(a) == len(b) and np.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
 def _interval_of(name: str) -> str:
@@ -208,6 +225,8 @@ def facts(stage: StageHistory) -> list[Fact]:
         step, value = stage.series["valid_reward_mean"]
         best = int(np.nanargmax(value))
         found.append(Fact("Best validation", f"{value[best]:.3f}", f"at step {step[best]}"))
+        if stage.constant is not None:
+            found.append(_constant_fact(stage.constant, float(value[-1])))
     reinforced = "train_reward_mean" in stage.series
     for label, name in (
         [("Training reward", "train_reward_mean")]
@@ -220,6 +239,13 @@ def facts(stage: StageHistory) -> list[Fact]:
     return found
 
 
+def _constant_fact(constant: Constant, last: float) -> Fact:
+    note = "the same answer to every item"
+    if constant.reward >= last:
+        note += ", and no less than the model"
+    return Fact("Best constant answer", f"{constant.reward:.3f}", note)
+
+
 def payload(stage: StageHistory) -> JsonObject:
     """A stage's figures and curves as a JSON value for the page."""
     return {
@@ -228,6 +254,7 @@ def payload(stage: StageHistory) -> JsonObject:
         "steps": stage.steps,
         "done": stage.done,
         "thinned": stage.done > 2 * BUCKETS,
+        "constant": stage.constant and stage.constant._asdict(),
         "facts": [fact._asdict() for fact in facts(stage)],
         "zero": always_zero(stage),
         "sections": [

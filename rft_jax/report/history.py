@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rft_jax.graders.constant import Constant
+from rft_jax.runs.constant import read_constant
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.metrics_file import read_metrics
 from rft_jax.utils.types import JsonObject
@@ -55,6 +57,7 @@ class StageHistory:
     groups: list[Group]  # some of the samples, in the order of their steps
     samples: int  # how many the files that `groups` come from hold
     dumps: int  # how many files of samples there are
+    constant: Constant | None = None  # the best constant answer to the validation items
 
     @property
     def done(self) -> int:
@@ -122,6 +125,7 @@ def read_run(
                 groups=groups,
                 samples=samples,
                 dumps=len(dumps),
+                constant=read_constant(workdir / name),
             )
         )
     cases = {name: workdir / name / CASES_FILE for name in planned}
@@ -222,6 +226,7 @@ def _cut(group: Group) -> Group:
     samples = [
         {name: value for name, value in sample.items() if name not in ("step", "prompt")}
         | {name: _cut_text(sample.get(name) or "") for name in ("thought", "answer")}
+        | ({"expected": _cut_text(str(sample["expected"]))} if "expected" in sample else {})
         for sample in group.samples
     ]
     return Group(group.step, prompt, samples)

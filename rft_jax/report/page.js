@@ -56,8 +56,8 @@
   const MANY = 40;  // points from which a curve's few extremes may lie outside of the frame
   const HEIGHT = { small: 150, hero: 260 };
 
-  function frame(series) {
-    const kept = [], all = [];
+  function frame(series, constant) {
+    const kept = constant === null ? [] : [constant], all = [...kept];
     for (const { y, low = [], high = [] } of series) {
       all.push(...y);
       kept.push(...low, ...high);
@@ -79,7 +79,7 @@
     const splits = { train: "training", valid: "validation" };
     const names = new Set(chart.series.map((one) => base(one)));
     if (names.size === 1) return splits[series.split] || words(series.name.split("/").at(-1));
-    const short = base(series).replace(/^clip_fraction_/, "").replace("_max", " anywhere").replace(/^top(\d)/, "top $1");
+    const short = base(series).replace(/^clip_fraction_/, "").replace("reward_mean_all", "those not graded as 0").replace("reward_mean", "graded ones").replace("_max", " anywhere").replace(/^top(\d)/, "top $1");
     return new Set(chart.series.map((one) => one.split)).size > 1 ? `${short}, ${splits[series.split]}` : short;
   }
   const base = (series) => series.name.replace(/^(train|valid)_/, "");
@@ -93,7 +93,7 @@
     return low > 0 && x - xs[low - 1] < xs[low] - x ? low - 1 : low;
   }
 
-  function curveChart(chart, size) {
+  function curveChart(chart, size, constant = null) {
     const several = new Set(chart.series.map(base)).size > 1;
     const series = chart.series.filter((one) => one.y.length).map((one, index) => ({
       ...one,
@@ -115,7 +115,7 @@
     if (!series.length) return figure;
 
     const summary = series.map((one) => `${one.label}: ${format(one.y[0])} at step ${one.x[0]}, ${format(one.y.at(-1))} at step ${one.x.at(-1)}`).join("; ");
-    const [low, high, lowest, highest] = frame(series);
+    const [low, high, lowest, highest] = frame(series, constant);
     if (highest > high) outside.append(`Highest ${format(highest)}, outside of the frame. `);
     if (lowest < low) outside.append(`Lowest ${format(lowest)}, outside of the frame.`);
     const first = Math.min(...series.map((one) => one.x[0])), last = Math.max(...series.map((one) => one.x.at(-1)));
@@ -140,6 +140,9 @@
       xTicks.forEach((value) => svg.append(shape("text", {
         x: px(value), y: height - 5, "text-anchor": px(value) > width - 24 ? "end" : "middle",
       }, value.toLocaleString("en"))));
+      if (constant !== null) svg.append(
+        shape("line", { class: "constant", x1: left, x2: width - right, y1: py(constant), y2: py(constant), "stroke-dasharray": "6 4", stroke: "currentColor" }),
+        shape("text", { x: width - right, y: py(constant) - 4, "text-anchor": "end" }, `best constant answer ${format(constant)}`));
       const curves = shape("g", { "clip-path": `url(#${clip})` });
       for (const one of series) {
         const group = shape("g", { class: `color-${one.color}` });
@@ -221,7 +224,7 @@
       element("dt", {}, fact.label),
       element("dd", {}, element("div", { class: "value" }, fact.value), element("div", { class: "note" }, fact.note))))));
     if (stage.sections.length) {
-      overview.append(curveChart(stage.sections[0].charts[0], "hero"));
+      overview.append(curveChart(stage.sections[0].charts[0], "hero", stage.constant ? stage.constant.reward : null));
       overview.append(element("p", { class: "note key" }, `Faint: every step${stage.thinned ? ", of which each short stretch keeps its lowest and highest" : ""}. Line: the mean over the steps around it. Points: validation${stage.sections[0].charts[0].series.some((one) => one.low) ? ", with 95 % intervals" : ""}.`));
     }
     curves.replaceChildren(curves.firstElementChild);
@@ -405,7 +408,8 @@
       element("div", { class: "body" },
         chips.length ? element("ul", { class: "chips" }, chips) : null,
         sample.thought ? element("div", {}, element("p", { class: "role" }, "thought"), longText(sample.thought, "thought")) : null,
-        element("div", {}, element("p", { class: "role" }, "answer"), longText(sample.answer || "", "answer"))));
+        element("div", {}, element("p", { class: "role" }, "answer"), longText(sample.answer || "", "answer")),
+        sample.expected ? element("div", {}, element("p", { class: "role" }, "expected"), longText(sample.expected, "answer")) : null));
   }
 
   function groupBlock({ group, samples }) {

@@ -5,9 +5,11 @@ cannot move the cursor, recolor the screen or reverse the text around them.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
@@ -18,11 +20,12 @@ from rft_jax.report.charts import always_zero, arrange, facts, trend
 from rft_jax.report.comparison import INTERVALS, main_metric, metrics_of
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.formats import number, sparkline
+from rft_jax.utils.formats import CURVE_WIDTH, number, sparkline
 from rft_jax.utils.types import JsonObject
 
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 TEXT_LINES = 12  # of a prompt, thought or answer
+FIGURES_WIDTH = 34  # of the columns with numbers
 WITH_INTERVALS = 3  # models side by side whose intervals fit beside their means
 # C0 and C1 controls but tab and newline, bidirectional overrides, halves of surrogate pairs.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -47,7 +50,7 @@ def show_run(workdir: Path, *, samples: int = 3, console: Console | None = None)
     history = read_run(workdir)
     console.print(visible(history.name, "bold"))
     for stage in history.stages:
-        console.print(_stage(stage))
+        console.print(_stage(stage, console.width))
     if not history.stages:
         console.print("No step is done yet.")
     for name, evaluation in history.results.get("evaluations", {}).items():
@@ -66,33 +69,54 @@ def _picture(code: int) -> str:
     )
 
 
-def _stage(stage: StageHistory) -> Group:
+def _stage(stage: StageHistory, width: int = PLAIN_WIDTH) -> Group:
     figures = Table.grid(padding=(0, 2))
     for label, value, note in facts(stage):
         figures.add_row(Text(label, "dim"), Text(value, "bold"), Text(note, "dim"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("metric", overflow="fold")
+    arranged = [[name for chart in charts for name in chart.names] for _, charts in arrange(stage)]
+    longest = max(
+        (cell_len(visible(name).plain) for names in arranged for name in names), default=0
+    )
+    # Where the names leave too little room, the curves go; then the names have a line of their own.
+    curves = width >= longest + FIGURES_WIDTH + 2 * CURVE_WIDTH
+    own_line = width < longest + FIGURES_WIDTH
+    lines = Table.grid()
+    table.add_column("metric", no_wrap=True)
     for split in ("training", "validation"):
-        table.add_column(split, no_wrap=True)
-        table.add_column("now", justify="right", no_wrap=True)
+        if curves:
+            table.add_column(split, no_wrap=True)
+        table.add_column("now" if curves else split, justify="right", no_wrap=True)
     table.add_column("change", justify="right", no_wrap=True)
-    for _, charts in arrange(stage):
-        for name in (name for chart in charts for name in chart.names):
+    for names in arranged:
+        for name in names:
             train = stage.series.get(name, stage.series.get(f"train_{name}"))
             valid = stage.values(f"valid_{name}")
-            table.add_row(
-                visible(name),
+            cells = [
                 Text(sparkline(train.value) if train else "", "blue"),
                 number(_now(train)) if train else "",
                 Text(sparkline(valid), "yellow"),
                 number(float(valid[-1])) if len(valid) else "",
                 f"{valid[-1] - valid[0]:+.3g}" if len(valid) > 1 else "",
-            )
+            ]
+            shown = cells if curves else [cells[1], *cells[3:]]
+            if own_line:
+                lines.add_row(visible(name))
+                lines.add_row(_figures(shown))
+            else:
+                table.add_row(visible(name), *shown)
         table.add_section()
-    parts = [_heading(stage.name), figures, table]
+    parts = [_heading(stage.name), figures, lines if own_line else table]
     if zero := always_zero(stage):
         parts.append(visible(f"Always 0: {', '.join(zero)}", "dim"))
     return Group(*parts, "")
+
+
+def _figures(shown: Sequence[RenderableType]) -> Text:
+    """Figures below a metric's name: of training, of validation, and how much that has changed."""
+    labels = ("training", "validation", "change")
+    pairs = [f"{label} {value}" for label, value in zip(labels, shown, strict=True) if value]
+    return Text("  " + "  ".join(pairs), "dim")
 
 
 def _heading(text: str) -> Rule:
@@ -168,7 +192,10 @@ def _samples(history: RunHistory, count: int) -> Group:
         parts += [_text(message["role"], message["content"]) for message in group.prompt]
         if sample["thought"]:
             parts.append(_text("thought", sample["thought"]))
-        parts += [_text("answer", sample["answer"]), ""]
+        parts.append(_text("answer", sample["answer"]))
+        if "expected" in sample:
+            parts.append(_text("expected", sample["expected"]))
+        parts.append("")
     return Group(*parts)
 
 

@@ -78,7 +78,7 @@ def decode_queue(
     Args:
         decoder: The model, and how it is sampled from.
         queue: B prompts, G samples of each.
-        count: Of slots.
+        count: How many slots.
         in_any_part: Whether a flag is set in any of the queues that are completed side by side;
             all go on until the last is empty.
 

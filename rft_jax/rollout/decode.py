@@ -111,7 +111,7 @@ def decode_while(
         running: Whether there is something to decode.
         step: Decodes a token in every slot.
         loop: What steps pass on; its slots are from `init_slots`.
-        tokens: Of the longest completion; then the cache is full.
+        tokens: Those of the longest completion; then the cache is full.
         bound: Steps at most.
     """
     *ends, last = segments(tokens)

@@ -21,9 +21,9 @@ class FrozenJudge:
     """A model with its tokenizer; implements `graders.Judge`.
 
     Attributes:
-        mesh: of the step that it judges in.
-        load: gives the weights, called when they are first wanted.
-        tokens_at_once: of prompts, on each device; bounds the memory.
+        mesh: That of the step in which it judges.
+        load: Gives the weights, called when they are first wanted.
+        tokens_at_once: The prompts' tokens on each device; bounds the memory.
     """
 
     model: Model

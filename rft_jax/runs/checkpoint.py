@@ -8,20 +8,21 @@ does not agree with them is never loaded.
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rft_jax.learn.optimizer import TrainState
+from rft_jax.learn.optimizer import Frozen, TrainState
 from rft_jax.models import Params
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject, PyTree
 
 NEWEST, BEST = 2, 3  # checkpoints kept; OpenAI keeps the three of highest validation reward
 METRIC = "valid_reward_mean"
@@ -105,7 +106,7 @@ class Checkpoints:
                 rest=ocp.args.StandardRestore(_rest(like)),
             ),
         )
-        return TrainState(**restored["rest"])._replace(params=restored["params"])
+        return TrainState(**restored["rest"])._replace(params=restored["params"], frozen=Frozen())
 
     def _write_checksums(self) -> None:
         """Called by Orbax when all is written and the folder does not have its name yet."""
@@ -115,6 +116,8 @@ class Checkpoints:
 
     def _not_written(self, error: Exception) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # What Orbax left unfinished would be told once more by asyncio when it is collected.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         log(f"warning: a checkpoint could not be written ({reason}); the newest is {self.latest()}")
         if is_first():
             for folder in _unfinished(self._directory):
@@ -144,7 +147,7 @@ def load_params(directory: Path, step: int, like: Params) -> Params:
         like: Shapes, types and shardings, from `abstract`.
 
     Raises:
-        InputError: if there is no such checkpoint, or it is damaged.
+        InputError: If there is no such checkpoint, or it is damaged.
     """
     folder = directory / str(step)
     with raise_on_all_hosts():
@@ -171,7 +174,7 @@ def best_step(directory: Path) -> int | None:
     return max(found)[1] if found else None
 
 
-def abstract(shape: Any, sharding: Any) -> Any:
+def abstract(shape: PyTree, sharding: PyTree) -> PyTree:
     """`jax.ShapeDtypeStruct`s of a tree with the given shardings, to restore into."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -180,11 +183,12 @@ def abstract(shape: Any, sharding: Any) -> Any:
     )
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
+def _rest(state: TrainState) -> dict[str, PyTree]:
     return state._replace(params={}, frozen={})._asdict()
 
 
-def _metric(metrics: dict[str, float]) -> float:
+def _metric(metrics: JsonObject | None) -> float:
+    assert metrics is not None  # of a checkpoint that was validated
     return metrics[METRIC]
 
 

@@ -16,6 +16,7 @@ from rft_jax.tokenizers import Tokenizer, message_text
 from rft_jax.tokenizers.base import Message
 from rft_jax.tokenizers.thoughts import split_thought
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject, PyTree
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class PromptData:
     """Items to be answered."""
 
     source: str
-    items: list[dict[str, Any]]
+    items: list[JsonObject]
     prompts: PromptRows
-    item_fields: Any  # tree of arrays with a row an item, for the grader
+    item_fields: PyTree  # tree of arrays with a row an item, for the grader
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Rows(NamedTuple):
     """A file's items, before there is a tokenizer."""
 
     source: str
-    items: list[dict[str, Any]]
-    item_fields: Any = None
+    items: list[JsonObject]
+    item_fields: PyTree = None
 
 
 class StageReader(Protocol):
@@ -186,6 +187,6 @@ def data_directory(workdir: Path) -> Path:
     return workdir / "data"
 
 
-def index_tree(tree: Any, rows: np.ndarray) -> Any:
+def index_tree(tree: PyTree, rows: np.ndarray) -> PyTree:
     """Rows of every array of a tree."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)

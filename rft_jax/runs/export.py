@@ -34,14 +34,14 @@ def export_model(
     written as the Llama or Qwen that computes the same.
 
     Args:
-        path: as for `reopen.open_best`.
-        directory: created; must be empty.
+        path: As for `reopen.open_best`.
+        directory: Created; must be empty.
         form: "hf" for all weights, with an adapter merged into them; "peft" for the adapter.
         dtype: "bfloat16" or "float32", of the weights; None: bfloat16, but float32 of an adapter
             and of a model that was trained from scratch.
 
     Raises:
-        InputError: there is no such model, it has no adapter, transformers has no architecture
+        InputError: There is no such model, it has no adapter, transformers has no architecture
             with its options, or the directory is not empty.
     """
     hugging_face.check_empty(directory)
@@ -73,7 +73,7 @@ def _describe(model: OpenModel, directory: Path) -> Path:
     """Fills a directory with what stands for the source of a model that was trained from scratch.
 
     Raises:
-        InputError: as `export_model`.
+        InputError: As `export_model`.
     """
     run, stage, _ = model
     tokenizer, longest = run.tokenizer, _longest(model)
@@ -105,7 +105,7 @@ def _longest(model: OpenModel) -> int:
 def _record(model: OpenModel, source: Source | None) -> ExportRecord:
     sampling = model.sampling
     return ExportRecord(
-        completion_tokens=None if sampling is None else sampling.completion_tokens,
+        completion_tokens=None if sampling is None else sampling.max_completion_tokens,
         thinking_tokens=None if sampling is None else sampling.thinking_tokens,
         thinking=None if source is None else model.run.config.tokenizer.thinking,
         date=None if source is None else source.date.isoformat(),

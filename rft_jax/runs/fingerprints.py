@@ -50,7 +50,7 @@ def check_input_sums(workdir: Path, sums: dict[str, dict[str, str]]) -> None:
     """Refuses to go on with another file than the run began with.
 
     Raises:
-        InputError: naming the file.
+        InputError: Naming the file.
     """
     for role, before in _read(workdir / INPUTS_FILE).items():
         if sums.get(role, {}).get("blake2b") != before["blake2b"]:

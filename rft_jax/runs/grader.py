@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -19,6 +18,7 @@ from rft_jax.rollout import FrozenJudge
 from rft_jax.runs.reopen import open_model
 from rft_jax.runs.run import Run
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 GRADER_FILE = "grader.json"
 
@@ -27,7 +27,7 @@ def reopen_grader(run: Run) -> Grader | None:
     """The grader of a run from `reopen`, as it was when the run began; None if it has none.
 
     Raises:
-        InputError: it cannot be used here.
+        InputError: It cannot be used here.
     """
     if (kept := run.workdir / GRADER_FILE).exists():
         return run_grader(dataclasses.replace(run.config, grader=str(kept)))
@@ -38,7 +38,7 @@ def open_judges(grader: Grader, mesh: Mesh) -> Grader:
     """The grader with its judges on the device open, for steps on that mesh.
 
     Raises:
-        InputError: if there is no such model, or it cannot judge.
+        InputError: If there is no such model, or it cannot judge.
     """
 
     def open_judge(path: str) -> FrozenJudge:
@@ -54,7 +54,7 @@ def run_grader(config: Config) -> Grader | None:
     """The grader of a configuration; None if no stage needs one.
 
     Raises:
-        InputError: it is missing or cannot be used.
+        InputError: It is missing or cannot be used.
     """
     if not config.rl_stages:
         return None
@@ -66,7 +66,7 @@ def run_grader(config: Config) -> Grader | None:
     return build_grader(spec, config.placement, config.host, threshold)
 
 
-def grader_text(grader: str | dict[str, Any]) -> str:
+def grader_text(grader: str | JsonObject) -> str:
     """A grader's specification as JSON, as it is kept in a work directory."""
     if isinstance(grader, str):
         return Path(grader).read_text(encoding="utf-8")

@@ -28,6 +28,7 @@ from rft_jax.parallel import (
 from rft_jax.runs.datasets import StageReader, write_files
 from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
+from rft_jax.runs.lengths import check_batches, length_warnings
 from rft_jax.runs.pretrained import (
     find_sources,
     snapshot,
@@ -35,7 +36,8 @@ from rft_jax.runs.pretrained import (
 from rft_jax.runs.run import Run
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer, train_tokenizer
 from rft_jax.runs.warm_start import check_init
-from rft_jax.runs.workdir import check_same
+from rft_jax.runs.workdir import CONFIG_FILE, check_same
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
 
@@ -53,7 +55,7 @@ def open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         readers: How each stage type reads its data, by the class of its settings.
 
     Raises:
-        InputError: for whatever in the configuration or the data cannot work, and for a work
+        InputError: For whatever in the configuration or the data cannot work, and for a work
             directory of another configuration; what a run has written is not changed then.
     """
     return first_host_first(lambda: _open_run(config, workdir, readers))
@@ -64,7 +66,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
     mesh = make_mesh(config.mesh)
     for stage in config.training_stages:
         validate_mesh(stage, batch_parts(mesh))
-    stored = workdir / "config.json"
+    stored = workdir / CONFIG_FILE
     if stored.exists():
         check_same(stored, config)
     elif not is_first():
@@ -83,6 +85,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         stage.name: readers[type(stage)].read(stage, files, workdir, grader)
         for stage in config.stages
     }
+    check_batches(config, rows)
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
@@ -103,6 +106,9 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
             stage.name: readers[type(stage)].encode(stage, rows[stage.name], config, tokenizer)
             for stage in config.stages
         }
+        if is_first():
+            for warning in length_warnings(config, rows, grader, tokenizer):
+                log(f"warning: {warning}")
         if temporary.exists():
             os.replace(temporary, tokenizer_path)
     if not stored.exists():
@@ -113,6 +119,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         ):
             write_atomically(workdir / GRADER_FILE, grader_text(config.grader))
         write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
+    if is_first():  # a run that is made longer has other settings
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     sources = {name: snapshot(source, workdir) for name, source in sources.items()}
     return dataclasses.replace(run, sources=sources, data=encoded)

@@ -44,12 +44,12 @@ class Source:
     """A model's description.
 
     Attributes:
-        directory: with config.json and the tokenizer's files; of an adapter, its base's.
-        adapter: the directory of the adapter, if the source is one.
-        date: what templates that write a date into the prompt are told, for the whole run.
-        config: the architecture as the source has it, the rest as the run has it.
-        vocab_size: rows of the embedding.
-        record: what it says of how it was sampled, if it is an export.
+        directory: With config.json and the tokenizer's files; of an adapter, its base's.
+        adapter: The directory of the adapter, if the source is one.
+        date: What templates that write a date into the prompt are told, for the whole run.
+        config: The architecture as the source has it, the rest as the run has it.
+        vocab_size: Rows of the embedding.
+        record: What it says of how it was sampled, if it is an export.
     """
 
     directory: Path
@@ -63,7 +63,7 @@ class Source:
         """The source's tokenizer.
 
         Raises:
-            InputError: it cannot be read or does not fit the model.
+            InputError: It cannot be read or does not fit the model.
         """
         return HuggingFaceTokenizer(
             self.directory, self.vocab_size, thinking=thinking, now=lambda: self.date
@@ -74,11 +74,11 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
     """The sources of the models that have one, by the model's name; downloads what is not there.
 
     Args:
-        config: of the run.
-        workdir: where a run that goes on has kept them; None without a run.
+        config: The run's.
+        workdir: Where a run that goes on has kept them; None without a run.
 
     Raises:
-        InputError: a checkpoint cannot be had or used, or the models have different tokenizers.
+        InputError: A checkpoint cannot be had or used, or the models have different tokenizers.
     """
     found = {}
     for model in _with_source(config):
@@ -121,11 +121,11 @@ def load_source(model: Model, shardings: Shardings, seed: int) -> Params:
     """The weights of a model with a source; of one with adapters that the source lacks, new ones.
 
     Args:
-        shardings: of all weights.
-        seed: of the new adapters.
+        shardings: Those of all weights.
+        seed: The new adapters'.
 
     Raises:
-        InputError: the checkpoint cannot be had or used.
+        InputError: The checkpoint cannot be had or used.
     """
     checkpoint = _open(model)
     if model.config.lora is None:
@@ -143,10 +143,10 @@ def load_base(model: Model, shardings: Shardings) -> Params:
     """The weights under the adapters of a model.
 
     Args:
-        shardings: of all weights.
+        shardings: Those of all weights.
 
     Raises:
-        InputError: as `load_source`.
+        InputError: As `load_source`.
     """
     assert model.config.lora is not None
     _, frozen = split(shardings)
@@ -157,7 +157,7 @@ def base_source(model: ModelConfig) -> str:
     """The source of the weights under a model's adapters.
 
     Raises:
-        InputError: as `load_source`.
+        InputError: As `load_source`.
     """
     directory = locate(model.source)
     return find_base(directory) if is_adapter(directory) else model.source
@@ -185,7 +185,7 @@ def _resolve(model: ModelConfig, described: ModelConfig) -> ModelConfig:
     """The architecture and the adapter as the source has them, the rest as the run has it.
 
     Raises:
-        InputError: the weights that get adapters cannot have them.
+        InputError: The weights that get adapters cannot have them.
     """
     free = {name: getattr(model, name) for name in NOT_OF_SOURCE}
     if described.lora is not None:

@@ -38,7 +38,7 @@ def reopen(workdir: Path) -> Run:
     """Opens a finished or running work directory for its models; without data and grader.
 
     Raises:
-        InputError: if it is not a work directory.
+        InputError: If it is not a work directory.
     """
     stored = workdir / "config.json"
     if not stored.exists():
@@ -93,7 +93,7 @@ def open_model(path: Path) -> OpenModel:
             validation reward. Or a Hugging Face checkpoint: a directory or `hf:Owner/Name`.
 
     Raises:
-        InputError: if there is no such run, stage or best checkpoint.
+        InputError: If there is no such run, stage or best checkpoint.
     """
     if str(path).startswith("hf:") or is_checkpoint(path):
         return OpenModel(_open_checkpoint(str(path)), BASE_STAGE, None)

@@ -80,7 +80,7 @@ class Run:
         """The training stage of that name.
 
         Raises:
-            InputError: if there is none.
+            InputError: If there is none.
         """
         for stage in self.config.training_stages:
             if stage.name == name:
@@ -96,7 +96,7 @@ class Run:
         """The weights of a stage's checkpoint, by default its newest.
 
         Raises:
-            InputError: if there is no such checkpoint, or it is damaged.
+            InputError: If there is no such checkpoint, or it is damaged.
         """
         if stage is BASE_STAGE:
             return self.load_source(stage)
@@ -125,7 +125,7 @@ class Run:
         """The weights under the adapters of the stage's model, from its source.
 
         Raises:
-            InputError: the source cannot be had any more.
+            InputError: The source cannot be had any more.
         """
         return load_base(self.model(stage), self._shardings(stage))
 
@@ -133,7 +133,7 @@ class Run:
         """The weights of the source of the stage's model.
 
         Raises:
-            InputError: if the source cannot be had or used.
+            InputError: If the source cannot be had or used.
         """
         return load_source(self.model(stage), self._shardings(stage), self.seed(stage))
 

@@ -24,7 +24,7 @@ def load_init(run: Run, stage: TrainingStageConfig) -> Params | None:
     """The weights that a stage starts from; None for random ones.
 
     Raises:
-        InputError: if there is no such checkpoint, or it is damaged.
+        InputError: If there is no such checkpoint, or it is damaged.
     """
     if "/" in stage.init:
         other, source, step = _other_model(run, stage)
@@ -54,7 +54,7 @@ def check_init(run: Run, stage: TrainingStageConfig) -> None:
     """Looks whether a stage can start from the other run's model that it names.
 
     Raises:
-        InputError: if that model has another shape, tokenizer or adapters, or no checkpoint.
+        InputError: If that model has another shape, tokenizer or adapters, or no checkpoint.
     """
     setting = f"stages.{stage.name}.init"
     other, source, step = open_model(Path(stage.init))
@@ -62,7 +62,7 @@ def check_init(run: Run, stage: TrainingStageConfig) -> None:
     if (ours.lora is None) != (theirs.lora is None):
         raise InputError(
             f"{setting}: {stage.init} has {'no ' if theirs.lora is None else ''}adapters, which "
-            "cannot be changed; `rft export --format hf` it, and use that as the model's `source`"
+            "cannot be changed; export it in the format hf, and use that as the model's `source`"
         )
     same = {name: getattr(ours, name) for name in NOT_OF_SOURCE if name != "lora"}
     if ours.lora is not None:

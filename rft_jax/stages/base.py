@@ -4,11 +4,12 @@
 hands itself to `Loop.drive`; one that only looks at models does its work there and then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 import optax
 from jax import Array
 
@@ -19,8 +20,9 @@ from rft_jax.models import Model, Params
 from rft_jax.runs.datasets import StageReader
 from rft_jax.runs.run import Run
 from rft_jax.utils.numbers import to_numbers
+from rft_jax.utils.types import JsonObject, PyTree
 
-Row = dict[str, Any]  # of metrics, by name; seconds stand under `timing`
+Row = JsonObject  # of metrics, by name; seconds stand under `timing`
 Evaluator = Callable[[Params], Evaluation]
 
 
@@ -33,7 +35,7 @@ class Compiled(NamedTuple):
         evaluator: Takes all weights and grades the validation items; None without validation.
     """
 
-    step: Callable[[TrainState, Any], tuple[TrainState, Any]]
+    step: Callable[[TrainState, PyTree], tuple[TrainState, PyTree]]
     evaluator: Evaluator | None
 
 
@@ -80,10 +82,10 @@ class TrainingStage(Protocol):
         """Acquires what the steps need; entered only if there is a step left to do."""
         ...
 
-    def batch(self, k: int, state: TrainState) -> Any:
+    def batch(self, k: int, state: TrainState) -> PyTree:
         """The input of the k-th step, k from 0, as global arrays; `state` is the one before it."""
 
-    def metrics(self, output: Any, step: int) -> Row:
+    def metrics(self, output: PyTree, step: int) -> Row:
         """The row of metrics of a step's output; `step` counts from 1."""
         ...
 
@@ -105,7 +107,7 @@ def is_due(step: int, steps: int, interval: int) -> bool:
     return bool(interval) and (step % interval == 0 or step == steps)
 
 
-def scalars_row(metrics: dict[str, Array]) -> Row:
+def scalars_row(metrics: Mapping[str, Array | np.floating]) -> Row:
     """A step's scalars on the host, under their names in the metrics file.
 
     Those called `timing/...` join the seconds in the row's `timing`.

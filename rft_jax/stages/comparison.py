@@ -11,6 +11,7 @@ from rft_jax.graders import Grader
 from rft_jax.logging.samples import json_lines
 from rft_jax.parallel import is_first
 from rft_jax.report import CASES_FILE, Reporter, compare
+from rft_jax.runs.checkpoint import steps
 from rft_jax.runs.datasets import (
     Rows,
     StageData,
@@ -64,6 +65,9 @@ class Comparison:
         run, config = self._run, self.config
         file = run.workdir / RESULTS_FILE
         results = json.loads(file.read_text()) if file.exists() else {}
+        trained = self._trained_steps()
+        if results.get("steps", trained) != trained:  # the run was made longer
+            results = {}
         evaluations = results.get("evaluations", {})
         if config.name in evaluations:
             return
@@ -83,6 +87,7 @@ class Comparison:
         )
         results |= {
             "seed": run.config.seed,
+            "steps": trained,
             "wall_s": round(results["wall_s"] + time.perf_counter() - start, 1),
             "peak_rss_bytes": peak_memory_bytes(),
             "evaluations": evaluations | {config.name: table},
@@ -119,6 +124,13 @@ class Comparison:
             for row in samples
         ]
         write_atomically(directory / CASES_FILE, json_lines(rows))
+
+    def _trained_steps(self) -> dict[str, int]:
+        """By stage of this run, how many steps the models have that are compared."""
+        run = self._run
+        return {
+            s.name: max(steps(run.checkpoints(s)), default=0) for s in run.config.training_stages
+        }
 
     def _training_seconds(self) -> float:
         run = self._run

@@ -11,6 +11,7 @@ from rft_jax import data
 from rft_jax.config import Config, DataConfig, RLStage
 from rft_jax.evaluation.evaluator import make_evaluator
 from rft_jax.graders import Grader, Items
+from rft_jax.graders.template import item_fields
 from rft_jax.host_step import Batches, make_host_step
 from rft_jax.learn.optimizer import TrainState, make_optimizer
 from rft_jax.logging.samples import write_samples
@@ -23,6 +24,7 @@ from rft_jax.parallel import (
     to_host,
 )
 from rft_jax.runs.batches import bucketed, make_batch
+from rft_jax.runs.constant import note_constant
 from rft_jax.runs.datasets import Rows, StageData, encode_prompts, needed_file, read_prompts
 from rft_jax.runs.run import Run
 from rft_jax.stages.base import Compiled, Loop, Row, is_due, scalars_row
@@ -83,6 +85,8 @@ class RL:
         """Takes the steps that are left."""
         if self.config.rollout.truncates and is_first():
             log(truncation_warning(self.config))
+        if self._items.valid is not None and self.eval_interval and is_first():
+            note_constant(self._run.directory(self.config), self._grader, self._items.valid)
         loop.drive(self)
 
     def state_shardings(self) -> TrainState:
@@ -149,7 +153,9 @@ class RL:
                 if is_first():
                     directory = self._run.directory(self.config) / "samples"
                     items = self._items.prompts.items
-                    write_samples(directory, step, samples, items, self._run.tokenizer)
+                    fields = item_fields(self._grader.spec)
+                    tokenizer = self._run.tokenizer
+                    write_samples(directory, step, samples, items, tokenizer, fields)
             except OSError as error:
                 log(f"warning: the samples of step {step} could not be written ({error})")
         return scalars_row(output.metrics)

@@ -73,12 +73,12 @@ def _where(mask_N: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 class _Ends:
     """Where JSON may end in N texts.
 
-    Places are numbered so that braces, which come first, have L added.
+    Ends are numbered so that braces, which come first, have L added.
     """
 
     def __init__(self, text: ByteString):
         self._text = text
-        byte = text.bytes.astype(jnp.int32)
+        byte = jnp.asarray(text.bytes).astype(jnp.int32)
         width = byte.shape[-1]
         index = jnp.arange(width, dtype=jnp.int32)
         run_start = shift_right(last_where(byte != ord("\\")) + 1, 1)
@@ -91,13 +91,13 @@ class _Ends:
         self._byte = byte
         can_end = _is_any(self._at(self._solid_before), BEFORE_END)
         brace, bracket = (can_end & (byte == ord(end)) for end in "}]")
-        place = jnp.arange(2 * width, dtype=jnp.int32)
-        self._place = jnp.where(jnp.concatenate([bracket, brace], axis=-1), place, -1)
+        number = jnp.arange(2 * width, dtype=jnp.int32)
+        self._end = jnp.where(jnp.concatenate([bracket, brace], axis=-1), number, -1)
 
-    def _at(self, place: jax.Array) -> jax.Array:
-        """The bytes at places of the texts; zero before the first."""
-        byte = jnp.take_along_axis(self._byte, jnp.maximum(place, 0), axis=-1, mode="clip")
-        return jnp.where(place < 0, 0, byte)
+    def _at(self, index: jax.Array) -> jax.Array:
+        """The bytes at indices of the texts; zero before the first."""
+        byte = jnp.take_along_axis(self._byte, jnp.maximum(index, 0), axis=-1, mode="clip")
+        return jnp.where(index < 0, 0, byte)
 
     def next(self, limit_N: jax.Array) -> tuple[ByteString, jax.Array, jax.Array]:
         """The last end before a limit.
@@ -105,11 +105,11 @@ class _Ends:
         Returns:
             part: ByteString of [N, L], what it ends; empty where that is none.
             found_N: bool, there is such an end.
-            limit_N: int32, the end's place: the limit of the next search.
+            limit_N: int32, the end's number: the limit of the next search.
         """
         width = self._byte.shape[-1]
         index = jnp.arange(width, dtype=jnp.int32)
-        below = jnp.where(self._place < limit_N[:, None], self._place, -1)
+        below = jnp.where(self._end < limit_N[:, None], self._end, -1)
         limit_N = below.max(axis=-1, initial=-1)
         found_N = limit_N >= 0
         end_N1 = jnp.where(limit_N >= width, limit_N - width, limit_N)[:, None]
@@ -130,15 +130,15 @@ class _Ends:
 
     def _is_inside(self, start_N1: jax.Array) -> jax.Array:
         """bool[N]: what stands before shows that this is a part of something."""
-        place_N1 = self._before(start_N1)
-        byte_N1 = self._at(place_N1)
-        joint_N1 = _is_any(byte_N1, b":,") & _is_any(self._at(self._before(place_N1)), ENDS_VALUE)
+        before_N1 = self._before(start_N1)
+        byte_N1 = self._at(before_N1)
+        joint_N1 = _is_any(byte_N1, b":,") & _is_any(self._at(self._before(before_N1)), ENDS_VALUE)
         return (_is_any(byte_N1, b"[{") | joint_N1)[:, 0]
 
-    def _before(self, place_N1: jax.Array) -> jax.Array:
-        """The last place before that is no white space; -1 without one."""
-        found = jnp.take_along_axis(self._solid_before, jnp.maximum(place_N1, 0), axis=-1)
-        return jnp.where(place_N1 < 0, -1, found)
+    def _before(self, index_N1: jax.Array) -> jax.Array:
+        """The index of the last byte before that is no white space; -1 without one."""
+        found = jnp.take_along_axis(self._solid_before, jnp.maximum(index_N1, 0), axis=-1)
+        return jnp.where(index_N1 < 0, -1, found)
 
 
 def _is_any(byte: jax.Array, options: bytes) -> jax.Array:

@@ -14,7 +14,7 @@ loop over the bytes.
 
 import json
 import re
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ _KIND = 1 << 28  # told apart: strings, numbers, literals, empty containers; key
 _STRING, _NUMBER, _LITERAL, _OBJECT, _ARRAY, _KEY, _INDEX = (k * _KIND for k in range(1, 8))
 _NUMBER_TEXT = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?)(\d+))?")
 
-Array = jax.Array | np.ndarray
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def _mix(x: Array) -> Array:
@@ -48,9 +48,9 @@ def value_hash(scan: JsonScan, unescaped: Unescaped, value: JsonValue) -> jax.Ar
     """The hash of a value in each of N documents.
 
     Args:
-        scan: of the documents.
-        unescaped: of the same scan.
-        value: from `find`.
+        scan: The documents'.
+        unescaped: The same scan's.
+        value: From `find`.
 
     Returns:
         uint32[LANES, N]; 0 where there is no value.
@@ -68,7 +68,7 @@ def _seeds() -> jax.Array:
 
 
 def _string_hash(unescaped: Unescaped) -> jax.Array:
-    """uint32[LANES, N, L]: at the place in the source of an opening quote, the string's hash."""
+    """uint32[LANES, N, L]: where an opening quote stands in the source, the string's hash."""
     symbol = unescaped.marked_NL
     quote = symbol >= QUOTE_MARK
     opening = last_where(quote)
@@ -94,10 +94,10 @@ def _number_hash(scan: JsonScan) -> jax.Array:
 
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
     first, point, stop = map(of_start, (numbers.first_NL, numbers.point_NL, numbers.stop_NL))
-    place = index - first - ((first < point) & (index > point))
+    digit_index = index - first - ((first < point) & (index > point))
     digit = numbers.byte_NL - ord("0")
     counts = (index >= first) & (index < stop) & (digit > 0) & (digit <= 9)  # zeros add nothing
-    code = (place * _WIDTH + digit).astype(jnp.uint32)
+    code = (digit_index * _WIDTH + digit).astype(jnp.uint32)
     mixed = jnp.where(counts, _mix(code + _seeds()), 0)
     sums = jnp.cumsum(mixed, axis=-1, dtype=jnp.uint32)
     total = _take(sums, numbers.stop_NL - 1) - (sums - mixed)
@@ -150,12 +150,12 @@ def _paths(scan: JsonScan, string_LNL: jax.Array, value: JsonValue) -> jax.Array
     return lax.fori_loop(0, depth.max(initial=0), down, path)
 
 
-def hash_of(value: Any) -> np.ndarray:
+def hash_of(value: object) -> np.ndarray:
     """The hash of a value as `json.loads` gives it: uint32[LANES]."""
     return _hash_below(value, _SEEDS)
 
 
-def _hash_below(value: Any, path: np.ndarray) -> np.ndarray:
+def _hash_below(value: object, path: np.ndarray) -> np.ndarray:
     if isinstance(value, dict) and value:
         steps = [_hash_text(key) + np.uint32(_KEY) for key in value]
         members = list(value.values())
@@ -165,10 +165,10 @@ def _hash_below(value: Any, path: np.ndarray) -> np.ndarray:
     else:
         return _mix(path + _mix(_hash_leaf(value)))
     below = [_hash_below(v, _mix(path + _mix(s))) for v, s in zip(members, steps, strict=True)]
-    return np.sum(below, axis=0, dtype=np.uint32)
+    return np.stack(below).sum(axis=0, dtype=np.uint32)
 
 
-def _hash_leaf(value: Any) -> np.ndarray:
+def _hash_leaf(value: object) -> np.ndarray:
     if isinstance(value, str):
         return _hash_text(value) + np.uint32(_STRING)
     if isinstance(value, dict | list):

@@ -70,15 +70,15 @@ def compile_match(pattern: str, flags: str = "", mode: str = "search") -> MatchT
 
 @functools.lru_cache(maxsize=256)
 def compile_capture(
-    pattern: str, flags: str = "", mode: str = "search", group: int | str = 1
+    pattern: str, flags: str = "", mode: str = "search", group: int | str | tuple[str, ...] = 1
 ) -> CaptureTables:
-    """Tables for `find_group`; arguments and errors as of `compile_match`.
+    """Tables for `find_group` and `find_groups`; arguments and errors as of `compile_match`.
 
     Args:
         pattern: With the group.
         flags: letters.
         mode: "search" or "fullmatch".
-        group: Its number or name; 0 is the whole match.
+        group: Its number or name, 0 for the whole match; for `find_groups` also several names.
     """
     return capture_tables(parse_regex(pattern, flags, mode, group))
 
@@ -115,7 +115,7 @@ def find_group(tables: CaptureTables, text: ByteString) -> Span:
     ) -> tuple[tuple[jax.Array, Span], None]:
         state, span = carry
         index, column = index_and_column
-        step = _look_up(tables.step, state, column)
+        step = _step(tables, state, column)
         return (step >> 2, _mark(span, step, index)), None
 
     column_of = jnp.asarray(tables.column)
@@ -125,9 +125,52 @@ def find_group(tables: CaptureTables, text: ByteString) -> Span:
     index = jnp.arange(symbols.shape[0], dtype=jnp.int32)
     nothing = Span(zero, zero, zero.astype(bool))
     (state, span), _ = lax.scan(walk, (zero, nothing), (index, columns))
-    at_end = _look_up(tables.step, state, column_of[zero])
+    at_end = _step(tables, state, column_of[zero])
     start, end, found = _mark(span, at_end, jnp.asarray(text.length))
     return Span(jnp.where(found, start, 0), end, found)
+
+
+class Groups(NamedTuple):
+    """The named groups of a match, which may match several times within it.
+
+    Attributes:
+        number: int32[..., L], at every byte of a character the number of the innermost group that
+            it is in, the place in `CaptureTables.names` plus 1; 0 outside of groups, and everywhere
+            in texts that do not match.
+        starts: bool[..., L], at the first byte of a character: a group that the tables were made
+            for starts with it.
+    """
+
+    number: jax.Array
+    starts: jax.Array
+
+
+def find_groups(tables: CaptureTables, text: ByteString) -> Groups:
+    """What Python's match of each text has in its named groups, in every repetition of them.
+
+    Args:
+        tables: From `compile_capture`.
+        text: [..., L].
+    """
+
+    def back(state: jax.Array, symbol: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state = _look_up(tables.state_before, state, symbol)
+        return state, jnp.where(symbol == SAME, 0, column_of[state])
+
+    def walk(place: jax.Array, column: jax.Array) -> tuple[jax.Array, jax.Array]:
+        step = _step(tables, place, column)
+        return step >> 2, step
+
+    column_of = jnp.asarray(tables.column)
+    symbols = _symbols(tables.alphabet, text)
+    zero = jnp.zeros(symbols.shape[1:], jnp.int32)
+    _, columns = lax.scan(back, zero.astype(tables.state_before.dtype), symbols, reverse=True)
+    _, steps = lax.scan(walk, zero, columns)
+    steps = jnp.moveaxis(steps, 0, -1)
+    inside = jnp.arange(text.bytes.shape[-1]) < jnp.asarray(text.length)[..., None]
+    number = jnp.asarray(tables.group)[steps >> 2].astype(jnp.int32)
+    first = jnp.moveaxis(symbols, 0, -1) != SAME
+    return Groups(jnp.where(inside, number, 0), inside & first & ((steps & OPENS) != 0))
 
 
 def _mark(span: Span, step: jax.Array, index: jax.Array) -> Span:
@@ -138,6 +181,12 @@ def _mark(span: Span, step: jax.Array, index: jax.Array) -> Span:
         jnp.where(closes, index, span.end),
         span.found | closes,
     )
+
+
+def _step(tables: CaptureTables, place: jax.Array, column: jax.Array) -> jax.Array:
+    """4 * the place after the next symbol + the marks on the way to it."""
+    step = _look_up(tables.step, jnp.asarray(tables.row)[place], column)
+    return jnp.where(column == 0, 4 * place, step)
 
 
 def _look_up(table: np.ndarray, row: jax.Array, column: jax.Array) -> jax.Array:

@@ -85,14 +85,22 @@ class CaptureTables(NamedTuple):
         alphabet: The symbols.
         state_before: int16[states, symbols], from right to left; state 0 is the end of the text.
         column: int16[states]: of `step`, for the state at the character to take or at the end.
-        step: int32[states of the walk, columns], from left to right: 4 * the next state + the
-            marks (`regex_syntax.OPENS`, `CLOSES`) on the way to it. Column 0 changes nothing.
+        row: int16[places]: of `step`; many places go on alike.
+        step: int32[rows, columns], from left to right: 4 * the next state + the marks
+            (`regex_syntax.OPENS`, `CLOSES`) on the way to it. Column 0, which stands for bytes
+            that start no character, has no meaning.
+        group: int16[places]: of the character that was taken last, the number of its innermost
+            named group in `names`, from 1 on; 0 for none.
+        names: of the groups.
     """
 
     alphabet: Alphabet
     state_before: np.ndarray
     column: np.ndarray
+    row: np.ndarray
     step: np.ndarray
+    group: np.ndarray
+    names: tuple[str, ...]
 
 
 def match_tables(graph: Graph) -> MatchTables:
@@ -143,8 +151,10 @@ def capture_tables(graph: Graph) -> CaptureTables:
     return CaptureTables(symbols.alphabet, state_before, *_walk(ways, states))
 
 
-def _walk(ways: _Ways, states: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """`CaptureTables.column` and `step`; the walk's state: a node and the kind of what it took."""
+def _walk(
+    ways: _Ways, states: list[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The rest of `CaptureTables`; a place is a node and the kind of what it took."""
     alive = np.array([_to_bools(nodes, ways.end + 1) for nodes, _ in states])
     kinds = np.array([kind for _, kind in states])
     nowhere = ways.end, _OUTSIDE
@@ -169,12 +179,26 @@ def _walk(ways: _Ways, states: list[tuple[int, int]]) -> tuple[np.ndarray, np.nd
         rows.append(row)
         if len(queue) * len(states) > _MOST_ENTRIES_BUILT:
             raise _too_large()
-    # Most states lead to the same steps from everywhere as some other.
-    steps, column = np.unique(np.array(rows), axis=1, return_inverse=True)
+    # Most places, and most states, lead to the same steps as some other.
+    steps, row = _unique_rows(np.array(rows))
+    steps, column = (x.T for x in _unique_rows(steps.T))
     if steps.size > MOST_ENTRIES:
         raise _too_large()
-    same = 4 * np.arange(len(rows), dtype=np.int32)[:, None]
-    return (column.reshape(-1) + 1).astype(np.int16), np.hstack([same, steps])
+    groups = {node.group: 0 for node in ways.number if node.group}
+    number = {name: n for n, name in enumerate(groups, start=1)}
+    of_node = [number.get(node.group, 0) for node in ways.number] + [0, 0]
+    group = np.array([of_node[node] for node, _ in queue], np.int16)
+    column = (column.reshape(-1) + 1).astype(np.int16)
+    step = np.pad(steps, ((0, 0), (1, 0)))
+    return column, row.astype(np.int16), step, group, tuple(groups)
+
+
+def _unique_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows in order of appearance, and which of them each row is."""
+    number: dict[bytes, int] = {}
+    of_row = [number.setdefault(row.tobytes(), len(number)) for row in table]
+    first = [of_row.index(n) for n in range(len(number))]
+    return np.ascontiguousarray(table[first]), np.array(of_row)
 
 
 def _determinize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,7 +30,7 @@ _Code: TypeAlias = "codes._NamedIntConstant"
 
 FLAGS = {"a": re.ASCII, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE}
 MODES = ("search", "fullmatch")
-MOST_CHARACTERS = 1000  # nodes of one character; also what a repetition is written out to
+MOST_CHARACTERS = 1500  # nodes of one character; also what a repetition is written out to
 
 _REMEDY = "write the pattern without it, or grade with a python grader"
 _UNSUPPORTED = {
@@ -57,10 +57,11 @@ class RegexError(ValueError):
 
 @dataclass(eq=False)
 class Character:
-    """One character out of a set, then `follow`."""
+    """One character out of a set, then `follow`; `group` is the innermost named one around it."""
 
     ranges: Ranges
     follow: Node
+    group: str = ""
 
 
 @dataclass(eq=False)
@@ -113,7 +114,10 @@ class Graph:
 
 
 def parse_regex(
-    pattern: str, flags: str = "", mode: str = "search", group: int | str | None = None
+    pattern: str,
+    flags: str = "",
+    mode: str = "search",
+    group: int | str | tuple[str, ...] | None = None,
 ) -> Graph:
     """Reads a pattern.
 
@@ -121,15 +125,18 @@ def parse_regex(
         pattern: As for `re.compile`.
         flags: Letters of `FLAGS`.
         mode: One of `MODES`, what `re` has functions for.
-        group: Number or name of the group to mark, 0 for all; None for no marks.
+        group: Number or name of the group to mark, 0 for all, or names of several; None for no
+            marks.
 
     Raises:
         RegexError: The pattern is wrong, or uses what has no such graph.
     """
     try:
         tree = _parser.parse(pattern, python_flags(flags))
-        number = None if group is None else _group_number(tree.state, group)
-        return _Builder(number).build(tree, mode)
+        marked = group if isinstance(group, tuple) else () if group is None else (group,)
+        numbers = frozenset(_group_number(tree.state, name) for name in marked)
+        names = {number: name for name, number in tree.state.groupdict.items()}
+        return _Builder(numbers, names).build(tree, mode)
     except re.error as error:
         where = "" if error.pos is None else f" at character {error.pos + 1}"
         raise RegexError(f"not a regular expression ({error.msg}{where}); correct it") from None
@@ -163,8 +170,10 @@ def _group_number(state: _parser.State, group: int | str) -> int:
 class _Builder:
     """Writes the graph from its end to its start: each part is given the node that follows it."""
 
-    def __init__(self, group: int | None):
-        self._marked = group
+    def __init__(self, marked: frozenset[int], names: Mapping[int | None, str]):
+        self._marked = marked
+        self._names = names
+        self._name = ""
         self._characters: list[Character] = []
         self._anchors: dict[tuple[_Code, int], re.Pattern[str]] = {}
 
@@ -206,9 +215,12 @@ class _Builder:
         return self._character(_ranges(operation, _frozen(argument), flags), follow)
 
     def _group(self, number: int | None, body: Callable[[Node], Node], follow: Node) -> Node:
-        if self._marked is None or number != self._marked:
-            return body(follow)
-        return Mark(OPENS, body(Mark(CLOSES, follow)))
+        outer = self._name
+        self._name = self._names.get(number, outer)
+        marked = number in self._marked
+        node = body(Mark(CLOSES, follow) if marked else follow)
+        self._name = outer
+        return Mark(OPENS, node) if marked else node
 
     def _repeat(
         self,
@@ -219,7 +231,7 @@ class _Builder:
         follow: Node,
         greedy: bool,
     ) -> Node:
-        if self._marked is not None and most > 1 and tree.getwidth()[0] == 0:
+        if self._marked and most > 1 and tree.getwidth()[0] == 0:
             raise RegexError(
                 "a repetition of what can be empty, such as (a*)*, is not supported with a group "
                 "to capture; write it so that what is repeated takes a character at least"
@@ -262,7 +274,7 @@ class _Builder:
                 f"longer than {MOST_CHARACTERS} characters, with repetitions such as x{{9}} "
                 "written out; write smaller counts or fewer alternatives"
             )
-        self._characters.append(Character(ranges, follow))
+        self._characters.append(Character(ranges, follow, self._name))
         return self._characters[-1]
 
 

@@ -4,15 +4,15 @@
 `detokenize` computes its `decode` on the device.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from rft_jax.tokenizers.device_decode import DetokenizeTable
-from rft_jax.utils.types import JsonObject
+from rft_jax.utils.types import JsonMapping, JsonObject
 
-Message: TypeAlias = Mapping[str, Any]  # {"role": ..., "content": ...}, as in OpenAI's chat format
+Message: TypeAlias = JsonMapping  # {"role": ..., "content": ...}, as in OpenAI's chat format
 
 
 class Tokenizer(Protocol):
@@ -31,9 +31,11 @@ class Tokenizer(Protocol):
     vocab_size: int
     pad_id: int
     stop_ids: tuple[int, ...]
-    end_of_think_id: int | None
     answer_separator: str
     forbidden_ids: tuple[int, ...]
+
+    @property
+    def end_of_think_id(self) -> int | None: ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; no text can produce a special (control) token."""
@@ -81,7 +83,7 @@ class Tokenizer(Protocol):
             reasoning: The thought, if it comes by itself.
 
         Raises:
-            InputError: there would be two thoughts.
+            InputError: There would be two thoughts.
         """
         ...
 

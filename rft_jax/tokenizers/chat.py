@@ -9,7 +9,6 @@ import datetime
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -19,7 +18,7 @@ import jinja2.sandbox
 
 from rft_jax.tokenizers.base import Message, message_text
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.types import JsonObject
+from rft_jax.utils.types import JsonMapping, JsonObject
 
 Clock = Callable[[], datetime.datetime]
 
@@ -136,7 +135,7 @@ class ChatTemplate:
         rendered = self._call_text(as_object)
         return rendered is not None and rendered != self._call_text(as_text)
 
-    def _call_text(self, arguments: Mapping[str, Any] | str) -> str | None:
+    def _call_text(self, arguments: JsonMapping | str) -> str | None:
         """A conversation with a call; None if the template refuses it."""
         function = {"name": "f", "arguments": arguments}
         call = {"id": "call00001", "type": "function", "function": function}
@@ -156,7 +155,7 @@ class ChatTemplate:
             return False
 
 
-def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+def _with_object(call: JsonMapping) -> JsonObject:
     """The call with its arguments read, if they are JSON."""
     function = dict(call.get("function", call))
     if isinstance(function.get("arguments"), str):

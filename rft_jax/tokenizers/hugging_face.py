@@ -92,7 +92,7 @@ class HuggingFaceTokenizer:
         self._marker = self._find_marker()
         self.end_of_think_id = self._find_end_of_think(thinking)
         thinks = self.end_of_think_id is not None
-        self.answer_separator = SEPARATORS[self._marker] if thinks else ""
+        self.answer_separator = SEPARATORS[self._marker] if thinks and self._marker else ""
 
         generation = _read_json(self._directory / GENERATION_FILE)
         generation = generation or _read_json(self._directory / MODEL_FILE)
@@ -150,7 +150,7 @@ class HuggingFaceTokenizer:
         drops thoughts (DeepSeek R1) they are written as its models do.
 
         Raises:
-            InputError: the completion would have two thoughts.
+            InputError: The completion would have two thoughts.
         """
         ids = self._parse(self._completion_text(content, reasoning))
         ends = [index for index, token in enumerate(ids) if token in self.stop_ids]
@@ -164,7 +164,9 @@ class HuggingFaceTokenizer:
     @property
     def ending_token(self) -> str:
         """The text of the token that ends an answer."""
-        return self._model.id_to_token(self.ending_id)
+        token = self._model.id_to_token(self.ending_id)
+        assert token is not None, "an id of the vocabulary"
+        return token
 
     def template_names(self, variable: str) -> bool:
         """Whether the chat template refers to a variable such as `eos_token`."""
@@ -273,8 +275,9 @@ class HuggingFaceTokenizer:
         prompt = template.render([_QUESTION])
         whole = template.render([_QUESTION, answer], add_generation_prompt=False)
         rest = whole.removeprefix(prompt)
-        if len(rest) < len(whole) and (not thinks or self._marker in rest):
-            if thinks and rest.count(self._marker) > 1:
+        markers = 0 if self._marker is None else rest.count(self._marker)
+        if len(rest) < len(whole) and (not thinks or markers):
+            if thinks and markers > 1:
                 raise InputError(
                     f"content: the chat template does not split it at {END_OF_THINK}, which would "
                     "be two thoughts; give the thought as reasoning_content"

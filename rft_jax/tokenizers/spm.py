@@ -224,7 +224,7 @@ class SentencePieceTokenizer:
         Without `reasoning`, the thought is what the content has between `<think>` and `</think>`.
 
         Raises:
-            InputError: there would be two thoughts.
+            InputError: There would be two thoughts.
         """
         check_thoughts(content, reasoning)
         answer, thought = split_thought(content, reasoning)

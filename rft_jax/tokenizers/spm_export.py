@@ -13,7 +13,9 @@ no character, transformers one for every byte of the run.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
@@ -27,8 +29,42 @@ from rft_jax.tokenizers.hugging_face import (
 from rft_jax.tokenizers.spm import END_OF_THINK, ROLE_MARKERS, SPACE, SentencePieceTokenizer
 from rft_jax.utils.errors import InputError
 
-Proto = sentencepiece_model_pb2.ModelProto
-Piece = Proto.SentencePiece
+# Made when the module is imported: no type checker sees it.
+_ModelProto = sentencepiece_model_pb2.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
+Piece = _ModelProto.SentencePiece
+
+
+class PieceProto(Protocol):
+    """An entry of the vocabulary."""
+
+    piece: str
+    score: float
+    type: int
+
+
+class TrainerSpec(Protocol):
+    """How the model was trained."""
+
+    BPE: int
+    model_type: int
+    byte_fallback: bool
+
+
+class NormalizerSpec(Protocol):
+    """What is done with a text first."""
+
+    precompiled_charsmap: bytes
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+
+
+class Proto(Protocol):
+    """A SentencePiece model, as far as it is read here."""
+
+    pieces: Sequence[PieceProto]
+    trainer_spec: TrainerSpec
+    normalizer_spec: NormalizerSpec
+
 
 # The format of `SentencePieceTokenizer.encode_prompt` and, of a last answer, `encode_completion`.
 TEMPLATE = """\
@@ -70,14 +106,14 @@ def write_tokenizer(tokenizer: SentencePieceTokenizer, directory: Path, max_toke
     """Writes tokenizer.json, tokenizer_config.json, generation_config.json and the chat template.
 
     Args:
-        tokenizer: Of byte pairs, as `train_sentencepiece` makes them.
+        tokenizer: One of byte pairs, as `train_sentencepiece` makes them.
         directory: Exists.
         max_tokens: The longest sequence that the model was trained on.
 
     Raises:
         InputError: The model has another algorithm or normalizes texts.
     """
-    proto = Proto.FromString(tokenizer.model_proto())
+    proto: Proto = _ModelProto.FromString(tokenizer.model_proto())
     _check(proto)
     (directory / TOKENIZER_FILE).write_text(_convert(proto).to_str(pretty=True), encoding="utf-8")
     names = {

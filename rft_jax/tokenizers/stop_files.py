@@ -6,7 +6,6 @@ ends its answers with the template's token and would never stop elsewhere.
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rft_jax.tokenizers.hugging_face import (
     CONFIG_FILE,
@@ -15,6 +14,7 @@ from rft_jax.tokenizers.hugging_face import (
     SPECIAL_TOKENS_FILE,
     HuggingFaceTokenizer,
 )
+from rft_jax.utils.types import JsonObject
 
 
 def write_stops(tokenizer: HuggingFaceTokenizer, directory: Path) -> None:
@@ -46,9 +46,9 @@ def write_stops(tokenizer: HuggingFaceTokenizer, directory: Path) -> None:
             _write(path, content | {"eos_token": token})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def _write(path: Path, value: JsonObject) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

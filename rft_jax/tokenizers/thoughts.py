@@ -26,7 +26,7 @@ def check_thoughts(content: str, reasoning: str | None) -> None:
     """Refuses what would become more than one thought.
 
     Raises:
-        InputError: naming the field.
+        InputError: Naming the field.
     """
     if reasoning is not None:
         for name, text in {"content": content, "reasoning_content": reasoning}.items():

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from rft_jax.utils.types import PyTree
 
-def to_numbers(value: Any) -> Any:
+
+def to_numbers(value: PyTree) -> Any:
     """A tree of scalars as JSON values."""
     if isinstance(value, dict):
         return {key: to_numbers(member) for key, member in value.items()}

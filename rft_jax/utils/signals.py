@@ -28,10 +28,11 @@ class StopSignals:
 
     Attributes:
         signum: The first signal's number; 0 before it.
+        quiet: Say nothing, since a panel on the terminal does.
     """
 
     def __init__(self) -> None:
-        self.signum = 0
+        self.signum, self.quiet = 0, False
         self._before: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -51,7 +52,8 @@ class StopSignals:
         del frame
         self.signum = signum
         self._restore()
-        os.write(2, b"ending after the steps under way, all saved; once more ends at once\n")
+        if not self.quiet:
+            os.write(2, b"ending after the steps under way, all saved; once more ends at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

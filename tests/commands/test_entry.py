@@ -109,7 +109,7 @@ def test_a_row_in_both_files_is_named_with_both_lines(claims, refuse):
     sentence = refuse(
         f"--config.data.train={claims}/train.jsonl", f"--config.data.valid={claims}/valid.jsonl"
     )
-    assert "valid.jsonl, line 51" in sentence and "train.jsonl, line 5" in sentence
+    assert "valid.jsonl, line 101" in sentence and "train.jsonl, line 5" in sentence
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_verdicts_that_begin_alike_are_refused(tokenizer):
 
 
 def test_a_judge_that_is_not_open_says_how_to_open_it():
-    with pytest.raises(InputError, match="open it with rft_jax.run.open_judges"):
+    with pytest.raises(InputError, match="open it with rft_jax.runs.grader.open_judges"):
         grade_texts(build_grader(load_grader(LABEL)), ["yes"], [{"answer": "yes"}])
 
 

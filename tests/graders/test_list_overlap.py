@@ -21,6 +21,7 @@ REFERENCES = [
     ["A", "a ", "B (x)"],
     ["Ünï", "STRASSE", "e\u0301", "😀", "", "a  b"],
     ["a", "b", "c", "d"],
+    ["$1,496.5", "-12.6", "HP:0001", "007", "2"],
 ]
 
 
@@ -166,6 +167,23 @@ def test_any_names_are_compared_as_on_the_host(by_form, rows):
         assert own.differences([(answer(names), last) for names in rows]) == []
 
 
+@pytest.mark.parametrize(
+    "names, found",
+    [
+        (["$1496.5"], 1),
+        (["1,496.50", "1496.5"], 1),
+        (["(12.6)", "12.6"], 1),
+        (["HP:1", "7", "07"], 0),
+        (["hp:0001", "007", "2.0", "(2)"], 3),
+        (["2 m", "x = 2", "1"], 0),
+    ],
+)
+def test_numbers_are_equal_by_value(overlaps, names, found):
+    view = HostView(HostSample(answer(names)))
+    both = overlaps["recall"]
+    assert both.grader.score_on_host(view, both.items, 5).score == pytest.approx(found / 5)
+
+
 def test_an_answer_as_long_as_is_allowed_counts(overlaps):
     names = ["a", "b", *(f"x{k}" for k in range(MAX_ITEMS - 2))]
     assert overlaps["f1"].scores(answer(names), item=4) == pytest.approx([4 / (4 + MAX_ITEMS)])
@@ -173,7 +191,8 @@ def test_an_answer_as_long_as_is_allowed_counts(overlaps):
 
 def generated(rng, count):
     """Answers that share names with the reference, spelled in several ways."""
-    others = ["x", "SCN1A (NaV1.1)", "日本", "\u202eb", "a\r\nb", "a\x00", '"', "\\", "c [d] (e)"]
+    others = ["1496.5", "(12.6)", "12.60", "7", "0.5", "1/2", "HP:1", "-12.6", "\uff12", "2"]
+    others += ["x", "SCN1A (NaV1.1)", "日本", "\u202eb", "a\r\nb", "a\x00", '"', "\\", "c [d] (e)"]
     for _ in range(count):
         item = rng.randrange(len(REFERENCES))
         names = [rng.choice([*REFERENCES[item], *others]) for _ in range(rng.randint(0, 9))]

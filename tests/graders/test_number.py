@@ -1,14 +1,16 @@
 """`number` finds the number that was meant and compares it as exact fractions compare."""
 
+import json
 import random
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.graders import load_grader
-from rft_jax.graders.types import HostSample, Items
+from rft_jax.graders.types import HostSample, HostView, Items
 from rft_jax.utils.errors import InputError
 
 
@@ -80,38 +82,16 @@ def test_numbers_are_told_apart_to_the_last_digit(exact):
     assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "which, marker, cases",
-    [
-        ("first", None, {"1 or 2": 0, "2 or 1": 1, "two": 0, "2": 1}),
-        ("marked", "####", {"5 #### 2 3": 1, "#### 3 #### 2": 1, "2": 0, "2 ####": 0, "####-2": 0}),
-        ("marked", "\\boxed{", {"3 so \\boxed{2} (4)": 1, "\\boxed{\\$2}": 1, "\\boxed 2": 0}),
-        ("marked", "答え", {"答え2": 1, "答2": 0, "x答え: 2": 1}),
-    ],
-)
-def test_the_number_that_is_meant(parity, which, marker, cases):
-    fields = {"which": which} | ({"marker": marker} if marker else {})
-    assert parity(spec(**fields), [{"r": 2}]).scores(*cases) == list(cases.values())
+def test_the_first_number_may_be_meant(parity):
+    cases = {"1 or 2": 0, "2 or 1": 1, "two": 0, "2": 1}
+    assert parity(spec(which="first"), [{"r": 2}]).scores(*cases) == list(cases.values())
 
 
-@pytest.mark.parametrize(
-    "reference, fields, cases",
-    [
-        (3.14, {"absolute": 0.01}, {"3.15": 1, "3.13": 1, "3.1500000001": 0, "3.1299999": 0}),
-        (-200, {"relative": 0.01}, {"-202": 1, "-198": 1, "-202.01": 0, "200": 0}),
-        (300, {"relative": 0.01, "absolute": 5}, {"305": 1, "305.1": 0}),
-        (0, {"relative": 0.5}, {"0": 1, "1e-30": 0}),
-        (10, {"partial_absolute": 4}, {"10": 1, "11": 0.75, "8": 0.5, "14": 0, "6.001": 0.00025}),
-        (10, {"absolute": 1, "partial_relative": 0.5}, {"11": 1, "9": 1, "12": 0.75, "5": 0}),
-        (10, {"absolute": 5, "partial_absolute": 4}, {"15": 1, "15.1": 0}),
-        (123456789, {"partial_absolute": 4}, {"123456790": 0.75, "123,456,787": 0.5}),
-        ("1e200", {"partial_relative": 1}, {"9e199": 0.9, "1.5e200": 0.5, "0": 0, "3e210": 0}),
-        ("1/3", {"partial_relative": 0.1}, {"1/3": 1, "0.35": 0.5, "0.3": 0}),
-    ],
-)
-def test_credit_follows_the_formula(exact, reference, fields, cases):
-    scores = exact.like(spec(**fields), [{"r": reference}]).scores(*cases)
-    assert scores == pytest.approx(list(cases.values()), abs=1e-6)
+def test_the_number_after_a_marker_is_meant(marked):
+    cases = {"5 #### 2 3": 1, "#### 3 #### 2": 1, "2": 0, "2 ####": 0, "####-2": 0}
+    cases |= {"3 so \\boxed{2} (4)": 1, "\\boxed{\\$2}": 1, "\\boxed 2": 0}
+    cases |= {"答え2": 1, "答2": 0, "x答え: 2": 1}
+    assert marked.like(MARKS, [{"r": 2}]).scores(*cases) == list(cases.values())
 
 
 def test_the_input_may_be_a_field_of_the_answer(parity):
@@ -121,8 +101,8 @@ def test_the_input_may_be_a_field_of_the_answer(parity):
     ] == [1, 1, 1, 0, 0, 0]
 
 
-def test_a_reference_may_stand_after_the_marker(parity):
-    grader = parity(spec(which="marked", marker="####"), [{"r": "5 + 2 = 7\n#### 7"}, {"r": "7"}])
+def test_a_reference_may_stand_after_the_marker(marked):
+    grader = marked.like(MARKS, [{"r": "5 + 2 = 7\n#### 7"}, {"r": "7"}])
     assert grader.scores("#### 7") == grader.scores("#### 7", item=1) == [1]
 
 
@@ -139,7 +119,11 @@ def test_a_reference_that_is_no_number_is_named(reference):
         ({"which": "marked"}, "marker: is missing"),
         ({"which": "marked", "marker": ""}, "marker: must not be empty"),
         ({"which": "marked", "marker": "\ud800"}, "marker: holds a lone surrogate"),
-        ({"marker": "#"}, "marker: has no use"),
+        ({"end": "#"}, "end: needs a marker"),
+        ({"marker": "#", "end": ""}, "end: needs a marker"),
+        ({"marker": [1]}, "marker: must not be empty"),
+        ({"percent": "both"}, "percent: unknown percent 'both'"),
+        ({"accounting": 1}, "accounting: must be true or false"),
         ({"absolute": -1}, "absolute: must be a number from 0"),
         ({"relative": "1"}, "relative: must be a number"),
         ({"partial_relative": True}, "partial_relative: must be a number"),
@@ -190,10 +174,11 @@ def compare(exact, pairs):
         both = exact.like(spec(**tolerances), items)
         differences += both.differences(list(zip(texts, range(len(texts)), strict=True)))
         for n, text in enumerate(texts):
-            numbers = both.grader._numbers([text])
-            reference = both.grader._reference(both.items, n)
+            number = both.grader._find_on_host(text)
+            reference = both.grader._reference(both.items, n).value
             limits = both.grader._reach(reference)
-            gaps = [abs(abs(x - reference) - limit) for x in numbers[-1:] for limit in limits]
+            values = [number.value] if number else []
+            gaps = [abs(abs(x - reference) - limit) for x in values for limit in limits]
             near += any(gap <= abs(reference) / 10**6 for gap in gaps)
     return differences, near
 
@@ -215,3 +200,143 @@ def test_twenty_thousand_pairs_are_graded_as_on_the_host(exact):
 def test_any_text_is_graded_as_on_the_host(exact, texts):
     encodable = [text.encode(errors="replace").decode() for text in texts]
     assert exact.differences([(text, 0) for text in encodable]) == []
+
+
+MARKS = spec(marker=["\\boxed{", "Answer:", "####", "<answer>", "答え"])
+DATA = Path(__file__).parents[1] / "data_files" / "answers"
+
+
+def rows_of(name):
+    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", ["boxed", "last"])
+def test_answers_that_were_half_read(request, case):
+    fields = json.loads((DATA / f"{case}_grader.json").read_text())
+    answers = rows_of(f"{case}_answers")
+    pairs = [(answer["output_text"], answer["item"] - 1) for answer in answers]
+    expected = [answer["expected"] for answer in answers]
+    # Where boxes are marked, another marker that does not occur changes nothing.
+    name, fields_on_device = ("marked", MARKS) if case == "boxed" else ("exact", fields)
+    both = request.getfixturevalue(name).like(fields_on_device, rows_of(f"{case}_items"))
+    assert both.differences(pairs) == []
+    samples = [HostSample(text) for text, _ in pairs]
+    scores = both.on_device(samples, [item for _, item in pairs]).score[: len(pairs)].tolist()
+    assert scores == expected
+    grader = load_grader(fields)
+    on_host = [
+        grader.score_on_host(HostView(s), both.items, n)
+        for s, (_, n) in zip(samples, pairs, strict=True)
+    ]
+    assert [score.score for score in on_host] == expected
+
+
+KINDS = [
+    # Powers of ten
+    ("The load is 2.5 × 10^3 N.", 2500, 1), ("2.5 \\times 10^{-3}", 0.0025, 1), ("10^6", 6, 0),
+    ("10^6", "1e6", 1), ("2.5·10⁻³", "0.0025", 1), ("5 m^2", 5, 1), ("x_2", 2, 0), ("2^{10}", 2, 0),
+    ("2^{10}", 10, 0), ("3*10**4", 30000, 1), ("a 45^\\circ angle", 45, 1),
+    # Signs and separators
+    ("-\\$5", -5, 1), ("($12.6)", -12.6, 1), ("$(9,999)", -9999, 1), ("(12.6)", 12.6, 1),
+    ("21{,}452", 21452, 1), ("21\\,452", 21452, 1), ("21 452", 21452, 1),
+    ("21\u2009452", 21452, 1), ("21\u00a0452", 21452, 1), ("21'452", 21452, 1),
+    ("USD21,452", 21452, 1), ("12,34,567", 1234567, 1), ("\\frac{2.4}{2}", 1.2, 1),
+    ("\\frac34", 0.75, 1), ("2½", 2.5, 1), ("１２", 12, 1),
+    # Words of scale, percent
+    ("$1,234.5 million", 1234500000, 1), ("$5.818 billion", "5.818e9", 1), ("$21.5k", 21.5, 0),
+    ("$21.5k", 21500, 1), ("$3m", 3000000, 1), ("3 m", 3, 1), ("2 thousand", 2000, 1),
+    ("12.5 percent", 0.125, 1), ("12.5 per cent", 12.5, 1), ("12.5%", 12.5, 1),
+    ("12.5%", 0.125, 1), ("12.5%", "12.5%", 1), ("12.5", "12.5%", 1), ("0.125%", "12.5%", 0),
+    ("12.5%", 1250, 0),
+]  # fmt: skip
+
+
+def test_numbers_as_finance_and_engineering_write_them(exact):
+    both = exact.like(spec(), [{"r": reference} for _, reference, _ in KINDS])
+    pairs = [(text, n) for n, (text, _, _) in enumerate(KINDS)]
+    assert both.differences(pairs) == []
+    scores = both.on_device([HostSample(text) for text, _ in pairs], range(len(pairs))).score
+    wrong = [case for case, score in zip(KINDS, scores, strict=False) if score != case[2]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "fields, cases",
+    [
+        ({"percent": "fraction"}, {"50%": 0, "200%": 1, "2": 1, "2%": 0}),
+        ({"percent": "number"}, {"2%": 1, "200%": 0, "2": 1, "0.02": 0}),
+        ({"accounting": True}, {"(2)": 0, "((-2))": 1, "-(2)": 1, "(5) 2": 1, "(2": 1}),
+        ({"which": "last", "marker": "Answer:"}, {"Answer: 1 or 2": 1, "2 answer is 3, 1": 0}),
+        ({"which": "first", "marker": "Answer:"}, {"answer: 2 or 1": 1, "2": 0}),
+        ({"marker": "So", "end": "."}, {"so 2. 3": 1, "so 3. 2": 0, "so 2": 1}),
+    ],
+)
+def test_options_change_what_is_read(fields, cases):
+    grader = load_grader(spec(**fields))
+    items = Items([{"r": 2}], "items.jsonl")
+    views = [HostView(HostSample(text)) for text in cases]
+    scores = [grader.score_on_host(view, items, 0).score for view in views]
+    assert scores == list(cases.values())
+
+
+MARKED = {
+    "answer: $7": 1, "Answer : 7": 1, "The answer is $7.": 1, "**Answer:** 7": 1, "ANSWER = 7": 1,
+    "Answer: In 2017 Alice pays $7": 1, "Answer: 7 in 2017": 1, "Answer: 3 + 4 = 7": 1,
+    "Answer: 7 or 9": 0, "Answer: 7, 9": 0, "Answer:\n\n7\n\n9": 1, "Answer: none of the 7": 1,
+    "Answer: none": 0, "Reanswer: 7": 0, "Answers vary: 7": 0, "#### 7": 1, "####7\n8": 1,
+    "\\boxed{7}": 1, "\\boxed{} see equation 7": 0, "\\boxed{x_{1} = 7}": 1, "\\boxed{7": 0,
+    "Answer: \\boxed{7} (of 9)": 1, "Answer: \\boxed{7, 9}": 0, "\\boxed{7}, not \\boxed{8}": 0,
+    "\\boxed{7\\text{ cm}}": 1, "\\boxed{\\text{seven 7}}": 0, "\\boxed{7x}": 0,
+    "\\boxed{7!}": 0, "\\boxed{\\sqrt{7}}": 0, "\\boxed{7^2}": 0, "<answer>7</answer> 8": 1,
+    "<answer> 7": 1, "<answer>7 or 8</answer>": 0, "\\boxed{-(7)}": 0, "\\boxed{700\\%}": 1,
+}  # fmt: skip
+
+
+def test_what_markers_mark(marked):
+    both = marked.like(MARKS, [{"r": 7}])
+    assert dict(zip(MARKED, both.scores(*MARKED), strict=True)) == MARKED
+
+
+PIECES = st.sampled_from(
+    [
+        "answer",
+        "Answer:",
+        " is ",
+        "=",
+        ":",
+        "**",
+        "\n",
+        " ",
+        "\\boxed{",
+        "\\fbox{",
+        "}",
+        "{",
+        "\\",
+        "(",
+    ]
+    + [
+        ")",
+        "5",
+        "-7",
+        "$12",
+        "1,234",
+        "12.5%",
+        "percent",
+        "million",
+        "x = ",
+        "\\frac{1}{2}",
+        "7 or 8",
+    ]
+    + ["\\text{", "cm", "####", "é", "<answer>", "</answer>", "10^{3}", "(12.6)", ",", "ANSWER"]
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.lists(PIECES, max_size=10).map("".join), min_size=8, max_size=64))
+def test_marked_answers_are_graded_as_on_the_host(marked, texts):
+    assert marked.differences([(text, 0) for text in texts]) == []
+
+
+@pytest.fixture(scope="module")
+def marked(parity):
+    return parity(MARKS, [{"r": 7}])

@@ -20,18 +20,46 @@ def terminal():
     return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
 
 
-def test_without_a_terminal_every_row_is_a_line(capsys):
+def test_without_a_terminal_every_row_is_a_line_below_a_heading(capsys):
     with Progress("rft", 3, console=Console(file=io.StringIO())) as progress:
         progress.update(row(0, valid_reward_mean=0.25))
         progress.update(row(1, seconds=30.0, train_reward_mean=0.5, train_loss=None))
         progress.update(row(2, train_reward_mean=0.5))
         progress.update(row(3, train_reward_mean=0.5))
     assert capsys.readouterr().err.splitlines() == [
-        "rft 0/3  valid_reward_mean 0.2500  2.00 s",
-        "rft 1/3  train_reward_mean 0.5000  30.00 s",
-        "rft 2/3  train_reward_mean 0.5000  2.00 s  2 s left",
-        "rft 3/3  train_reward_mean 0.5000  2.00 s",
+        "rft: compiling, which takes from seconds to minutes",
+        "step        reward validation    entropy    seconds       left",
+        "rft 0/3                0.2500                  2.00",
+        "rft 1/3     0.5000                            30.00",
+        "rft 2/3     0.5000                             2.00        2 s",
+        "rft 3/3     0.5000                             2.00",
     ]
+
+
+def test_a_mean_over_few_valid_samples_is_not_what_is_shown(capsys):
+    few = {"train_reward_mean": 0.9, "train_reward_mean_all": 0.027, "train_valid_fraction": 0.03}
+    with Progress("rft", 2, console=Console(file=io.StringIO())) as progress:
+        progress.update(row(1, **few))
+        progress.update(row(2, **few | {"train_valid_fraction": 0.96}))
+    lines = capsys.readouterr().err.splitlines()
+    assert "0.0270" in lines[2] and "0.9" not in lines[2] and "only 3% graded" in lines[2]
+    assert "graded" not in lines[3]
+    console = terminal()
+    with Progress("rft", 1, console=console) as progress:
+        progress.update(row(1, **few))
+    assert "reward 0.027" in console.file.getvalue() and "only 3% graded" in console.file.getvalue()
+
+
+def test_the_panel_says_that_it_compiles_that_it_ends_and_what_a_constant_earns():
+    asked, console = [], terminal()
+    with Progress("rft", 4, console=console, constant=0.62, stopping=lambda: bool(asked)) as shown:
+        assert "compiling" in console.file.getvalue()
+        shown.update(row(1, train_reward_mean=0.1, valid_reward_mean=0.5))
+        shown.update(row(2, train_reward_mean=0.1))
+        asked.append(1)
+    text = console.file.getvalue()
+    assert "(best 0.500, a constant answer 0.620)" in text
+    assert "once more ends at once" in text[text.rindex("2/4") :]
 
 
 def test_lines_can_be_thinned_out_but_evaluations_and_the_end_are_told(capsys):

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from rft_jax.commands import entry
+from rft_jax.report.ending import end_of_run
 from rft_jax.report.terminal import show_run, visible
 
 
@@ -78,3 +79,46 @@ def test_the_command_refuses_bad_input(arguments, make_run, capsys):
     assert entry.main(["show", "--workdir", str(make_run()), *arguments]) == 2
     error = capsys.readouterr().err
     assert "not a work directory" in error or "samples: must be at least 0" in error
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_names_are_never_broken_and_figures_never_vanish(make_run, rows, width):
+    long = "errors/python_grader_runtime_error_mean"
+    for k, line in enumerate(rows[1:], 1):
+        line |= {f"train_{long}": k / 100, "train_zero_std_groups_fraction": 0.25}
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=True, color_system=None)
+    show_run(make_run(rows), console=console)
+    text = stream.getvalue()
+    for name in (long, "zero_std_groups_fraction", "reward_mean", "surprise"):
+        assert name in text
+    assert "0.25" in text and "+0.4" in text and "\u2026" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_expected_answer_stands_below_the_model_s(make_run, rows, sample):
+    text = show(make_run(rows, {10: [sample(expected="deny")]}))
+    assert text.index("answer: an answer") < text.index("expected: deny")
+
+
+def test_a_constant_that_does_as_well_is_told(make_run, rows):
+    workdir = make_run(rows)
+    (workdir / "rft" / "constant.json").write_text('{"answer": "deny", "reward": 0.65}')
+    assert "0.650" in show(workdir) and "no less than the model" in show(workdir)
+    ending = " ".join(end_of_run(workdir))
+    assert "the best constant answer earns 0.650" in ending and "warning" in ending
+    (workdir / "rft" / "constant.json").write_text('{"answer": "deny", "reward": 0.3}')
+    assert "no less" not in show(workdir) and "warning" not in " ".join(end_of_run(workdir))
+
+
+def test_the_end_of_a_run_names_report_best_checkpoint_and_what_is_next(make_run, rows):
+    workdir = make_run(rows)
+    for step, reward in ((80, 0.6), (100, 0.5)):
+        folder = workdir / "rft" / "checkpoints" / str(step) / "metrics"
+        folder.mkdir(parents=True)
+        (folder / "metrics").write_text(f'{{"valid_reward_mean": {reward}}}')
+    (workdir / "report.html").write_text("")
+    ending = end_of_run(workdir)
+    assert f"report: {workdir}/report.html" in ending
+    assert f"best checkpoint: {workdir}/rft/checkpoints/80" in ending
+    assert ending[-1].startswith("next: rft show")

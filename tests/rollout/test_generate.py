@@ -306,21 +306,21 @@ def test_the_loop_ends_when_every_completion_has_stopped(model, params):
 @pytest.mark.parametrize("layers", ["scanned", "unrolled"])
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("slots", [0, 4])
-def test_stretches_change_no_completion(model, params, layers, int8, slots, monkeypatch):
+def test_segments_change_no_completion(model, params, layers, int8, slots, monkeypatch):
     module = importlib.import_module("rft_jax.rollout.decode")
     model = Model(dataclasses.replace(model.config, decode_layers=layers), V, model.graph)
     mask = LogitMask((*FORBIDDEN, MARKER, STOPS[0]), None, 0)
     config = dataclasses.replace(SAMPLED, max_completion_tokens=50, int8_cache=int8, slots=slots)
     at_once = complete(model, params, mask, config)
-    monkeypatch.setattr(module, "STRETCH", 13)
-    assert module.stretches(50) == [17, 34, 50]
+    monkeypatch.setattr(module, "SEGMENT_TOKENS", 13)
+    assert module.segments(50) == [17, 34, 50]
     _rollout.clear_cache()
-    in_stretches = complete(model, params, mask, config)
+    in_segments = complete(model, params, mask, config)
     length_BG = at_once.length_BG
     assert length_BG.min() < 17
     assert length_BG.max() > 34
-    for whole, stretched in zip(at_once, in_stretches, strict=True):
-        np.testing.assert_allclose(whole, stretched, rtol=0, atol=1e-5)
+    for whole, segmented in zip(at_once, in_segments, strict=True):
+        np.testing.assert_allclose(whole, segmented, rtol=0, atol=1e-5)
 
 
 def test_masks_of_sampler_and_learner_agree(model, params):

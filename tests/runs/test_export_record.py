@@ -54,7 +54,7 @@ def test_a_checkpoint_is_sampled_as_its_record_says(tmp_path):
     assert open_model(directory).sampling is None
     write_record(RECORD, directory)
     model = open_model(directory)
-    assert model.sampling.completion_tokens == 40 and model.sampling.thinking_tokens == 7
+    assert model.sampling.max_completion_tokens == 40 and model.sampling.thinking_tokens == 7
     assert model.run.config.tokenizer.thinking is False
     prompt = model.run.tokenizer.encode_prompt([{"role": "user", "content": "x"}])
     assert model.run.tokenizer.decode(prompt).startswith("28 Nov 2026")

@@ -6,9 +6,11 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+
+from rft_jax.utils.types import JsonObject
 
 RETRIES = 3
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0  # doubled each time, as OpenAI's client does
@@ -47,7 +49,7 @@ class Client:
         self._session = requests.Session()
         self._session.headers.update(headers)
         self._session.auth = lambda request: request  # not what stands in ~/.netrc
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections)
+        adapter = HTTPAdapter(pool_maxsize=connections)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
         self._interval = 1 / rate_limit if rate_limit else 0.0
@@ -60,7 +62,7 @@ class Client:
         self._closed.set()
         self._session.close()
 
-    def post(self, payload: bytes) -> dict[str, Any]:
+    def post(self, payload: bytes) -> JsonObject:
         """Posts a JSON object.
 
         Args:
@@ -70,7 +72,7 @@ class Client:
             The object that came back.
 
         Raises:
-            ServiceError: none came.
+            ServiceError: None came.
         """
         for attempt in range(RETRIES + 1):
             self._wait(self._turn())
@@ -134,7 +136,7 @@ def _asked_delay(text: str) -> float:
     return delay if 0 < delay <= _LONGEST_ASKED_DELAY_S else 0.0
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def _parse(body: bytes) -> JsonObject:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ if the JSON has a `base_url`, so that a grader of somebody else's cannot send fo
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_host
 from rft_jax.graders.types import HostSample, HostScore, HostView, Items
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonMapping, JsonObject
 
 KEY_PREFIX = "RFT_JUDGE_"  # of the variables that a grader's JSON may name
 FIELDS = ("model", "input", "sampling_params", "base_url", "api_key_env")
@@ -65,7 +66,7 @@ class JudgeRequest:
         model: As the server calls it.
         messages: The prompt.
         sampling: Parameters by the server's names.
-        base_url: Of the server; empty for the environment's.
+        base_url: The server's; empty for the environment's.
         api_key_env: The environment variable with the key; empty for none. One that the JSON names
             begins with `KEY_PREFIX`.
     """
@@ -81,7 +82,7 @@ class JudgeRequest:
         """Reads the fields `FIELDS`.
 
         Raises:
-            InputError: naming the path inside the JSON.
+            InputError: Naming the path inside the JSON.
         """
         base_url = web_address(fields, "base_url") if "base_url" in fields.values else ""
         api_key_env = "" if base_url else "OPENAI_API_KEY"
@@ -105,8 +106,8 @@ class JudgeRequest:
     def open(
         self,
         name: str,
-        result: Mapping[str, Any],
-        read: Callable[[Any], float | None],
+        result: JsonMapping,
+        read: Callable[[object], float | None],
         hear: Callable[[str], float | None],
         options: HostOptions,
     ) -> AbstractContextManager[ServiceSession]:
@@ -120,7 +121,7 @@ class JudgeRequest:
             options: See `HostOptions`.
 
         Raises:
-            InputError: the environment lacks the key.
+            InputError: The environment lacks the key.
         """
 
         def ask(client: Client, sample: HostSample, items: Items, n: int) -> HostScore:
@@ -169,7 +170,7 @@ class JudgeRequest:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return base_url.rstrip("/") + "/chat/completions", headers
 
-    def _request(self, texts: tuple[str, ...], result: Mapping[str, Any]) -> bytes:
+    def _request(self, texts: tuple[str, ...], result: JsonMapping) -> bytes:
         step = _object(description={"type": "string"}, conclusion={"type": "string"})
         schema = _object(steps={"type": "array", "items": step}, result=result)
         format = {"name": "verdict", "strict": True, "schema": schema}
@@ -183,7 +184,7 @@ class JudgeRequest:
         ).encode()
 
 
-def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+def _object(**properties: JsonMapping) -> JsonObject:
     """JSON schema of an object with these properties and no others."""
     return {
         "type": "object",
@@ -194,8 +195,8 @@ def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(
-    answer: Mapping[str, Any],
-    read: Callable[[Any], float | None],
+    answer: JsonMapping,
+    read: Callable[[object], float | None],
     hear: Callable[[str], float | None],
 ) -> float:
     """The score that a chat completion comes to.
@@ -204,8 +205,8 @@ def _read(
     label can look like a number), in a fence, after a thought, or in a sentence.
 
     Raises:
-        ServiceError: it is no chat completion.
-        NoVerdict: the judge refuses, or says something else.
+        ServiceError: It is no chat completion.
+        NoVerdict: The judge refuses, or says something else.
     """
     try:
         choice = answer["choices"][0]
@@ -231,7 +232,7 @@ def _read(
     return score
 
 
-def _count(value: Any) -> float:
+def _count(value: object) -> float:
     return finite_number(value) or 0.0
 
 

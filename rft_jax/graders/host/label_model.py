@@ -12,7 +12,6 @@ judge that refuses or gives none leaves the sample invalid. See `judge` for wher
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.judge import FIELDS, JudgeRequest
@@ -49,7 +48,7 @@ class LabelModel:
         result = {"type": "string", "enum": list(self.labels)}
         return self.judge.open(self.name, result, self._read, self._hear, options)
 
-    def _read(self, verdict: Any) -> float | None:
+    def _read(self, verdict: object) -> float | None:
         if not isinstance(verdict, str):
             verdict = verdict if verdict is None else json.dumps(verdict)
         if verdict in self.labels:

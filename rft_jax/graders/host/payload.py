@@ -6,11 +6,12 @@ from typing import Any
 
 from rft_jax.graders.types import HostSample, HostView, Items
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 _LARGEST = 3.4e38  # of float32
 
 
-def payload(sample: HostSample, items: Items, n: int, **more: Any) -> bytes:
+def payload(sample: HostSample, items: Items, n: int, **more: object) -> bytes:
     """A line of JSON with `sample` and `item` as OpenAI hands them to graders.
 
     Args:
@@ -26,7 +27,7 @@ def check_rows(items: Items) -> None:
     """Looks whether JSON can hold every row.
 
     Raises:
-        InputError: naming the line.
+        InputError: Naming the line.
     """
     for n in range(len(items.rows)):
         try:
@@ -49,7 +50,7 @@ def finite_number(value: Any) -> float | None:
     return number if math.isfinite(number) and abs(number) <= _LARGEST else None
 
 
-def _describe(sample: HostSample) -> dict[str, Any]:
+def _describe(sample: HostSample) -> JsonObject:
     root = HostView(sample).document.root
     return {
         "choices": [

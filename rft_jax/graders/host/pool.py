@@ -14,10 +14,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.payload import finite_number
@@ -29,6 +29,7 @@ from rft_jax.graders.host.sandbox import (
     start_unsandboxed,
 )
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonMapping, JsonObject
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_S = 120.0  # for importing the libraries that the source names
@@ -84,7 +85,7 @@ class WorkerPool:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
     def grade(self, requests: Sequence[bytes]) -> list[Outcome]:
@@ -125,7 +126,7 @@ class WorkerPool:
             slots.append(_Slot(start, self._setup(folder, library_paths())))
         return slots
 
-    def _setup(self, scratch: str, path: Sequence[str]) -> dict[str, Any]:
+    def _setup(self, scratch: str, path: Sequence[str]) -> JsonObject:
         return {
             "source": self._source,
             "path": path,
@@ -139,27 +140,28 @@ class _Lost(Exception):
 
 
 class _Slot:
-    """A place in the pool: one worker at a time, the next when it cannot go on."""
+    """A slot of the pool: one worker at a time, the next when it cannot go on."""
 
-    def __init__(self, launch: Callable[[], subprocess.Popen[bytes]], setup: Mapping[str, Any]):
+    def __init__(self, launch: Callable[[], subprocess.Popen[bytes]], setup: JsonMapping):
         self._launch = launch
         self._setup = json.dumps(setup).encode()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._lock = threading.Lock()  # no worker is started in a slot that is closed
 
-    def start(self) -> None:
-        """Starts the worker.
+    def start(self) -> subprocess.Popen[bytes]:
+        """Starts the worker and returns it.
 
         Raises:
-            InputError: it does not start; naming the remedy.
+            InputError: It does not start; naming the remedy.
         """
         try:
             with self._lock:
                 if self._closed:
                     raise _Lost("the pool is closed")
-                self._process = self._launch()
-            _exchange(self._process, self._setup, _START_S)
+                process = self._process = self._launch()
+            _exchange(process, self._setup, _START_S)
+            return process
         except (_Lost, OSError) as error:
             said = _ended(self._process) if self._process else ""
             raise InputError(
@@ -169,16 +171,15 @@ class _Slot:
                 f"start that with --privileged, {NO_SANDBOX}"
             ) from None
 
-    def ask(self, request: bytes, timeout_s: float) -> dict[str, Any]:
+    def ask(self, request: bytes, timeout_s: float) -> JsonObject:
         """The worker's answer to a request.
 
         Raises:
-            _Lost: there is none; the next request finds another worker.
+            _Lost: There is none; the next request finds another worker.
         """
         try:
-            if not self._process:
-                self.start()
-            answer = _exchange(self._process, request, timeout_s)
+            process = self._process or self.start()
+            answer = _exchange(process, request, timeout_s)
         except InputError as error:
             self.stop()
             raise _Lost(str(error)) from None
@@ -210,14 +211,15 @@ def _ended(process: subprocess.Popen[bytes]) -> str:
     return said.decode(errors="replace").strip()[-300:]
 
 
-def _exchange(process: subprocess.Popen[bytes], request: bytes, timeout_s: float) -> dict[str, Any]:
+def _exchange(process: subprocess.Popen[bytes], request: bytes, timeout_s: float) -> JsonObject:
     """Sends a line and waits for one.
 
     Raises:
-        _Lost: none comes in time, or it is not an object.
+        _Lost: None comes in time, or it is not an object.
     """
     unsent, answer = memoryview(request + b"\n"), b""
     deadline = time.monotonic() + timeout_s
+    assert process.stdin is not None and process.stdout is not None
     with selectors.DefaultSelector() as selector:
         for stream, event in (
             (process.stdin, selectors.EVENT_WRITE),
@@ -249,7 +251,7 @@ def _write(descriptor: int, content: memoryview) -> int:
         raise _Lost("the worker ended") from None
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _object(line: bytes) -> JsonObject:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -259,7 +261,7 @@ def _object(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _judge(answer: Mapping[str, Any], timeout_s: float) -> Outcome:
+def _judge(answer: JsonMapping, timeout_s: float) -> Outcome:
     """What a worker's answer comes to; what is in the reply is the graded code's own word."""
     seconds = float(answer.get("seconds", 0.0))
 

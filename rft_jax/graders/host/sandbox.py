@@ -68,11 +68,11 @@ class Sandbox:
         """Looks for the tools.
 
         Args:
-            script: what is started.
-            programs: absolute paths of files and folders that it may read and run.
+            script: What is started.
+            programs: Absolute paths of files and folders that it may read and run.
 
         Raises:
-            InputError: one is not installed, naming the package; or a program cannot be had.
+            InputError: One is not installed, naming the package; or a program cannot be had.
         """
         self._tools = {name: _tool(name, package) for name, package in _TOOLS.items()}
         self._filter = seccomp_program()
@@ -87,7 +87,7 @@ class Sandbox:
         """Starts the script with pipes for its standard input, output and error.
 
         Args:
-            number: Of the process, which spreads several over the cores.
+            number: The process's number, which spreads several over the cores.
         """
         descriptor = os.memfd_create("seccomp")
         try:
@@ -142,7 +142,7 @@ def check_programs(programs: Sequence[str]) -> tuple[str, ...]:
     """The paths of programs, without a slash at the end.
 
     Raises:
-        InputError: one is not absolute, does not exist, or would open more than it should.
+        InputError: One is not absolute, does not exist, or would open more than it should.
     """
     found = []
     for program in programs:

@@ -12,7 +12,6 @@ on the device.
 import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.judge import FIELDS, JudgeRequest
@@ -49,6 +48,6 @@ class ScoreModel:
         hear = functools.partial(number_said, low=self.low, high=self.high)
         return self.judge.open(self.name, {"type": "number"}, self._read, hear, options)
 
-    def _read(self, verdict: Any) -> float | None:
+    def _read(self, verdict: object) -> float | None:
         number = finite_number(read_text(verdict))
         return None if number is None else min(max(number, self.low), self.high)

@@ -53,7 +53,7 @@ def seccomp_program() -> bytes:
         An array of `struct sock_filter`, as `bwrap --seccomp` takes it.
 
     Raises:
-        InputError: the C library is missing.
+        InputError: The C library is missing.
     """
     try:
         import pyseccomp

@@ -70,9 +70,9 @@ def number_said(text: str, low: float, high: float) -> float | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _first(text: str, place: int, low: float, high: float) -> tuple[float] | None:
-    """The number that begins at a place, but for quotes and the like; none outside of the scale."""
-    rest = text[place:]
+def _first(text: str, start: int, low: float, high: float) -> tuple[float] | None:
+    """The number that begins at `start`, but for quotes and the like; none outside of the scale."""
+    rest = text[start:]
     for pattern in (_OF, _ONE):
         if match := pattern.match(rest):
             value = _value(match, low, high)

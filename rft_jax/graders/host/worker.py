@@ -185,13 +185,14 @@ def _run(code, request: bytes, pipe: int, timeout_s: float) -> None:
     seconds = math.ceil(_CORES * timeout_s) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
-        request = json.loads(request)
+        sample = json.loads(request)
         module = sys.modules[_MODULE] = types.ModuleType(_MODULE)
         exec(code, module.__dict__)
-        reply = {"score": _number(module.grade(request["sample"], request["item"]))}
+        reply = {"score": _number(module.grade(sample["sample"], sample["item"]))}
     except BaseException as error:
-        below = error.__traceback__.tb_next  # without this function
-        lines = traceback.format_exception(type(error), error, below or error.__traceback__)
+        here = error.__traceback__
+        below = here.tb_next if here else None  # without this function
+        lines = traceback.format_exception(type(error), error, below or here)
         reply = {"error": "".join(lines)[-_ERROR_CHARACTERS:]}
     line = json.dumps(reply).encode() + b"\n"
     while line:

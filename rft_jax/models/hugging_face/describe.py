@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from rft_jax.config import NOT_OF_SOURCE, LinearRope, Llama3Rope, ModelConfig, R
 from rft_jax.models.families import FAMILIES, Settings
 from rft_jax.models.families.base import ACTIVATIONS, LAYER_TYPES
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import JsonObject
 
 MODEL_TYPES = {
     "LlamaForCausalLM": "llama",
@@ -21,7 +22,7 @@ MODEL_TYPES = {
 }
 
 
-def describe(config: ModelConfig, vocab_size: int, max_tokens: int) -> dict[str, Any]:
+def describe(config: ModelConfig, vocab_size: int, max_tokens: int) -> JsonObject:
     """The content of config.json.
 
     Args:
@@ -75,7 +76,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
         for period in range(1, config.num_layers + 1)
         if types == tuple(np.resize(types[:period], config.num_layers).tolist())
     )
-    same: dict[str, Any] = {"attention_pattern": shortest}
+    same: JsonObject = {"attention_pattern": shortest}
     rope = config.rope_theta, config.rope_scaling
     if "sliding" not in types:
         same |= {"sliding_window": 0, "sliding_rope_theta": None}
@@ -98,11 +99,11 @@ def _nearest(config: ModelConfig) -> str:
     return "LlamaForCausalLM"
 
 
-def _free(config: ModelConfig) -> dict[str, Any]:
+def _free(config: ModelConfig) -> JsonObject:
     return {name: getattr(config, name) for name in NOT_OF_SOURCE}
 
 
-def _sliding(config: ModelConfig) -> dict[str, Any]:
+def _sliding(config: ModelConfig) -> JsonObject:
     if "sliding" not in config.attention_pattern:
         return {}
     types = np.resize(config.attention_pattern, config.num_layers).tolist()
@@ -114,7 +115,7 @@ def _sliding(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _experts(config: ModelConfig) -> dict[str, Any]:
+def _experts(config: ModelConfig) -> JsonObject:
     if not config.experts:
         return {}
     return {
@@ -127,7 +128,7 @@ def _experts(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _rope(scaling: RopeScaling | None) -> dict[str, Any] | None:
+def _rope(scaling: RopeScaling | None) -> JsonObject | None:
     if scaling is None:
         return None
     if isinstance(scaling, LinearRope):
@@ -152,5 +153,5 @@ def _rope(scaling: RopeScaling | None) -> dict[str, Any] | None:
     }
 
 
-def _key_of(names: dict[str, str], value: str) -> str:
+def _key_of(names: Mapping[str, str], value: str) -> str:
     return next(key for key, ours in names.items() if ours == value)

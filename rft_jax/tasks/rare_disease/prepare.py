@@ -59,7 +59,7 @@ class RareDiseaseOptions:
         exclude_pmids: File with a PMID a line: publications of an evaluation to come.
         eval: Archive or folder of the cases to evaluate on; "": cases of `archive` are set aside.
         genes: Candidates to simulate: "archive" (those of the cases) or "all" (every gene that
-            HPO annotates: needed if the evaluation has genes of which the archive has no case).
+            HPO annotates: Needed if the evaluation has genes of which the archive has no case).
         patients_per_gene: Simulated patients of each gene.
         patients_per_finding: And with one finding alone, of each finding that points to a gene, so
             that a model hears of those too that no patient happens to have.

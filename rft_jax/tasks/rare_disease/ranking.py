@@ -146,7 +146,7 @@ def answers(genes: Sequence[str], score: np.ndarray) -> list[str]:
 
     Args:
         genes: The candidates.
-        score: float [N, genes]; higher is likelier.
+        score: Float [N, genes]; higher is likelier.
     """
     best = np.argsort(-score, axis=1, kind="stable")[:, : prompts.MAX_GENES]
     return [
@@ -159,7 +159,7 @@ def ranks(evidence: Evidence, score: np.ndarray, genes: Sequence[str]) -> np.nda
     """Rank (1 is best) of each patient's gene; 0 if it is no candidate. Ties count against it.
 
     Args:
-        score: float [N, genes].
+        score: Float [N, genes].
         genes: The N right genes.
     """
     column = {gene: i for i, gene in enumerate(evidence.genes)}

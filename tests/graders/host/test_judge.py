@@ -318,7 +318,7 @@ def test_grade_tells_what_judges_spent(serve, monkeypatch, tmp_path, capsys):
         "graders": {"a": LABEL, "b": LABEL, "c": LABEL | {"model": "other"}},
         "calculate_output": "(a + b + c) / 3",
     }
-    files = {"grader": spec, "items": {"answer": "x"}, "samples": {"output_text": "y"}}
+    files = {"grader": spec, "data": {"answer": "x"}, "answers": {"output_text": "y"}}
     arguments = ["grade"]
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content) + "\n")
