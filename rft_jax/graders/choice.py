@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import ANSWER, HostScore, HostView, Items, SampleView, Score
@@ -59,9 +60,10 @@ _MARKED, _PLAIN, _ARTICLE = 3, 2, 1
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(DeviceNode):
     """A validated `choice`."""
 
+    type_name = "choice"
     name: str
     input: Template
     reference: Template
@@ -92,6 +94,11 @@ class Choice:
 
     def _fold(self, text: str) -> str:
         return fold_text(text) if self.ignore_case else text
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference)
 
     def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""

@@ -44,19 +44,16 @@ from rft_jax.graders.judge_spec import (
     parse_range,
     templates_of,
 )
+from rft_jax.graders.protocols import GraderType, HostlessNode, leaves
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import render_on_host
 from rft_jax.graders.types import (
-    GraderType,
-    Group,
     HostSample,
-    HostScore,
     HostView,
     Items,
     SampleView,
     Score,
     Tokens,
-    leaves,
 )
 from rft_jax.tokenizers import Tokenizer, control_ids
 from rft_jax.utils.errors import InputError
@@ -85,7 +82,7 @@ class JudgeModel(Protocol):
 
 
 @dataclass(frozen=True)
-class DeviceJudge:
+class DeviceJudge(HostlessNode):
     """What the two types have in common.
 
     Attributes:
@@ -97,12 +94,23 @@ class DeviceJudge:
         judge: None until `open_judges`.
     """
 
+    runs_on = "device judge"
     name: str
     model: str
     messages: tuple[Message, ...]
     verdicts: tuple[str, ...]
     values: tuple[float, ...]
     judge: JudgeModel | None = None
+
+    @property
+    def why(self) -> str:
+        """See `Node.why`."""
+        return f"the frozen model {self.model}"
+
+    @property
+    def only_on_device(self) -> str:
+        """See `GraderType.only_on_device`."""
+        return "its judge is on the device"
 
     def opened(self, judge: JudgeModel) -> Self:
         """With its judge.
@@ -146,21 +154,7 @@ class DeviceJudge:
             {},
         )
 
-    def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
-        """There is no library to hold it against.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"{self.name}: its judge is on the device; use placement auto")
-
-    @property
-    def open_judge(self) -> JudgeModel:
-        """The judge.
-
-        Raises:
-            InputError: It is not open yet.
-        """
+    def _open_judge(self) -> JudgeModel:
         if self.judge is None:
             raise InputError(
                 f"{self.name}: the judge {self.model} is not open; open it with "
@@ -198,6 +192,8 @@ class DeviceJudge:
 class ScoreModel(DeviceJudge):
     """A validated `score_model` with a judge on the device."""
 
+    type_name = "score_model"
+
     @classmethod
     def parse(cls, name: str, fields: Fields) -> Self:
         """See `GraderType.parse`."""
@@ -217,6 +213,8 @@ class ScoreModel(DeviceJudge):
 @dataclass(frozen=True)
 class LabelModel(DeviceJudge):
     """A validated `label_model` with a judge on the device."""
+
+    type_name = "label_model"
 
     @classmethod
     def parse(cls, name: str, fields: Fields) -> Self:
@@ -253,8 +251,9 @@ def open_judges(spec: GraderType, open_judge: Callable[[str], JudgeModel]) -> Gr
     Raises:
         InputError: As `DeviceJudge.opened`, and as `open_judge`.
     """
-    if isinstance(spec, Group):
-        return replace(spec, graders=tuple(open_judges(part, open_judge) for part in spec.graders))
+    if spec.children:
+        opened = {key: open_judges(child, open_judge) for key, child in spec.children.items()}
+        return spec.with_children(opened)
     return spec.opened(open_judge(spec.model)) if isinstance(spec, DeviceJudge) else spec
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from rft_jax.graders.protocols import DeviceNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import from_host, occurrences
@@ -19,9 +20,10 @@ from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(DeviceNode):
     """A validated `format`."""
 
+    type_name = "format"
     name: str
     markers: tuple[str, ...]
     json_only: bool

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import (
     Template,
@@ -39,9 +40,10 @@ from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
-class FunctionGrader:
+class FunctionGrader(DeviceNode):
     """A function as a grader; from `device_grader`."""
 
+    type_name = "function"
     name: str
     function: Callable[..., jax.Array]
     templates: tuple[tuple[str, Template], ...]
@@ -50,6 +52,18 @@ class FunctionGrader:
     def parse(cls, name: str, fields: Fields) -> "FunctionGrader":
         """A function has no JSON."""
         raise NotImplementedError
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        templates = tuple(template for _, template in self.templates)
+        answers = tuple(template for template in templates if template.sample_variables)
+        references = tuple(
+            template
+            for template in templates
+            if not template.sample_variables and template.item_variables
+        )
+        return ProbeTarget(answers, references, is_right=False)
 
     def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""

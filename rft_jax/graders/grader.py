@@ -20,14 +20,13 @@ import numpy as np
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.device_judge import JudgeModel, judge_nodes, open_judges
-from rft_jax.graders.placement import HostGrading, nodes_on_host, place, type_name
+from rft_jax.graders.placement import HostGrading, nodes_on_host, place
+from rft_jax.graders.protocols import GraderType, HostGraderType
 from rft_jax.graders.registry import load_grader, load_pass_threshold
 from rft_jax.graders.types import (
     ERRORS,
     NOT_THE_MODELS,
     Grade,
-    GraderType,
-    HostGraderType,
     HostSample,
     Items,
     Sample,
@@ -59,7 +58,7 @@ class Grader:
     @property
     def type_name(self) -> str:
         """The grader's type, as its JSON has it."""
-        return type_name(self.spec)
+        return self.spec.type_name
 
     @property
     def needs_host(self) -> bool:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from rft_jax.graders.host_json import Value
+from rft_jax.graders.protocols import DeviceNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -91,9 +92,10 @@ class Schema:
 
 
 @dataclass(frozen=True)
-class JsonSchema:
+class JsonSchema(DeviceNode):
     """A validated `json_schema`; `source` is the schema as JSON."""
 
+    type_name = "json_schema"
     name: str
     schema: Schema
     source: str = field(repr=False)

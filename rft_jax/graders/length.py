@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from rft_jax.graders.protocols import DeviceNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.utils.types import PyTree
@@ -22,9 +23,10 @@ MOST_TOKENS = 1 << 24  # exact as float32
 
 
 @dataclass(frozen=True)
-class Length:
+class Length(DeviceNode):
     """A validated `length`."""
 
+    type_name = "length"
     name: str
     max_tokens: int
     buffer: int

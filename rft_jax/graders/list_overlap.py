@@ -22,13 +22,14 @@ With `"entries": "tokens"` instead of the default "whole", entries are compared 
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.graders.host.list_overlap import ListOverlap as TokenOverlap
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.rank import (
     MOST_ITEMS,
     is_list_of_strings,
@@ -37,7 +38,7 @@ from rft_jax.graders.rank import (
     reference_list,
 )
 from rft_jax.graders.spec_reader import Fields
-from rft_jax.graders.template import Template, encode_text, json_errors
+from rft_jax.graders.template import Template, encode_text, json_errors, json_errors_on_device
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
     ByteString,
@@ -84,10 +85,10 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ListOverlap:
+class ListOverlap(DeviceNode):
     """A validated `list_overlap`."""
 
-    lists_answers: ClassVar[bool] = True
+    type_name = "list_overlap"
     name: str
     input: Template
     reference: Template
@@ -114,6 +115,11 @@ class ListOverlap:
         if metric != "f1":
             raise fields.error("metric", 'must be "f1" with entries "tokens"; correct it')
         return TokenOverlap(**shared)
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference, is_list=True)
 
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""
@@ -170,11 +176,7 @@ class ListOverlap:
         share, whole = METRICS[self.metric](answer_N, encoded.size_M, both_N)
         nothing_N = (answer_N == 0) & (encoded.size_M == 0)
         score_N = jnp.where(nothing_N, 1, share / jnp.maximum(whole, 1))
-        errors = {
-            "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
-            "invalid_variable_error": scan.valid_N & (value.token_N == JsonToken.NONE),
-            "other_error": scan.too_deep_N,
-        }
+        errors = json_errors_on_device(view, value.token_N == JsonToken.NONE)
         details = {
             f"{self.name}/list_length": jnp.where(well_formed_N, strings.count_N, 0),
             f"{self.name}/malformed": ~well_formed_N,

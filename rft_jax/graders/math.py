@@ -23,6 +23,7 @@ choices, and lists of these (`strings.answers`).
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -43,6 +44,7 @@ from rft_jax.graders.answer_place import (
     parse_markers,
 )
 from rft_jax.graders.number import parse_tolerance
+from rft_jax.graders.protocols import DeviceNode, HostSession, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -127,9 +129,10 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Math:
+class Math(DeviceNode):
     """A validated `math`."""
 
+    type_name = "math"
     name: str
     input: Template
     reference: Template
@@ -160,11 +163,18 @@ class Math:
         )
 
     @property
-    def asks_host(self) -> bool:
-        """Whether the host decides what the device cannot; see `placement`."""
-        return self.symbolic == "auto"
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference)
 
-    def open_host(self, options: HostOptions):
+    @property
+    def asks_host(self) -> str:
+        """See `GraderType.asks_host`."""
+        return (
+            "the host compares what is no number, word or list" if self.symbolic == "auto" else ""
+        )
+
+    def open_host(self, options: HostOptions) -> AbstractContextManager[HostSession]:
         """The session on the host for those cases; see `HostGraderType.open`."""
         from rft_jax.graders.host.symbolic import open_symbolic
 

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.placement import OneByOne
+from rft_jax.graders.protocols import HostNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items
 
 
 @dataclass(frozen=True)
-class Meteor:
+class Meteor(HostNode):
     """A validated `text_similarity` with the metric `meteor`."""
 
+    type_name = "text_similarity"
     name: str
     input: Template
     reference: Template
@@ -39,6 +41,11 @@ class Meteor:
                 "evaluation_metric", "meteor needs WordNet; run python -m nltk.downloader wordnet"
             ) from None
         return cls(name, fields.template("input"), fields.template("reference"))
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference)
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""

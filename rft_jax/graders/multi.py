@@ -16,7 +16,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -24,12 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.graders.formula import Formula, FormulaError, evaluate, parse_formula
+from rft_jax.graders.protocols import CompositeNode, GraderType
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template
 from rft_jax.graders.types import (
     NOT_THE_MODELS,
-    GraderType,
-    Group,
     Items,
     SampleView,
     Score,
@@ -40,7 +39,7 @@ ON_ERROR = ("zero", "continue")
 
 
 @dataclass(frozen=True)
-class Multi(Group):
+class Multi(CompositeNode):
     """A validated `multi`.
 
     Attributes:
@@ -52,6 +51,7 @@ class Multi(Group):
         on_error: one of `ON_ERROR`.
     """
 
+    type_name = "multi"
     name: str
     graders: tuple[GraderType, ...]
     formula: Formula
@@ -75,6 +75,20 @@ class Multi(Group):
         given = "on_error" in fields.values
         on_error = fields.choice("on_error", ON_ERROR) if given else ON_ERROR[0]
         return cls(name, graders, formula, tuple(parts), numbers, on_error)
+
+    @property
+    def why(self) -> str:
+        """See `Node.why`."""
+        return "formulas of scores always do"
+
+    @property
+    def children(self) -> Mapping[str, GraderType]:
+        """See `Node.children`."""
+        return dict(zip(self.keys, self.graders, strict=True))
+
+    def with_children(self, children: Mapping[str, GraderType]) -> "Multi":
+        """See `GraderType.with_children`."""
+        return replace(self, graders=tuple(children[key] for key in self.keys))
 
     def encode(self, items: Items) -> Any:
         """See `GraderType.encode`."""

@@ -47,6 +47,7 @@ from rft_jax.graders.answer_place import (
     last_marked_on_host,
     parse_markers,
 )
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -111,9 +112,10 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(DeviceNode):
     """A validated `number`; the tolerances are in the order of `TOLERANCES`."""
 
+    type_name = "number"
     name: str
     input: Template
     reference: Template
@@ -160,6 +162,11 @@ class Number:
             accounting=accounting,
             tolerances=tuple(parse_tolerance(fields, key) for key in TOLERANCES),
         )
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference, marker=self.marker)
 
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""

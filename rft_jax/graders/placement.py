@@ -5,8 +5,6 @@ it then is a node like any other, which reads what was found.
 """
 
 import contextlib
-import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,43 +13,81 @@ from typing import Any
 import numpy as np
 
 from rft_jax.config import HostOptions
-from rft_jax.graders.device_judge import DeviceJudge
-from rft_jax.graders.math import Math
-from rft_jax.graders.multi import Multi
-from rft_jax.graders.switch import Switch
+from rft_jax.graders.protocols import (
+    GraderType,
+    HostGraderType,
+    HostlessNode,
+    HostSession,
+    ProbeTarget,
+    ScoresOnHost,
+    Ways,
+    has_say,
+    leaves,
+    ways_below,
+)
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import (
     ERRORS,
-    GraderType,
-    Group,
-    HostGraderType,
     HostSample,
     HostScore,
-    HostSession,
     HostView,
     Items,
     SampleView,
     Score,
-    leaves,
 )
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
-class OnHost:
+class OnHost(HostlessNode):
     """A node that runs on the host; on the device it is what was found there.
 
     Attributes:
         grader: the node.
-        kinds: of the switches above it, each with the number of the way to it.
+        ways: from the nodes above it to the node, of those that choose.
     """
 
+    runs_on = "host"
     grader: GraderType | HostGraderType
-    kinds: tuple[tuple[Switch, int], ...] = ()
+    ways: Ways = ()
 
     @property
     def name(self) -> str:
         """The node's name."""
         return self.grader.name
+
+    @property
+    def type_name(self) -> str:
+        """The node's type."""
+        return self.grader.type_name
+
+    @property
+    def why(self) -> str:
+        """See `Node.why`."""
+        if isinstance(self.grader, HostGraderType):
+            return self.grader.why
+        return "asked for; its reference library"
+
+    @property
+    def only_on_device(self) -> str:
+        """See `GraderType.only_on_device`."""
+        return "has its place already"
+
+    @property
+    def probe_target(self) -> ProbeTarget | None:
+        """See `Node.probe_target`."""
+        return self.grader.probe_target
+
+    @classmethod
+    def parse(cls, name: str, fields: Fields) -> "OnHost":
+        """It is made by `place`."""
+        raise NotImplementedError
+
+    @property
+    def judge_model(self) -> str:
+        """See `HostGraderType.judge_model`."""
+        return self.grader.judge_model if isinstance(self.grader, HostGraderType) else ""
 
     def encode(self, items: Items) -> tuple[()]:
         """Checks the items; nothing of them is needed on the device."""
@@ -68,13 +104,13 @@ class OnHost:
 
     def grades(self, items: Items, n: int) -> bool:
         """Whether it has a say on the answers to item n."""
-        return all(switch.number_of(items, n) == number for switch, number in self.kinds)
+        return has_say(self.ways, items, n)
 
     def open(self, options: HostOptions) -> contextlib.AbstractContextManager[HostSession]:
         """See `HostGraderType.open`."""
         if isinstance(self.grader, HostGraderType):
             return self.grader.open(options)
-        if isinstance(self.grader, Math) and self.grader.asks_host:
+        if self.grader.asks_host:
             return self.grader.open_host(options)
         return contextlib.nullcontext(OneByOne(self.grader))
 
@@ -83,25 +119,27 @@ class OnHost:
 class PartlyOnHost(OnHost):
     """A node on the device that asks the host about what it cannot decide."""
 
-    grader: Math
+    runs_on = "device, host"
+    grader: GraderType
 
-    def encode(self, items: Items) -> Any:
+    @property
+    def why(self) -> str:
+        """See `Node.why`."""
+        return self.grader.asks_host
+
+    def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         return self.grader.encode(items)
 
-    def score(self, view: SampleView, encoded: Any) -> Score:
+    def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         return self.grader.score(view, encoded)
-
-    def open(self, options: HostOptions) -> contextlib.AbstractContextManager[HostSession]:
-        """See `HostGraderType.open`."""
-        return self.grader.open_host(options)
 
 
 class OneByOne:
     """A session that grades in plain Python, one sample after the other."""
 
-    def __init__(self, grader: GraderType):
+    def __init__(self, grader: ScoresOnHost):
         self._grader = grader
 
     def grade_batch(
@@ -114,73 +152,52 @@ class OneByOne:
         ]
 
 
-def place(
-    grader: GraderType | HostGraderType,
-    placement: str,
-    kinds: tuple[tuple[Switch, int], ...] = (),
-) -> GraderType:
+def place(grader: GraderType | HostGraderType, placement: str, ways: Ways = ()) -> GraderType:
     """The grader with its nodes on the host marked as such.
 
     Args:
         grader: from `load_grader`.
         placement: "auto", "device" or "host"; "device" refuses what cannot run there.
-        kinds: see `OnHost`.
+        ways: see `OnHost`.
 
     Raises:
         InputError: naming the node that cannot run there.
     """
-    if isinstance(grader, Group):
-        is_switch = isinstance(grader, Switch)
-        parts = tuple(
-            place(part, placement, (*kinds, (grader, number)) if is_switch else kinds)
-            for number, part in enumerate(grader.graders)
+    if isinstance(grader, HostGraderType):
+        if placement == "device":
+            raise InputError(
+                f"{grader.name}: {grader.type_name} runs on the host only; use placement auto"
+            )
+        return OnHost(grader, ways)
+    if grader.children:
+        return grader.with_children(
+            {
+                key: place(child, placement, ways_below(ways, grader, key))
+                for key, child in grader.children.items()
+            }
         )
-        return dataclasses.replace(grader, graders=parts)
-    if isinstance(grader, DeviceJudge) and placement == "host":
-        raise InputError(f"{grader.name}: its judge is on the device; use placement auto")
-    if isinstance(grader, Math) and grader.asks_host and placement != "host":
-        if placement == "auto":
-            return PartlyOnHost(grader)
+    if placement == "host":
+        if grader.only_on_device:
+            raise InputError(f"{grader.name}: {grader.only_on_device}; use placement auto")
+        return OnHost(grader, ways)
+    if grader.asks_host and placement == "device":
         raise InputError(
             f"{grader.name}: what the device cannot decide goes to the host; use placement auto, "
             'or symbolic "off"'
         )
-    only_host = isinstance(grader, HostGraderType)
-    if only_host and placement == "device":
-        raise InputError(
-            f"{grader.name}: {type_name(grader)} runs on the host only; use placement auto"
-        )
-    return OnHost(grader, kinds) if only_host or placement == "host" else grader
+    return PartlyOnHost(grader, ways) if grader.asks_host else grader
 
 
 def explain(grader: GraderType) -> Iterator[dict[str, str]]:
     """For every node of a placed grader its name, type, where it runs and why."""
-    if isinstance(grader, Group):
-        why = "formulas of scores" if isinstance(grader, Multi) else "choices between kinds"
-        yield _line(grader, "device", f"{why} always do")
-        for part in grader.graders:
-            yield from explain(part)
-    elif isinstance(grader, DeviceJudge):
-        yield _line(grader, "device judge", f"the frozen model {grader.model}")
-    elif isinstance(grader, PartlyOnHost):
-        yield _line(grader, "device, host", "the host compares what is no number, word or list")
-    elif not isinstance(grader, OnHost):
-        yield _line(grader, "device", "a jnp function")
-    elif isinstance(grader.grader, HostGraderType):
-        yield _line(grader.grader, "host", "what it needs is not on the device")
-    else:
-        yield _line(grader.grader, "host", "asked for; its reference library")
-
-
-def _line(grader: Any, where: str, why: str) -> dict[str, str]:
-    return {"node": grader.name, "type": type_name(grader), "runs_on": where, "why": why}
-
-
-def type_name(grader: Any) -> str:
-    """A node's type as in a grader's JSON, which its class is named after."""
-    grader = grader.grader if isinstance(grader, OnHost) else grader
-    name = type(grader).__name__.removesuffix("Grader")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    yield {
+        "node": grader.name,
+        "type": grader.type_name,
+        "runs_on": grader.runs_on,
+        "why": grader.why,
+    }
+    for child in grader.children.values():
+        yield from explain(child)
 
 
 class HostGrading:
@@ -235,7 +252,7 @@ class HostGrading:
         found, messages = {}, []
         for node, asked, future in pending:
             scores = dict(zip(asked, future.result(), strict=True))
-            found[node.name] = _collect([scores.get(i) for i in everyone], not node.kinds)
+            found[node.name] = _collect([scores.get(i) for i in everyone], not node.ways)
             messages += [f"{node.name}: {s.message}" for s in scores.values() if s.message]
         return found, messages
 
@@ -257,8 +274,7 @@ def _collect(scores: Sequence[HostScore | None], detailed: bool) -> Score:
 
 def judge_models(grader: GraderType) -> dict[str, str]:
     """Of the nodes that ask a model at a server, by name, the model."""
-    asked = {node.name: getattr(node.grader, "judge", None) for node in nodes_on_host(grader)}
-    return {name: judge.model for name, judge in asked.items() if judge is not None}
+    return {node.name: node.judge_model for node in nodes_on_host(grader) if node.judge_model}
 
 
 def nodes_on_host(grader: GraderType) -> tuple[OnHost, ...]:

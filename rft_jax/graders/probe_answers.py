@@ -2,18 +2,13 @@
 
 import collections
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rft_jax.graders.function import FunctionGrader
-from rft_jax.graders.placement import OnHost
-from rft_jax.graders.regex import Regex
-from rft_jax.graders.switch import Switch
+from rft_jax.graders.protocols import GraderType, Ways, has_say, ways_below
 from rft_jax.graders.template import Template, Variable, show
-from rft_jax.graders.types import GraderType, Group, Items
-from rft_jax.strings.regex import python_flags
+from rft_jax.graders.types import Items
 from rft_jax.tokenizers import message_text
 from rft_jax.utils.types import JsonMapping
 
@@ -36,8 +31,8 @@ class Slot:
         is_right: The reference, as it is, is the right answer.
         is_list: The answer is a list of strings.
         marker: What stands before the answer.
-        regexes: Those that the answer is captured by, the outermost first.
-        kinds: The switches above, each with the number of the way to the node.
+        captures: See `ProbeTarget`.
+        ways: From the nodes above to the node, of those that choose.
     """
 
     path: tuple[str | int, ...] | None
@@ -45,12 +40,12 @@ class Slot:
     is_right: bool
     is_list: bool = False
     marker: str = ""
-    regexes: tuple[Regex, ...] = ()
-    kinds: tuple[tuple[Switch, int], ...] = ()
+    captures: tuple[Callable[[str], bool], ...] = ()
+    ways: Ways = ()
 
     def reads(self, items: Items, n: int) -> bool:
         """Whether answers to item n are looked at."""
-        return all(switch.number_of(items, n) == number for switch, number in self.kinds)
+        return has_say(self.ways, items, n)
 
     def value(self, items: Items, n: int) -> Any:
         """What is compared with for item n, of a slot with a reference."""
@@ -59,13 +54,9 @@ class Slot:
             return self.reference.item_text(items, n)
         return self.reference.value(items, n)
 
-    def captures(self, answer: str) -> bool:
-        """Whether the answer as a whole is what the regular expressions capture."""
-        return all(
-            (match := getattr(re, r.mode)(r.pattern, answer, python_flags(r.flags)))
-            and (r.grader is None or match[r.group] == answer)
-            for r in self.regexes
-        )
+    def is_captured(self, answer: str) -> bool:
+        """Whether the node looks at the answer as a whole."""
+        return all(captures(answer) for captures in self.captures)
 
 
 def answers_of(spec: GraderType, items: Items) -> Iterator[tuple[str, list[list[str]]]]:
@@ -84,7 +75,7 @@ def answers_of(spec: GraderType, items: Items) -> Iterator[tuple[str, list[list[
     common = [_most_common(column) for column in columns]
     own = _ways(referring, items, lambda slot, n: slot.value(items, n)) if referring else []
     captured = (
-        slot.captures(answer)
+        slot.is_captured(answer)
         for way in own[:1]
         for n, answer in enumerate(way)
         for slot in referring
@@ -124,58 +115,28 @@ def _repeat(words: str) -> str:
     return words * (LONG_BYTES // len(words.encode()) + 1)
 
 
-def _slots(
-    node: Any,
-    kinds: tuple[tuple[Switch, int], ...] = (),
-    regexes: tuple[Regex, ...] = (),
-) -> Iterator[Slot]:
-    node = node.grader if isinstance(node, OnHost) else node
-    if isinstance(node, Group):
-        for number, part in enumerate(node.graders):
-            own = (*kinds, (node, number)) if isinstance(node, Switch) else kinds
-            yield from _slots(part, own, regexes)
-    elif isinstance(node, Regex) and node.grader is not None:
-        yield from _slots(node.grader, kinds, (*regexes, node))
-    elif isinstance(node, FunctionGrader):
-        templates = [template for _, template in node.templates]
-        references = [t for t in templates if not t.sample_variables and _item_variables(t)]
-        for template in templates:
-            for variable in template.sample_variables:
-                for reference in references or [None]:
-                    yield Slot(_path(variable), reference, False, kinds=kinds, regexes=regexes)
-    else:
-        yield from _sides(node, kinds, regexes)
-
-
-def _sides(
-    node: Any, kinds: tuple[tuple[Switch, int], ...], regexes: tuple[Regex, ...]
-) -> Iterator[Slot]:
-    """The slots of a node that compares two templates, whichever shows the answer."""
-    templates = [getattr(node, side, None) for side in ("input", "reference")]
-    templates = [template for template in templates if isinstance(template, Template)]
-    shown = [template for template in templates if template.sample_variables]
-    others = [template for template in templates if not template.sample_variables]
-    marker = getattr(node, "marker", "")
-    for template in shown:
+def _slots(node: GraderType, ways: Ways = ()) -> Iterator[Slot]:
+    for key, child in node.children.items():
+        yield from _slots(child, ways_below(ways, node, key))
+    target = node.probe_target
+    if target is None:
+        return
+    for template in target.answers:
         for variable in template.sample_variables:
-            yield Slot(
-                path=_path(variable),
-                reference=others[0] if len(shown) == 1 and others else None,
-                is_right=template.variable is not None and getattr(node, "operation", "") != "ne",
-                is_list=getattr(node, "lists_answers", False),
-                marker=marker if isinstance(marker, str) else next(iter(marker), ""),
-                regexes=regexes,
-                kinds=kinds,
-            )
+            for reference in target.references or (None,):
+                yield Slot(
+                    path=_path(variable),
+                    reference=reference,
+                    is_right=target.is_right and template.variable is not None,
+                    is_list=target.is_list,
+                    marker=target.marker,
+                    captures=target.captures,
+                    ways=ways,
+                )
 
 
 def _path(variable: Variable) -> tuple[str | int, ...] | None:
     return variable.path if variable.namespace == "output_json" else None
-
-
-def _item_variables(template: Template) -> list[Variable]:
-    runs = [run for run in template.parts if not isinstance(run, Variable)]
-    return [piece for run in runs for piece in run if isinstance(piece, Variable)]
 
 
 def _most_common(values: Sequence[Any]) -> list[Any]:

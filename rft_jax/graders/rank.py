@@ -15,13 +15,14 @@ ends before.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeGuard
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
 
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
-from rft_jax.graders.template import Template, encode_text, json_errors
+from rft_jax.graders.template import Template, encode_text, json_errors, json_errors_on_device
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
     FORMS,
@@ -45,10 +46,10 @@ MOST_ITEMS = 256  # every entry is compared with every other
 
 
 @dataclass(frozen=True)
-class Rank:
+class Rank(DeviceNode):
     """A validated `rank`."""
 
-    lists_answers: ClassVar[bool] = True
+    type_name = "rank"
     name: str
     input: Template
     reference: Template
@@ -71,6 +72,11 @@ class Rank:
             max_items=fields.integer("max_items", MAX_ITEMS, 1, MOST_ITEMS),
             normalize=parse_form(fields),
         )
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference, is_list=True)
 
     def encode(self, items: Items) -> StringList:
         """The reference and its aliases of every item; see `GraderType.encode`."""
@@ -103,11 +109,7 @@ class Rank:
         well_formed_N = uniform_N & (count_N >= 1) & (count_N <= self.max_items)
         rank_N = jnp.where(well_formed_N, first_position(strings, encoded, self.normalize), 0)
         table = jnp.array([0, *self.credit, 0], jnp.float32)
-        errors = {
-            "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
-            "invalid_variable_error": scan.valid_N & (value.token_N == JsonToken.NONE),
-            "other_error": scan.too_deep_N,
-        }
+        errors = json_errors_on_device(view, value.token_N == JsonToken.NONE)
         details = {
             f"{self.name}/rank": rank_N,
             f"{self.name}/list_length": jnp.where(well_formed_N, count_N, 0),

@@ -18,16 +18,14 @@ depend on the pattern; on the host Python's backtracking may take very long, as 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
-from rft_jax.graders.device_judge import DeviceJudge
+from rft_jax.graders.protocols import DeviceNode, GraderType, HostGraderType, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import (
-    GraderType,
-    HostGraderType,
     HostScore,
     HostView,
     Items,
@@ -48,9 +46,10 @@ from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
-class Regex:
+class Regex(DeviceNode):
     """A validated `regex`; `grader` is None where only the match counts."""
 
+    type_name = "regex"
     name: str
     input: Template
     pattern: str
@@ -83,9 +82,28 @@ class Regex:
             return compile_match(self.pattern, self.flags, self.mode)
         return compile_capture(self.pattern, self.flags, self.mode, self.group)
 
+    @property
+    def probe_target(self) -> ProbeTarget | None:
+        """See `Node.probe_target`."""
+        if self.grader is None:
+            return ProbeTarget.of_sides(self.input)
+        target = self.grader.probe_target
+        return target and replace(target, captures=(self.captures_all, *target.captures))
+
+    def captures_all(self, answer: str) -> bool:
+        """Whether the answer as a whole is what is captured."""
+        match = self._search(answer)
+        return match is not None and match[self.group] == answer
+
     def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""
         return self.input.encode(items), self.grader.encode(items) if self.grader else ()
+
+    def _search(self, text: str) -> re.Match[str] | None:
+        flags = python_flags(self.flags)
+        if self.mode == "fullmatch":
+            return re.fullmatch(self.pattern, text, flags)
+        return re.search(self.pattern, text, flags)
 
     def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
@@ -108,8 +126,7 @@ class Regex:
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with `re`."""
         texts, errors = render_on_host(view, (self.input,), items, n)
-        function = getattr(re, self.mode)
-        match = function(self.pattern, *texts, python_flags(self.flags)) if texts else None
+        match = self._search(*texts) if texts else None
         if self.grader is None:
             return HostScore(float(bool(match)), errors)
         captured = match[self.group] if match else None
@@ -137,17 +154,18 @@ def _inner(fields: Fields, name: str) -> GraderType | None:
     values = fields.values["grader"]
     if not isinstance(values, Mapping):
         raise fields.error("grader", "must be an object with a grader; correct it")
-    if (kind := values.get("type")) in ("multi", "switch"):
-        raise fields.error(
-            "grader.type", f"a {kind} cannot stand in a regex; put the regex into the {kind}"
-        )
     grader = fields.parse_grader(fields.inside("grader", values), f"{name}/captured")
-    if isinstance(grader, DeviceJudge):
-        raise fields.error(
-            "grader.type", "a judge on the device reads whole answers; use it without regex"
-        )
     if isinstance(grader, HostGraderType):
         raise fields.error(
             "grader.type", "runs on the host only; capture in that grader's own code instead"
+        )
+    if grader.children:
+        kind = grader.type_name
+        raise fields.error(
+            "grader.type", f"a {kind} cannot stand in a regex; put the regex into the {kind}"
+        )
+    if grader.only_on_device:
+        raise fields.error(
+            "grader.type", "a judge on the device reads whole answers; use it without regex"
         )
     return grader

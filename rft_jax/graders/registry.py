@@ -20,6 +20,7 @@ from rft_jax.graders.list_overlap import ListOverlap
 from rft_jax.graders.math import Math
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.number import Number
+from rft_jax.graders.protocols import GraderType, HostGraderType
 from rft_jax.graders.rank import Rank
 from rft_jax.graders.regex import Regex
 from rft_jax.graders.repetition import Repetition
@@ -27,41 +28,41 @@ from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.switch import Switch
 from rft_jax.graders.text_similarity import TextSimilarity
-from rft_jax.graders.types import GraderType
 from rft_jax.utils.errors import InputError
 
 _IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _IN_FILE = re.compile(r"(.+)\.py(?::([A-Za-z_]\w*))?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
-TYPES: dict[str, type[GraderType]] = {
-    "string_check": StringCheck,
-    "text_similarity": TextSimilarity,
-    "regex": Regex,
-    "choice": Choice,
-    "rank": Rank,
-    "number": Number,
-    "math": Math,
-    "list_overlap": ListOverlap,
-    "json_schema": JsonSchema,
-    "format": Format,
-    "length": Length,
-    "repetition": Repetition,
-    "python": PythonGrader,
-    "endpoint": Endpoint,
-    "score_model": ScoreModel,
-    "label_model": LabelModel,
-    "multi": Multi,
-    "switch": Switch,
-}
+# The grader types; what a grader's JSON calls each is its `type_name`.
+CLASSES = (
+    StringCheck,
+    TextSimilarity,
+    Regex,
+    Choice,
+    Rank,
+    Number,
+    Math,
+    ListOverlap,
+    JsonSchema,
+    Format,
+    Length,
+    Repetition,
+    PythonGrader,
+    Endpoint,
+    ScoreModel,
+    LabelModel,
+    Multi,
+    Switch,
+)
+TYPES: dict[str, type[GraderType] | type[HostGraderType]] = {c.type_name: c for c in CLASSES}
 # In their place if the JSON names a judge on the device.
-DEVICE_JUDGES: dict[str, type[GraderType]] = {
-    "score_model": device_judge.ScoreModel,
-    "label_model": device_judge.LabelModel,
+DEVICE_JUDGES: dict[str, type[GraderType] | type[HostGraderType]] = {
+    c.type_name: c for c in (device_judge.ScoreModel, device_judge.LabelModel)
 }
 
 
-def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType:
+def load_grader(grader: str | Path | Mapping[str, Any]) -> GraderType | HostGraderType:
     """Reads and validates a grader.
 
     Args:
@@ -201,7 +202,7 @@ def _is_of_import(file: str) -> bool:
     return file.startswith("<frozen importlib") or file in (__file__, importlib.__file__)
 
 
-def parse_grader(fields: Fields, name: str) -> GraderType:
+def parse_grader(fields: Fields, name: str) -> GraderType | HostGraderType:
     """Reads the grader in an object.
 
     Args:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -27,9 +28,10 @@ MOST_WORDS = 16  # in an n-gram; memory and time grow with it
 
 
 @dataclass(frozen=True)
-class Repetition:
+class Repetition(DeviceNode):
     """A validated `repetition`."""
 
+    type_name = "repetition"
     name: str
     input: Template
     n: int
@@ -39,6 +41,11 @@ class Repetition:
         """See `GraderType.parse`."""
         fields.only("input", "n")
         return cls(name, fields.template("input"), fields.integer("n", DEFAULT_N, 1, MOST_WORDS))
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input)
 
     def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""

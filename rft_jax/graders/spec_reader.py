@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from rft_jax.graders.template import Template, TemplateError, parse_template
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonMapping
 
-if TYPE_CHECKING:
-    from rft_jax.graders.types import GraderType
-
 # Part of OpenAI's format without a meaning in training; see `registry.load_pass_threshold`.
 _IGNORED = ("pass_threshold",)
 
+NodeT = TypeVar("NodeT")
+
 
 @dataclass(frozen=True)
-class Fields:
+class Fields(Generic[NodeT]):
     """One JSON object of a grader.
 
     Attributes:
@@ -32,14 +31,14 @@ class Fields:
     values: JsonMapping
     source: str
     path: str
-    parse_grader: Callable[[Fields, str], GraderType]
+    parse_grader: Callable[[Fields[NodeT], str], NodeT]
 
     def error(self, key: str, sentence: str) -> InputError:
         """An exception about one field, or the object itself if the key is empty."""
         path = ".".join(part for part in (self.path, key) if part)
         return InputError(": ".join(part for part in (self.source, path, sentence) if part))
 
-    def inside(self, key: str, values: JsonMapping) -> Fields:
+    def inside(self, key: str, values: JsonMapping) -> Fields[NodeT]:
         """The fields of an object under this one."""
         path = ".".join(part for part in (self.path, key) if part)
         return Fields(values, self.source, path, self.parse_grader)

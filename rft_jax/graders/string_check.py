@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.graders.host_json import canonical
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -48,9 +49,10 @@ ON_HOST = {
 
 
 @dataclass(frozen=True)
-class StringCheck:
+class StringCheck(DeviceNode):
     """A validated `string_check`."""
 
+    type_name = "string_check"
     name: str
     input: Template
     reference: Template
@@ -78,6 +80,11 @@ class StringCheck:
         kinds = [t.variable.namespace if t.variable else "" for t in self.templates]
         usable = all(kind in ("item", "output_json") for kind in kinds)
         return self.operation in ("eq", "ne") and usable and "output_json" in kinds
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(*self.templates, is_right=self.operation != "ne")
 
     def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""

@@ -10,23 +10,26 @@ asked. A grader needs the fields of its own items only. Its score is reported un
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rft_jax.graders.protocols import CompositeNode, GraderType
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template
-from rft_jax.graders.types import GraderType, Group, Items, SampleView, Score
+from rft_jax.graders.types import Items, SampleView, Score
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import PyTree
 
 
 @dataclass(frozen=True)
-class Switch(Group):
+class Switch(CompositeNode):
     """A validated `switch`; `keys` are those of the graders."""
 
+    type_name = "switch"
+    chooses = True
     name: str
     on: Template
     graders: tuple[GraderType, ...]
@@ -50,8 +53,26 @@ class Switch(Group):
             graders.append(fields.parse_grader(inside, f"{name}/{key}"))
         return cls(name, on, tuple(graders), tuple(parts))
 
-    def number_of(self, items: Items, n: int) -> int:
-        """The grader of row n.
+    @property
+    def why(self) -> str:
+        """See `Node.why`."""
+        return "choices between kinds always do"
+
+    @property
+    def children(self) -> Mapping[str, GraderType]:
+        """See `Node.children`."""
+        return dict(zip(self.keys, self.graders, strict=True))
+
+    def with_children(self, children: Mapping[str, GraderType]) -> "Switch":
+        """See `GraderType.with_children`."""
+        return replace(self, graders=tuple(children[key] for key in self.keys))
+
+    def has_say(self, key: str, items: Items, n: int) -> bool:
+        """See `GraderType.has_say`."""
+        return self._key_of(items, n) == key
+
+    def _key_of(self, items: Items, n: int) -> str:
+        """The key of the grader of row n.
 
         Raises:
             InputError: There is none; naming the line.
@@ -62,12 +83,13 @@ class Switch(Group):
                 f"{items.source}, line {n + 1}: {self.on.where} needs one of the kinds "
                 f"{', '.join(self.keys)}, not {key!r}; correct the item or add a grader"
             )
-        return self.keys.index(key)
+        return key
 
     def encode(self, items: Items) -> tuple[np.ndarray, tuple[PyTree, ...]]:
         """The number of each item's grader, and what the graders need; None for one without
         items."""
-        numbers = np.array([self.number_of(items, n) for n in range(len(items.rows))], np.int32)
+        keys = [self._key_of(items, n) for n in range(len(items.rows))]
+        numbers = np.array([self.keys.index(key) for key in keys], np.int32)
         return numbers, tuple(
             _encode_own(grader, items, numbers == number)
             for number, grader in enumerate(self.graders)

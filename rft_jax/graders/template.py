@@ -8,6 +8,7 @@ after prose (`strings.json_anywhere`). Its keys are found in another case if not
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rft_jax.graders.host_json import Value
 from rft_jax.graders.types import HostView, Items, SampleView
@@ -167,6 +169,12 @@ class Template:
         """The variables that are not the item's."""
         return tuple(part for part in self.parts if isinstance(part, Variable))
 
+    @property
+    def item_variables(self) -> tuple[Variable, ...]:
+        """The variables of the item."""
+        runs = (part for part in self.parts if not isinstance(part, Variable))
+        return tuple(piece for run in runs for piece in run if isinstance(piece, Variable))
+
     def item_text(self, items: Items, n: int) -> str:
         """The text for row n of a template without variables of the sample.
 
@@ -195,7 +203,7 @@ class Template:
             else:
                 value = find(view.scan, view.unescaped, part.path)
                 texts.append(render(view.scan, view.unescaped, value))
-                missing |= view.scan.valid_N & (value.token_N == JsonToken.NONE)
+                missing |= value.token_N == JsonToken.NONE
         return concat(*texts), missing
 
     def _on_host(self, view: HostView, items: Items, n: int) -> str | None:
@@ -223,15 +231,9 @@ def render_on_device(
         text, missing_N = template._on_device(view, runs)
         texts.append(text)
         missing |= missing_N
-    not_json = too_deep = view.no
-    if any(template.reads_json for template in templates):
-        not_json, too_deep = ~view.scan.valid_N & ~view.scan.too_deep_N, view.scan.too_deep_N
-    errors = {
-        "sample_parse_error": not_json,
-        "invalid_variable_error": missing,
-        "other_error": too_deep,
-    }
-    return Rendered(tuple(texts), errors, not_json | missing | too_deep)
+    reads_json = any(template.reads_json for template in templates)
+    errors = json_errors_on_device(view, missing, reads_json)
+    return Rendered(tuple(texts), errors, functools.reduce(jnp.logical_or, errors.values()))
 
 
 def render_on_host(
@@ -247,6 +249,27 @@ def render_on_host(
             return HostRendered((), frozenset({"invalid_variable_error"}))
         texts.append(text)
     return HostRendered(tuple(texts), frozenset())
+
+
+def json_errors_on_device(
+    view: SampleView, missing_N: jax.Array, reads_json: bool = True
+) -> dict[str, jax.Array]:
+    """bool[N] by name: why answers have no value that is looked up in their JSON.
+
+    Args:
+        view: N samples.
+        missing_N: bool, no such value is found.
+        reads_json: Whether there is a look at their JSON at all.
+    """
+    if not reads_json:
+        names = ("sample_parse_error", "invalid_variable_error", "other_error")
+        return dict.fromkeys(names, view.no)
+    scan = view.scan
+    return {
+        "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
+        "invalid_variable_error": scan.valid_N & missing_N,
+        "other_error": scan.too_deep_N,
+    }
 
 
 def json_errors(view: HostView, value: Value | None) -> frozenset[str]:

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from rft_jax.graders.meteor import Meteor
+from rft_jax.graders.protocols import DeviceNode, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
@@ -144,9 +145,10 @@ ON_HOST: dict[str, Callable[[str, str], float]] = {
 
 
 @dataclass(frozen=True)
-class TextSimilarity:
+class TextSimilarity(DeviceNode):
     """A validated `text_similarity`."""
 
+    type_name = "text_similarity"
     name: str
     input: Template
     reference: Template
@@ -161,6 +163,11 @@ class TextSimilarity:
         if metric == "meteor":
             return Meteor.parse(name, fields)
         return cls(name, *templates, metric)
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference)
 
     def encode(self, items: Items) -> PyTree:
         """See `GraderType.encode`."""

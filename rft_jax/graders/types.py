@@ -1,27 +1,17 @@
-"""What graders take and return, and what a grader type has to provide.
-
-A grader type is one file with a frozen dataclass, and one line in `registry.TYPES`. Either it has
-the methods of `GraderType`: then it runs on the device, and `score_on_host` says the same in
-plain Python; or those of `HostGraderType`: then it runs on the host.
-"""
+"""What graders take and return."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rft_jax.config import HostOptions
 from rft_jax.graders.host_json import Document, parse_document
 from rft_jax.strings import ByteString, JsonScan, Unescaped, scan_last_json, unescape
-
-if TYPE_CHECKING:
-    from rft_jax.graders.spec_reader import Fields
 
 # OpenAI's names.
 ERRORS = (
@@ -218,85 +208,3 @@ class Items:
 
     rows: Sequence[Mapping[str, Any]]
     source: str
-
-
-class GraderType(Protocol):
-    """A validated grader of a type that runs on the device: a frozen, hashable dataclass."""
-
-    name: str
-
-    @classmethod
-    def parse(cls, name: str, fields: Fields) -> GraderType:
-        """Reads the grader's JSON object.
-
-        Raises:
-            InputError: naming the path inside the JSON and the remedy.
-        """
-
-    def encode(self, items: Items) -> Any:
-        """What the node needs of every item: a tree of NumPy arrays with leading axis len(items).
-
-        Raises:
-            InputError: naming the line and the template.
-        """
-
-    def score(self, view: SampleView, encoded: Any) -> Score:
-        """Grades N samples on the device; `encoded` has the items' rows, one per sample."""
-
-    def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
-        """Grades one sample of item n in plain Python, through the libraries that define the type.
-
-        What `score` is held against, and what runs when a grader is placed on the host.
-
-        Raises:
-            InputError: a library is missing; naming the package to install.
-        """
-
-
-class Group:
-    """A grader of several others, its parts; what they are and where they run is their own."""
-
-    graders: tuple[GraderType, ...]
-
-
-def leaves(grader: GraderType) -> Iterator[GraderType]:
-    """The nodes of a grader that are not groups."""
-    if isinstance(grader, Group):
-        for part in grader.graders:
-            yield from leaves(part)
-    else:
-        yield grader
-
-
-@runtime_checkable
-class HostGraderType(Protocol):
-    """A validated grader of a type that can run on the host only: a frozen, hashable dataclass."""
-
-    name: str
-
-    @classmethod
-    def parse(cls, name: str, fields: Fields) -> HostGraderType:
-        """As `GraderType.parse`."""
-
-    def check(self, items: Items) -> None:
-        """Looks whether every item serves the grader.
-
-        Raises:
-            InputError: naming the line and the template.
-        """
-
-    def open(self, options: HostOptions) -> AbstractContextManager[HostSession]:
-        """Acquires what grading needs, such as a pool of workers.
-
-        Raises:
-            InputError: it cannot be had here; naming the remedy.
-        """
-
-
-class HostSession(Protocol):
-    """An open grader on the host."""
-
-    def grade_batch(
-        self, samples: Sequence[HostSample], items: Items, rows: Sequence[int]
-    ) -> list[HostScore]:
-        """Grades samples, sample i of item rows[i]. One that fails fails alone, without raising."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rft_jax.graders import ERRORS, build_grader, grade_texts, load_grader
 from rft_jax.graders.placement import explain, place
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.types import HostSample, HostScore, Items
 from rft_jax.strings import MAX_DEPTH
 from rft_jax.utils.errors import InputError
@@ -116,9 +117,10 @@ def test_answers_earn_the_same_on_device_and_host(both, texts):
 
 
 @dataclass(frozen=True)
-class Unlucky:
+class Unlucky(HostNode):
     """A grader for the host only, which says what it was asked."""
 
+    type_name = "unlucky"
     name: str = "unlucky"
 
     @classmethod

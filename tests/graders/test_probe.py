@@ -9,6 +9,7 @@ import pytest
 
 from rft_jax.graders import Items, build_grader, device_grader, load_grader
 from rft_jax.graders.probe import probe, warnings
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.types import HostScore
 
 
@@ -117,8 +118,8 @@ def test_where_the_right_answer_cannot_be_written_the_range_is_the_measure():
 def test_a_grader_that_fails_is_named_and_opened_once():
     opened = []
 
-    class Failing:
-        name = "failing"
+    class Failing(HostNode):
+        name = type_name = "failing"
         parse = classmethod(lambda cls, name, fields: cls())
 
         def check(self, items):

@@ -100,6 +100,9 @@ def test_in_a_multi_on_device_and_host():
         assert grade.reward.tolist() == [1, 2, 3, 0]
 
 
+MULTI = {"type": "multi", "graders": {"one": EQUAL}, "calculate_output": "one"}
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
@@ -113,7 +116,7 @@ def test_in_a_multi_on_device_and_host():
         ({"grader": EQUAL, "group": True}, r"^group: must be the number or name"),
         ({"grader": "x"}, r"^grader: must be an object"),
         ({"grader": {**EQUAL, "input": "{{x}}"}}, r"^grader.input: .*unknown namespace"),
-        ({"grader": {"type": "multi"}}, r"^grader.type: a multi cannot stand in a regex"),
+        ({"grader": MULTI}, r"^grader.type: a multi cannot stand in a regex"),
         ({"grader": {"type": "python", "source": "def grade(s, i): return 1"}}, "host only"),
         ({"grader": EQUAL, "pattern": "(a*)*"}, r"^pattern: a repetition of what can be empty"),
         ({"patern": ""}, r"^patern: unknown field"),

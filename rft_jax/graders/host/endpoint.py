@@ -16,6 +16,7 @@ from rft_jax.config import HostOptions
 from rft_jax.graders.host.client import Client, ServiceError
 from rft_jax.graders.host.payload import check_rows, finite_number, payload
 from rft_jax.graders.host.service import ServiceSession, open_service, web_address
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostSample, HostScore, Items
 
@@ -25,9 +26,10 @@ PAYLOAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class Endpoint(HostNode):
     """A validated `endpoint`; `rate_limit` is in requests a second."""
 
+    type_name = "endpoint"
     name: str
     url: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)  # may hold a password

@@ -18,15 +18,17 @@ from rft_jax.graders.host.judge import FIELDS, JudgeRequest
 from rft_jax.graders.host.service import ServiceSession
 from rft_jax.graders.host.spoken import label_said
 from rft_jax.graders.judge_spec import parse_labels
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import Items
 from rft_jax.strings import fold_text
 
 
 @dataclass(frozen=True)
-class LabelModel:
+class LabelModel(HostNode):
     """A validated `label_model`."""
 
+    type_name = "label_model"
     name: str
     judge: JudgeRequest
     labels: tuple[str, ...]
@@ -38,6 +40,11 @@ class LabelModel:
         fields.only(*FIELDS, "labels", "passing_labels")
         labels, passing = parse_labels(fields)
         return cls(name, JudgeRequest.parse(fields), labels, passing)
+
+    @property
+    def judge_model(self) -> str:
+        """See `HostGraderType.judge_model`."""
+        return self.judge.model
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""

@@ -16,25 +16,27 @@ import re
 import string
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy.optimize
 
 from rft_jax.config import HostOptions
+from rft_jax.graders.placement import OneByOne
+from rft_jax.graders.protocols import HostNode, HostSession, ProbeTarget
 from rft_jax.graders.rank import is_list_of_strings, listed, reference_list
 from rft_jax.graders.template import Template, json_errors
-from rft_jax.graders.types import HostScore, HostSession, HostView, Items
+from rft_jax.graders.types import HostScore, HostView, Items
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
-class ListOverlap:
+class ListOverlap(HostNode):
     """A validated `list_overlap` with `entries` "tokens"; made by the one on the device."""
 
-    lists_answers: ClassVar[bool] = True
+    type_name = "list_overlap"
     name: str
     input: Template
     reference: Template
@@ -44,6 +46,11 @@ class ListOverlap:
     def parse(cls, name: str, fields: Any) -> "ListOverlap":
         """It is read by `graders.list_overlap`."""
         raise NotImplementedError
+
+    @property
+    def probe_target(self) -> ProbeTarget:
+        """See `Node.probe_target`."""
+        return ProbeTarget.of_sides(self.input, self.reference, is_list=True)
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""
@@ -55,8 +62,6 @@ class ListOverlap:
 
     def open(self, options: HostOptions) -> AbstractContextManager[HostSession]:
         """See `HostGraderType.open`."""
-        from rft_jax.graders.placement import OneByOne
-
         return contextlib.nullcontext(OneByOne(self))
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.payload import check_rows, payload
 from rft_jax.graders.host.pool import WorkerPool
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostSample, HostScore, Items
 
@@ -27,9 +28,10 @@ SOURCE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
-class PythonGrader:
+class PythonGrader(HostNode):
     """A validated `python`."""
 
+    type_name = "python"
     name: str
     source: str
 

@@ -19,14 +19,16 @@ from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.service import ServiceSession
 from rft_jax.graders.host.spoken import number_said, read_text
 from rft_jax.graders.judge_spec import parse_range
+from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import Items
 
 
 @dataclass(frozen=True)
-class ScoreModel:
+class ScoreModel(HostNode):
     """A validated `score_model`; scores are from low to high."""
 
+    type_name = "score_model"
     name: str
     judge: JudgeRequest
     low: float
@@ -38,6 +40,11 @@ class ScoreModel:
         fields.only(*FIELDS, "range")
         low, high = parse_range(fields)
         return cls(name, JudgeRequest.parse(fields), low, high)
+
+    @property
+    def judge_model(self) -> str:
+        """See `HostGraderType.judge_model`."""
+        return self.judge.model
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""
