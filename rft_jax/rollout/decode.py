@@ -51,6 +51,7 @@ class Record(NamedTuple):
     tokens_x: Array  # int32
     policy_mask_x: Array  # bool: decided by the policy, neither forced nor padding
     logprobs_x: Array  # float32, under the policy that sampled; 0 where the mask is False
+    written_x: Array  # bool: no padding
 
 
 class Slots(NamedTuple):
@@ -77,9 +78,8 @@ def init_slots(decoder: Decoder, pairs: Pairs) -> Slots:
 def empty_record(decoder: Decoder, keys_BG: Array) -> Record:
     """Completions [B, G, T] of padding only."""
     shape = (*keys_BG.shape, decoder.config.completion_tokens)
-    return Record(
-        jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape)
-    )
+    tokens, no = jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool)
+    return Record(tokens, no, jnp.zeros(shape), no)
 
 
 def decode_while(
@@ -128,12 +128,11 @@ def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> tuple[Slots, Record]
         top_k=config.top_k,
         top_p=config.top_p,
     )
-    forced_CM = logit_masks.forced(mask, slots.state)
-    if mask.end_of_think_id is not None:
-        token_CM = jnp.where(forced_CM, mask.end_of_think_id, token_CM)
-    token_CM = jnp.where(slots.running_CM, token_CM, decoder.pad_id)
-    decided_CM = slots.running_CM & ~forced_CM
-    stop_CM = decided_CM & is_stop(token_CM, decoder.stop_ids)
+    forced_CM, running_CM = logit_masks.forced(mask, slots.state), slots.running_CM
+    token_CM = jnp.where(forced_CM, logit_masks.forced_token(mask, slots.state), token_CM)
+    token_CM = jnp.where(running_CM, token_CM, decoder.pad_id)
+    decided_CM = running_CM & ~forced_CM
+    stop_CM = running_CM & is_stop(token_CM, decoder.stop_ids)
     hidden_CMD, cache = decoder.model.decode(
         decoder.params,
         decoder.layers,
@@ -146,9 +145,10 @@ def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> tuple[Slots, Record]
         hidden_CMD=hidden_CMD,
         cache=cache,
         state=logit_masks.advance(mask, slots.state, token_CM),
-        running_CM=slots.running_CM & ~stop_CM & (position_CM + 1 < T),
+        running_CM=running_CM & ~stop_CM & (position_CM + 1 < T),
     )
-    return slots, Record(token_CM, decided_CM, jnp.where(decided_CM, logprob_CM, 0))
+    logprob_CM = jnp.where(decided_CM, logprob_CM, 0)
+    return slots, Record(token_CM, decided_CM, logprob_CM, running_CM)
 
 
 def is_stop(token_x: Array, stop_ids: tuple[int, ...]) -> Array:
