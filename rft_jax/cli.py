@@ -160,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, default=1.0, help="0: greedy")
     sample.add_argument("--seed", type=_seed, default=0)
     sample.add_argument("--n", type=int, default=1, help="number of samples")
+    sample.add_argument(
+        "--schema",
+        metavar="FILE",
+        default="",
+        help="JSON schema, response_format or pattern of the answers; default: the stage's",
+    )
     sample.set_defaults(run=_sample)
 
     export = commands.add_parser("export", help="write a model for other programs")
@@ -330,6 +336,7 @@ def _sample(options: argparse.Namespace) -> None:
         temperature=options.temperature,
         seed=options.seed,
         samples=options.n,
+        response_format=options.schema,
     ):
         print(json.dumps(line, ensure_ascii=False))
 

@@ -22,6 +22,7 @@ from rft_jax.compilation_cache import use_compilation_cache
 from rft_jax.config import EvaluateStage, ReinforceStage, RolloutConfig
 from rft_jax.errors import InputError
 from rft_jax.graders import ANSWER, Grader, HostGrading, HostSample, Items, grade_samples
+from rft_jax.grammars import GrammarTables
 from rft_jax.host_step import make_host_sampler
 from rft_jax.input_sums import input_file
 from rft_jax.intervals import Column, intervals, macro, numbered, paired_differences
@@ -404,6 +405,7 @@ def sample_model(
     temperature: float,
     seed: int,
     samples: int,
+    response_format: str = "",
 ) -> Iterator[dict[str, Any]]:
     """Samples answers to one user message.
 
@@ -411,6 +413,7 @@ def sample_model(
         path: As for `run.open_model`.
         max_tokens: Of a completion; None: as the run's reinforcement stage has it.
         temperature: 0 decodes greedily.
+        response_format: A file, as `RolloutConfig` has it; empty: that of the stage.
 
     Yields:
         For each sample its text, thought, token ids and stop reason ("stop" or "length").
@@ -437,21 +440,24 @@ def sample_model(
         top_k=0,
         top_p=1.0,
         slots=0,
+        response_format=response_format or config.response_format,
+        reasoning_effort=min(config.thinking_tokens, max(length - 2, 0)),
         **EXACT,
     )
-    mask = logit_mask(tokenizer, min(config.thinking_tokens, max(length - 2, 0)))
+    mask = logit_mask(tokenizer, config, run.mesh)
     tokens = tokenizer.encode_prompt([{"role": "user", "content": prompt}])
     prompts = Prompts(jnp.asarray([tokens], jnp.int32), jnp.asarray([len(tokens)], jnp.int32))
     zero = jnp.zeros((1,), jnp.int32)
     keys = completion_keys(jnp.uint32(seed), jnp.int32(0), zero, zero, samples)
 
     @jax.jit
-    def run_rollout(params: Params) -> Rollout:
+    def run_rollout(params: Params, grammar: GrammarTables | None) -> Rollout:
         copy = merge(params, model.dtype)
         stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
-        return rollout(model, copy, prompts, keys, mask, config, **stops)
+        whole = dataclasses.replace(mask, grammar=grammar)
+        return rollout(model, copy, prompts, keys, whole, config, **stops)
 
-    output = jax.device_get(run_rollout(run.load_params(stage, step)))
+    output = jax.device_get(run_rollout(run.load_params(stage, step), mask.grammar))
     for g in range(samples):
         ids = output.tokens_BGT[0, g, : output.length_BG[0, g]].tolist()
         answer = slice(output.answer_start_BG[0, g], output.answer_end_BG[0, g])

@@ -20,6 +20,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.graders import HostGrading, HostSample, Items, Score
+from rft_jax.grammars import GrammarTables
 from rft_jax.learn.optimizer import TrainState, weights
 from rft_jax.metrics import log
 from rft_jax.models import Params
@@ -46,6 +47,7 @@ from rft_jax.step import (
     rollout_params,
     step_keys,
     train_shardings,
+    with_grammar,
 )
 from rft_jax.strings import ByteString
 
@@ -107,6 +109,7 @@ def make_host_step(
         return rollout_params(program, weights(program.model, state)), parts
 
     def update(
+        grammar: GrammarTables | None,
         judge_params: JudgeParams,
         state: TrainState,
         batch: Batch,
@@ -114,18 +117,18 @@ def make_host_step(
         found: Mapping[str, Score],
     ) -> tuple[TrainState, StepOutput]:
         completed = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        return learn(program, state, batch, completed, found, judge_params)
+        return learn(with_grammar(program, grammar), state, batch, completed, found, judge_params)
 
     start = jax.jit(
         start, in_shardings=(state_place, batch_place, None), out_shardings=(None, batch_place)
     )
     update = jax.jit(
         update,
-        in_shardings=(None, state_place, batch_place, batch_place, batch_place),
+        in_shardings=(None, None, state_place, batch_place, batch_place, batch_place),
         out_shardings=(state_place, StepOutput(replicated(program.mesh), batch_place)),
-        donate_argnums=1,
+        donate_argnums=2,
     )
-    update = functools.partial(update, program.grader.judge_params)
+    update = functools.partial(update, program.mask.grammar, program.grader.judge_params)
     complete_part = _compile_complete(program)
     steps_ahead = jax.device_put((np.int32(0), np.int32(1)), replicated(program.mesh))
 
@@ -188,17 +191,20 @@ def _compile_complete(
 ) -> Callable[[Params, Batch, Array], tuple[Completed, _Texts]]:
     place = batch_sharding(program.mesh)
 
-    def sample(params: Params, batch: Batch, keys_BG: Array) -> tuple[Completed, _Texts]:
-        completed = complete(program, params, batch, keys_BG)
+    def sample(
+        grammar: GrammarTables | None, params: Params, batch: Batch, keys_BG: Array
+    ) -> tuple[Completed, _Texts]:
+        completed = complete(with_grammar(program, grammar), params, batch, keys_BG)
         rollout, text, overflow_BG = completed
         flags = rollout.has_answer_BG, rollout.stopped_BG, overflow_BG
         return completed, _Texts(text, *flags, rollout.length_BG, batch.prompt_id_B)
 
-    return jax.jit(
+    sample = jax.jit(
         sample,
-        in_shardings=(None, place, place),
+        in_shardings=(None, None, place, place),
         out_shardings=(place, replicated(program.mesh)),
     )
+    return functools.partial(sample, program.mask.grammar)
 
 
 def _grade_in_turn(

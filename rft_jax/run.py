@@ -36,6 +36,7 @@ from rft_jax.config_text import differences, read_config, to_json
 from rft_jax.errors import InputError
 from rft_jax.files import write_atomically
 from rft_jax.graders import Grader, build_grader, load_grader, load_pass_threshold
+from rft_jax.grammars import grammar_of, load_response_format, read_response_format
 from rft_jax.input_sums import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.metrics import log
 from rft_jax.models import Model, Params, build_model, check_partition, split
@@ -244,6 +245,7 @@ def open_run(config: Config, workdir: Path) -> Run:
 
 def _open_run(config: Config, workdir: Path) -> Run:
     validate(config)
+    config = _with_response_formats(config)
     mesh = make_mesh(config.mesh)
     for stage in config.training_stages:
         check_stage(mesh, stage)
@@ -282,6 +284,8 @@ def _open_run(config: Config, workdir: Path) -> Run:
                     "model trains adapters; set it to adamw"
                 )
             check_partition(run.model(stage), mesh, LEARNER_RULES)
+            if isinstance(stage, ReinforceStage):
+                grammar_of(stage.rollout, tokenizer)
         encoded = {
             stage.name: encode_rows(stage, rows[stage.name], config, tokenizer)
             for stage in config.stages
@@ -299,6 +303,20 @@ def _open_run(config: Config, workdir: Path) -> Run:
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     sources = {name: keep(source, workdir) for name, source in sources.items()}
     return dataclasses.replace(run, sources=sources, data=encoded)
+
+
+def _with_response_formats(config: Config) -> Config:
+    """The configuration with the content of the response formats that are files."""
+    stages = []
+    for stage in config.stages:
+        if isinstance(stage, ReinforceStage) and isinstance(stage.rollout.response_format, str):
+            if path := stage.rollout.response_format:
+                content = load_response_format(path)
+                read_response_format(content)  # an object, as the setting must be
+                rollout = dataclasses.replace(stage.rollout, response_format=content)
+                stage = dataclasses.replace(stage, rollout=rollout)
+        stages.append(stage)
+    return dataclasses.replace(config, stages=tuple(stages))
 
 
 def _check_placement(stage: ReinforceStage, grader: Grader) -> None:

@@ -11,7 +11,7 @@ step takes several batches.
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +20,9 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from rft_jax.config import ReinforceStage
+from rft_jax.config import ReinforceStage, RolloutConfig
 from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
+from rft_jax.grammars import GrammarTables, grammar_of
 from rft_jax.learn.advantages import advantages, unequal_rewards
 from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
@@ -117,7 +118,7 @@ def make_program(
         optimizer=optimizer,
         grader=grader,
         table=tokenizer.piece_table(),
-        mask=logit_mask(tokenizer, stage.rollout.thinking_tokens),
+        mask=logit_mask(tokenizer, stage.rollout, mesh),
         stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         answer_separator=tokenizer.answer_separator,
@@ -126,9 +127,27 @@ def make_program(
     )
 
 
-def logit_mask(tokenizer: Tokenizer, thinking_tokens: int) -> LogitMask:
-    """The masks of a tokenizer's format."""
-    return LogitMask(tokenizer.forbidden_ids, tokenizer.end_of_think_id, thinking_tokens)
+def logit_mask(tokenizer: Tokenizer, config: RolloutConfig, mesh: Mesh) -> LogitMask:
+    """The masks of a tokenizer's format, and of the answers'.
+
+    Args:
+        mesh: Every device of it gets the grammar's tables.
+
+    Raises:
+        InputError: See `grammars.grammar_of`.
+    """
+    return LogitMask(
+        tokenizer.forbidden_ids,
+        tokenizer.end_of_think_id,
+        config.thinking_tokens,
+        jax.device_put(grammar_of(config, tokenizer), replicated(mesh)),
+        config.completion_tokens,
+    )
+
+
+def with_grammar(program: Program, grammar: GrammarTables | None) -> Program:
+    """The program with the tables as arguments of a jitted function, not constants in it."""
+    return replace(program, mask=replace(program.mask, grammar=grammar))
 
 
 def make_step(program: Program) -> Step:
@@ -359,26 +378,39 @@ def compile_step(
     """The jitted step over the program's mesh; the state is donated."""
     state, batch = train_shardings(program), batch_sharding(program.mesh)
     make = make_dynamic_step if program.stage.sampling_rounds > 1 else make_step
+
+    def step(
+        grammar: GrammarTables | None, judge_params: JudgeParams, state: TrainState, batch: Any
+    ) -> tuple[TrainState, StepOutput]:
+        return make(with_grammar(program, grammar))(judge_params, state, batch)
+
     step = jax.jit(
-        make(program),
-        in_shardings=(None, state, batch),
+        step,
+        in_shardings=(None, None, state, batch),
         out_shardings=(state, StepOutput(replicated(program.mesh), batch)),
-        donate_argnums=1,
+        donate_argnums=2,
     )
-    return functools.partial(step, program.grader.judge_params)
+    return functools.partial(step, program.mask.grammar, program.grader.judge_params)
 
 
 def compile_sampler(program: Program) -> Callable[[Params, Batch, Array], Samples]:
     """A jitted function (params, batch, keys_BG) -> graded samples, for evaluation."""
     batch = batch_sharding(program.mesh)
 
-    def sample(judge_params: JudgeParams, params: Params, inputs: Batch, keys_BG: Array) -> Samples:
-        completed = complete(program, rollout_params(program, params), inputs, keys_BG)
-        grade = grade_completed(program, completed, inputs.item_fields, None, judge_params)
+    def sample(
+        grammar: GrammarTables | None,
+        judge_params: JudgeParams,
+        params: Params,
+        inputs: Batch,
+        keys_BG: Array,
+    ) -> Samples:
+        whole = with_grammar(program, grammar)
+        completed = complete(whole, rollout_params(whole, params), inputs, keys_BG)
+        grade = grade_completed(whole, completed, inputs.item_fields, None, judge_params)
         return Samples(inputs.prompt_id_B, completed, grade, jnp.zeros_like(grade.reward))
 
-    sample = jax.jit(sample, in_shardings=(None, None, batch, batch), out_shardings=batch)
-    return functools.partial(sample, program.grader.judge_params)
+    sample = jax.jit(sample, in_shardings=(None, None, None, batch, batch), out_shardings=batch)
+    return functools.partial(sample, program.mask.grammar, program.grader.judge_params)
 
 
 def train_shardings(program: Program) -> TrainState:

@@ -7,8 +7,10 @@
 `token_tables` arrays for `rollout.logit_masks`; `grammar` keeps those on disk.
 """
 
+from rft_jax.grammars.grammar import grammar_of as grammar_of
 from rft_jax.grammars.grammar import open_grammar as open_grammar
 from rft_jax.grammars.response_format import ResponseFormat as ResponseFormat
+from rft_jax.grammars.response_format import load_response_format as load_response_format
 from rft_jax.grammars.response_format import read_response_format as read_response_format
 from rft_jax.grammars.token_tables import FREE as FREE
 from rft_jax.grammars.token_tables import WORD as WORD

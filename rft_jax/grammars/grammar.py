@@ -13,12 +13,35 @@ from typing import Any
 import numpy as np
 
 from rft_jax.compilation_cache import folder
+from rft_jax.config import RolloutConfig
+from rft_jax.errors import InputError
 from rft_jax.files import write_atomically
 from rft_jax.grammars.response_format import ResponseFormat, read_response_format
 from rft_jax.grammars.token_tables import CounterTables, GrammarTables, Vocabulary, build_tables
 from rft_jax.tokenizers import Tokenizer
 
 _VERSION = 1  # of the tables; another one when what is built changes
+
+
+def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | None:
+    """The tables of a rollout's response format, if it has one.
+
+    Raises:
+        InputError: It cannot be read or enforced, or not within `completion_tokens`.
+    """
+    if not config.response_format:
+        return None
+    tables = open_grammar(config.response_format, tokenizer)
+    thought = 0 if tokenizer.end_of_think_id is None else config.thinking_tokens + 1
+    needed = thought + tables.least_tokens
+    if needed > config.completion_tokens:
+        before = f" after {thought} of the thought and its end" if thought else ""
+        raise InputError(
+            f"rollout.completion_tokens: {config.completion_tokens} are too few for the response "
+            f"format, whose shortest answer takes {tables.least_tokens}{before}; set it to at "
+            f"least {needed}"
+        )
+    return tables
 
 
 def open_grammar(response_format: str | Mapping[str, Any], tokenizer: Tokenizer) -> GrammarTables:

@@ -75,7 +75,7 @@ def read_response_format(value: str | Mapping[str, Any]) -> ResponseFormat:
     """
     place = "response_format"
     if isinstance(value, str):
-        place, value = value, _read(value)
+        place, value = value, load_response_format(value)
     if not isinstance(value, Mapping):
         raise InputError(f"{place}: must be a JSON object, a response format or a schema")
     kind = value.get("type")
@@ -104,7 +104,12 @@ def _of_regex(value: Mapping[str, Any], place: str) -> ResponseFormat:
     return ResponseFormat(value["pattern"], f"{place}.pattern")
 
 
-def _read(path: str) -> Any:
+def load_response_format(path: str) -> Any:
+    """The content of a file with a response format.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -230,7 +230,7 @@ class _Edges:
         self._class_E = class_N[order][new]
 
     def shortest(self, ends_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distances to an end, `_FAR` or more without a way, and classes that begin it: int64[S]."""
+        """Distances to an end (`_FAR`: there is no way) and classes that begin it, int64[S]."""
         least_S = np.where(ends_S, 0, _FAR)
         class_S = np.zeros(len(ends_S), np.int64)
         if not len(self._from_E):
