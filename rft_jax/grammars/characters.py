@@ -40,6 +40,7 @@ class Characters(NamedTuple):
     accepts_S: np.ndarray
 
 
+@functools.lru_cache(maxsize=64)
 def of_regex(pattern: str, mode: str) -> Characters:
     """The texts that match a pattern.
 
