@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_STATES = 4096
-_MOST_BUILT = 8 * MOST_STATES  # before equal states are joined
+_MOST_BUILT = 4 * MOST_STATES  # before equal states are joined
 DEAD = 0  # the state from which nothing is accepted
 UNBOUNDED = 1 << 30  # characters of a stretch without a bound
 BASE = 0  # the place in a counted stretch at which a character can begin
@@ -159,15 +159,19 @@ def build(graph: Graph, entry: int) -> ByteAutomaton | None:
     """
     subsets, class_of, next_SC = _determinize(graph, entry)
     accepts_S = np.array([graph.accept in subset for subset in subsets])
-    alive_S = _alive(next_SC, accepts_S)
-    if not alive_S[1]:
+    distance_S = _distances(next_SC, accepts_S)
+    if distance_S[1] < 0:
         return None
-    next_SC = np.where(alive_S[next_SC], next_SC, DEAD)
+    next_SC = np.where(distance_S[next_SC] >= 0, next_SC, DEAD)
     counted = [graph.counted[next(iter(s))] if len(s) == 1 else None for s in subsets]
     stretches = tuple(dict.fromkeys(c[0] for c in counted if c is not None))
     stretch_S = np.array([-1 if c is None else stretches.index(c[0]) for c in counted], np.int16)
     place_S = np.array([0 if c is None else c[1] for c in counted], np.int8)
-    kind_S = np.where(alive_S, 1 + accepts_S + 2 * (256 * (stretch_S + 1) + place_S), 0)
+    # Equal states are equally far from the end, which tells most others apart at once.
+    kind_S = (
+        16 * (len(stretches) + 1) * distance_S.astype(np.int64) + 16 * (stretch_S + 1) + place_S
+    )
+    kind_S = np.where(distance_S < 0, -1, kind_S)
     block_S = _equivalent(next_SC, kind_S)
     _, first_S = np.unique(block_S, return_index=True)
     if len(first_S) > MOST_STATES:
@@ -226,13 +230,26 @@ def _check_counted(graph: Graph, subset: Iterable[int]) -> None:
         raise Ambiguous({counted[0] for counted in stretches if counted is not None})
 
 
-def _alive(next_SC: np.ndarray, accepts_S: np.ndarray) -> np.ndarray:
-    """bool[S]: states from which the end can be reached."""
-    alive_S, count = accepts_S, 0
-    while alive_S.sum() > count:
-        count = alive_S.sum()
-        alive_S = alive_S | alive_S[next_SC].any(axis=1)
-    return alive_S
+def _distances(next_SC: np.ndarray, accepts_S: np.ndarray) -> np.ndarray:
+    """int32[S]: bytes on the shortest way to the end; -1 where there is none."""
+    source_E, target_E = np.divmod(np.unique(_pairs(next_SC)), len(next_SC))
+    order = np.argsort(target_E, kind="stable")
+    source_E = source_E[order]
+    begins_S = np.searchsorted(target_E[order], np.arange(len(next_SC) + 1))
+    distance_S = np.where(accepts_S, 0, -1).astype(np.int32)
+    frontier, distance = np.flatnonzero(accepts_S), 0
+    while len(frontier):
+        distance += 1
+        spans = zip(begins_S[frontier], begins_S[frontier + 1], strict=True)
+        before = np.concatenate([source_E[first:last] for first, last in spans])
+        frontier = np.unique(before[distance_S[before] < 0])
+        distance_S[frontier] = distance
+    return distance_S
+
+
+def _pairs(next_SC: np.ndarray) -> np.ndarray:
+    """Sources and targets of all moves, as source * S + target."""
+    return (np.arange(len(next_SC))[:, None] * len(next_SC) + next_SC).reshape(-1)
 
 
 def _equivalent(next_SC: np.ndarray, kind_S: np.ndarray) -> np.ndarray:
