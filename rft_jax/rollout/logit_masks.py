@@ -120,6 +120,9 @@ def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperatu
     ids_V = np.arange(logits_xV.shape[-1])
     logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
     logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), MASKED, 0)
+    if mask.grammar is not None:
+        allowed_xV = grammar_mask.allowed(mask.grammar, state.grammar, logits_xV.shape[-1])
+        logits_xV = logits_xV + jnp.where(allowed_xV, 0, MASKED)
     if mask.end_of_think_id is None:
         return logits_xV
     passed_x1 = jnp.where(state.answering, MASKED, 0)[..., None]

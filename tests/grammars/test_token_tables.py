@@ -189,7 +189,9 @@ def test_a_tokenizer_that_cannot_spell_is_refused():
     words = vocabulary()
     quotes = [b'"' in surface for surface in surfaces_of(words)]
     words = words._replace(written_V=words.written_V & ~np.array(quotes))
-    with pytest.raises(InputError, match='schema: the tokenizer cannot spell any .* no token for "'):
+    with pytest.raises(
+        InputError, match='schema: the tokenizer cannot spell any .* no token for "'
+    ):
         build_tables(schema_automaton(EVERY, "schema"), words, "schema")
     # What can be said without is left.
     automaton = schema_automaton({"type": ["string", "null"]}, "schema")

@@ -48,6 +48,7 @@ def vocabulary(style: str = "byte_level", size: int = 600) -> Vocabulary:
     kinds = [Kind.SILENT] * 3 + [Kind.RAW] * 256
     if style == "byte_level":
         surfaces += ["é".encode()[1:] + b'"', "日".encode()[:2], "日本".encode()[2:5]]
+        surfaces += ["😀".encode()[3:] + b'"']
         kinds += [Kind.RAW] * (len(surfaces) - len(kinds))
         table = make_table(surfaces, kinds, DropSpace.NEVER, Repair.SUBPART)
     else:
@@ -55,6 +56,7 @@ def vocabulary(style: str = "byte_level", size: int = 600) -> Vocabulary:
         kinds += [Kind.SPACED if s[:1] == b" " else Kind.PLAIN for s in surfaces[len(kinds) :]]
         table = make_table(surfaces, kinds, DropSpace.FIRST, Repair.BYTE)
     written = np.array([len(surface) > 0 for surface in surfaces])
+    assert len(surfaces) % 2 == 0  # for a mesh with a split vocabulary
     return Vocabulary(table, written, (STOP,), "")
 
 
