@@ -3,9 +3,8 @@
     automaton = schema_automaton({"type": "object", ...}, "schema.json: schema")
 
 Documents are written as `json.dumps(value, ensure_ascii=False)` writes them: one space after a
-comma and a colon, none elsewhere; objects have all their properties, in the schema's order. Strings
-without `pattern`, `format`, `enum` and `const` may have any of JSON's escapes, but none for halves
-of surrogate pairs; the others are spelled in the one way of `json.dumps`.
+comma and a colon, none elsewhere; characters as they are, but for those that JSON wants escaped;
+objects have all their properties, in the schema's order.
 """
 
 from __future__ import annotations

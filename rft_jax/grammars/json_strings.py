@@ -26,15 +26,9 @@ FORMATS = {
 
 # What follows at each place within a character: first byte, last byte, and the next place.
 _ONE, _TWO, _AFTER_E0, _AFTER_ED, _AFTER_F0, _AFTER_F1, _AFTER_F4 = range(1, 8)
-_BACKSLASH, _HEX1, _HEX2, _HEX2_OF_D, _HEX3, _HEX4 = range(8, 14)
-
-
-def _hex(place: int) -> list[tuple[int, int, int]]:
-    return [(first, last, place) for first, last in ((0x30, 0x39), (0x41, 0x46), (0x61, 0x66))]
-
-
+_BACKSLASH, _ZERO_1, _ZERO_2, _HIGH, _LOW_OF_0, _LOW_OF_1 = range(8, 14)
 _WITHIN = {
-    # DEL is left out, as the controls are.
+    # DEL is left out.
     BASE: [
         (0x20, 0x21, BASE), (0x23, 0x5B, BASE), (0x5D, 0x7E, BASE), (0x5C, 0x5C, _BACKSLASH),
         (0xC2, 0xDF, _ONE), (0xE0, 0xE0, _AFTER_E0), (0xE1, 0xEC, _TWO), (0xED, 0xED, _AFTER_ED),
@@ -48,15 +42,13 @@ _WITHIN = {
     _AFTER_F0: [(0x90, 0xBF, _TWO)],
     _AFTER_F1: [(0x80, 0xBF, _TWO)],
     _AFTER_F4: [(0x80, 0x8F, _TWO)],  # others are beyond Unicode
-    _BACKSLASH: [*((byte, byte, BASE) for byte in b'"\\/bfnrt'), (0x75, 0x75, _HEX1)],
-    _HEX1: [
-        (0x30, 0x39, _HEX2), (0x41, 0x43, _HEX2), (0x45, 0x46, _HEX2), (0x61, 0x63, _HEX2),
-        (0x65, 0x66, _HEX2), (0x44, 0x44, _HEX2_OF_D), (0x64, 0x64, _HEX2_OF_D),
-    ],
-    _HEX2: _hex(_HEX3),
-    _HEX2_OF_D: [(0x30, 0x37, _HEX3)],
-    _HEX3: _hex(_HEX4),
-    _HEX4: _hex(BASE),
+    _BACKSLASH: [*((byte, byte, BASE) for byte in b'"\\bfnrt'), (0x75, 0x75, _ZERO_1)],
+    _ZERO_1: [(0x30, 0x30, _ZERO_2)],
+    _ZERO_2: [(0x30, 0x30, _HIGH)],
+    _HIGH: [(0x30, 0x30, _LOW_OF_0), (0x31, 0x31, _LOW_OF_1)],
+    # Without those that have a letter.
+    _LOW_OF_0: [(0x30, 0x37, BASE), (0x62, 0x62, BASE), (0x65, 0x66, BASE)],
+    _LOW_OF_1: [(0x30, 0x39, BASE), (0x61, 0x66, BASE)],
 }  # fmt: skip
 
 

@@ -54,10 +54,10 @@ def mask_of(grammar, tokens=T):
     return LogitMask((PAD,), MARKER, THOUGHT, grammar, tokens)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _rollout(model, params, keys_BG, grammar, config):
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _rollout(model, params, prompts, keys_BG, grammar, config):
     return rollout(
-        model, params, PROMPTS, keys_BG, mask_of(grammar, config.completion_tokens), config,
+        model, params, prompts, keys_BG, mask_of(grammar, config.completion_tokens), config,
         stop_ids=(STOP,), pad_id=PAD,
     )  # fmt: skip
 
@@ -65,7 +65,8 @@ def _rollout(model, params, keys_BG, grammar, config):
 @functools.cache
 def complete(**settings):
     config = dataclasses.replace(CONFIG, **settings)
-    return jax.device_get(_rollout(build_model(MODEL, V), params(), keys_BG(), TABLES, config))
+    model = build_model(MODEL, V)
+    return jax.device_get(_rollout(model, params(), PROMPTS, keys_BG(), TABLES, config))
 
 
 def assert_valid(completions):
