@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import re
 
 import jax
@@ -19,6 +20,7 @@ from rft_jax.config import (
     RolloutConfig,
 )
 from rft_jax.data import batch_at, encode_prompts
+from rft_jax.errors import InputError
 from rft_jax.evaluate import bucketed, make_batch
 from rft_jax.graders import Items, build_grader, load_grader
 from rft_jax.host_step import Batches, make_host_sampler, make_host_step
@@ -596,3 +598,42 @@ def test_make_optimizer_follows_its_schedule():
     once, twice = (sizes_of(make_optimizer(cosine, 10, n), 10 * n + 2) for n in (1, 2))
     np.testing.assert_allclose(once[:10], twice[:20:2], rtol=1e-3)
     np.testing.assert_allclose(twice[-1], 1e-3, rtol=1e-3)
+
+
+FORMAT = {
+    "type": "object",
+    "properties": {
+        "letter": {"enum": ["e", "x"]},
+        "words": {"type": "array", "items": {"type": "string", "maxLength": 5}, "maxItems": 2},
+    },
+    "required": ["letter", "words"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 2), pytest.param((1, 1, 1), marks=pytest.mark.slow)])
+def test_a_response_format_leaves_valid_json_only(tokenizer, grader, items, mesh):
+    config = RolloutConfig(
+        group_size=4,
+        prompt_tokens=40,
+        completion_tokens=48,
+        output_bytes=96,
+        reasoning_effort=4,
+        response_format=FORMAT,
+    )
+    loss = PolicyLossConfig(logit_chunk=5, pack_rows=1)
+    program = make(tokenizer, grader, mesh, rollout=config, policy_loss=loss)
+    _, (output,) = run(program, items, steps=1)
+    assert output.metrics["truncated_share"] == 0
+    assert output.metrics["logprob_gap"] < 1e-5 and output.metrics["gradient_norm"] > 0
+    text = output.samples.completed.text
+    for b, g in np.ndindex(text.length.shape):
+        answer = json.loads(text.bytes[b, g, : text.length[b, g]].tobytes())
+        assert list(answer) == ["letter", "words"] and answer["letter"] in ("e", "x")
+        assert len(answer["words"]) <= 2 and all(len(word) <= 5 for word in answer["words"])
+
+
+def test_a_budget_too_small_for_the_response_format_is_refused(tokenizer, grader):
+    config = RolloutConfig(completion_tokens=12, reasoning_effort=4, response_format=FORMAT)
+    with pytest.raises(InputError, match="completion_tokens: 12 are too few .* at least"):
+        make(tokenizer, grader, rollout=config)

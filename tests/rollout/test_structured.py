@@ -77,7 +77,7 @@ def assert_valid(completions):
         jsonschema.validate(json.loads(text), SCHEMA)
 
 
-@pytest.mark.parametrize("tokens", [T, T - 8])
+@pytest.mark.parametrize("tokens", [T, pytest.param(T - 8, marks=pytest.mark.slow)])
 def test_every_answer_is_valid_and_has_ended(tokens):
     completions = complete(completion_tokens=tokens)
     assert_valid(completions)
@@ -87,7 +87,14 @@ def test_every_answer_is_valid_and_has_ended(tokens):
     assert not completions.logprobs_BGT[forced].any()
 
 
-@pytest.mark.parametrize("settings", [{"slots": 8}, {"int8_cache": True}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"slots": 8},
+        pytest.param({"int8_cache": True}, marks=pytest.mark.slow),
+        pytest.param({"temperature": 0.0}, marks=pytest.mark.slow),
+    ],
+)
 def test_answers_are_valid_in_slots_in_eight_bits_and_greedy(settings):
     completions = complete(**settings)
     assert_valid(completions)
@@ -132,7 +139,7 @@ def test_replay_is_advance_token_by_token():
     jax.tree.map(np.testing.assert_array_equal, stacked, jax.device_get(states))
 
 
-@pytest.mark.parametrize("slots", [0, 16])
+@pytest.mark.parametrize("slots", [16, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_mesh_changes_nothing(slots):
     mesh = make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8])
     rows = batch_sharding(mesh)
