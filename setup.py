@@ -68,6 +68,7 @@ setup(
             "rapidfuzz",
             "nltk",
             "rouge-score",
+            "llguidance>=1.9",
             "tensorboard",
             # What executes the notebooks of colab/.
             "nbclient>=0.10",
