@@ -79,7 +79,7 @@ def test_bounds_of_integers_are_exact(low, high, value):
 texts = st.text(st.sampled_from("abxy19é日😀\n\"\\\x01 -,_"), max_size=8)  # fmt: skip
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     st.sampled_from([r"x+y", r"^a.b", r"é$", r"^\w*$", r"[^a-x]", r"^(ab|\\)*$", r"\d\s", ""]),
     texts,
@@ -201,8 +201,7 @@ REFUSED = {
     "schema: no answer is possible": {"type": "string", "pattern": "^a$", "minLength": 2},
     "schema.items.properties.name: needs an automaton of more than 4096 states": {
         "type": "array",
-        "maxItems": 300,
-        "items": strict(name={"enum": [f"value number {n}" for n in range(40)]}),
+        "items": strict(name={"const": "a" * 5000}),
     },
     "schema.anyOf.0: its characters cannot be counted": {
         "anyOf": [{"type": "string", "maxLength": 9999}, {"const": "a"}]

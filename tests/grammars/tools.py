@@ -13,6 +13,7 @@ from rft_jax.rollout.sampling import sample
 from rft_jax.tokenizers.detokenize import DropSpace, Kind, Repair, make_table
 
 PAD, STOP, MARKER = 0, 1, 2
+TOKENS = 96  # of completions that are sampled without a model
 _FIRST_BYTE = 3
 _TEXT = json.dumps(
     [
@@ -203,10 +204,10 @@ def padded(tables, states: int = 512, classes: int = 1024, rows: int = 1024):
     )
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def sample_without_model(tables, key, count: int, tokens: int, scale: float):
-    """Tokens [count, tokens] of random logits, and which were decided; PAD behind the stop."""
-    mask = LogitMask((PAD,), None, 0, tables, tokens)
+@functools.partial(jax.jit, static_argnums=2)
+def sample_without_model(tables, key, count: int, budget: int, scale: float):
+    """Tokens [count, TOKENS] of random logits; PAD behind the stop, within the budget of tokens."""
+    mask = LogitMask((PAD,), None, 0, tables, budget)
     size = len(tables.class_V)
 
     def step(carry, key):
@@ -220,8 +221,7 @@ def sample_without_model(tables, key, count: int, tokens: int, scale: float):
         token = jnp.where(forced, logit_masks.forced_token(mask, state), token)
         token = jnp.where(running, token, PAD)
         state = logit_masks.advance(mask, state, token)
-        return (state, running & (token != STOP)), (token, running & ~forced)
+        return (state, running & (token != STOP)), token
 
     start = logit_masks.start(mask, (count,)), jnp.ones(count, bool)
-    _, found = jax.lax.scan(step, start, jax.random.split(key, tokens))
-    return jax.tree.map(lambda x: x.T, found)
+    return jax.lax.scan(step, start, jax.random.split(key, TOKENS))[1].T
