@@ -231,6 +231,9 @@ def test_response_formats(tmp_path):
         for given_as in (wanted, str(file)):
             automaton = read_response_format(given_as).automaton()
             assert automaton.accepts(b"true") and not automaton.accepts(b"null")
+    separated = read_response_format(schema).automaton("\n\n")
+    assert separated.accepts(b"true") and separated.accepts(b"\n\ntrue")
+    assert not separated.accepts(b"\ntrue") and not separated.accepts(b"true\n\n")
     pattern = read_response_format({"type": "regex", "pattern": "(yes|no), .+"}).automaton()
     assert pattern.accepts("no, größer".encode()) and not pattern.accepts(b"oh no, a")
 
