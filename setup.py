@@ -28,7 +28,7 @@ setup(
         "rft_jax.report": ["*.html", "*.css", "*.js"],
         "rft_jax.tasks.rare_disease": ["subset.json"],
     },
-    entry_points={"console_scripts": ["rft = rft_jax.cli:main"]},
+    entry_points={"console_scripts": ["rft = rft_jax.commands.entry:main"]},
     install_requires=[
         "jax>=0.10.2",
         "numpy>=2.0",

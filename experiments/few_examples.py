@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from rft_jax import quickstart
-from rft_jax.config import Config, EvaluateStage
-from rft_jax.train import train
+from rft_jax.config import Config, EvalStage
+from rft_jax.training import train
 
 SIZES = (30, 100, 300, 1000)
 SEEDS = (0, 1, 2)
@@ -45,7 +45,7 @@ def tuned_config(seed: int, size: int, base: Path) -> Config:
         config,
         data=dataclasses.replace(config.data, train_cases=TRAIN_CASES, examples=size),
         tokenizer=dataclasses.replace(config.tokenizer, path=f"{base}/tokenizer.model"),
-        stages=(sft, rft, EvaluateStage(name="genes_unseen", models=(init, SFT, RFT), samples=2)),
+        stages=(sft, rft, EvalStage(name="genes_unseen", models=(init, SFT, RFT), samples=2)),
     )
 
 
@@ -75,15 +75,15 @@ def plot(lines: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for model, colour in COLOURS.items():
+    for model, color in COLOURS.items():
         top1 = np.array(
             [
                 [r["top1"] for r in lines if (r["model"], r["cases"]) == (model, size)]
                 for size in SIZES
             ]
         )
-        axes.plot(SIZES, 100 * top1.mean(axis=1), color=colour, label=LABELS[model])
-        axes.plot(SIZES, 100 * top1, "o", color=colour, markersize=4, alpha=0.6)
+        axes.plot(SIZES, 100 * top1.mean(axis=1), color=color, label=LABELS[model])
+        axes.plot(SIZES, 100 * top1, "o", color=color, markersize=4, alpha=0.6)
     axes.set(xscale="log", xlabel="training cases", ylabel="right gene first, %", ylim=(0, None))
     axes.set_xticks(SIZES, SIZES)
     axes.set_title("Genes without a training case; a point a seed", loc="left", fontsize=10)

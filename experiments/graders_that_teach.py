@@ -18,9 +18,9 @@ import numpy as np
 
 from rft_jax import quickstart
 from rft_jax.config import Config
-from rft_jax.metrics import read_metrics
+from rft_jax.logging.metrics import read_metrics
 from rft_jax.tasks.rare_disease.prompts import CREDIT, MAX_GENES
-from rft_jax.train import train
+from rft_jax.training import train
 
 GRADERS = {
     "first rank only": [1.0],

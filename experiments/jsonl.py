@@ -19,9 +19,9 @@ from rft_jax.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
-    ReinforceStage,
+    RLStage,
     RolloutConfig,
-    SupervisedStage,
+    SFTStage,
     TokenizerConfig,
 )
 
@@ -39,24 +39,33 @@ def get_config() -> Config:
         ),
         grader=str(CLAIMS / "grader.json"),
         tokenizer=TokenizerConfig(vocab_size=640),
-        models=(ModelConfig(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=256),),
+        models=(
+            ModelConfig(
+                num_layers=2,
+                hidden_size=128,
+                num_heads=4,
+                num_kv_heads=2,
+                head_dim=32,
+                intermediate_size=256,
+            ),
+        ),
         stages=(
-            SupervisedStage(
+            SFTStage(
                 name="sft",
                 steps=100,
                 batch_size=16,
-                row_tokens=256,
+                max_row_tokens=256,
                 optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10, schedule="cosine"),
                 log_interval=50,
             ),
-            ReinforceStage(
+            RLStage(
                 name="rft",
                 init="sft",
                 steps=100,
                 batch_size=16,
                 rollout=RolloutConfig(
-                    prompt_tokens=64,
-                    completion_tokens=64,
+                    max_prompt_tokens=64,
+                    max_completion_tokens=64,
                     output_bytes=128,
                     reasoning_effort="low",
                 ),

@@ -5,7 +5,7 @@
     rft train --config experiments/open_models.py:jsonl/gemma-3-1b --workdir runs/gemma
 
 The archive is that of `rare_disease.py`; `jsonl` takes files of your own as `jsonl.py` does, and as
-it stands decides the claims. Gemma and Llama are gated: accept their licence and `hf auth login`.
+it stands decides the claims. Gemma and Llama are gated: accept their license and `hf auth login`.
 
 Hardware: a v5litepod-4 slice, four TPU v5e chips of 16 GB. None was run on a TPU yet. Arguments and
 temporaries of a step on each chip, its grader left out, as the compiler plans them ahead of time
@@ -29,13 +29,13 @@ from rft_jax.config import (
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
-    ReinforceStage,
+    RLStage,
     RolloutConfig,
-    SupervisedStage,
+    SFTStage,
 )
-from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease.data import RareDiseaseData
 from rft_jax.tasks.rare_disease.prompts import grader
+from rft_jax.utils.errors import InputError
 
 CLAIMS = Path(__file__).parent / "claims"
 
@@ -67,20 +67,20 @@ def rare_disease(setup: Setup) -> Config:
         grader=grader(),
         models=(setup.model,),
         mesh=setup.mesh,
-        stages=(_reinforce("", prompt_tokens=768, output_bytes=2048),),
+        stages=(_reinforce("", max_prompt_tokens=768, output_bytes=2048),),
     )
 
 
 def jsonl(setup: Setup) -> Config:
     """Some steps on worked answers teach the format, which the claims do not tell."""
     rate = 1e-5 if setup.model.lora is None else 1e-4
-    sft = SupervisedStage(
+    sft = SFTStage(
         name="sft",
         steps=40,
         batch_size=16,
-        row_tokens=1024,
+        max_row_tokens=1024,
         optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=4, schedule="cosine"),
-        micro_batches=4,
+        gradient_accumulation=4,
         logit_chunk=64,
     )
     return Config(
@@ -93,24 +93,24 @@ def jsonl(setup: Setup) -> Config:
         grader=str(CLAIMS / "grader.json"),
         models=(setup.model,),
         mesh=setup.mesh,
-        stages=(sft, _reinforce("sft", prompt_tokens=512, output_bytes=1024)),
+        stages=(sft, _reinforce("sft", max_prompt_tokens=512, output_bytes=1024)),
     )
 
 
-def _reinforce(init: str, *, prompt_tokens: int, output_bytes: int) -> ReinforceStage:
-    return ReinforceStage(
+def _reinforce(init: str, *, max_prompt_tokens: int, output_bytes: int) -> RLStage:
+    return RLStage(
         name="rft",
         init=init,
         steps=100,
         batch_size=16,
         rollout=RolloutConfig(
             group_size=8,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=512,
+            max_prompt_tokens=max_prompt_tokens,
+            max_completion_tokens=512,
             output_bytes=output_bytes,
             reasoning_effort=256,
         ),
-        policy_loss=PolicyLossConfig(micro_batches=4, logit_chunk=32),
+        policy_loss=PolicyLossConfig(gradient_accumulation=4, logit_chunk=32),
         optimizer=OptimizerConfig(warmup_steps=5),
         eval_interval=20,
     )

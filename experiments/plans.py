@@ -15,10 +15,10 @@ from rft_jax.config import (
     MeshConfig,
     ModelConfig,
     PolicyLossConfig,
-    ReinforceStage,
+    RLStage,
     RolloutConfig,
 )
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 CLAIMS = Path(__file__).parent / "claims"
 
@@ -39,15 +39,15 @@ def get_config(variant: str = "qwen3-8b") -> Config:
     """
     if variant not in MODELS:
         raise InputError(f"{variant}: expected one of {', '.join(MODELS)}")
-    stage = ReinforceStage(
+    stage = RLStage(
         name="rft",
         init="",
         steps=100,
         batch_size=64,
         rollout=RolloutConfig(
             group_size=8,
-            prompt_tokens=512,
-            completion_tokens=1024,
+            max_prompt_tokens=512,
+            max_completion_tokens=1024,
             output_bytes=4096,
             reasoning_effort=768,
         ),

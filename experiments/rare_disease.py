@@ -35,22 +35,30 @@ import dataclasses
 
 from rft_jax.config import (
     Config,
-    EvaluateStage,
+    EvalStage,
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
-    ReinforceStage,
+    RLStage,
     RolloutConfig,
-    SupervisedStage,
+    SFTStage,
     TokenizerConfig,
 )
 from rft_jax.tasks.rare_disease.data import RareDiseaseData
 from rft_jax.tasks.rare_disease.prompts import grader
 
 SMALL = ModelConfig(
-    name="small", layers=4, width=256, heads=2, kv_heads=2, head_dim=128, mlp_width=768
+    name="small",
+    num_layers=4,
+    hidden_size=256,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=128,
+    intermediate_size=768,
 )
-LARGER = dataclasses.replace(SMALL, name="larger", width=384, heads=3, kv_heads=3, mlp_width=1152)
+LARGER = dataclasses.replace(
+    SMALL, name="larger", hidden_size=384, num_heads=3, num_kv_heads=3, intermediate_size=1152
+)
 MODELS = ("small_base", "larger_base", "small_sft", "larger_sft", "small_rft", "larger_rft")
 HELD_OUT = {
     "genes_unseen": "valid",
@@ -76,7 +84,7 @@ def get_config() -> Config:
             _right_answers("larger", learning_rate=3e-4),
             _reinforce("larger", learning_rate=3e-4),
             *(
-                EvaluateStage(
+                EvalStage(
                     name=name,
                     models=MODELS,
                     data=data,
@@ -91,13 +99,13 @@ def get_config() -> Config:
     )
 
 
-def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
-    return SupervisedStage(
+def _pretrain(model: str, learning_rate: float) -> SFTStage:
+    return SFTStage(
         name=f"{model}_base",
         model=model,
         steps=1600,
         batch_size=12,
-        row_tokens=320,
+        max_row_tokens=320,
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=learning_rate,
@@ -109,21 +117,21 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     )
 
 
-def _right_answers(model: str, learning_rate: float) -> SupervisedStage:
-    return SupervisedStage(
+def _right_answers(model: str, learning_rate: float) -> SFTStage:
+    return SFTStage(
         name=f"{model}_sft",
         model=model,
         init=f"{model}_base",
         data="answers",
         steps=60,
         batch_size=12,
-        row_tokens=320,
+        max_row_tokens=320,
         optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=5, schedule="cosine"),
     )
 
 
-def _reinforce(model: str, learning_rate: float) -> ReinforceStage:
-    return ReinforceStage(
+def _reinforce(model: str, learning_rate: float) -> RLStage:
+    return RLStage(
         name=f"{model}_rft",
         model=model,
         init=f"{model}_base",
@@ -131,9 +139,9 @@ def _reinforce(model: str, learning_rate: float) -> ReinforceStage:
         batch_size=16,
         rollout=RolloutConfig(
             group_size=32,
-            prompt_tokens=224,
+            max_prompt_tokens=224,
             prompt_buckets=3,
-            completion_tokens=112,
+            max_completion_tokens=112,
             output_bytes=640,
             reasoning_effort=56,
         ),

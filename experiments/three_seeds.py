@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rft_jax import quickstart
-from rft_jax.train import train
+from rft_jax.training import train
 
 SEEDS = (0, 1, 2)
 TUNED = "small_rft"

@@ -1,7 +1,7 @@
 """The step cut in two, for graders with nodes that run on the host.
 
 While the host grades one part of the batch, the device samples the next; the update follows when
-all are graded, so that the step stays on-policy. With `overlap` the device then samples the batch
+all are graded, so that the step stays on-policy. With `async_rollout` the device then samples the batch
 of the next step, from weights that are one update old. Rewards, advantages and update are those of
 `step.learn`. On several hosts each grades its share of every part, and all learn the result.
 """
@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from rft_jax.graders import HostGrading, HostSample, Items, Score
 from rft_jax.grammars import GrammarTables
 from rft_jax.learn.optimizer import TrainState, weights
-from rft_jax.metrics import log
+from rft_jax.logging.metrics import log
 from rft_jax.models import Params
 from rft_jax.parallel import (
     batch_parts,
@@ -31,8 +31,8 @@ from rft_jax.parallel import (
     gather_objects,
     is_first,
     local_rows,
+    raise_on_all_hosts,
     replicated,
-    together,
 )
 from rft_jax.step import (
     Batch,
@@ -90,7 +90,7 @@ def make_host_step(
 
     Returns:
         A function (state, batches) -> (state, output). A batch that was sampled ahead has to be the
-        next call's. `metrics` has besides `timing/host_wait_share`, the share of the step's
+        next call's. `metrics` has besides `timing/host_wait_fraction`, the share of the step's
         sampling and grading in which the device had nothing to do, unless it samples ahead.
     """
     state_place, batch_place = train_shardings(program), batch_sharding(program.mesh)
@@ -148,7 +148,7 @@ def make_host_step(
         share = waited / (time.perf_counter() - began)
         state, output = update(state, batch, list(sampled.parts), _spread(found, batch_place))
         if ahead is None:
-            output.metrics["timing/host_wait_share"] = np.float32(share)
+            output.metrics["timing/host_wait_fraction"] = np.float32(share)
         return state, output
 
     return step
@@ -228,7 +228,7 @@ def _grade_in_turn(
             if samples:
                 pending.append(thread.submit(host.grade, samples, items, rows))
         sampled = time.perf_counter()
-        with together():
+        with raise_on_all_hosts():
             mine = [future.result() for future in pending]
     # By part, then by host; a host without a share of the parts is left out.
     results = list(zip(*filter(None, gather_objects(mine)), strict=True))

@@ -11,28 +11,36 @@ import dataclasses
 
 from rft_jax.config import (
     Config,
-    EvaluateStage,
+    EvalStage,
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
-    ReinforceStage,
+    RLStage,
     RolloutConfig,
-    SupervisedStage,
+    SFTStage,
     TokenizerConfig,
 )
 from rft_jax.tasks.rare_disease.prompts import grader
 from rft_jax.tasks.rare_disease.simulated import SimulatedData
 
 SMALL = ModelConfig(
-    name="small", layers=2, width=128, heads=2, kv_heads=2, head_dim=64, mlp_width=384
+    name="small",
+    num_layers=2,
+    hidden_size=128,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=64,
+    intermediate_size=384,
 )
-LARGER = dataclasses.replace(SMALL, name="larger", width=256, heads=4, kv_heads=4, mlp_width=768)
+LARGER = dataclasses.replace(
+    SMALL, name="larger", hidden_size=256, num_heads=4, num_kv_heads=4, intermediate_size=768
+)
 MODELS = ("small_base", "larger_base", "small_sft", "larger_sft", "small_rft")
 
 ROLLOUT = RolloutConfig(
     group_size=8,
-    prompt_tokens=48,
-    completion_tokens=64,
+    max_prompt_tokens=48,
+    max_completion_tokens=64,
     output_bytes=320,
     reasoning_effort=28,
 )
@@ -52,7 +60,7 @@ def get_config(seed: int = 0) -> Config:
             _pretrain("larger", learning_rate=1e-2),
             _right_answers("small", learning_rate=1e-3),
             _right_answers("larger", learning_rate=3e-4),
-            ReinforceStage(
+            RLStage(
                 name="small_rft",
                 model="small",
                 init="small_base",
@@ -63,19 +71,19 @@ def get_config(seed: int = 0) -> Config:
                 optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
                 eval_interval=25,
             ),
-            EvaluateStage(name="genes_unseen", models=MODELS, baselines=("ceiling",)),
-            EvaluateStage(name="genes_seen", models=MODELS, data="seen", baselines=("ceiling",)),
+            EvalStage(name="genes_unseen", models=MODELS, baselines=("ceiling",)),
+            EvalStage(name="genes_seen", models=MODELS, data="seen", baselines=("ceiling",)),
         ),
     )
 
 
-def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
-    return SupervisedStage(
+def _pretrain(model: str, learning_rate: float) -> SFTStage:
+    return SFTStage(
         name=f"{model}_base",
         model=model,
         steps=700,
         batch_size=16,
-        row_tokens=128,
+        max_row_tokens=128,
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=learning_rate,
@@ -87,14 +95,14 @@ def _pretrain(model: str, learning_rate: float) -> SupervisedStage:
     )
 
 
-def _right_answers(model: str, learning_rate: float) -> SupervisedStage:
-    return SupervisedStage(
+def _right_answers(model: str, learning_rate: float) -> SFTStage:
+    return SFTStage(
         name=f"{model}_sft",
         model=model,
         init=f"{model}_base",
         data="answers",
         steps=60,
         batch_size=16,
-        row_tokens=128,
+        max_row_tokens=128,
         optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=5, schedule="cosine"),
     )

@@ -1,4 +1,4 @@
-"""The RFT step: rollout, detokenise, grade, advantages and update as one pure function.
+"""The RFT step: rollout, detokenize, grade, advantages and update as one pure function.
 
     step = compile_step(program)
     state, output = step(state, batch)
@@ -20,14 +20,14 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from rft_jax.config import ReinforceStage, RolloutConfig
+from rft_jax.config import RLStage, RolloutConfig
 from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
 from rft_jax.grammars import GrammarTables, grammar_of
 from rft_jax.learn.advantages import advantages, unequal_rewards
 from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
-from rft_jax.models import Model, Params, base, merge, quantise_weights, quantised_axes
+from rft_jax.models import Model, Params, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import (
     ROLLOUT_RULES,
     batch_parts,
@@ -100,7 +100,7 @@ class Program:
     stop_ids: tuple[int, ...]
     pad_id: int
     answer_separator: str
-    stage: ReinforceStage
+    stage: RLStage
     mesh: Mesh
 
 
@@ -109,7 +109,7 @@ def make_program(
     optimizer: optax.GradientTransformation,
     grader: Grader,
     tokenizer: Tokenizer,
-    stage: ReinforceStage,
+    stage: RLStage,
     mesh: Mesh,
 ) -> Program:
     """Collects what the step needs of a tokenizer and a stage."""
@@ -141,7 +141,7 @@ def logit_mask(tokenizer: Tokenizer, config: RolloutConfig, mesh: Mesh) -> Logit
         tokenizer.end_of_think_id,
         config.thinking_tokens,
         jax.device_put(grammar_of(config, tokenizer), replicated(mesh)),
-        config.completion_tokens,
+        config.max_completion_tokens,
     )
 
 
@@ -165,7 +165,7 @@ def make_step(program: Program) -> Step:
 
 
 def make_dynamic_step(program: Program) -> Step:
-    """The same with dynamic sampling, from `sampling_rounds` batches."""
+    """The same with dynamic sampling, from `max_resample_batches` batches."""
     stage, place = program.stage, batch_sharding(program.mesh)
 
     def step(
@@ -182,18 +182,20 @@ def make_dynamic_step(program: Program) -> Step:
             )
             metrics = describe(completed.rollout, grade)
             metrics = {
-                name: metrics[name] for name in ("reward_mean", "equal_reward_groups", "tokens")
+                name: metrics[name]
+                for name in ("reward_mean", "zero_std_groups_fraction", "tokens")
             }
             unequal_B = unequal_rewards(grade.reward, grade.valid)
             return Graded(batch.prompts, batch.prompt_id_B, completed, grade), unequal_B, metrics
 
-        found = sample_groups(sample, stage.batch_size, stage.sampling_rounds, place)
+        found = sample_groups(sample, stage.batch_size, stage.max_resample_batches, place)
         state, output = _strengthen(program, state, found.groups, found.consumed)
         metrics = output.metrics | {
             "tokens": found.sums["tokens"],
             "sampled_prompts": found.rounds * stage.batch_size,
             "sampled_reward_mean": found.sums["reward_mean"] / found.rounds,
-            "sampled_equal_reward_groups": found.sums["equal_reward_groups"] / found.rounds,
+            "sampled_zero_std_groups_fraction": found.sums["zero_std_groups_fraction"]
+            / found.rounds,
         }
         return state, output._replace(metrics=metrics)
 
@@ -209,16 +211,16 @@ def step_keys(program: Program, state: TrainState, batch: Batch) -> Array:
 def rollout_params(program: Program, params: Params) -> Params:
     """The rollout's copy of the weights, made once before the token loop.
 
-    Adapters are merged into it, and it is cast or quantised, and gathered.
+    Adapters are merged into it, and it is cast or quantized, and gathered.
     """
     copy, axes = merge(params, program.model.dtype), base(program.model.axes)
     if program.stage.rollout.int8_weights:
-        copy, axes = quantise_weights(copy), quantised_axes(axes)
+        copy, axes = quantize_weights(copy), quantized_axes(axes)
     return constrain(copy, shardings(program.mesh, ROLLOUT_RULES, axes))
 
 
 def complete(program: Program, params: Params, batch: Batch, keys_BG: Array) -> Completed:
-    """Samples completions of the batch's prompts, and detokenises their answers.
+    """Samples completions of the batch's prompts, and detokenizes their answers.
 
     Args:
         params: From `rollout_params`.
@@ -274,9 +276,9 @@ def grade_completed(
     found = _flat(found_on_host or {})
     grade = program.grader.grade(_flat(sample), fields, found, judge_params)
     grade = _grouped(grade, B)
-    if program.stage.rollout.truncated == "mask":
+    if program.stage.rollout.truncated_completions == "mask":
         return grade._replace(valid=grade.valid & completions.stopped_BG)
-    if program.stage.rollout.truncated == "zero":
+    if program.stage.rollout.truncated_completions == "zero":
         return grade._replace(reward=jnp.where(completions.stopped_BG, grade.reward, 0))
     return grade
 
@@ -348,12 +350,12 @@ def describe(completions: Rollout, grade: Grade) -> dict[str, Array]:
     return {
         "reward_mean": mean(grade.reward),
         "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
-        "valid_share": grade.valid.mean(),
-        "equal_reward_groups": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
+        "valid_fraction": grade.valid.mean(),
+        "zero_std_groups_fraction": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
         "tokens": completions.length_BG.sum(),
         "completion_tokens_mean": completions.length_BG.mean(),
         "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
-        "truncated_share": 1 - completions.stopped_BG.mean(),
+        "truncated_fraction": 1 - completions.stopped_BG.mean(),
         **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
         **{
             _detail_name(name): mean(value)
@@ -377,7 +379,7 @@ def compile_step(
 ) -> Callable[[TrainState, Batch | tuple[Batch, ...]], tuple[TrainState, StepOutput]]:
     """The jitted step over the program's mesh; the state is donated."""
     state, batch = train_shardings(program), batch_sharding(program.mesh)
-    make = make_dynamic_step if program.stage.sampling_rounds > 1 else make_step
+    make = make_dynamic_step if program.stage.max_resample_batches > 1 else make_step
 
     def step(
         grammar: GrammarTables | None, judge_params: JudgeParams, state: TrainState, batch: Any
@@ -419,6 +421,6 @@ def train_shardings(program: Program) -> TrainState:
     return state_shardings(program.mesh, program.model, program.optimizer, reference=reference)
 
 
-def needs_reference(stage: ReinforceStage) -> bool:
+def needs_reference(stage: RLStage) -> bool:
     """Whether the loss compares with the policy that the stage started from."""
     return stage.policy_loss.kl_coefficient > 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rft_jax.cli import load_config
-from rft_jax.validation import validate
+from rft_jax.commands.entry import load_config
+from rft_jax.config.validate import validate
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 VARIANTS = {

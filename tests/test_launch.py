@@ -14,7 +14,7 @@ import pytest
 import yaml
 from jax.sharding import AbstractMesh
 
-from rft_jax.cli import load_config
+from rft_jax.commands.entry import load_config
 from rft_jax.parallel import check_stage
 from rft_jax.parallel.mesh import MESH_AXES
 

@@ -10,12 +10,12 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import load_file
 
-from rft_jax import cli
-from rft_jax.errors import InputError
-from rft_jax.export import export_model
-from rft_jax.metrics import read_metrics
+from rft_jax.commands import entry
+from rft_jax.logging.metrics import read_metrics
 from rft_jax.models import split
-from rft_jax.run import open_model
+from rft_jax.runs.export import export_model
+from rft_jax.runs.run import open_model
+from rft_jax.utils.errors import InputError
 
 from .small_checkpoint import write_small
 
@@ -36,9 +36,9 @@ RUN = {
     "stages.rft.batch_size": 8,
     "stages.rft.checkpoint_interval": 1,
     "stages.rft.eval_interval": 0,
-    "stages.rft.rollout.prompt_tokens": 128,
+    "stages.rft.rollout.max_prompt_tokens": 128,
     "stages.rft.rollout.group_size": 2,
-    "stages.rft.rollout.completion_tokens": 40,
+    "stages.rft.rollout.max_completion_tokens": 40,
     "stages.rft.policy_loss.kl_coefficient": 0.1,
     **{f"models.policy.lora.{name}": value for name, value in LORA.items()},
 }
@@ -58,7 +58,7 @@ def train(tmp_path_factory):
         settings = RUN | {"grader": grader, "models.policy.source": source}
         settings |= {name.replace("__", "."): value for name, value in more.items()}
         flags = [f"--config.{name}={value}" for name, value in settings.items()]
-        return cli.main(["train", "--config", EXPERIMENT, "--workdir", str(workdir), *flags])
+        return entry.main(["train", "--config", EXPERIMENT, "--workdir", str(workdir), *flags])
 
     return train
 
@@ -101,7 +101,7 @@ def test_a_checkpoint_has_the_adapters_only(workdir):
 def test_the_reference_is_the_policy_that_the_stage_started_from(workdir):
     first, second = read_metrics(workdir / "rft" / "metrics.jsonl")
     assert first["train_kl"] < 1e-12 < second["train_kl"]
-    assert first["train_logprob_gap"] < 1e-5
+    assert first["train_sampler_learner_logprob_gap"] < 1e-5
 
 
 def test_a_run_goes_on_exactly(train, workdir, checkpoint, tmp_path):
@@ -115,7 +115,7 @@ def test_a_run_goes_on_exactly(train, workdir, checkpoint, tmp_path):
 def test_exports_are_the_adapter_and_the_merged_model(workdir, checkpoint, tmp_path, capsys):
     for form, out in (("peft", tmp_path / "adapter"), ("hf", tmp_path / "merged")):
         command = ["export", "--workdir", str(workdir), "--format", form, "--out", str(out)]
-        assert cli.main([*command, "--dtype", "float32"]) == 0
+        assert entry.main([*command, "--dtype", "float32"]) == 0
         assert not list(tmp_path.glob("*.tmp"))
     merged, base = (
         load_file(directory / "model.safetensors")
@@ -141,8 +141,8 @@ def test_exports_are_the_adapter_and_the_merged_model(workdir, checkpoint, tmp_p
 
     sample = ["sample", "--prompt", "broken ski", "--temperature", "0", "--max-tokens", "8"]
     capsys.readouterr()
-    assert cli.main([*sample, "--workdir", str(workdir)]) == 0
-    assert cli.main([*sample, "--model", str(tmp_path / "adapter")]) == 0
+    assert entry.main([*sample, "--workdir", str(workdir)]) == 0
+    assert entry.main([*sample, "--model", str(tmp_path / "adapter")]) == 0
     ours, theirs = capsys.readouterr().out.splitlines()
     assert ours == theirs
 

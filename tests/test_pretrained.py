@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rft_jax import cli
+from rft_jax.commands import entry
 from rft_jax.tokenizers.hugging_face import HuggingFaceTokenizer
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
@@ -36,11 +36,11 @@ def workdir(checkpoint, tmp_path_factory):
         "stages.rft.eval_interval": 2,
         "stages.rft.eval_samples": 1,
         "stages.rft.rollout.group_size": 2,
-        "stages.rft.rollout.completion_tokens": 40,
+        "stages.rft.rollout.max_completion_tokens": 40,
     }
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     command = ["train", "--config", EXPERIMENT, "--workdir", str(workdir), *flags]
-    assert cli.main(command) == 0
+    assert entry.main(command) == 0
     return workdir
 
 
@@ -51,23 +51,24 @@ def lines_of(capsys):
 def test_a_run_and_its_source_are_compared(checkpoint, workdir, capsys):
     capsys.readouterr()
     models = ["--model", f"{workdir}/rft", "--model", str(checkpoint)]
-    assert cli.main(["eval", *models, "--samples", "1"]) == 0
+    assert entry.main(["eval", *models, "--samples", "1"]) == 0
     ours, base, *paired = lines_of(capsys)
     assert ours["items"] == base["items"] == 50
     difference = next(line for line in paired if line["metric"] == "reward_mean")
     assert difference["low"] <= difference["difference"] <= difference["high"]
-    assert cli.main(["eval", "--model", str(checkpoint)]) == 2
+    assert entry.main(["eval", "--model", str(checkpoint)]) == 2
     assert "no grader" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_sampled_and_timed(checkpoint, capsys):
     assert (
-        cli.main(["sample", "--model", str(checkpoint), "--prompt", "x", "--max-tokens", "5"]) == 0
+        entry.main(["sample", "--model", str(checkpoint), "--prompt", "x", "--max-tokens", "5"])
+        == 0
     )
     (line,) = lines_of(capsys)
     assert 1 <= len(line["token_ids"]) <= 5 and line["thought"] == ""
     sizes = ["--prompt", "8", "--completion", "8", "--prompts", "8", "--group", "2"]
-    assert cli.main(["bench", "--model", str(checkpoint), *sizes, "--steps", "3"]) == 0
+    assert entry.main(["bench", "--model", str(checkpoint), *sizes, "--steps", "3"]) == 0
     assert lines_of(capsys)[0]["step_s"] > 0
 
 
@@ -75,9 +76,9 @@ def test_an_export_is_what_transformers_loads(checkpoint, workdir, tmp_path, cap
     transformers = pytest.importorskip("transformers")
     out = tmp_path / "export"
     command = ["export", "--workdir", str(workdir), "--format", "hf", "--out", str(out)]
-    assert cli.main([*command, "--dtype", "float32"]) == 0
+    assert entry.main([*command, "--dtype", "float32"]) == 0
     assert "valid_reward_mean" in (out / "README.md").read_text()
-    assert cli.main(command) == 2  # not empty now
+    assert entry.main(command) == 2  # not empty now
     assert "not empty" in capsys.readouterr().err
     exported = transformers.AutoModelForCausalLM.from_pretrained(out)
     before = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -98,12 +99,12 @@ def test_an_export_is_what_transformers_loads(checkpoint, workdir, tmp_path, cap
     theirs = theirs[prompt["input_ids"].shape[1] :]
     sample = ["sample", "--workdir", str(workdir), "--prompt", "broken ski", "--temperature", "0"]
     capsys.readouterr()
-    assert cli.main([*sample, "--max-tokens", "12"]) == 0
+    assert entry.main([*sample, "--max-tokens", "12"]) == 0
     (ours,) = lines_of(capsys)
     assert ours["token_ids"] == theirs.tolist()
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path, capsys):
     command = ["train", "--config", EXPERIMENT, "--workdir", str(tmp_path / "run")]
-    assert cli.main([*command, "--config.models.policy.source=nowhere"]) == 2
+    assert entry.main([*command, "--config.models.policy.source=nowhere"]) == 2
     assert "config.json: the file is missing" in capsys.readouterr().err

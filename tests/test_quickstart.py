@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rft_jax.cli import main
+from rft_jax.commands.entry import main
+from rft_jax.config.validate import validate
 from rft_jax.quickstart import MODELS, get_config
-from rft_jax.validation import validate
 
 SMALL = {
     "data.patients_per_gene": 1,

@@ -16,17 +16,17 @@ import jax
 import numpy as np
 import pytest
 
-from rft_jax import cli
-from rft_jax.config_text import apply_overrides
-from rft_jax.errors import InputError, Interrupted, RunFailed
-from rft_jax.metrics import MetricsFile, read_metrics
-from rft_jax.run import claim, open_model, open_run
-from rft_jax.train import train
+from rft_jax.commands import entry
+from rft_jax.config.overrides import apply_overrides
+from rft_jax.logging.metrics import MetricsFile, read_metrics
+from rft_jax.runs.run import lock_workdir, open_model, open_run
+from rft_jax.training import train
+from rft_jax.utils.errors import InputError, Interrupted, RunFailed
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 SMALL = {
-    "models.policy.layers": "1",
-    "models.policy.width": "32",
+    "models.policy.num_layers": "1",
+    "models.policy.hidden_size": "32",
     "tensorboard": "False",
     "stages.sft.steps": "8",
     "stages.sft.optimizer.warmup_steps": "2",
@@ -39,7 +39,7 @@ SMALL = {
     "stages.rft.eval_samples": "1",
     "stages.rft.samples_interval": "2",
     "stages.rft.rollout.group_size": "2",
-    "stages.rft.rollout.completion_tokens": "40",
+    "stages.rft.rollout.max_completion_tokens": "40",
     "stages.rft.policy_loss.kl_coefficient": "0.1",
 }
 
@@ -58,7 +58,7 @@ def settings(**more):
 
 @pytest.fixture(scope="module")
 def config():
-    return apply_overrides(cli.load_config(EXPERIMENT, {}), SMALL)
+    return apply_overrides(entry.load_config(EXPERIMENT, {}), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def assert_same(workdir, other):
 
 def command(workdir, **more):
     flags = [f"--config.{name}={value}" for name, value in settings(**more).items()]
-    return [sys.executable, "-m", "rft_jax.cli", "train", "--config", EXPERIMENT] + [
+    return [sys.executable, "-m", "rft_jax.commands.entry", "train", "--config", EXPERIMENT] + [
         "--workdir", str(workdir), *flags
     ]  # fmt: skip
 
@@ -224,7 +224,10 @@ def test_a_run_that_was_asked_to_end_goes_on_where_it_was(config, whole, tmp_pat
 
 
 def test_a_work_directory_has_one_process(config, tmp_path):
-    with claim(tmp_path), pytest.raises(InputError, match="another process is working in it"):
+    with (
+        lock_workdir(tmp_path),
+        pytest.raises(InputError, match="another process is working in it"),
+    ):
         train(config, tmp_path)
 
 
@@ -236,7 +239,7 @@ def test_a_signal_before_there_is_anything_to_save_ends_at_once(config, tmp_path
         raise InputError
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    monkeypatch.setattr("rft_jax.train.open_run", look)
+    monkeypatch.setattr("rft_jax.training.open_run", look)
     with pytest.raises(InputError):
         train(config, tmp_path)
     assert handlers == before
@@ -286,7 +289,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, whole, tmp_pat
     newest = damaged / "rft" / "checkpoints" / "4"
     file = next(p for p in sorted(newest.glob("params/**/*")) if p.is_file())
     file.write_bytes(file.read_bytes()[:-1])
-    assert cli.main(["eval", "--workdir", str(damaged)]) == 2
+    assert entry.main(["eval", "--workdir", str(damaged)]) == 2
     capsys.readouterr()
     train(config, damaged)
     error = capsys.readouterr().err
@@ -295,13 +298,13 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, whole, tmp_pat
 
 
 def test_updates_without_a_finite_gradient_are_skipped_and_end_the_run(config, tmp_path):
-    more = {"learning_rate": "1e30", "warmup_steps": "0", "max_skipped": "3"}
+    more = {"learning_rate": "1e30", "warmup_steps": "0", "max_nonfinite_updates": "3"}
     config = apply_overrides(config, {f"stages.sft.optimizer.{k}": v for k, v in more.items()})
     with pytest.raises(RunFailed, match="not finite in 3 steps in a row, up to step 4"):
         train(config, tmp_path)
     rows = read_metrics(tmp_path / "sft" / "metrics.jsonl")
     assert [row["train_skipped_updates"] for row in rows] == [0, 1, 2, 3]
-    assert rows[-1]["train_gradient_norm"] is None
+    assert rows[-1]["train_grad_norm"] is None
     run, stage, step = open_model(tmp_path / "sft")
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.load_params(stage, step)))
 
@@ -310,7 +313,7 @@ def test_a_moved_work_directory_goes_on(config, whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     train(config, Path("moved"))
-    assert cli.main(["eval", "--workdir", "moved"]) == 0
+    assert entry.main(["eval", "--workdir", "moved"]) == 0
 
 
 @pytest.mark.slow
@@ -330,7 +333,7 @@ def test_a_run_that_samples_ahead_goes_on_from_a_checkpoint_where_it_was(config,
     config = dataclasses.replace(
         config, grader=letter | {"name": "e", "input": text, "reference": "e"}
     )
-    more = {"overlap": "True", "policy_loss.importance": "tis", "checkpoint_interval": "3"}
+    more = {"async_rollout": "True", "policy_loss.importance": "tis", "checkpoint_interval": "3"}
     more |= {"steps": "6", "eval_interval": "0"}
     config = apply_overrides(config, {f"stages.rft.{k}": v for k, v in more.items()})
     with pytest.raises(InputError, match="the grader runs on the device"):
@@ -338,7 +341,7 @@ def test_a_run_that_samples_ahead_goes_on_from_a_checkpoint_where_it_was(config,
     config = apply_overrides(config, {"placement": "host"})
     train(config, tmp_path / "ahead")
     rows = read_metrics(tmp_path / "ahead" / "rft" / "metrics.jsonl")
-    assert all(row["train_gradient_norm"] > 0 for row in rows)
+    assert all(row["train_grad_norm"] > 0 for row in rows)
     workdir = Path(shutil.copytree(tmp_path / "ahead", tmp_path / "again"))
     shutil.rmtree(workdir / "rft" / "checkpoints" / "6")
     train(config, workdir)
@@ -348,7 +351,11 @@ def test_a_run_that_samples_ahead_goes_on_from_a_checkpoint_where_it_was(config,
 
 @pytest.mark.slow
 def test_training_ends_early_without_progress(config, tmp_path):
-    more = {"stages.rft.steps": "40", "stages.rft.patience": "1", "stages.rft.eval_interval": "1"}
+    more = {
+        "stages.rft.steps": "40",
+        "stages.rft.early_stopping_patience": "1",
+        "stages.rft.eval_interval": "1",
+    }
     more |= {"stages.rft.optimizer.learning_rate": "1e-12"}  # nothing can get better
     config = apply_overrides(config, more)
     train(config, tmp_path)

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 import pytest
 
-from rft_jax import cli
-from rft_jax.checkpoint import steps
-from rft_jax.config_text import apply_overrides
-from rft_jax.metrics import read_metrics
+from rft_jax.commands import entry
+from rft_jax.config.overrides import apply_overrides
+from rft_jax.logging.metrics import read_metrics
 from rft_jax.parallel.distributed import VARIABLES
-from rft_jax.run import open_model
-from rft_jax.train import train
+from rft_jax.runs.checkpoint import steps
+from rft_jax.runs.run import open_model
+from rft_jax.training import train
 
 from . import test_lora
 from .test_lora import checkpoint  # noqa: F401, a fixture
@@ -36,8 +36,8 @@ GRADER = {
     "reference": "a",
 }  # which an untrained model meets now and then
 SMALL = {
-    "models.policy.layers": "1",
-    "models.policy.width": "32",
+    "models.policy.num_layers": "1",
+    "models.policy.hidden_size": "32",
     "tensorboard": "False",
     "stages.sft.steps": "3",
     "stages.sft.optimizer.warmup_steps": "1",
@@ -50,7 +50,7 @@ SMALL = {
     "stages.rft.samples_interval": "2",
     "stages.rft.rollout.group_size": "2",
     # Few draws: weights of another order of summation give another token once in some 10,000.
-    "stages.rft.rollout.completion_tokens": "16",
+    "stages.rft.rollout.max_completion_tokens": "16",
     "stages.rft.rollout.reasoning_effort": "8",
 }
 DEVICES, SECONDS = 8, 900
@@ -81,7 +81,7 @@ class Hosts:
             settings["JAX_COMPILATION_CACHE_DIR"] = str(cache)
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "rft_jax.cli", *command],
+                    [sys.executable, "-m", "rft_jax.commands.entry", *command],
                     env=os.environ | settings,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -122,7 +122,7 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(settings):
-    return apply_overrides(cli.load_config(EXPERIMENT, {}), settings)
+    return apply_overrides(entry.load_config(EXPERIMENT, {}), settings)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def without_gloo(text):
 def test_the_run_has_something_to_learn(alone):
     rewards = {sample["reward"] for sample in samples(alone)}
     assert rewards == {0, 1}
-    assert all(row["train_gradient_norm"] > 0 for row in rows(alone, "rft")[1:])
+    assert all(row["train_grad_norm"] > 0 for row in rows(alone, "rft")[1:])
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -314,7 +314,7 @@ def test_all_hosts_go_back_from_a_damaged_checkpoint(alone, settings, cache, tmp
 
 def test_evaluation_on_several_hosts_prints_once_what_one_process_finds(alone, cache, capsys):
     arguments = ["eval", "--model", f"{alone}/sft", "--model", f"{alone}/rft", "--samples", "2"]
-    assert cli.main(arguments) == 0
+    assert entry.main(arguments) == 0
     expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     with Hosts([arguments] * 2, cache) as running:
         statuses, printed, said = running.finish()

@@ -16,19 +16,18 @@ from rft_jax.config import (
     MeshConfig,
     ModelConfig,
     PolicyLossConfig,
-    ReinforceStage,
+    RLStage,
     RolloutConfig,
 )
 from rft_jax.data import batch_at, encode_prompts
-from rft_jax.errors import InputError
-from rft_jax.evaluate import bucketed, make_batch
+from rft_jax.evaluation.models import bucketed, make_batch
 from rft_jax.graders import Items, build_grader, load_grader
 from rft_jax.host_step import Batches, make_host_sampler, make_host_step
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import batch_sharding, make_mesh
 from rft_jax.rollout import FrozenJudge, completion_keys
-from rft_jax.stage_data import PromptData
+from rft_jax.runs.datasets import PromptData
 from rft_jax.step import (
     compile_sampler,
     compile_step,
@@ -38,6 +37,7 @@ from rft_jax.step import (
 )
 from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
+from rft_jax.utils.errors import InputError
 
 LEARNING_RATE = 1e-3
 TEXTS = [f"case {i}: {'seizure ' * (i % 4)}ataxia" for i in range(24)]
@@ -86,13 +86,13 @@ def items(tokenizer, grader):
 
 
 def make(tokenizer, grader, mesh=(1, 1, 1), optimizer=None, **settings):
-    stage = ReinforceStage(
+    stage = RLStage(
         steps=4,
         batch_size=8,
         rollout=RolloutConfig(
             group_size=4,
-            prompt_tokens=40,
-            completion_tokens=12,
+            max_prompt_tokens=40,
+            max_completion_tokens=12,
             output_bytes=64,
             reasoning_effort=4,
         ),
@@ -100,7 +100,13 @@ def make(tokenizer, grader, mesh=(1, 1, 1), optimizer=None, **settings):
     )
     stage = dataclasses.replace(stage, **settings)
     config = ModelConfig(
-        layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, compute_dtype="float32"
+        num_layers=2,
+        hidden_size=32,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        compute_dtype="float32",
     )
     mesh = make_mesh(MeshConfig(*mesh), jax.devices()[: int(np.prod(mesh))])
     model = build_model(config, tokenizer.vocab_size, batch_sharding(mesh))
@@ -140,7 +146,7 @@ def reference_run(tokenizer, grader, items):
 
 def test_rewards_differ_within_groups_and_move_the_weights(reference_run, tokenizer, grader):
     state, outputs = reference_run
-    assert any(output.metrics["gradient_norm"] > 0 for output in outputs)
+    assert any(output.metrics["grad_norm"] > 0 for output in outputs)
     assert any(np.abs(output.samples.advantage_BG).max() > 0 for output in outputs)
     assert all(output.samples.grade.valid.all() for output in outputs)
     assert int(state.step) == 3 and int(state.cursor) == 24
@@ -148,7 +154,7 @@ def test_rewards_differ_within_groups_and_move_the_weights(reference_run, tokeni
 
 def test_sampler_and_learner_agree_on_log_probabilities(reference_run):
     for output in reference_run[1]:
-        assert output.metrics["logprob_gap"] < 1e-5
+        assert output.metrics["sampler_learner_logprob_gap"] < 1e-5
 
 
 def test_a_rollout_in_eight_bits_is_corrected(tokenizer, grader, items):
@@ -157,8 +163,8 @@ def test_a_rollout_in_eight_bits_is_corrected(tokenizer, grader, items):
     loss = dataclasses.replace(plain.policy_loss, importance="tis")
     program = make(tokenizer, grader, (2, 2, 2), rollout=rollout, policy_loss=loss)
     _, (output,) = run(program, items, steps=1)
-    assert 1e-4 < output.metrics["logprob_gap"] < 0.1
-    assert 0 < output.metrics["gradient_norm"] < np.inf
+    assert 1e-4 < output.metrics["sampler_learner_logprob_gap"] < 0.1
+    assert 0 < output.metrics["grad_norm"] < np.inf
 
 
 def test_graded_text_is_the_answer_s_decoding(reference_run, tokenizer):
@@ -306,20 +312,20 @@ def test_a_run_is_a_function_of_its_seed(tokenizer, grader, items, reference_run
 
 
 def test_micro_batches_and_chunks_change_memory_only(tokenizer, grader, items, reference_run):
-    loss = PolicyLossConfig(micro_batches=4, logit_chunk=100)
+    loss = PolicyLossConfig(gradient_accumulation=4, logit_chunk=100)
     state, outputs = run(make(tokenizer, grader, policy_loss=loss), items, steps=1)
     assert outputs[0].metrics["loss"] == pytest.approx(
         reference_run[1][0].metrics["loss"], abs=1e-6
     )
-    assert outputs[0].metrics["gradient_norm"] == pytest.approx(
-        reference_run[1][0].metrics["gradient_norm"], rel=1e-5
+    assert outputs[0].metrics["grad_norm"] == pytest.approx(
+        reference_run[1][0].metrics["grad_norm"], rel=1e-5
     )
 
 
 @pytest.mark.parametrize("truncated", ["mask", "zero"])
 def test_truncated_samples_are_treated_as_configured(truncated, tokenizer, grader, items):
     program = make(tokenizer, grader)
-    rollout = dataclasses.replace(program.stage.rollout, truncated=truncated)
+    rollout = dataclasses.replace(program.stage.rollout, truncated_completions=truncated)
     program = make(tokenizer, grader, rollout=rollout)
     _, (output,) = run(program, items, steps=1)
     stopped = output.samples.completed.rollout.stopped_BG
@@ -392,7 +398,7 @@ def run_dynamic(program, step, items, steps):
 
 @pytest.fixture(scope="module")
 def dynamic_step(tokenizer, grader):
-    program = make(tokenizer, grader, sampling_rounds=ROUNDS)
+    program = make(tokenizer, grader, max_resample_batches=ROUNDS)
     return program, compile_step(program)
 
 
@@ -423,12 +429,12 @@ def test_dynamic_sampling_takes_the_first_groups_that_differ_in_reward(
     assert cursors[1] == unequal[-1] + 1
     sampled = kept[: -(-cursors[1] // 8) * 8]
     found = output.metrics
-    assert found["sampled_prompts"] == len(sampled) and found["equal_reward_groups"] == 0
+    assert found["sampled_prompts"] == len(sampled) and found["zero_std_groups_fraction"] == 0
     np.testing.assert_allclose(
         found["sampled_reward_mean"], np.mean([reward for *_, reward in sampled]), rtol=1e-6
     )
     np.testing.assert_allclose(
-        found["sampled_equal_reward_groups"],
+        found["sampled_zero_std_groups_fraction"],
         np.mean([np.ptp(reward) == 0 for *_, reward in sampled]),
         rtol=1e-6,
     )
@@ -451,7 +457,7 @@ def test_without_enough_groups_that_differ_the_rest_teaches_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (8, 1, 1)])
 def test_dynamic_sampling_is_the_same_on_a_mesh(mesh, dynamic_run, tokenizer, grader, hard_items):
-    program = make(tokenizer, grader, mesh, sampling_rounds=ROUNDS)
+    program = make(tokenizer, grader, mesh, max_resample_batches=ROUNDS)
     state, outputs, cursors = run_dynamic(program, compile_step(program), hard_items, steps=2)
     assert cursors == dynamic_run[2]
     for ours, theirs in zip(outputs, dynamic_run[1], strict=True):
@@ -469,21 +475,21 @@ def test_a_shorter_static_length_of_prompts_changes_nothing(
     rows = batch_at(len(items.items), program.stage.batch_size, 0, seed=0)
     longest = int(items.prompts.length_M[rows.indices_B].max())
     batch = make_batch(items, rows.indices_B, rows.draw_B, longest)
-    assert batch.prompts.tokens_BP.shape[1] < program.stage.rollout.prompt_tokens
+    assert batch.prompts.tokens_BP.shape[1] < program.stage.rollout.max_prompt_tokens
     _, output = compile_step(program)(start(program), batch)
     expected = reference_run[1][0]
     np.testing.assert_array_equal(
         output.samples.completed.rollout.tokens_BGT,
         expected.samples.completed.rollout.tokens_BGT,
     )
-    for name in ("loss", "gradient_norm"):
+    for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(output.metrics[name], expected.metrics[name], rtol=1e-4)
 
 
 def test_a_batch_takes_the_shortest_bucket_that_holds_its_prompts(items):
     order = np.argsort(items.prompts.length_M)
     shortest, longest = items.prompts.length_M[order[[0, -1]]]
-    config = RolloutConfig(prompt_tokens=2 * int(shortest), prompt_buckets=2)
+    config = RolloutConfig(max_prompt_tokens=2 * int(shortest), prompt_buckets=2)
     assert shortest < longest <= 2 * shortest
     assert bucketed(items, order[:1], config) == shortest
     assert bucketed(items, order, config) == 2 * shortest
@@ -515,7 +521,7 @@ def test_grading_on_the_host_changes_nothing(
             np.testing.assert_array_equal(
                 output.samples.grade.reward, expected.samples.grade.reward
             )
-            assert 0 <= output.metrics.pop("timing/host_wait_share") <= 1
+            assert 0 <= output.metrics.pop("timing/host_wait_fraction") <= 1
             assert set(output.metrics) == set(expected.metrics)
     assert_moved_alike(jax.device_get(state), reference_run[0], tokenizer, host_grader)
 
@@ -525,7 +531,7 @@ def test_samples_ahead_are_those_of_the_policy_before_the_update(
 ):
     """On the noise of their own step; and the importance weights see it."""
     loss = PolicyLossConfig(importance="tis", logit_chunk=5)
-    settings = {"overlap": True, "policy_loss": loss}
+    settings = {"async_rollout": True, "policy_loss": loss}
     program = make(tokenizer, host_grader, **settings)
     batches = [batch_of(program, items, k) for k in range(2)]
 
@@ -544,7 +550,12 @@ def test_samples_ahead_are_those_of_the_policy_before_the_update(
     before_update = run(unchanged, items, 2)[1][1]
     np.testing.assert_array_equal(tokens(outputs[0]), tokens(reference_run[1][0]))
     np.testing.assert_array_equal(tokens(outputs[1]), tokens(before_update))
-    assert outputs[0].metrics["logprob_gap"] < 1e-5 < 1e-3 < outputs[1].metrics["logprob_gap"]
+    assert (
+        outputs[0].metrics["sampler_learner_logprob_gap"]
+        < 1e-5
+        < 1e-3
+        < outputs[1].metrics["sampler_learner_logprob_gap"]
+    )
 
 
 class Noted:
@@ -615,8 +626,8 @@ FORMAT = {
 def test_a_response_format_leaves_valid_json_only(tokenizer, grader, items, mesh):
     config = RolloutConfig(
         group_size=4,
-        prompt_tokens=40,
-        completion_tokens=48,
+        max_prompt_tokens=40,
+        max_completion_tokens=48,
         output_bytes=96,
         reasoning_effort=4,
         response_format=FORMAT,
@@ -624,8 +635,8 @@ def test_a_response_format_leaves_valid_json_only(tokenizer, grader, items, mesh
     loss = PolicyLossConfig(logit_chunk=5, pack_rows=1)
     program = make(tokenizer, grader, mesh, rollout=config, policy_loss=loss)
     _, (output,) = run(program, items, steps=1)
-    assert output.metrics["truncated_share"] == 0
-    assert output.metrics["logprob_gap"] < 1e-5 and output.metrics["gradient_norm"] > 0
+    assert output.metrics["truncated_fraction"] == 0
+    assert output.metrics["sampler_learner_logprob_gap"] < 1e-5 and output.metrics["grad_norm"] > 0
     text = output.samples.completed.text
     for b, g in np.ndindex(text.length.shape):
         answer = json.loads(text.bytes[b, g, : text.length[b, g]].tobytes())
@@ -634,6 +645,6 @@ def test_a_response_format_leaves_valid_json_only(tokenizer, grader, items, mesh
 
 
 def test_a_budget_too_small_for_the_response_format_is_refused(tokenizer, grader):
-    config = RolloutConfig(completion_tokens=12, reasoning_effort=4, response_format=FORMAT)
+    config = RolloutConfig(max_completion_tokens=12, reasoning_effort=4, response_format=FORMAT)
     with pytest.raises(InputError, match="completion_tokens: 12 are too few .* at least"):
         make(tokenizer, grader, rollout=config)

@@ -20,7 +20,7 @@ import jax.numpy as jnp  # noqa: E402
 from rft_jax.models.attention import partial_attention  # noqa: E402
 from rft_jax.models.attention_kernel import kernel_attention  # noqa: E402
 from rft_jax.plan import parse_topology  # noqa: E402
-from rft_jax.plan.ahead import devices  # noqa: E402
+from rft_jax.plan.aot import devices  # noqa: E402
 from rft_jax.plan.hlo import Program  # noqa: E402
 
 R, K, M, Q = 4, 8, 2, 128  # four rows of Qwen3-0.6B's heads

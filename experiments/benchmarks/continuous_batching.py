@@ -25,7 +25,9 @@ from rft_jax.models import Model, Params, build_model
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
 
 PAD_ID, STOP_ID, VOCAB_SIZE = 0, 1, 4096
-MODEL = ModelConfig(layers=4, width=256, heads=4, kv_heads=2, head_dim=64, mlp_width=768)
+MODEL = ModelConfig(
+    num_layers=4, hidden_size=256, num_heads=4, num_kv_heads=2, head_dim=64, intermediate_size=768
+)
 SIZES = {"prompt": 64, "completion": 256, "prompts": 64, "group": 8, "slots": 64, "rounds": 3}
 
 
@@ -64,7 +66,7 @@ def main() -> None:
     params = model.init(jax.random.key(0))
 
     def compiled(slots: int, *batch: Prompts | Array):
-        config = RolloutConfig(completion_tokens=options.completion, slots=slots)
+        config = RolloutConfig(max_completion_tokens=options.completion, slots=slots)
 
         def sample(params: Params, prompts: Prompts, keys_BG: Array) -> Rollout:
             mask = LogitMask((PAD_ID,), end_of_think_id=None, thinking_tokens=0)

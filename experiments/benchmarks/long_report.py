@@ -29,7 +29,7 @@ RUNS = 5
 def make_run(workdir: Path) -> None:
     """Writes a work directory with metrics and samples that nobody sampled."""
     rng = random.Random(0)
-    stages = [{"class": "rft_jax.config:ReinforceStage", "name": "rft", "steps": STEPS}]
+    stages = [{"class": "rft_jax.config:RLStage", "name": "rft", "steps": STEPS}]
     config = {"name": "a long run", "seed": 0, "stages": stages}
     (workdir / "config.json").write_text(json.dumps(config))
     samples = workdir / "rft" / "samples"
@@ -59,8 +59,8 @@ def metrics(rng: random.Random, step: int) -> dict:
     row = {"stage": "rft", "step": step}
     row["timing"] = {"full_iteration": rng.uniform(1, 2), "tokens_per_s": rng.uniform(900, 1100)}
     row |= {f"train_{name}": rng.gauss(level, 0.05) for name in (
-        "reward_mean", "reward_std", "loss", "entropy", "gradient_norm", "kl", "logprob_gap",
-        "equal_reward_groups", "clip_fraction_low", "clip_fraction_high", "truncated_share",
+        "reward_mean", "reward_std", "loss", "entropy", "grad_norm", "kl", "sampler_learner_logprob_gap",
+        "zero_std_groups_fraction", "clip_fraction_low", "clip_fraction_high", "truncated_fraction",
         "completion_tokens_mean", "reasoning_tokens_mean",
     )}  # fmt: skip
     row |= {f"train_scores/grader_{k}": rng.gauss(level, 0.1) for k in range(8)}

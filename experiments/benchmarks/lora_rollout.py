@@ -19,7 +19,7 @@ import numpy as np
 from rft_jax.config import RolloutConfig
 from rft_jax.models import merge
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
-from rft_jax.run import open_model
+from rft_jax.runs.run import open_model
 
 ROUNDS = 5
 
@@ -39,7 +39,7 @@ def main() -> None:
     tokens = np.random.default_rng(0).integers(0, model.vocab_size, shape, np.int32)
     prompts = Prompts(jnp.asarray(tokens), jnp.full(options.prompts, options.prompt))
     mask = LogitMask(run.tokenizer.stop_ids, end_of_think_id=None, thinking_tokens=0)
-    config = RolloutConfig(group_size=options.group, completion_tokens=options.completion)
+    config = RolloutConfig(group_size=options.group, max_completion_tokens=options.completion)
 
     def sample(params):
         return rollout(model, params, prompts, keys, mask, config, stop_ids=(), pad_id=0)

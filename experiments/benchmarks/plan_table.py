@@ -17,7 +17,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from rft_jax.cli import load_config  # noqa: E402
+from rft_jax.commands.entry import load_config  # noqa: E402
 from rft_jax.plan import (  # noqa: E402
     CHIPS,
     Plan,
@@ -53,7 +53,7 @@ def cell(plan: Plan | None) -> str:
     if plan is None:
         return "none"
     mesh, peak = plan.mesh, plan.peak_bytes / GIB
-    shape = f"{mesh.data}·{mesh.fsdp}·{mesh.tensor}/{plan.micro_batches}"
+    shape = f"{mesh.data}·{mesh.fsdp}·{mesh.tensor}/{plan.gradient_accumulation}"
     return f"**{plan.step_seconds:.1f} s**, {peak:.1f} GiB, {shape}"
 
 
@@ -101,7 +101,7 @@ def scaling(name: Path) -> list[str]:
         compiled = sum(plan.compile_seconds.values())
         lines.append(
             f"| {plan.topology.name} | {plan.topology.chips} | "
-            f"{mesh.data}·{mesh.fsdp}·{mesh.tensor}/{plan.micro_batches} | "
+            f"{mesh.data}·{mesh.fsdp}·{mesh.tensor}/{plan.gradient_accumulation} | "
             f"{'yes' if plan.fits else 'no'} | {plan.peak_bytes / GIB:.1f} | {sent[0]:.1f} | "
             f"{sent[1]:.1f} | {plan.step_seconds:.1f} | {compiled:.0f} s |"
         )
@@ -139,7 +139,7 @@ def main() -> None:
         "Estimates, not measurements: nothing ran on a TPU.",
         "",
         f"A step of {stage.batch_size} prompts x {stage.rollout.group_size} samples, "
-        f"{stage.rollout.prompt_tokens} prompt and {stage.rollout.completion_tokens} completion "
+        f"{stage.rollout.max_prompt_tokens} prompt and {stage.rollout.max_completion_tokens} completion "
         "tokens, all weights trained with AdamW in float32, every completion at full length. Each "
         "cell: the slice, the estimated seconds of a step, the most GiB that a device holds, and "
         "the mesh data·fsdp·tensor / micro-batches; none: no mesh divides prompts and model and "

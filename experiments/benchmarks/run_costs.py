@@ -21,15 +21,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from rft_jax import cli, train
-from rft_jax.checkpoint import Checkpoints
-from rft_jax.metrics import CompileCounter, Writers
+from rft_jax import training
+from rft_jax.commands import entry
+from rft_jax.logging.metrics import CompileCounter, Writers
 from rft_jax.report import Reporter
+from rft_jax.runs.checkpoint import Checkpoints
 
 PARTS = {
     "checkpoints": [(Checkpoints, "save"), (Checkpoints, "wait")],
     "metrics": [(Writers, "write")],
-    "samples": [(train, "_write_samples")],
+    "samples": [(training, "_write_samples")],
     "report": [(Reporter, "update")],
 }
 SAVES = 8  # measured apart
@@ -81,17 +82,17 @@ def cpu_of_a_save(state: object) -> float:
 
 def main() -> None:
     """Runs the benchmark."""
-    arguments, overrides = cli.split_overrides(sys.argv[1:])
+    arguments, overrides = entry.split_overrides(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default=str(Path(__file__).parents[1] / "jsonl.py"))
-    config = cli.load_config(parser.parse_args(arguments).config, overrides)
+    config = entry.load_config(parser.parse_args(arguments).config, overrides)
     meter = Meter()
     for part, functions in PARTS.items():
         for owner, name in functions:
             meter.watch(owner, name, part)
     wall, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as directory, CompileCounter() as compiled:
-        train.train(config, Path(directory) / "run")
+        training.train(config, Path(directory) / "run")
     wall = time.perf_counter() - wall - compiled.seconds
     cpu = time.process_time() - cpu - compiled.seconds
     save_s = cpu_of_a_save(meter.state)

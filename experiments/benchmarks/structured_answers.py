@@ -36,7 +36,7 @@ from rft_jax.grammars import GrammarTables, Vocabulary, build_tables
 from rft_jax.grammars.json_schema import schema_automaton
 from rft_jax.models import Params, build_model
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
-from rft_jax.tokenizers.detokenize import DropSpace, Kind, Repair, make_table
+from rft_jax.tokenizers.device_decode import DropSpace, Kind, Repair, make_table
 from tests.grammars.tools import (
     MARKER,
     PAD,
@@ -48,7 +48,9 @@ from tests.grammars.tools import (
     vocabulary,
 )
 
-TINY = ModelConfig(layers=1, width=32, heads=2, kv_heads=2, head_dim=16, mlp_width=64)
+TINY = ModelConfig(
+    num_layers=1, hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=16, intermediate_size=64
+)
 TOKENS = 128  # of the random schemas' answers
 SCHEMA = strict(
     name={"type": "string", "minLength": 1, "maxLength": 10_000},
@@ -71,7 +73,7 @@ def complete(
     marker: int | None,
 ) -> Rollout:
     """Completions of prompts."""
-    mask = LogitMask((PAD,), marker, 4, grammar, config.completion_tokens)
+    mask = LogitMask((PAD,), marker, 4, grammar, config.max_completion_tokens)
     return rollout(model, params, prompts, keys_BG, mask, config, stop_ids=(STOP,), pad_id=PAD)
 
 
@@ -98,7 +100,7 @@ def check_samples(schemas: int, samples: int) -> Iterator[dict[str, Any]]:
         kept += 1
         params = model.init(jax.random.key(kept))
         params = jax.tree.map(lambda x: x * 10 if float(jnp.ptp(x)) > 0 else x, params)
-        config = RolloutConfig(completion_tokens=TOKENS, temperature=1.0 + kept % 2)
+        config = RolloutConfig(max_completion_tokens=TOKENS, temperature=1.0 + kept % 2)
         found = jax.device_get(
             complete(model, params, prompts, keys_BG, padded(tables), config, MARKER)
         )
@@ -170,14 +172,14 @@ def rollout_seconds(rounds: int) -> Iterator[dict[str, Any]]:
     """A token of all completions with the mask and without."""
     cases = {
         "quickstart": (quickstart.SMALL, 1100, 16, 8, 64),
-        "150k tokens": (dataclasses.replace(quickstart.SMALL, width=512), 151_936, 2, 8, 48),
+        "150k tokens": (dataclasses.replace(quickstart.SMALL, hidden_size=512), 151_936, 2, 8, 48),
     }  # fmt: skip
     for name, (config, size, count, group, tokens) in cases.items():
         words = large_vocabulary(size)
         tables = build_tables(schema_automaton(SCHEMA, "schema"), words, "schema")
         model = build_model(config, size)
         params = model.init(jax.random.key(0))
-        settings = RolloutConfig(completion_tokens=max(tokens, tables.least_tokens + 16))
+        settings = RolloutConfig(max_completion_tokens=max(tokens, tables.least_tokens + 16))
         prompts, keys_BG = inputs(count, group, 48, size)
         best = {}
         for _ in range(rounds + 1):

@@ -6,7 +6,7 @@ batch = batch_at(len(items), batch_size=8, cursor=0, seed=0)
 tokens_BP = prompts.tokens_MP[batch.indices_B]
 """
 
-from rft_jax.data.batching import Batch as Batch
+from rft_jax.data.batching import IndexBatch as IndexBatch
 from rft_jax.data.batching import batch_at as batch_at
 from rft_jax.data.items import check_disjoint as check_disjoint
 from rft_jax.data.items import check_keys as check_keys
@@ -15,8 +15,8 @@ from rft_jax.data.items import load_items as load_items
 from rft_jax.data.items import load_lines as load_lines
 from rft_jax.data.items import load_rows as load_rows
 from rft_jax.data.items import load_supervised_items as load_supervised_items
-from rft_jax.data.packing import Packed as Packed
-from rft_jax.data.packing import pack_supervised as pack_supervised
-from rft_jax.data.prompts import Prompts as Prompts
+from rft_jax.data.prompts import PromptRows as PromptRows
 from rft_jax.data.prompts import bucket as bucket
 from rft_jax.data.prompts import encode_prompts as encode_prompts
+from rft_jax.data.sft_packing import Packed as Packed
+from rft_jax.data.sft_packing import pack_supervised as pack_supervised

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Batch(NamedTuple):
+class IndexBatch(NamedTuple):
     """Items of a batch.
 
     Attributes:
@@ -23,7 +23,9 @@ class Batch(NamedTuple):
     draw_B: np.ndarray
 
 
-def batch_at(size: int, batch_size: int, cursor: int, seed: int, shuffle: bool = True) -> Batch:
+def batch_at(
+    size: int, batch_size: int, cursor: int, seed: int, shuffle: bool = True
+) -> IndexBatch:
     """Returns the batch of the items `cursor` to `cursor + batch_size - 1` of the endless sequence.
 
     Args:
@@ -41,7 +43,7 @@ def batch_at(size: int, batch_size: int, cursor: int, seed: int, shuffle: bool =
         for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
             here_B = epoch_B == epoch
             indices_B[here_B] = _permutation(size, seed, epoch)[place_B[here_B]]
-    return Batch(indices_B, epoch_B.astype(np.int32))
+    return IndexBatch(indices_B, epoch_B.astype(np.int32))
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

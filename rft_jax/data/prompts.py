@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers.base import Tokenizer
+from rft_jax.utils.errors import InputError
 
 
-class Prompts(NamedTuple):
+class PromptRows(NamedTuple):
     """M prompts.
 
     Attributes:
@@ -47,8 +47,8 @@ def encode_prompts(
     tokenizer: Tokenizer,
     max_tokens: int,
     source: str,
-    setting: str = "prompt_tokens",
-) -> Prompts:
+    setting: str = "max_prompt_tokens",
+) -> PromptRows:
     """Encodes the conversation of every item.
 
     Args:
@@ -76,4 +76,4 @@ def encode_prompts(
     tokens_MP = np.full((len(sequences), max_tokens), tokenizer.pad_id, np.int32)
     inside_MP = np.arange(max_tokens) < length_M[:, None]
     tokens_MP[inside_MP] = [token for sequence in sequences for token in sequence]
-    return Prompts(tokens_MP, length_M)
+    return PromptRows(tokens_MP, length_M)

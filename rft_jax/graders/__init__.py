@@ -10,7 +10,7 @@ a new one is a file with such a dataclass (`types.GraderType`) and a line in tha
 makes a grader of a jnp function; `placement` says what runs on the host, as those in `host` do.
 """
 
-from rft_jax.graders.device_judge import Judge as Judge
+from rft_jax.graders.device_judge import JudgeModel as JudgeModel
 from rft_jax.graders.function import device_grader as device_grader
 from rft_jax.graders.grader import Grader as Grader
 from rft_jax.graders.grader import build_grader as build_grader

@@ -21,12 +21,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import ANSWER, HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import case_fold, equal, fold_text, from_host, slice_bytes
 from rft_jax.strings.regex import RegexError, compile_capture, find_group, python_flags
+from rft_jax.utils.errors import InputError
 
 _MARKED = r".*\b(?i:answer)(?:\W+(?i:is|option|choice))*\W+"
 

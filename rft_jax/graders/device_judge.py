@@ -35,10 +35,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.judge_prompt import Runs, make_runs, splice, without
+from rft_jax.graders.judge_spec import (
+    Message,
+    fill_in,
+    parse_labels,
+    parse_messages,
+    parse_range,
+    templates_of,
+)
 from rft_jax.graders.multi import Multi
-from rft_jax.graders.splice import Runs, make_runs, splice, without
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import render_on_host
 from rft_jax.graders.types import (
     GraderType,
@@ -50,20 +57,13 @@ from rft_jax.graders.types import (
     Score,
     Tokens,
 )
-from rft_jax.graders.verdicts import (
-    Message,
-    fill_in,
-    parse_labels,
-    parse_messages,
-    parse_range,
-    templates_of,
-)
 from rft_jax.tokenizers import Tokenizer, control_ids
+from rft_jax.utils.errors import InputError
 
 PREFIX = "device:"
 
 
-class Judge(Protocol):
+class JudgeModel(Protocol):
     """A frozen model on the device.
 
     Attributes:
@@ -96,9 +96,9 @@ class DeviceJudge:
     messages: tuple[Message, ...]
     verdicts: tuple[str, ...]
     values: tuple[float, ...]
-    judge: Judge | None = None
+    judge: JudgeModel | None = None
 
-    def opened(self, judge: Judge) -> Self:
+    def opened(self, judge: JudgeModel) -> Self:
         """With its judge.
 
         Raises:
@@ -148,11 +148,11 @@ class DeviceJudge:
         """
         raise InputError(f"{self.name}: its judge is on the device; use placement auto")
 
-    def _open_judge(self) -> Judge:
+    def _open_judge(self) -> JudgeModel:
         if self.judge is None:
             raise InputError(
                 f"{self.name}: the judge {self.model} is not open; open it with "
-                "rft_jax.run.open_judges"
+                "rft_jax.runs.run.open_judges"
             )
         return self.judge
 
@@ -233,7 +233,7 @@ def judge_nodes(spec: GraderType) -> tuple[DeviceJudge, ...]:
     return tuple(part for part in parts if isinstance(part, DeviceJudge))
 
 
-def open_judges(spec: GraderType, open_judge: Callable[[str], Judge]) -> GraderType:
+def open_judges(spec: GraderType, open_judge: Callable[[str], JudgeModel]) -> GraderType:
     """The grader with its judges open.
 
     Args:

@@ -53,7 +53,7 @@ class FormulaError(ValueError):
 
 
 @dataclass(frozen=True)
-class Number:
+class FormulaNumber:
     """A literal."""
 
     value: float
@@ -74,7 +74,7 @@ class Call:
     arguments: tuple[Formula, ...]
 
 
-Formula = Number | Name | Call
+Formula = FormulaNumber | Name | Call
 
 
 def parse_formula(text: str, names: Sequence[str]) -> Formula:
@@ -160,7 +160,7 @@ class _Parser:
             if value > float(np.finfo(np.float32).max):
                 raise self.error(f"{self.token} is too large for float32; use a smaller number")
             self.advance()
-            return Number(value)
+            return FormulaNumber(value)
         if self.kind == 2:
             return self.named(depth)
         raise self.error("a number, a name or '(' is missing; add it")
@@ -206,7 +206,7 @@ def evaluate(formula: Formula, values: Mapping[str, jax.Array]) -> tuple[jax.Arr
         finite: bool of the same shape, false where any step was not finite: a division by zero
             is an error even where min would hide it.
     """
-    if isinstance(formula, Number):
+    if isinstance(formula, FormulaNumber):
         return jnp.float32(formula.value), jnp.bool_(True)
     if isinstance(formula, Name):
         return values[formula.name], jnp.isfinite(values[formula.name])

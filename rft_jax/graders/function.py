@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import (
     Template,
     TemplateError,
@@ -32,6 +31,7 @@ from rft_jax.graders.template import (
 )
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, from_host
+from rft_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)

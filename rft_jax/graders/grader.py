@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
-from rft_jax.graders.device_judge import Judge, judge_nodes, open_judges
+from rft_jax.graders.device_judge import JudgeModel, judge_nodes, open_judges
 from rft_jax.graders.placement import HostGrading, nodes_on_host, place, type_name
 from rft_jax.graders.types import (
     ERRORS,
@@ -37,6 +36,7 @@ from rft_jax.graders.types import (
 )
 from rft_jax.strings import from_host
 from rft_jax.tokenizers import Tokenizer, same_tokens
+from rft_jax.utils.errors import InputError
 
 DEFAULT_OPTIONS = HostOptions()
 _TEXT_STEP = 256  # widths of texts graded from the host: those of like length compile once
@@ -68,7 +68,7 @@ class Grader:
         """A context manager: the nodes that run on the host, with what they need, open."""
         return HostGrading(nodes_on_host(self.spec), self.options)
 
-    def open_judges(self, open_judge: Callable[[str], Judge]) -> "Grader":
+    def open_judges(self, open_judge: Callable[[str], JudgeModel]) -> "Grader":
         """The grader with its judges on the device open, one for all nodes with the same model.
 
         Args:

@@ -26,16 +26,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host_json import Value
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
-from rft_jax.strings import Token
+from rft_jax.strings import JsonToken
 from rft_jax.strings.json_numbers import compare_with, is_integer
 from rft_jax.strings.json_tree import JsonTree
 from rft_jax.strings.json_values import is_value
 from rft_jax.strings.numbers import decimal_fraction
+from rft_jax.utils.errors import InputError
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 DESCRIPTIVE = ("title", "description", "$schema", "$id", "$comment", "default", "examples")
@@ -49,7 +49,7 @@ SIZES = ("minLength", "maxLength", "minItems", "maxItems")
 
 
 @dataclass(frozen=True)
-class Choice:
+class AnyOf:
     """The values of an `enum` or `const`, by kind; literals as JSON writes them."""
 
     strings: tuple[str, ...]
@@ -73,7 +73,7 @@ class Schema:
     """
 
     types: tuple[str, ...] = TYPES
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[AnyOf, ...] = ()
     bounds: tuple[tuple[str, Decimal], ...] = ()
     sizes: tuple[tuple[str, int], ...] = ()
     items: "Schema | None" = None
@@ -200,7 +200,7 @@ def _parse_types(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[
     return tuple(types)
 
 
-def _parse_choices(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[Choice, ...]:
+def _parse_choices(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[AnyOf, ...]:
     choices = []
     if "enum" in values:
         if not isinstance(values["enum"], list):
@@ -211,7 +211,7 @@ def _parse_choices(fields: Fields, path: str, values: Mapping[str, Any]) -> tupl
     return tuple(choices)
 
 
-def _choice(fields: Fields, path: str, values: list[Any]) -> Choice:
+def _choice(fields: Fields, path: str, values: list[Any]) -> AnyOf:
     strings, numbers, literals = [], [], []
     for value in values:
         if isinstance(value, str):
@@ -226,7 +226,7 @@ def _choice(fields: Fields, path: str, values: list[Any]) -> Choice:
                 "may hold strings, numbers, booleans and null only; describe arrays and objects "
                 "with items and properties",
             )
-    return Choice(tuple(strings), tuple(numbers), tuple(literals))
+    return AnyOf(tuple(strings), tuple(numbers), tuple(literals))
 
 
 def _parse_required(fields: Fields, path: str, values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -262,20 +262,20 @@ def _violations(schema: Schema, tree: JsonTree, values_NL: jax.Array, depth: int
     wrong_NL = values_NL & ~_has_type(schema.types, tree)
     for choice in schema.choices:
         wrong_NL |= values_NL & ~_is_among(choice, tree)
-    numbers_NL = values_NL & (token_NL == Token.NUMBER)
+    numbers_NL = values_NL & (token_NL == JsonToken.NUMBER)
     for keyword, bound in schema.bounds:
         holds_NL = BOUNDS[keyword](compare_with(tree.numbers, bound))
         wrong_NL |= numbers_NL & ~holds_NL
     for keyword, size in schema.sizes:
         of_strings = keyword.endswith("Length")
-        sized_NL = values_NL & (token_NL == (Token.STRING if of_strings else Token.ARRAY))
+        sized_NL = values_NL & (token_NL == (JsonToken.STRING if of_strings else JsonToken.ARRAY))
         size_NL = tree.string_length_NL if of_strings else tree.element_count(depth)
         wrong_NL |= sized_NL & (size_NL < size if keyword.startswith("min") else size_NL > size)
     if schema.items is not None:
-        arrays_NL = values_NL & (token_NL == Token.ARRAY)
+        arrays_NL = values_NL & (token_NL == JsonToken.ARRAY)
         elements_NL = tree.elements(arrays_NL, depth)
         wrong_NL |= _violations(schema.items, tree, elements_NL, depth + 1)
-    objects_NL = values_NL & (token_NL == Token.OBJECT)
+    objects_NL = values_NL & (token_NL == JsonToken.OBJECT)
     for key in schema.required:
         wrong_NL |= objects_NL & ~tree.has(objects_NL, depth, key)
     for key, member in schema.properties:
@@ -298,11 +298,11 @@ def _has_type(types: tuple[str, ...], tree: JsonTree) -> jax.Array:
     found_NL = jnp.zeros(token_NL.shape, bool)
     for kind in sorted(kinds):
         if kind == "integer":
-            found_NL |= (token_NL == Token.NUMBER) & is_integer(tree.numbers)
+            found_NL |= (token_NL == JsonToken.NUMBER) & is_integer(tree.numbers)
         elif kind in ("boolean", "null"):
             found_NL |= _is_literal(tree, "null" if kind == "null" else "tf")
         else:
-            found_NL |= token_NL == Token[kind.upper()]
+            found_NL |= token_NL == JsonToken[kind.upper()]
     return found_NL
 
 
@@ -312,17 +312,17 @@ def _is_literal(tree: JsonTree, initials: str) -> jax.Array:
     found_NL = jnp.zeros(byte_NL.shape, bool)
     for initial in initials:
         found_NL |= byte_NL == ord(initial)
-    return found_NL & (tree.scan.token_NL == Token.LITERAL)
+    return found_NL & (tree.scan.token_NL == JsonToken.LITERAL)
 
 
-def _is_among(choice: Choice, tree: JsonTree) -> jax.Array:
+def _is_among(choice: AnyOf, tree: JsonTree) -> jax.Array:
     """bool[N, L]: the value that starts here is one of those."""
     token_NL = tree.scan.token_NL
     found_NL = jnp.zeros(token_NL.shape, bool)
     for text in choice.strings:
-        found_NL |= (token_NL == Token.STRING) & tree.spells(text)
+        found_NL |= (token_NL == JsonToken.STRING) & tree.spells(text)
     for number in choice.numbers:
-        found_NL |= (token_NL == Token.NUMBER) & (compare_with(tree.numbers, number) == 0)
+        found_NL |= (token_NL == JsonToken.NUMBER) & (compare_with(tree.numbers, number) == 0)
     for literal in choice.literals:
         found_NL |= _is_literal(tree, literal[0])
     return found_NL

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 
 MOST_TOKENS = 1 << 24  # exact as float32

@@ -4,7 +4,7 @@
      "reference": "{{item.codes}}", "metric": "f1", "max_items": 50}
 
 The input is a field of the answer's JSON: an array of at most `max_items` strings, else the answer
-is malformed and earns 0. The entries of both lists are normalised (`strings.normalise`: case, white
+is malformed and earns 0. The entries of both lists are normalized (`strings.normalize`: case, white
 space, brackets), and equal ones count once. With A the set of the answer's entries and R that of
 the reference's, `metric` is
 
@@ -22,22 +22,22 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.rank import MOST_ITEMS, is_list_of_strings
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
+    JsonToken,
     StringList,
-    Token,
     equal_pairs,
     find,
     first_occurrences,
     list_from_host,
-    normalise,
-    normalise_text,
+    normalize,
+    normalize_text,
     strings_of,
 )
+from rft_jax.utils.errors import InputError
 
 MAX_ITEMS = 50
 # Of the sizes of the answer's set, the reference's, and what both have.
@@ -87,7 +87,7 @@ class ListOverlap:
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""
         rows = [self._names(items, n) for n in range(len(items.rows))]
-        sizes = [len({normalise_text(name.decode()) for name in row}) for row in rows]
+        sizes = [len({normalize_text(name.decode()) for name in row}) for row in rows]
         return Encoded(list_from_host(rows), np.array(sizes, np.int32))
 
     def _names(self, items: Items, n: int) -> list[bytes]:
@@ -105,16 +105,16 @@ class ListOverlap:
         value = find(scan, view.unescaped, self.input.variable.path)
         strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items)
         well_formed_N = uniform_N & (strings.count_N <= self.max_items)
-        entries = normalise(strings)
+        entries = normalize(strings)
         new_NK = first_occurrences(entries)
-        found_NK = new_NK & equal_pairs(entries, normalise(encoded.names)).any(axis=-1)
+        found_NK = new_NK & equal_pairs(entries, normalize(encoded.names)).any(axis=-1)
         answer_N, both_N = (x.sum(axis=-1, dtype=jnp.int32) for x in (new_NK, found_NK))
         share, whole = METRICS[self.metric](answer_N, encoded.size_M, both_N)
         nothing_N = (answer_N == 0) & (encoded.size_M == 0)
         score_N = jnp.where(nothing_N, 1, share / jnp.maximum(whole, 1))
         errors = {
             "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
-            "invalid_variable_error": scan.valid_N & (value.token_N == Token.NONE),
+            "invalid_variable_error": scan.valid_N & (value.token_N == JsonToken.NONE),
             "other_error": scan.too_deep_N,
         }
         details = {
@@ -132,8 +132,8 @@ class ListOverlap:
         well_formed = is_list_of_strings(names) and len(names) <= self.max_items
         score, length = 0.0, 0
         if well_formed:
-            answer = set(map(normalise_text, names))
-            reference = {normalise_text(name.decode()) for name in self._names(items, n)}
+            answer = set(map(normalize_text, names))
+            reference = {normalize_text(name.decode()) for name in self._names(items, n)}
             share, whole = METRICS[self.metric](
                 len(answer), len(reference), len(answer & reference)
             )

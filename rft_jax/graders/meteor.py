@@ -9,8 +9,8 @@ import contextlib
 from dataclasses import dataclass
 
 from rft_jax.config import HostOptions
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.placement import OneByOne
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items
 

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.formula import Formula, FormulaError, evaluate, parse_formula
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import GraderType, Items, SampleView, Score
 
 

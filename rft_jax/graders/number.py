@@ -30,8 +30,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, from_host, occurrences
@@ -45,6 +44,7 @@ from rft_jax.strings.numbers import (
     number_text,
     numbers_in,
 )
+from rft_jax.utils.errors import InputError
 
 WHICH = ("last", "first", "marked")
 TOLERANCES = ("absolute", "relative", "partial_absolute", "partial_relative")

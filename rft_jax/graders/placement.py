@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders.device_judge import DeviceJudge
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.types import (
@@ -30,6 +29,7 @@ from rft_jax.graders.types import (
     SampleView,
     Score,
 )
+from rft_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)

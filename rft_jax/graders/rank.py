@@ -5,8 +5,8 @@
      "credit": [1, 0.7, 0.5], "max_items": 20}
 
 The input is a field of the answer's JSON: an array of 1 to `max_items` strings, else the answer
-is malformed and earns 0. Its entries, the reference and its aliases are normalised
-(`strings.normalise`: case, white space, brackets); an entry that repeats an earlier one does not
+is malformed and earns 0. Its entries, the reference and its aliases are normalized
+(`strings.normalize`: case, white space, brackets); an entry that repeats an earlier one does not
 count. The score is `credit[r - 1]` for the r-th entry that is left, if it is the first to equal
 the reference or an alias; 0 if none does or the table ends before.
 """
@@ -17,21 +17,21 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
+    JsonToken,
     StringList,
-    Token,
     equal_pairs,
     find,
     first_occurrences,
     list_from_host,
-    normalise,
-    normalise_text,
+    normalize,
+    normalize_text,
     strings_of,
 )
+from rft_jax.utils.errors import InputError
 
 CREDIT = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.2, 0.15, 0.15, 0.1) + (0.05,) * 10
 MAX_ITEMS = 20
@@ -97,7 +97,7 @@ class Rank:
         table = jnp.array([0, *self.credit, 0], jnp.float32)
         errors = {
             "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,
-            "invalid_variable_error": scan.valid_N & (value.token_N == Token.NONE),
+            "invalid_variable_error": scan.valid_N & (value.token_N == JsonToken.NONE),
             "other_error": scan.too_deep_N,
         }
         details = {
@@ -114,8 +114,8 @@ class Rank:
         names = value.data if value else None
         rank, length = 0, 0
         if is_list_of_strings(names) and 1 <= len(names) <= self.max_items:
-            wanted = {normalise_text(name.decode()) for name in self._names(items, n)}
-            unique = dict.fromkeys(map(normalise_text, names))
+            wanted = {normalize_text(name.decode()) for name in self._names(items, n)}
+            unique = dict.fromkeys(map(normalize_text, names))
             rank = next((r for r, name in enumerate(unique, start=1) if name in wanted), 0)
             length = len(names)
         details = {"rank": rank, "list_length": length, "malformed": not length}
@@ -128,11 +128,11 @@ class Rank:
 
 def first_position(strings: StringList, names: StringList) -> jax.Array:
     """int32[N]: the position, from 1, of the first entry that equals a name among the entries that
-    differ from all before them, all of them normalised; 0 if there is none."""
-    entries = normalise(strings)
+    differ from all before them, all of them normalized; 0 if there is none."""
+    entries = normalize(strings)
     new_NK = first_occurrences(entries)
     position_NK = jnp.cumsum(new_NK, axis=-1, dtype=jnp.int32)
-    found_NK = new_NK & equal_pairs(entries, normalise(names)).any(axis=-1)
+    found_NK = new_NK & equal_pairs(entries, normalize(names)).any(axis=-1)
     none = position_NK.shape[-1] + 1
     first_N = jnp.where(found_NK, position_NK, none).min(axis=-1)
     return jnp.where(first_N < none, first_N, 0)

@@ -24,7 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from rft_jax.graders.device_judge import DeviceJudge
-from rft_jax.graders.fields import Fields
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import (
     GraderType,

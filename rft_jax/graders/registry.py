@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rft_jax.errors import InputError
 from rft_jax.graders import device_judge
 from rft_jax.graders.choice import Choice
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.format import Format
 from rft_jax.graders.function import FunctionGrader
 from rft_jax.graders.host import Endpoint, LabelModel, PythonGrader, ScoreModel
@@ -23,9 +21,11 @@ from rft_jax.graders.number import Number
 from rft_jax.graders.rank import Rank
 from rft_jax.graders.regex import Regex
 from rft_jax.graders.repetition import Repetition
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.graders.types import GraderType
+from rft_jax.utils.errors import InputError
 
 _IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 

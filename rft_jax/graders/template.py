@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rft_jax.errors import InputError
 from rft_jax.graders.host_json import Value
 from rft_jax.graders.types import HostView, Items, SampleView
-from rft_jax.strings import ByteString, Token, concat, find, from_host, render
+from rft_jax.strings import ByteString, JsonToken, concat, find, from_host, render
+from rft_jax.utils.errors import InputError
 
 _STEP = re.compile(r"\.([^\s.\[\]{}()|'\"]+)|\[(\d{1,9})\]")
 _VARIABLE = re.compile(rf"([A-Za-z_]\w*)((?:{_STEP.pattern})*)")
@@ -161,7 +161,7 @@ class Template:
             else:
                 value = find(view.scan, view.unescaped, part.path)
                 texts.append(render(view.scan, view.unescaped, value))
-                missing |= view.scan.valid_N & (value.token_N == Token.NONE)
+                missing |= view.scan.valid_N & (value.token_N == JsonToken.NONE)
         return concat(*texts), missing
 
     def _on_host(self, view: HostView, items: Items, n: int) -> str | None:

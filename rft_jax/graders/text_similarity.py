@@ -15,7 +15,7 @@ libraries compute by default, to rounding:
 
 The input is the hypothesis. Words are what `str.split` gives; for the metrics of ROUGE what
 rouge-score gives without stemming, runs of a to z and 0 to 9 in lower case. Nothing else is
-normalised. BLEU of fewer than four words counts the missing n-grams as one that is not found. Two
+normalized. BLEU of fewer than four words counts the missing n-grams as one that is not found. Two
 empty texts are alike in `fuzzy_match`, 1; wherever else a text has no words, the score is 0.
 `cosine`, for which OpenAI asks a model for embeddings, is not one of its metrics in training.
 """
@@ -28,9 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.meteor import Meteor
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import (
@@ -43,6 +42,7 @@ from rft_jax.strings import (
     split_alphanumeric,
     split_words,
 )
+from rft_jax.utils.errors import InputError
 
 SMOOTHING = 0.1  # matches that BLEU is given in place of none: epsilon of smoothing method 1
 LONGEST = 4  # n-grams of BLEU and GLEU

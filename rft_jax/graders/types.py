@@ -21,7 +21,7 @@ from rft_jax.graders.host_json import Document, parse_document
 from rft_jax.strings import ByteString, JsonScan, Unescaped, scan_json, unescape
 
 if TYPE_CHECKING:
-    from rft_jax.graders.fields import Fields
+    from rft_jax.graders.spec_reader import Fields
 
 # OpenAI's names.
 ERRORS = (

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from rft_jax.compilation_cache import folder
 from rft_jax.config import RolloutConfig
-from rft_jax.errors import InputError
-from rft_jax.files import write_atomically
 from rft_jax.grammars.response_format import ResponseFormat, read_response_format
 from rft_jax.grammars.token_tables import CounterTables, GrammarTables, Vocabulary, build_tables
 from rft_jax.tokenizers import Tokenizer
+from rft_jax.utils.compilation_cache import folder
+from rft_jax.utils.errors import InputError
+from rft_jax.utils.files import write_atomically
 
 _VERSION = 1  # of the tables; another one when what is built changes
 
@@ -34,10 +34,10 @@ def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | N
     tables = open_grammar(config.response_format, tokenizer)
     thought = 0 if tokenizer.end_of_think_id is None else config.thinking_tokens + 1
     needed = thought + tables.least_tokens
-    if needed > config.completion_tokens:
+    if needed > config.max_completion_tokens:
         before = f" after {thought} of the thought and its end" if thought else ""
         raise InputError(
-            f"rollout.completion_tokens: {config.completion_tokens} are too few for the response "
+            f"rollout.max_completion_tokens: {config.max_completion_tokens} are too few for the response "
             f"format, whose shortest answer takes {tables.least_tokens}{before}; set it to at "
             f"least {needed}"
         )

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from rft_jax.errors import InputError
 from rft_jax.grammars import characters
 from rft_jax.grammars.byte_automaton import (
     MOST_STATES,
@@ -30,6 +29,7 @@ from rft_jax.grammars.byte_automaton import (
 from rft_jax.grammars.json_strings import FORMATS, write_content
 from rft_jax.grammars.numbers import Bound, Range, write_number
 from rft_jax.strings.regex_syntax import RegexError
+from rft_jax.utils.errors import InputError
 
 NESTING = 5  # how often a schema may stand within itself
 LONGEST_WRITTEN = 256  # characters of a string that are states where they cannot be counted

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rft_jax.errors import InputError
 from rft_jax.grammars import characters
 from rft_jax.grammars.byte_automaton import MOST_STATES, ByteAutomaton, Graph, TooManyStates, build
 from rft_jax.grammars.json_schema import schema_automaton
 from rft_jax.strings.regex_syntax import RegexError
+from rft_jax.utils.errors import InputError
 
 _OF_SCHEMAS = ("$ref", "anyOf", "enum", "const")
 _SCHEMA_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")

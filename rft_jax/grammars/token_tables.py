@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rft_jax.errors import InputError
 from rft_jax.grammars.byte_automaton import BASE, DEAD, UNBOUNDED, ByteAutomaton
 from rft_jax.grammars.json_strings import content_automaton
 from rft_jax.grammars.token_walk import TooManyClasses, Walk, drops_space, walk_tokens
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer
+from rft_jax.utils.errors import InputError
 
 MOST_BYTES = 128 << 20
 WORD = 32  # tokens of a word of bits

@@ -12,7 +12,7 @@ import numpy as np
 
 from rft_jax.grammars.byte_automaton import BASE, DEAD, ByteAutomaton
 from rft_jax.tokenizers import DetokenizeTable
-from rft_jax.tokenizers.detokenize import DropSpace, Kind
+from rft_jax.tokenizers.device_decode import DropSpace, Kind
 
 _MOST_BYTES = 1 << 30  # of functions while they are walked
 _AT_ONCE = 1 << 22  # entries

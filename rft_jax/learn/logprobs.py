@@ -10,10 +10,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rft_jax.models import Model, Params
 from rft_jax.rollout import logit_masks
+from rft_jax.rollout.generate import Prompts
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
-from rft_jax.rollout.rollout import Prompts
 
-NORMALISER = "normaliser"
+NORMALISER = "normalizer"
 _KEPT = jax.checkpoint_policies.save_only_these_names(NORMALISER)
 
 
@@ -136,7 +136,7 @@ def in_chunks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
 
     Args:
         function: Acts on each position by itself; recomputed in the backward pass, but for the
-            normalisers of `score_tokens`.
+            normalizers of `score_tokens`.
         inputs: Tree of arrays [B, G, T, ...].
         size: Positions of T; with T or more there is one chunk and nothing is recomputed.
 

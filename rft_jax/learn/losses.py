@@ -76,7 +76,7 @@ def gspo(
     clip_low: float,
     clip_high: float,
 ) -> PolicyLoss:
-    """Group sequence policy optimisation: one ratio a sequence, clipped as a whole.
+    """Group sequence policy optimization: one ratio a sequence, clipped as a whole.
 
     The ratio is the geometric mean of the tokens' ratios. It is written per token (GSPO-token,
     section 4.3 of the paper), with the same gradient, so that a token's importance weight weighs
@@ -127,7 +127,7 @@ def cispo(
 PolicyLossFunction = Callable[[Array, Array, Array, Array, PolicyLossConfig], PolicyLoss]
 
 POLICY_LOSSES: dict[str, PolicyLossFunction] = {
-    "ppo": lambda new, old, advantage, mask, config: ppo_clip(
+    "ppo_clip": lambda new, old, advantage, mask, config: ppo_clip(
         new,
         old,
         advantage,

@@ -1,4 +1,4 @@
-"""The optimiser and the training state that it updates."""
+"""The optimizer and the training state that it updates."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ REFERENCE = "reference"
 class TrainState(NamedTuple):
     """All that a step reads and writes; donated to it.
 
-    The optimiser and the gradient see `params` only: all weights, or the adapters of a model that
+    The optimizer and the gradient see `params` only: all weights, or the adapters of a model that
     has some. `frozen` holds what does not change: the weights under the adapters as `BASE`, and as
     `REFERENCE` a copy of the first `params` when the loss compares with the policy that they are.
     """
@@ -46,7 +46,7 @@ def make_optimizer(
 
     Args:
         steps: Of the stage, over which the schedule goes.
-        updates: Optimiser updates in a step.
+        updates: Optimizer updates in a step.
         lora: Whether adapters are trained, which have a default rate of their own.
     """
     peak, warmup = config.peak_learning_rate(lora), config.warmup_steps * updates
@@ -115,7 +115,7 @@ def init_state(
 def state_shardings(
     mesh: Mesh, model: Model, optimizer: optax.GradientTransformation, *, reference: bool = False
 ) -> Shardings:
-    """Shardings of a `TrainState`: the optimiser's moments lie as their weights do."""
+    """Shardings of a `TrainState`: the optimizer's moments lie as their weights do."""
     trainable, base = split(shardings(mesh, LEARNER_RULES, model.axes))
     whole = replicated(mesh)
     shape = jax.eval_shape(
@@ -124,7 +124,7 @@ def state_shardings(
     by_path = dict(jax.tree.leaves_with_path(trainable))
 
     def moment(path: tuple, _: Any) -> Any:
-        """Below whichever state of the optimiser, a weight's moment has the weight's path."""
+        """Below whichever state of the optimizer, a weight's moment has the weight's path."""
         ends = (path[at:] for at in range(len(path)))
         return next((by_path[end] for end in ends if end in by_path), whole)
 
@@ -142,7 +142,7 @@ def state_shardings(
 def apply_gradient(
     optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One optimiser step, left out where the gradient is not finite; step and cursor stay.
+    """One optimizer step, left out where the gradient is not finite; step and cursor stay.
 
     Returns:
         The state, and as metrics the gradient's norm before clipping and `TrainState.skipped`.
@@ -156,4 +156,4 @@ def apply_gradient(
     )
     skipped = jnp.where(finite, 0, state.skipped + 1)
     state = state._replace(params=params, opt_state=opt_state, skipped=skipped)
-    return state, {"gradient_norm": norm, "skipped_updates": skipped}
+    return state, {"grad_norm": norm, "skipped_updates": skipped}

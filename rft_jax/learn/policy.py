@@ -19,7 +19,7 @@ from rft_jax.learn.losses import (
     denominator,
 )
 from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState, apply_gradient
-from rft_jax.learn.packed import pack_batch, packed_gradient
+from rft_jax.learn.packed_gradient import pack_batch, packed_gradient
 from rft_jax.models import Model, Params
 from rft_jax.rollout import LogitMask, Prompts, Rollout
 
@@ -57,11 +57,11 @@ def policy_update(
     config: PolicyLossConfig,
     data_shards: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`config.gradient_steps` optimiser steps on one batch of completions.
+    """`config.epochs_per_batch` optimizer steps on one batch of completions.
 
     On the first step the old policy is the new one, gradient stopped, as the learner computes it;
     the sampler's own log-probabilities enter only through the importance weights and the metric
-    `logprob_gap`. Counters of the state stay.
+    `sampler_learner_logprob_gap`. Counters of the state stay.
 
     Args:
         advantage_BG: From `advantages`.
@@ -110,7 +110,7 @@ def policy_update(
 
     def gradient_of(params: Params, example: _Example) -> tuple[Array, _Tokens, Params]:
         if not config.pack_rows:
-            return accumulate_gradient(loss, params, example, config.micro_batches)
+            return accumulate_gradient(loss, params, example, config.gradient_accumulation)
 
         def of_part(new_BGT, entropy_BGT, reference_BGT, within_BG):
             part = example._replace(mask_BGT=mask_BGT & within_BG[..., None])
@@ -136,13 +136,13 @@ def policy_update(
         width = completions.tokens_BGT.shape[-1]
         packed = pack_batch(prompts.length_B, length_BG, width, config.pack_rows, data_shards)
         slots = packed.slots
-    metrics: dict[str, Array] = {"padding_share": 1 - length_BG.sum() / jnp.maximum(slots, 1)}
-    for index in range(config.gradient_steps):
+    metrics: dict[str, Array] = {"padding_fraction": 1 - length_BG.sum() / jnp.maximum(slots, 1)}
+    for index in range(config.epochs_per_batch):
         value, tokens, gradient = gradient_of(state.params, example)
         if index == 0:
             example = example._replace(old_BGT=tokens.logprobs)
             gap_BGT = jnp.abs(tokens.logprobs - completions.logprobs_BGT)
-            metrics["logprob_gap"] = _mean(gap_BGT, mask_BGT)
+            metrics["sampler_learner_logprob_gap"] = _mean(gap_BGT, mask_BGT)
         state, norms = apply_gradient(optimizer, state, gradient)
         metrics |= norms | {
             "loss": value,

@@ -24,7 +24,10 @@ class SupervisedBatch(NamedTuple):
 
 
 def make_supervised_step(
-    model: Model, optimizer: optax.GradientTransformation, micro_batches: int, logit_chunk: int
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    gradient_accumulation: int,
+    logit_chunk: int,
 ) -> Callable[[TrainState, SupervisedBatch], tuple[TrainState, dict[str, Array]]]:
     """The step: mean cross-entropy over the learned tokens of the whole batch.
 
@@ -61,7 +64,9 @@ def make_supervised_step(
             learned_BC = part.predict_BC >= 0
             return jnp.where(learned_BC, loss_BC, 0).sum() / tokens, correct_BC & learned_BC
 
-        value, correct_BC, gradient = accumulate_gradient(loss, state.params, batch, micro_batches)
+        value, correct_BC, gradient = accumulate_gradient(
+            loss, state.params, batch, gradient_accumulation
+        )
         metrics = {
             "loss": value,
             "mean_token_accuracy": correct_BC.sum() / tokens,

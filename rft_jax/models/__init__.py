@@ -1,11 +1,11 @@
 """The decoder, its key/value caches and its weights as a plain tree."""
 
 from rft_jax.models.cache import Cache, Prefix
-from rft_jax.models.int8 import quantise_weights, quantised_axes
+from rft_jax.models.int8 import quantize_weights, quantized_axes
 from rft_jax.models.lora import base, check_targets, merge, split
-from rft_jax.models.matrices import over_matrices
 from rft_jax.models.model import Model, Params, build_model, count_parameters, for_platform
 from rft_jax.models.partition import check_partition
+from rft_jax.models.weight_axes import over_matrices
 
 __all__ = [
     "Cache",
@@ -20,7 +20,7 @@ __all__ = [
     "for_platform",
     "merge",
     "over_matrices",
-    "quantise_weights",
-    "quantised_axes",
+    "quantize_weights",
+    "quantized_axes",
     "split",
 ]

@@ -2,7 +2,7 @@
 
 A completion's token attends to its prompt, which all samples of the group share, and to the
 completion's own earlier tokens. Each of the two is a partial: a softmax over its own keys together
-with the log of its normaliser. `merge` combines them exactly (the identity behind
+with the log of its normalizer. `merge` combines them exactly (the identity behind
 FlashAttention, https://arxiv.org/abs/2205.14135). `row_attention` chooses who computes them.
 """
 
@@ -18,8 +18,8 @@ MASKED = -1e30  # finite, so that a row without any key gives no NaN
 class Partial(NamedTuple):
     """Attention over one set of keys."""
 
-    out_RKMTQ: Array  # normalised over this set, float32
-    lse_RKMT: Array  # log of the normaliser, float32
+    out_RKMTQ: Array  # normalized over this set, float32
+    lse_RKMT: Array  # log of the normalizer, float32
 
 
 def partial_attention(
@@ -43,7 +43,7 @@ def partial_attention(
             https://arxiv.org/abs/2408.00118); None: unbounded.
 
     Returns:
-        The partial. Rows that see no key have a normaliser near exp(MASKED) and vanish in `merge`,
+        The partial. Rows that see no key have a normalizer near exp(MASKED) and vanish in `merge`,
         with their gradient.
     """
     score_RKMTU = jnp.einsum(

@@ -2,7 +2,7 @@
 
 The plain version writes its scores [R, K, M, T, U] in float32 to HBM, several times over in the
 backward pass; here a program holds a tile of one head's, against all keys of its row, so that a
-softmax needs one pass. The backward pass computes the weights anew from the normaliser
+softmax needs one pass. The backward pass computes the weights anew from the normalizer
 (FlashAttention-2, https://arxiv.org/abs/2307.08691). Scores lie as [U, T], keys first: what belongs
 to a query is then a row, which is how the kernel stores it.
 """

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rft_jax.models.int8 import Int8, quantise
+from rft_jax.models.int8 import Int8, quantize
 
 Stack = Array | Int8 | tuple[Array | Int8, ...]  # of all layers; unrolled, a tuple of them
 
@@ -51,7 +51,7 @@ class Prefix(NamedTuple):
 
     def in_int8(self) -> "Prefix":
         """The same in eight bits; so is then the cache that is made for it."""
-        k, v = quantise(self.k_LBKPQ, (-1,)), quantise(self.v_LBKPQ, (-1,))
+        k, v = quantize(self.k_LBKPQ, (-1,)), quantize(self.v_LBKPQ, (-1,))
         return self._replace(k_LBKPQ=k, v_LBKPQ=v)
 
     def unrolled(self) -> "Prefix":
@@ -255,7 +255,7 @@ def unstack(tree: Any) -> tuple[Any, ...]:
 
 def _like(stored: Array | Int8, new: Array) -> Array | Int8:
     """In eight bits where what is stored is."""
-    return quantise(new, (-1,)) if isinstance(stored, Int8) else new
+    return quantize(new, (-1,)) if isinstance(stored, Int8) else new
 
 
 def _transposed(x_RKTQ: Array) -> Array:

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from rft_jax.config import ModelConfig, RopeScaling
 from rft_jax.models.attention import soft_cap
 from rft_jax.models.cache import Cache, Prefix
-from rft_jax.models.int8 import Int8, dequantise, quantised_axes
+from rft_jax.models.int8 import Int8, dequantize, quantized_axes
 from rft_jax.models.linear import PRODUCT, embed, linear, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
 from rft_jax.models.rotary import Rotation, rotary, rotate
@@ -32,7 +32,7 @@ from rft_jax.models.row_attention import (
     plain_attention,
     token_attention,
 )
-from rft_jax.parallel import batch_parts, constrain, on_each_share
+from rft_jax.parallel import batch_parts, constrain, shard_experts
 
 _KEPT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -55,7 +55,7 @@ def layer_kinds(config: ModelConfig) -> tuple[tuple[LayerKind, ...], np.ndarray]
     if c.sliding_rope_theta is not None:
         sliding = LayerKind(0, c.sliding_rope_theta, None)
     kinds = {"full": full, "sliding": sliding._replace(window=c.sliding_window)}
-    used, index_L = np.unique(np.resize(c.attention_pattern, c.layers), return_inverse=True)
+    used, index_L = np.unique(np.resize(c.attention_pattern, c.num_layers), return_inverse=True)
     return tuple(kinds[name] for name in used), index_L
 
 
@@ -64,11 +64,11 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs):
         self.config = config
-        self.embed_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.width), 0.02)
+        self.embed_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.hidden_size), 0.02)
         self.layers = Block(config, rngs=rngs)
-        self.final_norm_D = _norm_weight(config, ("embed",), (config.width,))
+        self.final_norm_D = _norm_weight(config, ("embed",), (config.hidden_size,))
         if not config.tie_embeddings:
-            self.head_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.width), 0.02)
+            self.head_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.hidden_size), 0.02)
 
     def __call__(
         self,
@@ -105,7 +105,7 @@ class Decoder(nnx.Module):
         c = self.config
         x_BSTD = embed(self.embed_VD.get_value(), tokens_BST, dtype)
         if c.scale_embeddings:
-            x_BSTD = x_BSTD * jnp.asarray(c.width**0.5, dtype)
+            x_BSTD = x_BSTD * jnp.asarray(c.hidden_size**0.5, dtype)
         kinds, kind_L = layer_kinds(c)
         rotations = [
             rotary(positions_BST, kind.rope_theta, c.head_dim, kind.rope_scaling) for kind in kinds
@@ -137,14 +137,14 @@ class Decoder(nnx.Module):
                 mask = _within(window, visible_BSTU, distance)
             else:
                 cache = cache.write(index, k[..., 0, :], v[..., 0, :])
-                own_kv = _dequantise(cache.kv.layer(index), dtype)
+                own_kv = _dequantize(cache.kv.layer(index), dtype)
                 mask = cache.age_T <= cache.length_BG[..., None, None]
                 mask = _within(window, mask, cache.age_T)
             own, shared = Keys(*own_kv, mask), None
             if prefix is not None:
                 distance = _distance(positions_BST, prefix.place_P)
                 mask = _within(window, prefix.mask_BXYP, distance)
-                shared = Keys(*_dequantise(prefix_kv, dtype), mask)
+                shared = Keys(*_dequantize(prefix_kv, dtype), mask)
             out_BSKMTQ = attention(q, own, shared).astype(dtype)
             return (block.finish(x_BSTD, out_BSKMTQ, rows), cache), None if cache else (k, v)
 
@@ -152,11 +152,11 @@ class Decoder(nnx.Module):
             layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
         prefix_kv = None if prefix is None else (prefix.k_LBKPQ, prefix.v_LBKPQ)
         if layers is None:
-            inputs = jnp.arange(c.layers), weights, jnp.asarray(kind_L), prefix_kv
+            inputs = jnp.arange(c.num_layers), weights, jnp.asarray(kind_L), prefix_kv
             (x_BSTD, cache), kv = jax.lax.scan(layer, (x_BSTD, cache), inputs)
         else:
             prefix_kv_L = zip(*prefix_kv, strict=True)
-            for inputs in zip(range(c.layers), layers, kind_L, prefix_kv_L, strict=True):
+            for inputs in zip(range(c.num_layers), layers, kind_L, prefix_kv_L, strict=True):
                 (x_BSTD, cache), _ = layer((x_BSTD, cache), inputs)
         hidden_BSTD = rms_norm(_constrain_rows(x_BSTD, rows), self.final_norm_D, c)
         if cache is not None:
@@ -174,9 +174,9 @@ class Block(nnx.Module):
     """The weights of all layers, stacked; in the scan, those of one."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        c, n = config, config.layers
-        group = c.heads // c.kv_heads
-        inner = 0.02  # GPT-2's initialisation, output projections scaled by depth
+        c, n = config, config.num_layers
+        group = c.num_heads // c.num_kv_heads
+        inner = 0.02  # GPT-2's initialization, output projections scaled by depth
         outer = inner / (2 * n) ** 0.5
 
         def weight(axes, shape, std):
@@ -185,38 +185,38 @@ class Block(nnx.Module):
         def norm(axis, size):
             return _norm_weight(c, ("layers", axis), (n, size))
 
-        query = (("kv_heads", "head_group", "head_dim"), (c.kv_heads, group, c.head_dim))
-        key = (("kv_heads", "head_dim"), (c.kv_heads, c.head_dim))
+        query = (("num_kv_heads", "head_group", "head_dim"), (c.num_kv_heads, group, c.head_dim))
+        key = (("num_kv_heads", "head_dim"), (c.num_kv_heads, c.head_dim))
         self.config = config
-        self.attention_norm_D = norm("embed", c.width)
-        self.q_DKMQ = weight(("embed", *query[0]), (c.width, *query[1]), inner)
-        self.k_DKQ = weight(("embed", *key[0]), (c.width, *key[1]), inner)
-        self.v_DKQ = weight(("embed", *key[0]), (c.width, *key[1]), inner)
-        self.out_KMQD = weight((*query[0], "embed"), (*query[1], c.width), outer)
+        self.attention_norm_D = norm("embed", c.hidden_size)
+        self.q_DKMQ = weight(("embed", *query[0]), (c.hidden_size, *query[1]), inner)
+        self.k_DKQ = weight(("embed", *key[0]), (c.hidden_size, *key[1]), inner)
+        self.v_DKQ = weight(("embed", *key[0]), (c.hidden_size, *key[1]), inner)
+        self.out_KMQD = weight((*query[0], "embed"), (*query[1], c.hidden_size), outer)
         if c.attention_bias:
             self.q_bias_KMQ = weight(*query, 0.0)
             self.k_bias_KQ = weight(*key, 0.0)
             self.v_bias_KQ = weight(*key, 0.0)
         if c.output_bias:
-            self.out_bias_D = weight(("embed",), (c.width,), 0.0)
+            self.out_bias_D = weight(("embed",), (c.hidden_size,), 0.0)
         if c.qk_norm:
             self.q_norm_Q = norm("head_dim", c.head_dim)
             self.k_norm_Q = norm("head_dim", c.head_dim)
-        if c.post_norms:
-            self.post_attention_norm_D = norm("embed", c.width)
-            self.post_mlp_norm_D = norm("embed", c.width)
-        self.mlp_norm_D = norm("embed", c.width)
+        if c.sandwich_norms:
+            self.post_attention_norm_D = norm("embed", c.hidden_size)
+            self.post_mlp_norm_D = norm("embed", c.hidden_size)
+        self.mlp_norm_D = norm("embed", c.hidden_size)
         if c.experts:
-            expert = (("experts", "embed", "mlp"), (c.experts, c.width, c.mlp_width))
-            back = (("experts", "mlp", "embed"), (c.experts, c.mlp_width, c.width))
-            self.router_DE = weight(("embed", "experts"), (c.width, c.experts), inner)
+            expert = (("experts", "embed", "mlp"), (c.experts, c.hidden_size, c.intermediate_size))
+            back = (("experts", "mlp", "embed"), (c.experts, c.intermediate_size, c.hidden_size))
+            self.router_DE = weight(("embed", "experts"), (c.hidden_size, c.experts), inner)
             self.gate_EDF = weight(*expert, inner)
             self.up_EDF = weight(*expert, inner)
             self.down_EFD = weight(*back, outer)
         else:
-            self.gate_DF = weight(("embed", "mlp"), (c.width, c.mlp_width), inner)
-            self.up_DF = weight(("embed", "mlp"), (c.width, c.mlp_width), inner)
-            self.down_FD = weight(("mlp", "embed"), (c.mlp_width, c.width), outer)
+            self.gate_DF = weight(("embed", "mlp"), (c.hidden_size, c.intermediate_size), inner)
+            self.up_DF = weight(("embed", "mlp"), (c.hidden_size, c.intermediate_size), inner)
+            self.down_FD = weight(("mlp", "embed"), (c.intermediate_size, c.hidden_size), outer)
 
     def project(self, x_BSTD: Array, rotation: Rotation) -> tuple[Array, Array, Array]:
         """Rotated queries [B, S, K, M, T, Q] and keys, and values, both [B, S, K, T, Q]."""
@@ -243,11 +243,11 @@ class Block(nnx.Module):
         h_BSTD = linear(jnp.moveaxis(out_BSKMTQ, 4, 2), self.out_KMQD.get_value(), inputs=3)
         if c.output_bias:
             h_BSTD = h_BSTD + self.out_bias_D[...].astype(dtype)
-        if c.post_norms:
+        if c.sandwich_norms:
             h_BSTD = rms_norm(h_BSTD, self.post_attention_norm_D, c)
         x_BSTD = x_BSTD + h_BSTD
         h_BSTD = self._mlp(rms_norm(x_BSTD, self.mlp_norm_D, c), rows)
-        if c.post_norms:
+        if c.sandwich_norms:
             h_BSTD = rms_norm(h_BSTD, self.post_mlp_norm_D, c)
         return x_BSTD + h_BSTD
 
@@ -275,11 +275,11 @@ class Block(nnx.Module):
                 weights[name] = weight.astype(h_BSTD.dtype)
         axes = {name: variable.axes[1:] for name, variable in variables.items()}
         if isinstance(weights["gate_EDF"], Int8):
-            axes = quantised_axes(axes)
+            axes = quantized_axes(axes)
         # Rows that the mesh does not divide are sorted over all devices, and have no gradient on
         # TPUs, whose kernel the compiler cannot split. Batches of a run are divided.
         if rows is None or _divides(rows, h_BSTD):
-            mixture = on_each_share(mixture, axes, None if rows is None else rows.mesh)
+            mixture = shard_experts(mixture, axes, None if rows is None else rows.mesh)
         return mixture(weights, h_BSTD)
 
 
@@ -287,7 +287,7 @@ def rms_norm(x_xD: Array, weight_D: Array, config: ModelConfig) -> Array:
     """Root-mean-square norm (https://arxiv.org/abs/1910.07467), computed in float32."""
     x = x_xD.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
-    scale_D = weight_D[...].astype(jnp.float32) + (1 if config.norms_around_one else 0)
+    scale_D = weight_D[...].astype(jnp.float32) + (1 if config.norm_weight_offset else 0)
     return (x * scale_D).astype(x_xD.dtype)
 
 
@@ -301,8 +301,8 @@ def _constrain_rows(x_BSTD: Array, rows: NamedSharding | None) -> Array:
     return constrain(x_BSTD, rows) if _divides(rows, x_BSTD) else x_BSTD
 
 
-def _dequantise(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:
-    return dequantise(kv[0], dtype), dequantise(kv[1], dtype)
+def _dequantize(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:
+    return dequantize(kv[0], dtype), dequantize(kv[1], dtype)
 
 
 def _causal(positions_BST: Array, segments_BST: Array) -> Array:
@@ -327,5 +327,5 @@ def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], std: 
 
 
 def _norm_weight(config: ModelConfig, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
-    value = jnp.zeros(shape) if config.norms_around_one else jnp.ones(shape)
+    value = jnp.zeros(shape) if config.norm_weight_offset else jnp.ones(shape)
     return nnx.Param(value, axes=axes)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rft_jax.models.matrices import over_matrices
+from rft_jax.models.weight_axes import over_matrices
 
 LIMIT = 127
 
@@ -35,7 +35,7 @@ class Int8:
         return self.values.shape
 
 
-def quantise(x: Array, axes: Sequence[int]) -> Int8:
+def quantize(x: Array, axes: Sequence[int]) -> Int8:
     """Rounds to eight bits; all along `axes` share a scale."""
     x = x.astype(jnp.float32)
     scale = jnp.abs(x).max(axis=axes, keepdims=True) / LIMIT
@@ -43,20 +43,20 @@ def quantise(x: Array, axes: Sequence[int]) -> Int8:
     return Int8(values, scale.squeeze(axes))
 
 
-def dequantise(x: Array | Int8, dtype: jnp.dtype) -> Array:
+def dequantize(x: Array | Int8, dtype: jnp.dtype) -> Array:
     """Keys or values, whose last axis shares a scale, in the given type."""
     if not isinstance(x, Int8):
         return x
     return (x.values * x.scale[..., None]).astype(dtype)
 
 
-def quantise_weights(params: Any) -> Any:
+def quantize_weights(params: Any) -> Any:
     """The tree with an `Int8` for each weight matrix."""
-    return over_matrices(params, lambda weight, inputs, _: quantise(weight, inputs))
+    return over_matrices(params, lambda weight, inputs, _: quantize(weight, inputs))
 
 
-def quantised_axes(axes: Any) -> Any:
-    """As `quantise_weights`, the tree of logical axis names."""
+def quantized_axes(axes: Any) -> Any:
+    """As `quantize_weights`, the tree of logical axis names."""
     return over_matrices(
         axes,
         lambda names, inputs, _: Int8(

@@ -13,9 +13,9 @@ import numpy as np
 from jax import Array
 
 from rft_jax.config import LoraConfig, ModelConfig
-from rft_jax.errors import InputError
 from rft_jax.models.linear import Adapted
-from rft_jax.models.matrices import INPUTS
+from rft_jax.models.weight_axes import INPUTS
+from rft_jax.utils.errors import InputError
 
 Tree = Any  # nested dict of arrays, or of what belongs to each
 

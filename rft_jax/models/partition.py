@@ -3,16 +3,16 @@
 import jax
 from jax.sharding import Mesh
 
-from rft_jax.errors import InputError
 from rft_jax.models.model import Model
 from rft_jax.parallel.rules import Rules
+from rft_jax.utils.errors import InputError
 
 # What sets the size of a logical axis; the others are never split.
 SETTINGS = {
     "vocab": "the vocabulary",
     "embed": "width",
-    "kv_heads": "kv_heads",
-    "mlp": "mlp_width",
+    "num_kv_heads": "num_kv_heads",
+    "mlp": "intermediate_size",
 }
 
 

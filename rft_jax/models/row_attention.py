@@ -2,7 +2,7 @@
 
 As two partials that are merged, the prompt's keys are read once for all its rows, but scores go to
 memory unless a kernel for TPUs keeps them on the chip. cuDNN's kernel for GPUs does too, without a
-gradient in the normalisers that partials are merged by: it is given both sets of keys as one. So
+gradient in the normalizers that partials are merged by: it is given both sets of keys as one. So
 the prompt's are repeated for each row, which moves less than the scores of so many queries. In the
 loop over tokens, with one query a row and no gradient, GPUs have a kernel of partials again.
 """
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from rft_jax.config import ModelConfig
 from rft_jax.models import attention_kernel
 from rft_jax.models.attention import Partial, merge, partial_attention
-from rft_jax.parallel import on_each_head
+from rft_jax.parallel import shard_heads
 
 CUDNN = "cudnn"  # the implementation of jax.nn
 
@@ -53,7 +53,7 @@ def fused_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
         return plain
     if config.attention == "pallas":
         kernel = functools.partial(attention_kernel.kernel_attention, scale=scale, softcap=softcap)
-        kernel = on_each_head(kernel, mesh)
+        kernel = shard_heads(kernel, mesh)
 
         def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
             T, U, Q = q_RKMTQ.shape[3], k_RKUQ.shape[2], q_RKMTQ.shape[4]
@@ -61,7 +61,7 @@ def fused_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
             return (kernel if taken else _partial(config))(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
 
         return functools.partial(_merged, attend)
-    joint = on_each_head(functools.partial(joint_attention, scale=scale), mesh)
+    joint = shard_heads(functools.partial(joint_attention, scale=scale), mesh)
 
     def attention(q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
         T, Q = q_BSKMTQ.shape[-2:]
@@ -84,7 +84,7 @@ def token_attention(config: ModelConfig, mesh: Mesh | None) -> Attention:
     from rft_jax.models import decode_kernel  # a later JAX may lack Triton
 
     options = {"scale": _scale(config), "softcap": config.attention_softcap}
-    kernel = on_each_head(functools.partial(decode_kernel.decode_attention, **options), mesh)
+    kernel = shard_heads(functools.partial(decode_kernel.decode_attention, **options), mesh)
 
     def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
         taken = decode_kernel.takes(q_RKMTQ.shape[-1], q_RKMTQ.dtype)

@@ -1,16 +1,16 @@
 """Meshes and the tables that map logical array axes to mesh axes."""
 
-from rft_jax.parallel.distributed import joined
+from rft_jax.parallel.distributed import distributed_session
 from rft_jax.parallel.hosts import (
-    LateMaximum,
-    first_alone,
+    AsyncMax,
+    enter_on_all_hosts,
+    first_host_first,
     from_local,
     gather_objects,
     is_first,
     local_rows,
-    open_on_all,
+    raise_on_all_hosts,
     to_host,
-    together,
 )
 from rft_jax.parallel.mesh import BATCH_AXES, batch_parts, check_batch, check_stage, make_mesh
 from rft_jax.parallel.rules import (
@@ -20,10 +20,10 @@ from rft_jax.parallel.rules import (
     batch_sharding,
     constrain,
     in_any_part,
-    on_each_head,
-    on_each_part,
-    on_each_share,
     replicated,
+    shard_experts,
+    shard_heads,
+    shard_over_batch,
     shardings,
 )
 
@@ -31,27 +31,27 @@ __all__ = [
     "BATCH_AXES",
     "LEARNER_RULES",
     "ROLLOUT_RULES",
-    "LateMaximum",
+    "AsyncMax",
     "Shardings",
     "batch_parts",
     "batch_sharding",
     "check_batch",
     "check_stage",
     "constrain",
-    "first_alone",
+    "first_host_first",
     "from_local",
     "gather_objects",
     "in_any_part",
     "is_first",
-    "joined",
+    "distributed_session",
     "local_rows",
     "make_mesh",
-    "on_each_head",
-    "on_each_part",
-    "on_each_share",
-    "open_on_all",
+    "shard_heads",
+    "shard_over_batch",
+    "shard_experts",
+    "enter_on_all_hosts",
     "replicated",
     "shardings",
     "to_host",
-    "together",
+    "raise_on_all_hosts",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from rft_jax.errors import InputError, RunFailed
+from rft_jax.utils.errors import InputError, RunFailed
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes there are
@@ -24,7 +24,7 @@ SHUTDOWN_S = 60  # that a host which fails waits for the others
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def distributed_session() -> Iterator[None]:
     """Makes one program of the processes of a launcher: `jax.devices()` are those of all hosts.
 
     To be entered before any device is used; without a launcher it does nothing.

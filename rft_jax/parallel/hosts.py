@@ -16,8 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from rft_jax.errors import InputError, RunFailed
 from rft_jax.parallel.rules import replicated
+from rft_jax.utils.errors import InputError, RunFailed
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_hosts() -> Iterator[None]:
     """What fails in the block on one host fails on all of them; collective at its end.
 
     The block itself must not be collective: a host that fails in it would let the others wait.
@@ -71,29 +71,29 @@ def together() -> Iterator[None]:
             raise kind(f"host {host}: {sentence}")
 
 
-def first_alone(action: Callable[[], T]) -> T:
+def first_host_first(action: Callable[[], T]) -> T:
     """Lets the first host act, and then the others, who find what it left; collective.
 
     Raises:
-        InputError, RunFailed: as `together`.
+        InputError, RunFailed: as `raise_on_all_hosts`.
     """
     result = None
     for first in (True, False):
-        with together():
+        with raise_on_all_hosts():
             if is_first() == first:
                 result = action()
     return result
 
 
 @contextlib.contextmanager
-def open_on_all(context: contextlib.AbstractContextManager[T]) -> Iterator[T]:
+def enter_on_all_hosts(context: contextlib.AbstractContextManager[T]) -> Iterator[T]:
     """A context manager that, where one host cannot enter it, raises on all; collective.
 
     Raises:
-        InputError, RunFailed: as `together`.
+        InputError, RunFailed: as `raise_on_all_hosts`.
     """
     with contextlib.ExitStack() as stack:
-        with together():
+        with raise_on_all_hosts():
             value = stack.enter_context(context)
         yield value
 
@@ -125,7 +125,7 @@ def _whole(mesh: Mesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
-class LateMaximum:
+class AsyncMax:
     """The highest of the hosts' numbers, of which all learn at the same call; collective.
 
     The devices compare while the hosts go on, so that a call returns the maximum of the call before

@@ -7,8 +7,8 @@ import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import Mesh
 
-from rft_jax.config import MeshConfig, ReinforceStage, TrainingStage
-from rft_jax.errors import InputError
+from rft_jax.config import MeshConfig, RLStage, TrainingStage
+from rft_jax.utils.errors import InputError
 
 MESH_AXES = ("data", "fsdp", "tensor")  # "expert" and "context" are reserved names
 BATCH_AXES = ("data", "fsdp")  # a batch is split over both; weights over fsdp and tensor
@@ -81,11 +81,11 @@ def check_stage(mesh: Mesh, stage: TrainingStage) -> None:
     """
     place = f"stages.{stage.name}"
     check_batch(mesh, stage.batch_size, f"{place}.batch_size")
-    if isinstance(stage, ReinforceStage):
+    if isinstance(stage, RLStage):
         check_batch(mesh, stage.rollout.slots, f"{place}.rollout.slots")
-        parts, name = stage.policy_loss.micro_batches, "policy_loss.micro_batches"
+        parts, name = stage.policy_loss.gradient_accumulation, "policy_loss.gradient_accumulation"
     else:
-        parts, name = stage.micro_batches, "micro_batches"
+        parts, name = stage.gradient_accumulation, "gradient_accumulation"
     if stage.batch_size // parts % batch_parts(mesh):
         raise InputError(
             f"{place}.{name}: {parts} parts of a batch of {stage.batch_size} cannot be split over "

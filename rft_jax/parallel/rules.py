@@ -1,6 +1,6 @@
 """Two tables say how a weight's logical axes lie on the mesh, for the learner and for the rollout.
 
-The learner shards weights and optimiser over fsdp and tensor. The rollout gathers fsdp once per
+The learner shards weights and optimizer over fsdp and tensor. The rollout gathers fsdp once per
 step, so that no collective over it recurs per token; tensor parallelism stays.
 """
 
@@ -20,7 +20,7 @@ LEARNER_RULES: Rules = {
     "layers": None,
     "vocab": "tensor",
     "embed": "fsdp",
-    "kv_heads": "tensor",
+    "num_kv_heads": "tensor",
     "head_group": None,
     "head_dim": None,
     "mlp": "tensor",
@@ -58,7 +58,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def shard_over_batch(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """The function of (weights, *batch) on each part of the batch apart.
 
     Parts meet only in `in_any_part`. Weights must be whole over the mesh's batch axes; over the
@@ -80,7 +80,7 @@ def on_each_part(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
     return mapped
 
 
-def on_each_share(
+def shard_experts(
     function: Callable[[Any, Array], Array], axes: Any, mesh: Mesh | None
 ) -> Callable[[Any, Array], Array]:
     """The function of (weights, batch) on each part of the batch and each share of the weights
@@ -88,7 +88,7 @@ def on_each_share(
 
     Args:
         axes: The weights' logical axis names, as for `shardings`; `embed` is whole.
-        mesh: None: that of `on_each_part`, within which the batch is this part's already; or none
+        mesh: None: that of `shard_over_batch`, within which the batch is this part's already; or none
             at all.
     """
     if mesh is None and "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
@@ -107,13 +107,13 @@ def on_each_share(
     return lambda weights, batch: jax.lax.reduce_sum(split(weights, batch), (0,))
 
 
-def on_each_head(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+def shard_heads(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     """The attention of (q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU) on each part of R and of K apart.
 
     For a kernel, which the compiler does not split. The result's arrays begin with R and K.
 
     Args:
-        mesh: None: that of `on_each_part`, within which R is this part's already; or none at all.
+        mesh: None: that of `shard_over_batch`, within which R is this part's already; or none at all.
     """
     if mesh is None and "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
         return function
@@ -130,7 +130,7 @@ def on_each_head(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..
 
 
 def in_any_part(flag: Array) -> Array:
-    """Within `on_each_part`: whether the flag is set in any part."""
+    """Within `shard_over_batch`: whether the flag is set in any part."""
     return jax.lax.pmax(flag, BATCH_AXES)
 
 

@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from rft_jax.config import GPU_MEMORY_SHARE
-from rft_jax.errors import InputError
+from rft_jax.config import GPU_MEMORY_FRACTION
+from rft_jax.utils.errors import InputError
 
 GIB = 2**30
 
@@ -19,8 +19,8 @@ class Chip:
         peak_flops: bfloat16, a second, without sparsity.
         hbm_gib: Capacity.
         hbm_bytes_per_s: Bandwidth.
-        ici_bytes_per_s: Bandwidth to all neighbours, both directions together; NVLink's of a GPU.
-        axes: Dimensions of the torus; 1 for GPUs, all of which are neighbours.
+        ici_bytes_per_s: Bandwidth to all neighbors, both directions together; NVLink's of a GPU.
+        axes: Dimensions of the torus; 1 for GPUs, all of which are neighbors.
         devices: JAX devices that a chip appears as.
         config: What its compiler is told of it: a TPU's chip configuration by libtpu's name, a GPU
             as XLA's GpuTargetConfigProto in text.
@@ -63,7 +63,7 @@ def _gpu(
     nvlink_bytes_per_s: float,
     properties: tuple[int, int, float, int, int, float],
 ) -> Chip:
-    """A GPU, the only one or one of up to eight of a machine, all neighbours by NVLink.
+    """A GPU, the only one or one of up to eight of a machine, all neighbors by NVLink.
 
     Args:
         properties: Major compute capability, multiprocessors, MiB of L2 cache, KiB of shared memory
@@ -94,7 +94,7 @@ def _gpu(
         slices=("1", "2", "4", "8"),
         source=f"https://www.nvidia.com/en-us/data-center/{name}",
         platform="gpu",
-        usable=GPU_MEMORY_SHARE,
+        usable=GPU_MEMORY_FRACTION,
     )
 
 

@@ -23,7 +23,7 @@ from rft_jax.plan.hlo import Cost
 from rft_jax.plan.memory import Kept
 from rft_jax.plan.roofline import seconds
 from rft_jax.rollout.continuous import most_tokens
-from rft_jax.rollout.decode import stretches
+from rft_jax.rollout.decode import segments
 from rft_jax.step import Program
 
 # Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
@@ -102,18 +102,18 @@ def count(program: Program) -> Sizes:
     """Counts what a device has to do."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, parts = mesh.shape["tensor"], batch_parts(mesh)
-    attention = c.width * c.head_dim * 2 * (c.heads + c.kv_heads)
-    mlp = 3 * c.width * c.mlp_width
-    matrix = attention + mlp * max(1, c.experts_per_token) + c.width * c.experts
+    attention = c.hidden_size * c.head_dim * 2 * (c.num_heads + c.num_kv_heads)
+    mlp = 3 * c.hidden_size * c.intermediate_size
+    matrix = attention + mlp * max(1, c.experts_per_token) + c.hidden_size * c.experts
     per_device = stage.batch_size / parts
     return Sizes(
         matrix=matrix / tensor,
         layer=_layer_weights(program.model) / tensor,
         experts=mlp * c.experts / tensor,
-        head=program.model.vocab_size * c.width / tensor,
-        prompts=per_device * stage.rollout.prompt_tokens,
-        completions=per_device * stage.rollout.group_size * stage.rollout.completion_tokens,
-        rows=max(1.0, per_device / stage.policy_loss.micro_batches),
+        head=program.model.vocab_size * c.hidden_size / tensor,
+        prompts=per_device * stage.rollout.max_prompt_tokens,
+        completions=per_device * stage.rollout.group_size * stage.rollout.max_completion_tokens,
+        rows=max(1.0, per_device / stage.policy_loss.gradient_accumulation),
     )
 
 
@@ -121,7 +121,7 @@ def count(program: Program) -> Sizes:
 def _layer_weights(model: Model) -> float:
     shapes = jax.eval_shape(lambda: base(model.init(jax.random.key(0))))
     sizes = (math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["layers"]))
-    return sum(sizes) / model.config.layers
+    return sum(sizes) / model.config.num_layers
 
 
 def activation_bytes(program: Program, sizes: Sizes) -> float:
@@ -129,18 +129,18 @@ def activation_bytes(program: Program, sizes: Sizes) -> float:
     c, stage = program.model.config, program.stage
     item = program.model.dtype.itemsize
     tensor = program.mesh.shape["tensor"]
-    P, T = stage.rollout.prompt_tokens, stage.rollout.completion_tokens
+    P, T = stage.rollout.max_prompt_tokens, stage.rollout.max_completion_tokens
     tokens = sizes.rows * (P + stage.rollout.group_size * T)
-    kept = c.width
+    kept = c.hidden_size
     if c.remat != "full":
-        heads = c.head_dim * (c.heads + 2 * c.kv_heads)
-        hidden = 2 * c.mlp_width * max(1, c.experts_per_token)
-        kept += (heads + hidden) / tensor + (1 + c.experts_per_token) * c.width
-    prompt_kv = 2 * 2 * sizes.rows * P * c.kv_heads * c.head_dim / tensor  # and its gradient
+        heads = c.head_dim * (c.num_heads + 2 * c.num_kv_heads)
+        hidden = 2 * c.intermediate_size * max(1, c.experts_per_token)
+        kept += (heads + hidden) / tensor + (1 + c.experts_per_token) * c.hidden_size
+    prompt_kv = 2 * 2 * sizes.rows * P * c.num_kv_heads * c.head_dim / tensor  # and its gradient
     scores = 0.0
     if c.remat == "none":
         scores = 4 * _score_elements(program, sizes)
-    return c.layers * (item * (tokens * kept + prompt_kv) + scores)
+    return c.num_layers * (item * (tokens * kept + prompt_kv) + scores)
 
 
 def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float) -> float:
@@ -152,20 +152,20 @@ def update_bytes(program: Program, sizes: Sizes, kept: Kept, activations: float)
     """
     c, stage = program.model.config, program.stage
     item, loss = program.model.dtype.itemsize, stage.policy_loss
-    tensor, T = program.mesh.shape["tensor"], stage.rollout.completion_tokens
+    tensor, T = program.mesh.shape["tensor"], stage.rollout.max_completion_tokens
     rows = sizes.rows * stage.rollout.group_size
     trained = c.lora is None
     cast = kept.weights * item / 4 if trained else 0.0
     head = item * sizes.head if trained else 0.0
-    common = kept.gradient * (loss.micro_batches > 1 or loss.pack_rows > 0) + cast + head
+    common = kept.gradient * (loss.gradient_accumulation > 1 or loss.pack_rows > 0) + cast + head
     vocabulary = 4 * LOGITS * rows * min(loss.logit_chunk, T) * program.model.vocab_size / tensor
-    hidden = HIDDEN * max(1, c.experts_per_token) * c.mlp_width / tensor
-    stream = rows * T * item * (hidden + (STREAM + PAIRS * c.experts_per_token) * c.width)
+    hidden = HIDDEN * max(1, c.experts_per_token) * c.intermediate_size / tensor
+    stream = rows * T * item * (hidden + (STREAM + PAIRS * c.experts_per_token) * c.hidden_size)
     layer = 2 * item * sizes.layer + 4 * SCORES * _score_elements(program, sizes) + stream
     prompts = (
         activations
-        * stage.rollout.prompt_tokens
-        / (stage.rollout.prompt_tokens + stage.rollout.group_size * T)
+        * stage.rollout.max_prompt_tokens
+        / (stage.rollout.max_prompt_tokens + stage.rollout.group_size * T)
     )
     return common + max(
         activations + 4 * sizes.head * trained + vocabulary,
@@ -186,11 +186,11 @@ def rollout_bytes(program: Program, sizes: Sizes, kept: Kept) -> float:
     stage, item = program.stage, program.model.dtype.itemsize
     c, tensor = program.model.config, program.mesh.shape["tensor"]
     rows = stage.batch_size / batch_parts(program.mesh)
-    P = stage.rollout.prompt_tokens
-    prefix = 2 * item * c.layers * rows * c.kv_heads / tensor * P * c.head_dim
-    scores = 0.0 if _in_kernel(program, P, P) else 4 * rows * c.heads / tensor * P * P
-    hidden = 2 * max(1, c.experts_per_token) * c.mlp_width / tensor
-    hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.width)
+    P = stage.rollout.max_prompt_tokens
+    prefix = 2 * item * c.num_layers * rows * c.num_kv_heads / tensor * P * c.head_dim
+    scores = 0.0 if _in_kernel(program, P, P) else 4 * rows * c.num_heads / tensor * P * P
+    hidden = 2 * max(1, c.experts_per_token) * c.intermediate_size / tensor
+    hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.hidden_size)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
     unstacked = UNSTACKED * _unrolled(program) * kept.rollout_weights
     unstacked *= _of_all(program, sizes, sizes.layer)
@@ -202,7 +202,7 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
     """Cost of prefill, of one decoded token, and the number of tokens."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
-    item, T = program.model.dtype.itemsize, stage.rollout.completion_tokens
+    item, T = program.model.dtype.itemsize, stage.rollout.max_completion_tokens
     rows, parts = _decoded_at_once(program), batch_parts(mesh)
     if slots := stage.rollout.slots // parts:  # as if every completion had T tokens
         T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
@@ -214,21 +214,21 @@ def rollout_cost(program: Program, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost
         read += (EXPERT_TRAFFIC - 1) * experts
         read += (CACHE_TRAFFIC - 1) * cache
     prefill = Cost(
-        flops=2 * c.layers * sizes.matrix * sizes.prompts,
+        flops=2 * c.num_layers * sizes.matrix * sizes.prompts,
         hbm_bytes=2 * kept.rollout_weights,
         sent_bytes=_sent(
             {
                 "all-gather": kept.rollout_weights * (fsdp - 1) / fsdp,
-                "all-reduce": 4 * c.layers * sizes.prompts * c.width * item * between,
+                "all-reduce": 4 * c.num_layers * sizes.prompts * c.hidden_size * item * between,
             }
         ),
     )
     decode = Cost(
-        flops=2 * rows * (c.layers * sizes.matrix + sizes.head),
+        flops=2 * rows * (c.num_layers * sizes.matrix + sizes.head),
         hbm_bytes=read,
         sent_bytes=_sent(
             {
-                "all-reduce": 4 * c.layers * rows * c.width * item * between,
+                "all-reduce": 4 * c.num_layers * rows * c.hidden_size * item * between,
                 "all-gather": 4 * rows * program.model.vocab_size * between,
             }
         ),
@@ -240,10 +240,15 @@ def _cache_seen(rollout: RolloutConfig) -> float:
     """The share of the cache that a decoded token reads, on average over stretches."""
     if rollout.slots:  # go on with a full one
         return 1.0
-    own, ends = rollout.group_size * rollout.completion_tokens, stretches(rollout.completion_tokens)
+    own, ends = (
+        rollout.group_size * rollout.max_completion_tokens,
+        segments(rollout.max_completion_tokens),
+    )
     seen = sum(end * (end - before) for before, end in itertools.pairwise([0, *ends]))
-    unseen = rollout.group_size * (rollout.completion_tokens - seen / rollout.completion_tokens)
-    return 1 - unseen / (own + rollout.prompt_tokens)
+    unseen = rollout.group_size * (
+        rollout.max_completion_tokens - seen / rollout.max_completion_tokens
+    )
+    return 1 - unseen / (own + rollout.max_prompt_tokens)
 
 
 def update_cost(program: Program, sizes: Sizes) -> Cost:
@@ -251,29 +256,37 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
     c, stage, mesh = program.model.config, program.stage, program.mesh
     data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
     item, loss = program.model.dtype.itemsize, stage.policy_loss
-    parts = loss.micro_batches
+    parts = loss.gradient_accumulation
     passes = 4 if c.remat == "full" else 3
     tokens = sizes.prompts + sizes.completions
-    attention = 2 * 2 * c.layers * c.heads * c.head_dim / tensor * _seen(program, sizes)
-    products = 2 * (c.layers * sizes.matrix * tokens + sizes.head * sizes.completions)
-    weights = c.layers * sizes.layer + sizes.head
+    attention = 2 * 2 * c.num_layers * c.num_heads * c.head_dim / tensor * _seen(program, sizes)
+    products = 2 * (c.num_layers * sizes.matrix * tokens + sizes.head * sizes.completions)
+    weights = c.num_layers * sizes.layer + sizes.head
     trained = weights if c.lora is None else 0.0
     scores = SCORE_TRAFFIC * 4 * parts * _score_elements(program, sizes)
     if not scores:
-        scores = KERNEL_TRAFFIC * item * tokens * c.heads * c.head_dim / tensor
+        scores = KERNEL_TRAFFIC * item * tokens * c.num_heads * c.head_dim / tensor
     stream = STREAM_TRAFFIC + PAIR_TRAFFIC * c.experts_per_token
-    stream *= item * tokens * c.width
+    stream *= item * tokens * c.hidden_size
     return Cost(
         flops=passes * (products + attention),
         hbm_bytes=parts * item * weights * passes
         + 10 * 4 * trained / fsdp
-        + c.layers * (scores + stream),
+        + c.num_layers * (scores + stream),
         sent_bytes=_sent(
             {
                 "all-gather": parts * (passes - 1) * item * weights * (fsdp - 1) / fsdp,
                 "reduce-scatter": parts * 4 * trained * (fsdp - 1) / fsdp,
                 "all-reduce": parts * 2 * 4 * trained / fsdp * (data - 1) / data
-                + 2 * 2 * passes * c.layers * tokens * c.width * item * (tensor - 1) / tensor,
+                + 2
+                * 2
+                * passes
+                * c.num_layers
+                * tokens
+                * c.hidden_size
+                * item
+                * (tensor - 1)
+                / tensor,
             }
         ),
     )
@@ -282,14 +295,18 @@ def update_cost(program: Program, sizes: Sizes) -> Cost:
 def _score_elements(program: Program, sizes: Sizes) -> float:
     """Attention scores of a layer in memory, for the completions of a micro-batch."""
     stage, tensor = program.stage, program.mesh.shape["tensor"]
-    G, P, T = stage.rollout.group_size, stage.rollout.prompt_tokens, stage.rollout.completion_tokens
+    G, P, T = (
+        stage.rollout.group_size,
+        stage.rollout.max_prompt_tokens,
+        stage.rollout.max_completion_tokens,
+    )
     prefix = P * (2 if stage.policy_loss.pack_rows else 1)  # a packed row has two prompts
     if program.model.config.attention == "cudnn":  # takes all keys at once
         own = prompt = _in_kernel(program, T, T + prefix)
     else:
         own, prompt = _in_kernel(program, T, T), _in_kernel(program, G * T, prefix)
     own, prompt = 0 if own else T, 0 if prompt else P
-    return sizes.rows * G * program.model.config.heads / tensor * T * (own + prompt)
+    return sizes.rows * G * program.model.config.num_heads / tensor * T * (own + prompt)
 
 
 def _in_kernel(program: Program, queries: int, keys: int) -> bool:
@@ -304,7 +321,7 @@ def _of_all(program: Program, sizes: Sizes, of_layer: float) -> float:
     """The share that such a number of weights in each layer has of all weights."""
     c = program.model.config
     tables = 1 if c.tie_embeddings else 2
-    return c.layers * of_layer / (c.layers * sizes.layer + tables * sizes.head)
+    return c.num_layers * of_layer / (c.num_layers * sizes.layer + tables * sizes.head)
 
 
 def _unrolled(program: Program) -> bool:
@@ -314,7 +331,7 @@ def _unrolled(program: Program) -> bool:
 def _seen(program: Program, sizes: Sizes) -> float:
     """Pairs of a token and a key, masked ones too, in a step."""
     rollout = program.stage.rollout
-    P, T = rollout.prompt_tokens, rollout.completion_tokens
+    P, T = rollout.max_prompt_tokens, rollout.max_completion_tokens
     return sizes.prompts * P + sizes.completions * (P + T)
 
 

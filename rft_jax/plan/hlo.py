@@ -1,4 +1,4 @@
-"""What a compiled program does, loops multiplied: read from the text of its optimised HLO.
+"""What a compiled program does, loops multiplied: read from the text of its optimized HLO.
 
 XLA's own cost analysis counts the body of a loop once, but nearly all of a step happens in loops:
 over layers, tokens and micro-batches. `Program.loops` walks the computations from the entry and

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.checkpoint import abstract
 from rft_jax.learn.optimizer import BASE, REFERENCE, TrainState
-from rft_jax.models import Prefix, base, merge, quantise_weights, quantised_axes
+from rft_jax.models import Prefix, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
-from rft_jax.plan.ahead import abstract_state
-from rft_jax.rollout.continuous import PLACES, lanes
+from rft_jax.plan.aot import abstract_state
+from rft_jax.rollout.continuous import PROMPTS_PER_LANE, lanes
+from rft_jax.runs.checkpoint import abstract
 from rft_jax.step import Program
 
 
@@ -71,9 +71,9 @@ def _rollout_weights(program: Program, state: TrainState) -> float:
 
     def copy(state: TrainState) -> Any:
         params = merge(model.adapt(state.params, state.frozen.get(BASE)), model.dtype)
-        return quantise_weights(params) if int8 else params
+        return quantize_weights(params) if int8 else params
 
-    places = shardings(program.mesh, ROLLOUT_RULES, quantised_axes(axes) if int8 else axes)
+    places = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)
     return device_bytes(abstract(jax.eval_shape(copy, state), places))
 
 
@@ -83,10 +83,10 @@ def _cache(program: Program) -> float:
     model, stage = program.model, program.stage
     c, rollout = model.config, stage.rollout
     parts = batch_parts(program.mesh)
-    B, G, P = stage.batch_size, rollout.group_size, rollout.prompt_tokens
+    B, G, P = stage.batch_size, rollout.group_size, rollout.max_prompt_tokens
 
     def prefix_of(rows: int, tokens: int) -> Prefix:
-        kv = jnp.zeros((c.layers, rows, c.kv_heads, tokens, c.head_dim), model.dtype)
+        kv = jnp.zeros((c.num_layers, rows, c.num_kv_heads, tokens, c.head_dim), model.dtype)
         prefix = Prefix(kv, kv, jnp.ones((rows, 1, 1, tokens), bool), jnp.arange(tokens))
         return prefix.in_int8() if rollout.int8_cache else prefix
 
@@ -94,8 +94,8 @@ def _cache(program: Program) -> float:
         prefixes, samples = [prefix_of(B, P)], G
         if rollout.slots:
             C, samples = lanes(rollout.slots // parts, B // parts, G)
-            prefixes.append(prefix_of(C * parts, PLACES * P))
-        T = rollout.completion_tokens
+            prefixes.append(prefix_of(C * parts, PROMPTS_PER_LANE * P))
+        T = rollout.max_completion_tokens
         cache = model.init_cache(prefixes[-1], samples, T)
         return [prefix[:2] for prefix in prefixes], cache.kv
 

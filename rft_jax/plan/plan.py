@@ -7,20 +7,20 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from rft_jax.config import Config, MeshConfig, ModelConfig, ReinforceStage
-from rft_jax.errors import InputError
+from rft_jax.config import Config, MeshConfig, ModelConfig, RLStage
+from rft_jax.config.validate import validate
 from rft_jax.models import check_partition
 from rft_jax.parallel import LEARNER_RULES, check_stage, make_mesh
 from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
-from rft_jax.plan.ahead import Part, compile_rollout, compile_update, devices, make_program
+from rft_jax.plan.aot import Part, compile_rollout, compile_update, devices, make_program
 from rft_jax.plan.chips import Topology
 from rft_jax.plan.estimate import estimate
 from rft_jax.plan.hlo import Cost
+from rft_jax.plan.known_models import model_shape
 from rft_jax.plan.memory import Kept, kept_bytes
 from rft_jax.plan.roofline import loop_seconds
-from rft_jax.plan.shapes import model_shape
 from rft_jax.step import Program
-from rft_jax.validation import validate
+from rft_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plan:
     Attributes:
         topology: The slice.
         mesh: Sizes of its axes.
-        micro_batches: Of the update.
+        gradient_accumulation: Of the update.
         kept: Bytes that follow from shapes and shardings.
         rollout_bytes: Temporary bytes of the rollout, its weights and cache among them.
         update_bytes: Temporary bytes of the update, its gradient and activations among them.
@@ -43,7 +43,7 @@ class Plan:
 
     topology: Topology
     mesh: MeshConfig
-    micro_batches: int
+    gradient_accumulation: int
     kept: Kept
     rollout_bytes: float
     update_bytes: float
@@ -79,7 +79,7 @@ class Plan:
             "topology": self.topology.name,
             "chips": self.topology.chips,
             "mesh": {axis: getattr(self.mesh, axis) for axis in MESH_AXES},
-            "micro_batches": self.micro_batches,
+            "gradient_accumulation": self.gradient_accumulation,
             "compiled": bool(self.compile_seconds),
             "fits": self.fits,
             "device_bytes": round(self.topology.device_hbm_bytes),
@@ -113,18 +113,16 @@ class Plan:
         }
 
 
-def plan_stage(config: Config) -> ReinforceStage:
+def plan_stage(config: Config) -> RLStage:
     """The stage that is planned: the run's last reinforcement.
 
     Raises:
         InputError: there is none.
     """
     validate(config)
-    stages = [stage for stage in config.stages if isinstance(stage, ReinforceStage)]
+    stages = [stage for stage in config.stages if isinstance(stage, RLStage)]
     if not stages:
-        raise InputError(
-            f"{config.name}: has no stage of reinforcement to plan; add a ReinforceStage"
-        )
+        raise InputError(f"{config.name}: has no stage of reinforcement to plan; add a RLStage")
     return stages[-1]
 
 
@@ -170,7 +168,7 @@ def abstract_program(config: Config, topology: Topology) -> Program:
 def _abstract_program(
     model: ModelConfig,
     vocab_size: int,
-    stage: ReinforceStage,
+    stage: RLStage,
     sizes: tuple[int, ...],
     platform: str,
 ) -> Program:
@@ -188,9 +186,9 @@ def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
     return Plan(
         topology=topology,
         mesh=MeshConfig(**program.mesh.shape),
-        micro_batches=stage.policy_loss.micro_batches,
+        gradient_accumulation=stage.policy_loss.gradient_accumulation,
         kept=kept,
-        completion_tokens=stage.batch_size * rollout.group_size * rollout.completion_tokens,
+        completion_tokens=stage.batch_size * rollout.group_size * rollout.max_completion_tokens,
         **estimate(program, kept, topology.chip)._asdict(),
     )
 
@@ -198,7 +196,7 @@ def estimate_program(program: Program, topology: Topology, kept: Kept) -> Plan:
 def _program(
     model: ModelConfig,
     vocab_size: int,
-    stage: ReinforceStage,
+    stage: RLStage,
     mesh: Mesh | AbstractMesh,
     platform: str,
 ) -> Program:

@@ -22,7 +22,7 @@ def show_plan(plan: Plan) -> None:
     for name, *values in (
         ("weights, float32", kept.weights, kept.weights),
         ("reference policy", kept.reference, kept.reference),
-        ("optimiser", kept.optimizer, kept.optimizer),
+        ("optimizer", kept.optimizer, kept.optimizer),
         ("rollout's weights", kept.rollout_weights, 0),
         ("KV cache", kept.cache, 0),
         ("gradient", 0, kept.gradient),
@@ -44,7 +44,7 @@ def show_plan(plan: Plan) -> None:
         f"{verdict}: {plan.peak_bytes / GIB:.2f} of {topology.device_hbm_bytes / GIB:.2f} GiB. "
         f"About {plan.step_seconds:.1f} s a step and {tokens:,.0f} completion tokens/s, every "
         "completion at full length: an estimate (roofline), not a measurement. The grader and "
-        "the detokeniser are left out."
+        "the detokenizer are left out."
     )
     if plan.compile_seconds:
         console.print(f"Compiled in {sum(plan.compile_seconds.values()):.0f} s.")
@@ -74,5 +74,5 @@ def mesh_text(plan: Plan) -> str:
     mesh = plan.mesh
     return (
         f"data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor}, "
-        f"{plan.micro_batches} micro-batches"
+        f"{plan.gradient_accumulation} micro-batches"
     )

@@ -53,10 +53,10 @@ SECTIONS = (
             Chart("Spread of the reward", ("reward_std",), "standard deviation"),
             Chart(
                 "Groups that teach nothing",
-                ("equal_reward_groups", "sampled_equal_reward_groups"),
+                ("zero_std_groups_fraction", "sampled_zero_std_groups_fraction"),
                 "all rewards equal",
             ),
-            Chart("Samples with a valid grade", ("valid_share",)),
+            Chart("Samples with a valid grade", ("valid_fraction",)),
         ),
     ),
     Section(
@@ -76,7 +76,7 @@ SECTIONS = (
         (
             Chart("Completion", ("completion_tokens_mean",), "tokens"),
             Chart("Thought", ("reasoning_tokens_mean",), "tokens"),
-            Chart("Cut at the limit", ("truncated_share",), "share of samples"),
+            Chart("Cut at the limit", ("truncated_fraction",), "share of samples"),
         ),
     ),
     Section(
@@ -85,14 +85,16 @@ SECTIONS = (
             Chart("Loss", ("loss",)),
             Chart("Accuracy of the next token", ("mean_token_accuracy",)),
             Chart("Entropy of the policy", ("entropy",), "nats a token"),
-            Chart("Gradient norm", ("gradient_norm",), "before clipping"),
+            Chart("Gradient norm", ("grad_norm",), "before clipping"),
             Chart("Divergence from the reference", ("kl",)),
             Chart(
                 "Clipped tokens",
                 ("clip_fraction_low", "clip_fraction_high", "clip_fraction_dual"),
                 "share",
             ),
-            Chart("Sampler and learner differ by", ("logprob_gap",), "log-probability"),
+            Chart(
+                "Sampler and learner differ by", ("sampler_learner_logprob_gap",), "log-probability"
+            ),
         ),
     ),
     Section(
@@ -170,7 +172,7 @@ def trend(series: Series) -> Series:
 
 
 def thin(series: Series, buckets: int = BUCKETS) -> Series:
-    """The finite points, or of so many buckets of neighbours the lowest and the highest one.
+    """The finite points, or of so many buckets of neighbors the lowest and the highest one.
 
     Returns:
         At most 2 * buckets + 2 points: the first and the last one are kept.

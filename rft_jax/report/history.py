@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rft_jax.errors import InputError
-from rft_jax.metrics import read_metrics
+from rft_jax.logging.metrics import read_metrics
+from rft_jax.utils.errors import InputError
 
 # In an evaluation's folder: some items' samples, those of all models to an item together.
 CASES_FILE = "cases.jsonl"
@@ -48,7 +48,7 @@ class StageHistory:
     """A stage so far."""
 
     name: str
-    kind: str  # the configuration's class: "SupervisedStage", "ReinforceStage"
+    kind: str  # the configuration's class: "SFTStage", "RLStage"
     steps: int  # planned; 0 if unknown
     series: dict[str, Series]  # by name in the metrics file, `timing/` for those of `timing`
     groups: list[Group]  # some of the samples, in the order of their steps

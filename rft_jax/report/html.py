@@ -16,10 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rft_jax.files import write_atomically
-from rft_jax.metrics import log
+from rft_jax.logging.metrics import log
 from rft_jax.report.charts import payload
 from rft_jax.report.history import RunHistory, read_run
+from rft_jax.utils.files import write_atomically
 
 REPORT_FILE = "report.html"
 BUDGET = 0.005  # of a run's time may go into reports while it runs

@@ -97,7 +97,7 @@
     const several = new Set(chart.series.map(base)).size > 1;
     const series = chart.series.filter((one) => one.y.length).map((one, index) => ({
       ...one,
-      colour: several ? index % 4 : one.split === "valid" ? 1 : 0,
+      color: several ? index % 4 : one.split === "valid" ? 1 : 0,
       label: label(one, chart),
     }));
     const plot = element("div", { class: "plot" });
@@ -106,7 +106,7 @@
     const names = chart.series.map((one) => one.name).join(", ");
     const figure = element("figure", { class: `chart ${size}`, title: names },
       element("figcaption", {}, chart.title, chart.note ? element("span", { class: "note" }, chart.note) : null),
-      element("ul", { class: "legend" }, series.map((one) => element("li", { class: `colour-${one.colour}` },
+      element("ul", { class: "legend" }, series.map((one) => element("li", { class: `color-${one.color}` },
         element("i", { class: one.split === "valid" ? "points" : "", "aria-hidden": "true" }), `${one.label} `,
         element("b", {}, format((one.trend || one).y.at(-1)))))),
       plot, outside);
@@ -142,7 +142,7 @@
       }, value.toLocaleString("en"))));
       const curves = shape("g", { "clip-path": `url(#${clip})` });
       for (const one of series) {
-        const group = shape("g", { class: `colour-${one.colour}` });
+        const group = shape("g", { class: `color-${one.color}` });
         group.append(shape("path", { class: one.trend ? "raw" : "line", d: path(one) }));
         if (one.trend) group.append(shape("path", { class: "line", d: path(one.trend) }));
         if (one.x.length === 1 || (one.split === "valid" && one.x.length <= MANY * 1.5)) {
@@ -255,7 +255,7 @@
 
   // ---- comparison -----------------------------------------------------------------------------
   const RATES = ["top1", "top5", "top_max"];
-  const lowerIsBetter = (name) => ["malformed_rate", "truncated_share"].includes(name) || name.startsWith("errors/");
+  const lowerIsBetter = (name) => ["malformed_rate", "truncated_fraction"].includes(name) || name.startsWith("errors/");
   const neither = (name) => ["parameters", "mean_list_length"].includes(name) || name.endsWith("_tokens_mean");
   const modelName = (name) => name.includes("/") ? name : words(name);  // a path, or a name
 
@@ -397,11 +397,11 @@
       sample.stop_reason === "length" ? element("li", { class: "error" }, "cut at the limit") : null,
       ...scores.map(([name, score]) => element("li", {}, `${name} ${score === null ? "–" : score.toFixed(2)}`)),
     ].filter(Boolean);
-    const learnt = element("span", { class: advantage > 0.005 ? "up" : advantage < -0.005 ? "down" : "soft" }, `${advantage > 0.005 ? "▲ " : advantage < -0.005 ? "▼ " : ""}${signed(advantage)} advantage`);
+    const learned = element("span", { class: advantage > 0.005 ? "up" : advantage < -0.005 ? "down" : "soft" }, `${advantage > 0.005 ? "▲ " : advantage < -0.005 ? "▼ " : ""}${signed(advantage)} advantage`);
     return element("article", { class: "sample", "aria-label": `${sample.model ? `${modelName(sample.model)}, reward` : "Reward"} ${format(sample.reward)}` },
       element("div", { class: "meter" }, meter),
       element("div", { class: "head" }, element("span", { class: "reward" }, sample.reward === null ? "–" : sample.reward.toFixed(2)), element("span", { class: "soft" }, "reward"),
-        sample.model ? element("b", {}, modelName(sample.model)) : learnt),
+        sample.model ? element("b", {}, modelName(sample.model)) : learned),
       element("div", { class: "body" },
         chips.length ? element("ul", { class: "chips" }, chips) : null,
         sample.thought ? element("div", {}, element("p", { class: "role" }, "thought"), longText(sample.thought, "thought")) : null,
@@ -414,7 +414,7 @@
     const order = evaluated ? () => 0 : (a, b) => (b.reward ?? 0) - (a.reward ?? 0);
     return element("div", { class: "group" },
       element("p", { class: "where" }, element("b", {}, evaluated ? "Evaluation" : `Step ${group.step.toLocaleString("en")}`), ` · ${group.stage} · mean reward ${mean(rewards(group)).toFixed(2)}`,
-        !evaluated && spread(group) === 0 && group.samples.length > 1 ? " · all rewards equal, so nothing is learnt here" : null,
+        !evaluated && spread(group) === 0 && group.samples.length > 1 ? " · all rewards equal, so nothing is learned here" : null,
         hidden ? ` · ${samples.length} of ${group.samples.length} answers match` : ` · ${samples.length} answers`),
       data.prompts[group.prompt].map((message) => element("div", { class: "message" }, element("p", { class: "role" }, message.role), longText(message.content, ""))),
       element("div", { class: "answers" }, [...samples].sort(order).map(sampleCard)));
@@ -514,7 +514,7 @@
   byId("name").textContent = data.name;
   byId("about").textContent = data.about;
   if (data.stages.length) {
-    const reinforced = data.stages.findLastIndex((stage) => stage.kind === "ReinforceStage");
+    const reinforced = data.stages.findLastIndex((stage) => stage.kind === "RLStage");
     showStage(reinforced >= 0 ? reinforced : data.stages.length - 1);
   } else if (data.config) {
     byId("overview").append(element("p", { class: "empty" }, "No step is done yet."));

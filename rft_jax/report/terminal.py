@@ -1,7 +1,7 @@
 """A run on a terminal: what `report.html` shows, in tables and small curves.
 
 Texts of models and data files are shown with their control characters made visible, so that they
-cannot move the cursor, recolour the screen or reverse the text around them.
+cannot move the cursor, recolor the screen or reverse the text around them.
 """
 
 import re
@@ -16,10 +16,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from rft_jax.errors import InputError
 from rft_jax.report.charts import always_zero, arrange, facts, trend
 from rft_jax.report.comparison import INTERVALS, main_metric, metrics_of
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
+from rft_jax.utils.errors import InputError
 
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 CURVE_WIDTH = 16
@@ -36,7 +36,7 @@ def show_run(workdir: Path, *, samples: int = 3, console: Console | None = None)
     Args:
         workdir: Of a run, going on or done.
         samples: Of the newest step whose samples were written, evenly spaced in reward.
-        console: None: standard output, without colours where it is not a terminal.
+        console: None: standard output, without colors where it is not a terminal.
 
     Raises:
         InputError: if it is no work directory.

@@ -16,24 +16,24 @@ from jax import Array
 
 from rft_jax.models import Prefix
 from rft_jax.rollout.decode import (
-    Decoder,
-    Pairs,
-    Record,
-    Slots,
+    DecodeContext,
+    DecodeSlots,
+    PromptSamples,
+    SampledTokens,
     decode,
     decode_while,
     empty_record,
     init_slots,
 )
 
-PLACES = 2  # for prompts in a lane, Z
+PROMPTS_PER_LANE = 2  # for prompts in a lane, Z
 NONE = -1
 
 
 class _Loop(NamedTuple):
     """C lanes of M slots, and a queue of B prompts with G samples each."""
 
-    slots: Slots
+    slots: DecodeSlots
     prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
     prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
@@ -41,12 +41,12 @@ class _Loop(NamedTuple):
     newest_C: Array  # int32, place of the prompt that came last
     begun_C: Array  # int32, how many of its samples slots have taken
     taken: Array  # int32, prompts that lanes have taken
-    record_BGT: Record
+    record_BGT: SampledTokens
 
 
 def lanes(count: int, prompts: int, group: int) -> tuple[int, int]:
     """How many lanes so many slots make, C, and the slots of each, M."""
-    width = math.gcd(count, max(PLACES, group // 2))
+    width = math.gcd(count, max(PROMPTS_PER_LANE, group // 2))
     return min(count // width, prompts), width
 
 
@@ -61,8 +61,8 @@ def most_tokens(count: int, prompts: int, group: int, tokens: int) -> int:
 
 
 def decode_queue(
-    decoder: Decoder, queue: Pairs, count: int, in_any_part: Callable[[Array], Array]
-) -> Record:
+    decoder: DecodeContext, queue: PromptSamples, count: int, in_any_part: Callable[[Array], Array]
+) -> SampledTokens:
     """Completes all pairs of a queue in fewer slots than there are pairs.
 
     Args:
@@ -87,25 +87,25 @@ def decode_queue(
         slots, new_CM = decode(decoder, _in_slots(queue, loop), loop.slots)
         return loop._replace(slots=slots, record_BGT=_write(loop, new_CM))
 
-    tokens = decoder.config.completion_tokens
+    tokens = decoder.config.max_completion_tokens
     bound = most_tokens(count, B, G, tokens)
     return decode_while(unfinished, step, _empty(decoder, queue, C, M), tokens, bound).record_BGT
 
 
-def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:
+def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loop:
     """Nothing in the slots, all in the queue."""
     _, G = queue.keys_CM.shape
     axis = queue.prefix.batch_axis
 
     def places(x_LBKPx: Array) -> Array:
         _, K, P, *rest = x_LBKPx.shape[axis:]
-        return jnp.zeros((*x_LBKPx.shape[:axis], C, K, PLACES * P, *rest), x_LBKPx.dtype)
+        return jnp.zeros((*x_LBKPx.shape[:axis], C, K, PROMPTS_PER_LANE * P, *rest), x_LBKPx.dtype)
 
     loop = _Loop(
         slots=None,
         prompt_CM=jnp.full((C, M), NONE),
         sample_CM=jnp.zeros((C, M), jnp.int32),
-        prompt_CZ=jnp.full((C, PLACES), NONE),
+        prompt_CZ=jnp.full((C, PROMPTS_PER_LANE), NONE),
         kv_LCKXQ=jax.tree.map(places, _keys_and_values(queue)),
         newest_C=jnp.zeros(C, jnp.int32),
         begun_C=jnp.full(C, G),
@@ -116,7 +116,7 @@ def _empty(decoder: Decoder, queue: Pairs, C: int, M: int) -> _Loop:
     return loop._replace(slots=slots._replace(running_CM=jnp.zeros((C, M), bool)))
 
 
-def _take_prompts(queue: Pairs, loop: _Loop) -> _Loop:
+def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     """Lanes whose newest prompt has no samples left take another in the place of the one before, if
     all completions of that have ended."""
     (B, G), P = queue.keys_CM.shape, queue.prefix.place_P.size
@@ -136,7 +136,7 @@ def _take_prompts(queue: Pairs, loop: _Loop) -> _Loop:
 
         return jax.tree.map(copy, _keys_and_values(queue), kv_LCKXQ)
 
-    placed_CZ = takes_C[:, None] & (jnp.arange(PLACES) == newest_C[:, None])
+    placed_CZ = takes_C[:, None] & (jnp.arange(PROMPTS_PER_LANE) == newest_C[:, None])
     return loop._replace(
         prompt_CZ=jnp.where(placed_CZ, prompt_C[:, None], loop.prompt_CZ),
         kv_LCKXQ=_for_each(takes_C, move, loop.kv_LCKXQ),
@@ -146,7 +146,7 @@ def _take_prompts(queue: Pairs, loop: _Loop) -> _Loop:
     )
 
 
-def _begin_samples(decoder: Decoder, queue: Pairs, loop: _Loop) -> _Loop:
+def _begin_samples(decoder: DecodeContext, queue: PromptSamples, loop: _Loop) -> _Loop:
     """Free slots begin with the next samples of their lane's newest prompt."""
     slots, G = loop.slots, queue.keys_CM.shape[1]
     free_CM = ~slots.running_CM
@@ -173,7 +173,7 @@ def _begin_samples(decoder: Decoder, queue: Pairs, loop: _Loop) -> _Loop:
     return loop._replace(slots=slots)
 
 
-def _write(loop: _Loop, new_CM: Record) -> Record:
+def _write(loop: _Loop, new_CM: SampledTokens) -> SampledTokens:
     """The record with a token more of every running completion."""
     record_BGT, slots = loop.record_BGT, loop.slots
     prompt_CM = jnp.where(slots.running_CM, loop.prompt_CM, len(record_BGT.tokens_x))
@@ -181,12 +181,12 @@ def _write(loop: _Loop, new_CM: Record) -> Record:
     return jax.tree.map(lambda x, new: x.at[place_CM].set(new, mode="drop"), record_BGT, new_CM)
 
 
-def _in_slots(queue: Pairs, loop: _Loop) -> Pairs:
+def _in_slots(queue: PromptSamples, loop: _Loop) -> PromptSamples:
     """The pairs that are in the slots."""
     mask_CMX = queue.prefix.seen(loop.prompt_CZ, loop.prompt_CM)
-    place_X = jnp.tile(queue.prefix.place_P, PLACES)
+    place_X = jnp.tile(queue.prefix.place_P, PROMPTS_PER_LANE)
     prompt_CM = jnp.maximum(loop.prompt_CM, 0)
-    return Pairs(
+    return PromptSamples(
         prefix=Prefix(*loop.kv_LCKXQ, mask_CMX[:, :, None], place_X),
         prompt_length_CX=queue.prompt_length_CX[prompt_CM, 0],
         last_CXD=queue.last_CXD[prompt_CM, 0],
@@ -194,7 +194,7 @@ def _in_slots(queue: Pairs, loop: _Loop) -> Pairs:
     )
 
 
-def _keys_and_values(queue: Pairs) -> Any:
+def _keys_and_values(queue: PromptSamples) -> Any:
     return queue.prefix.k_LBKPQ, queue.prefix.v_LBKPQ
 
 

@@ -14,14 +14,14 @@ from rft_jax.rollout import logit_masks
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
 from rft_jax.rollout.sampling import sample, token_uniform
 
-STRETCHES = 4  # at most; each is compiled by itself
-STRETCH = 64  # tokens at least
+SEGMENTS = 4  # at most; each is compiled by itself
+SEGMENT_TOKENS = 64  # tokens at least
 
 Loop = TypeVar("Loop")
 
 
 @dataclass(frozen=True, eq=False)
-class Decoder:
+class DecodeContext:
     """What stays the same from token to token; the fields are those of `rollout.rollout`."""
 
     model: Model
@@ -33,7 +33,7 @@ class Decoder:
     pad_id: int
 
 
-class Pairs(NamedTuple):
+class PromptSamples(NamedTuple):
     """Pairs of prompt and sample: C rows, each with a prefix that its M pairs share.
 
     X is M, or 1 where a row's pairs are of one prompt.
@@ -45,7 +45,7 @@ class Pairs(NamedTuple):
     keys_CM: Array
 
 
-class Record(NamedTuple):
+class SampledTokens(NamedTuple):
     """What was sampled: a token for each slot, or completions."""
 
     tokens_x: Array  # int32
@@ -54,7 +54,7 @@ class Record(NamedTuple):
     written_x: Array  # bool: no padding
 
 
-class Slots(NamedTuple):
+class DecodeSlots(NamedTuple):
     """The completions of C x M pairs while they grow."""
 
     hidden_CMD: Array  # of the last token
@@ -63,23 +63,23 @@ class Slots(NamedTuple):
     running_CM: Array
 
 
-def init_slots(decoder: Decoder, pairs: Pairs) -> Slots:
+def init_slots(decoder: DecodeContext, pairs: PromptSamples) -> DecodeSlots:
     """A slot for each pair, before its first token; the cache has room for the first stretch."""
-    shape, T = pairs.keys_CM.shape, decoder.config.completion_tokens
+    shape, T = pairs.keys_CM.shape, decoder.config.max_completion_tokens
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
-    return Slots(
+    return DecodeSlots(
         hidden_CMD=hidden_CMD,
-        cache=decoder.model.init_cache(pairs.prefix, shape[1], T, stretches(T)[0]),
+        cache=decoder.model.init_cache(pairs.prefix, shape[1], T, segments(T)[0]),
         state=logit_masks.start(decoder.mask, shape),
         running_CM=jnp.ones(shape, bool),
     )
 
 
-def empty_record(decoder: Decoder, keys_BG: Array) -> Record:
+def empty_record(decoder: DecodeContext, keys_BG: Array) -> SampledTokens:
     """Completions [B, G, T] of padding only."""
-    shape = (*keys_BG.shape, decoder.config.completion_tokens)
+    shape = (*keys_BG.shape, decoder.config.max_completion_tokens)
     tokens, no = jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool)
-    return Record(tokens, no, jnp.zeros(shape), no)
+    return SampledTokens(tokens, no, jnp.zeros(shape), no)
 
 
 def decode_while(
@@ -98,7 +98,7 @@ def decode_while(
         tokens: Of the longest completion; then the cache is full.
         bound: Steps at most.
     """
-    *ends, last = stretches(tokens)
+    *ends, last = segments(tokens)
     for before, end, places in zip([0, *ends], [*ends, bound], [*ends, last], strict=True):
         slots = loop.slots._replace(cache=loop.slots.cache.with_places(places))
         _, loop = jax.lax.while_loop(
@@ -109,15 +109,17 @@ def decode_while(
     return loop
 
 
-def stretches(tokens: int) -> list[int]:
+def segments(tokens: int) -> list[int]:
     """After how many tokens each stretch of decoding ends, the last when the cache is full."""
-    number = max(1, min(STRETCHES, tokens // STRETCH))
+    number = max(1, min(SEGMENTS, tokens // SEGMENT_TOKENS))
     return [-(-tokens * (index + 1) // number) for index in range(number)]
 
 
-def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> tuple[Slots, Record]:
+def decode(
+    decoder: DecodeContext, pairs: PromptSamples, slots: DecodeSlots
+) -> tuple[DecodeSlots, SampledTokens]:
     """Samples a token in every slot, [C, M], and runs the model on it."""
-    config, mask, T = decoder.config, decoder.mask, decoder.config.completion_tokens
+    config, mask, T = decoder.config, decoder.mask, decoder.config.max_completion_tokens
     position_CM = slots.cache.length_BG
     logits_CMV = decoder.model.logits(decoder.params, slots.hidden_CMD)
     logits_CMV = logit_masks.policy_logits(mask, slots.state, logits_CMV, config.temperature)
@@ -141,14 +143,14 @@ def decode(decoder: Decoder, pairs: Pairs, slots: Slots) -> tuple[Slots, Record]
         pairs.prefix,
         slots.cache,
     )
-    slots = Slots(
+    slots = DecodeSlots(
         hidden_CMD=hidden_CMD,
         cache=cache,
         state=logit_masks.advance(mask, slots.state, token_CM),
         running_CM=running_CM & ~stop_CM & (position_CM + 1 < T),
     )
     logprob_CM = jnp.where(decided_CM, logprob_CM, 0)
-    return slots, Record(token_CM, decided_CM, logprob_CM, running_CM)
+    return slots, SampledTokens(token_CM, decided_CM, logprob_CM, running_CM)
 
 
 def is_stop(token_x: Array, stop_ids: tuple[int, ...]) -> Array:

@@ -17,7 +17,7 @@ from rft_jax.grammars import GrammarTables
 from rft_jax.rollout import grammar_mask
 from rft_jax.rollout.grammar_mask import GrammarState
 
-MASKED = -1e30
+FORBIDDEN_LOGIT = -1e30
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperatu
     # its own outside of a scan.
     ids_V = np.arange(logits_xV.shape[-1])
     logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
-    logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), MASKED, 0)
+    logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), FORBIDDEN_LOGIT, 0)
     if mask.grammar is not None:
         allowed_xV = grammar_mask.allowed(mask.grammar, state.grammar, logits_xV.shape[-1])
-        logits_xV = logits_xV + jnp.where(allowed_xV, 0, MASKED)
+        logits_xV = logits_xV + jnp.where(allowed_xV, 0, FORBIDDEN_LOGIT)
     if mask.end_of_think_id is None:
         return logits_xV
-    passed_x1 = jnp.where(state.answering, MASKED, 0)[..., None]
+    passed_x1 = jnp.where(state.answering, FORBIDDEN_LOGIT, 0)[..., None]
     return logits_xV + passed_x1 * (ids_V == mask.end_of_think_id)

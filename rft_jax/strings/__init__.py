@@ -24,7 +24,7 @@ from rft_jax.strings.edit_distance import indel_similarity as indel_similarity
 from rft_jax.strings.edit_distance import lcs_length as lcs_length
 from rft_jax.strings.json_scan import MAX_DEPTH as MAX_DEPTH
 from rft_jax.strings.json_scan import JsonScan as JsonScan
-from rft_jax.strings.json_scan import Token as Token
+from rft_jax.strings.json_scan import JsonToken as JsonToken
 from rft_jax.strings.json_scan import scan_json as scan_json
 from rft_jax.strings.json_values import JsonValue as JsonValue
 from rft_jax.strings.json_values import Unescaped as Unescaped
@@ -43,8 +43,8 @@ from rft_jax.strings.string_list import StringList as StringList
 from rft_jax.strings.string_list import equal_pairs as equal_pairs
 from rft_jax.strings.string_list import first_occurrences as first_occurrences
 from rft_jax.strings.string_list import list_from_host as list_from_host
-from rft_jax.strings.string_list import normalise as normalise
-from rft_jax.strings.string_list import normalise_text as normalise_text
+from rft_jax.strings.string_list import normalize as normalize
+from rft_jax.strings.string_list import normalize_text as normalize_text
 from rft_jax.strings.unicode import UNICODE_VERSION as UNICODE_VERSION
 from rft_jax.strings.unicode import case_fold as case_fold
 from rft_jax.strings.unicode import decode as decode

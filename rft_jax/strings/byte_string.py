@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 Array = jax.Array | np.ndarray
 

@@ -44,7 +44,7 @@ _HAD_EXPONENT = 1 << 30
 _PLACE = 16  # more than there are tokens
 
 
-class Token(enum.IntEnum):
+class JsonToken(enum.IntEnum):
     """What starts at a byte."""
 
     NONE = 0
@@ -60,7 +60,7 @@ class Token(enum.IntEnum):
     LITERAL = 10  # true, false, null
 
 
-VALUES = (Token.OBJECT, Token.ARRAY, Token.STRING, Token.NUMBER, Token.LITERAL)
+VALUES = (JsonToken.OBJECT, JsonToken.ARRAY, JsonToken.STRING, JsonToken.NUMBER, JsonToken.LITERAL)
 
 
 class JsonScan(NamedTuple):
@@ -70,7 +70,7 @@ class JsonScan(NamedTuple):
         text: ByteString of [N, L].
         valid_N: bool, one JSON document with white space around it, and nothing else.
         too_deep_N: bool, not valid only because of its depth.
-        token_NL: int32, `Token` at the first byte of a token, NONE elsewhere.
+        token_NL: int32, `JsonToken` at the first byte of a token, NONE elsewhere.
         depth_NL: int32, number of containers that a token stands in; for the end of a container,
             it included.
         closing_NL: bool, the quote that ends a string.
@@ -169,7 +169,7 @@ def scan_json(text: ByteString) -> JsonScan:
     ok_N = (grammar_ok & _strings_ok(classes)).all(axis=-1)
     ok_N &= _scalars_ok(byte, classes, registers).all(axis=-1)
     ok_N &= scan_utf8(text).well_formed.all(axis=-1)
-    ok_N &= (token != Token.NONE).any(axis=-1) & (depth_after[..., -1] == 0)
+    ok_N &= (token != JsonToken.NONE).any(axis=-1) & (depth_after[..., -1] == 0)
     opening, closing = _has(classes, _Is.OPENING), _has(classes, _Is.CLOSING)
     ok_N &= opening.sum(axis=-1) == closing.sum(axis=-1)
     deep_N = (depth_after > MAX_DEPTH).any(axis=-1)
@@ -259,11 +259,11 @@ def _grammar(
         ok_NL: bool, true where no token starts or where the token may stand.
     """
     scalar = _has(classes, _Is.SCALAR)
-    named = jnp.where(_has(classes, _Is.WORD), Token.LITERAL, Token.NUMBER)
-    kind = jnp.where(scalar & ~shift_right(scalar, 1), named, Token.NONE)
-    kind = jnp.where(_has(classes, _Is.OPENING), Token.STRING, kind)
+    named = jnp.where(_has(classes, _Is.WORD), JsonToken.LITERAL, JsonToken.NUMBER)
+    kind = jnp.where(scalar & ~shift_right(scalar, 1), named, JsonToken.NONE)
+    kind = jnp.where(_has(classes, _Is.OPENING), JsonToken.STRING, kind)
     for flag in _STRUCTURE.values():
-        kind = jnp.where(_has(classes, flag), Token[flag.name], kind)
+        kind = jnp.where(_has(classes, flag), JsonToken[flag.name], kind)
 
     previous = _previous_token(kind)
     unknown = depth > MAX_DEPTH
@@ -272,34 +272,34 @@ def _grammar(
     in_array = ~is_object & (depth > 0) & ~unknown
     in_nothing = depth <= 0
 
-    after_comma = previous == Token.COMMA
-    is_key = in_object & (kind == Token.STRING) & ((previous == Token.OBJECT) | after_comma)
-    kind = jnp.where(is_key, Token.KEY, kind)
+    after_comma = previous == JsonToken.COMMA
+    is_key = in_object & (kind == JsonToken.STRING) & ((previous == JsonToken.OBJECT) | after_comma)
+    kind = jnp.where(is_key, JsonToken.KEY, kind)
     # Again, for what was called a string may be a key.
     previous = _previous_token(kind)
-    after_value = (previous == Token.OBJECT_END) | (previous == Token.ARRAY_END)
-    for token in (Token.STRING, Token.NUMBER, Token.LITERAL):
+    after_value = (previous == JsonToken.OBJECT_END) | (previous == JsonToken.ARRAY_END)
+    for token in (JsonToken.STRING, JsonToken.NUMBER, JsonToken.LITERAL):
         after_value |= previous == token
 
-    value_ok = in_nothing & (previous == Token.NONE)
-    value_ok |= in_array & ((previous == Token.ARRAY) | after_comma)
-    value_ok |= in_object & (previous == Token.COLON)
-    ok = jnp.where(kind == Token.COLON, in_object & (previous == Token.KEY), value_ok)
-    ok = jnp.where(kind == Token.COMMA, ~in_nothing & after_value, ok)
+    value_ok = in_nothing & (previous == JsonToken.NONE)
+    value_ok |= in_array & ((previous == JsonToken.ARRAY) | after_comma)
+    value_ok |= in_object & (previous == JsonToken.COLON)
+    ok = jnp.where(kind == JsonToken.COLON, in_object & (previous == JsonToken.KEY), value_ok)
+    ok = jnp.where(kind == JsonToken.COMMA, ~in_nothing & after_value, ok)
     ok = jnp.where(
-        kind == Token.OBJECT_END, in_object & (after_value | (previous == Token.OBJECT)), ok
+        kind == JsonToken.OBJECT_END, in_object & (after_value | (previous == JsonToken.OBJECT)), ok
     )
     ok = jnp.where(
-        kind == Token.ARRAY_END, in_array & (after_value | (previous == Token.ARRAY)), ok
+        kind == JsonToken.ARRAY_END, in_array & (after_value | (previous == JsonToken.ARRAY)), ok
     )
-    return kind, ok | unknown | is_key | (kind == Token.NONE)
+    return kind, ok | unknown | is_key | (kind == JsonToken.NONE)
 
 
 def _previous_token(token: jax.Array) -> jax.Array:
     """int32[N, L]: the last token before each byte, NONE without one."""
     # Token and place in one number: a running maximum costs less than a gather.
     place = jnp.arange(token.shape[-1], dtype=jnp.int32) * _PLACE
-    placed = jnp.where(token != Token.NONE, place + token, 0)
+    placed = jnp.where(token != JsonToken.NONE, place + token, 0)
     last = lax.cummax(placed, axis=token.ndim - 1)
     return shift_right(last, 1) & (_PLACE - 1)
 

@@ -18,7 +18,7 @@ from jax import lax
 
 from rft_jax.strings.byte_string import last_where, next_where, shift_left
 from rft_jax.strings.json_numbers import JsonNumbers, read_numbers
-from rft_jax.strings.json_scan import JsonScan, Token, masked_writes
+from rft_jax.strings.json_scan import JsonScan, JsonToken, masked_writes
 from rft_jax.strings.json_values import QUOTE_MARK, Unescaped, is_value
 
 _WORD = 32  # literals per word of bits
@@ -56,7 +56,7 @@ class JsonTree:
     def root_NL(self) -> jax.Array:
         """bool[N, L]: the documents that are valid."""
         index = jnp.arange(self.scan.token_NL.shape[-1], dtype=jnp.int32)
-        first_N = jnp.argmax(self.scan.token_NL != Token.NONE, axis=-1)
+        first_N = jnp.argmax(self.scan.token_NL != JsonToken.NONE, axis=-1)
         return (index == first_N[:, None]) & self.scan.valid_N[:, None]
 
     @functools.cached_property
@@ -91,12 +91,12 @@ class JsonTree:
         inside_NL = self.scan.depth_NL == depth + 1
         elements_NL = inside_NL & is_value(self.scan.token_NL)
         count_NL = jnp.cumsum(elements_NL, axis=-1, dtype=jnp.int32)
-        end_NL = next_where(inside_NL & (self.scan.token_NL == Token.ARRAY_END))
+        end_NL = next_where(inside_NL & (self.scan.token_NL == JsonToken.ARRAY_END))
         return _at(count_NL, end_NL) - count_NL
 
     def keys(self, objects_NL: jax.Array, depth: int) -> jax.Array:
         """bool[N, L]: the keys of the selected objects."""
-        return self.children(objects_NL, depth) & (self.scan.token_NL == Token.KEY)
+        return self.children(objects_NL, depth) & (self.scan.token_NL == JsonToken.KEY)
 
     def has(self, objects_NL: jax.Array, depth: int, key: str) -> jax.Array:
         """bool[N, L]: those of the selected objects that have a key."""
@@ -111,13 +111,13 @@ class JsonTree:
     @functools.cached_property
     def _last_key(self) -> jax.Array:
         """int32[N, L]: of the value of a key, the place of the key."""
-        return last_where(self.scan.token_NL == Token.KEY)
+        return last_where(self.scan.token_NL == JsonToken.KEY)
 
     def _parent(self, depth: int) -> jax.Array:
         """int32[N, L]: the last container of a depth that has opened up to here."""
         if ("parent", depth) not in self._cache:
             token_NL = self.scan.token_NL
-            opens_NL = (token_NL == Token.OBJECT) | (token_NL == Token.ARRAY)
+            opens_NL = (token_NL == JsonToken.OBJECT) | (token_NL == JsonToken.ARRAY)
             opens_NL &= self.scan.depth_NL == depth
             self._cache["parent", depth] = last_where(opens_NL)
         return self._cache["parent", depth]
@@ -134,8 +134,10 @@ class JsonTree:
         """uint32[words, N, L]: a bit for each of the keys that follow before the object ends."""
         token_NL = self.scan.token_NL
         inside_NL = self.scan.depth_NL == depth + 1
-        ends_NL = inside_NL & ((token_NL == Token.OBJECT_END) | (token_NL == Token.ARRAY_END))
-        keys_NL = inside_NL & (token_NL == Token.KEY)
+        ends_NL = inside_NL & (
+            (token_NL == JsonToken.OBJECT_END) | (token_NL == JsonToken.ARRAY_END)
+        )
+        keys_NL = inside_NL & (token_NL == JsonToken.KEY)
         written = jnp.where(keys_NL, self._literal_bits[:words], jnp.uint32(0))
         mask = jnp.where(ends_NL, ~jnp.uint32(0), written)
         # From the right to the left: the end of an object forgets, a key is remembered.
@@ -162,7 +164,7 @@ class JsonTree:
         bits = lax.fori_loop(0, len(table), step, jnp.full(shape, ~np.uint32(0)))
         bits = _at(bits, self._unescaped.place_NL[None])
         token_NL = self.scan.token_NL
-        is_string_NL = (token_NL == Token.STRING) | (token_NL == Token.KEY)
+        is_string_NL = (token_NL == JsonToken.STRING) | (token_NL == JsonToken.KEY)
         return jnp.where(is_string_NL, bits, jnp.uint32(0))
 
 

@@ -17,7 +17,7 @@ from rft_jax.strings.byte_string import (
     shift_right,
     slice_bytes,
 )
-from rft_jax.strings.json_scan import VALUES, JsonScan, Token, hex_digit
+from rft_jax.strings.json_scan import VALUES, JsonScan, JsonToken, hex_digit
 from rft_jax.strings.string_list import StringList
 from rft_jax.strings.unicode import REPLACEMENT
 
@@ -67,7 +67,7 @@ def find(scan: JsonScan, unescaped: Unescaped, path: Path) -> JsonValue:
         JsonValue; NONE where the document is not valid or has no such value.
     """
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
-    start_N = _first(scan.token_NL != Token.NONE, index)
+    start_N = _first(scan.token_NL != JsonToken.NONE, index)
     value = _value_at(scan, start_N, scan.valid_N)
     for step in path:
         if isinstance(step, str):
@@ -89,18 +89,20 @@ def _value_at(scan: JsonScan, start_N: jax.Array, exists_N: jax.Array) -> JsonVa
     index = jnp.arange(width, dtype=jnp.int32)
     token_N = _at(scan.token_NL, start_N)[:, None]
     depth_N = _at(scan.depth_NL, start_N)[:, None]
-    ends_container = (scan.token_NL == Token.OBJECT_END) | (scan.token_NL == Token.ARRAY_END)
+    ends_container = (scan.token_NL == JsonToken.OBJECT_END) | (
+        scan.token_NL == JsonToken.ARRAY_END
+    )
     ends_container &= scan.depth_NL == depth_N + 1
-    is_container = (token_N == Token.OBJECT) | (token_N == Token.ARRAY)
-    ends_NL = jnp.where(token_N == Token.STRING, scan.closing_NL, ~scan.scalar_NL)
+    is_container = (token_N == JsonToken.OBJECT) | (token_N == JsonToken.ARRAY)
+    ends_NL = jnp.where(token_N == JsonToken.STRING, scan.closing_NL, ~scan.scalar_NL)
     ends_NL = jnp.where(is_container, ends_container, ends_NL)
     last_N = _first(ends_NL & (index > start_N[:, None]), index)
-    scalar_N = (token_N[:, 0] == Token.NUMBER) | (token_N[:, 0] == Token.LITERAL)
+    scalar_N = (token_N[:, 0] == JsonToken.NUMBER) | (token_N[:, 0] == JsonToken.LITERAL)
     end_N = jnp.where(scalar_N, last_N, last_N + 1)
     return JsonValue(
         jnp.where(exists_N, start_N, 0),
         jnp.where(exists_N, end_N, 0),
-        jnp.where(exists_N, token_N[:, 0], Token.NONE),
+        jnp.where(exists_N, token_N[:, 0], JsonToken.NONE),
     )
 
 
@@ -121,13 +123,13 @@ def _member(scan: JsonScan, unescaped: Unescaped, value: JsonValue, key: bytes) 
     for k, byte in enumerate((quote, *key, quote)):
         matches_NL &= shift_left(unescaped.marked_NL, k) == byte
     matches_NL = jnp.take_along_axis(matches_NL, unescaped.place_NL, axis=-1, mode="clip")
-    matches_NL &= _inside(scan, value) & (scan.token_NL == Token.KEY)
+    matches_NL &= _inside(scan, value) & (scan.token_NL == JsonToken.KEY)
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
     key_N = jnp.where(matches_NL, index, -1).max(axis=-1, initial=-1)
-    token = scan.token_NL != Token.NONE
+    token = scan.token_NL != JsonToken.NONE
     colon_N = _first(token & (index > key_N[:, None]), index)
     start_N = _first(token & (index > colon_N[:, None]), index)
-    return _value_at(scan, start_N, (value.token_N == Token.OBJECT) & (key_N >= 0))
+    return _value_at(scan, start_N, (value.token_N == JsonToken.OBJECT) & (key_N >= 0))
 
 
 def _element(scan: JsonScan, value: JsonValue, number: int) -> JsonValue:
@@ -135,7 +137,7 @@ def _element(scan: JsonScan, value: JsonValue, number: int) -> JsonValue:
     count_NL = jnp.cumsum(elements_NL, axis=-1, dtype=jnp.int32)
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
     start_N = _first(elements_NL & (count_NL == number + 1), index)
-    exists_N = (value.token_N == Token.ARRAY) & (count_NL[:, -1] > number)
+    exists_N = (value.token_N == JsonToken.ARRAY) & (count_NL[:, -1] > number)
     return _value_at(scan, start_N, exists_N)
 
 
@@ -157,7 +159,7 @@ def unescape(scan: JsonScan) -> Unescaped:
 
 def _delimits(scan: JsonScan) -> jax.Array:
     token = scan.token_NL
-    return scan.closing_NL | (token == Token.KEY) | (token == Token.STRING)
+    return scan.closing_NL | (token == JsonToken.KEY) | (token == JsonToken.STRING)
 
 
 def render(scan: JsonScan, unescaped: Unescaped, value: JsonValue) -> ByteString:
@@ -183,7 +185,7 @@ def render(scan: JsonScan, unescaped: Unescaped, value: JsonValue) -> ByteString
     index = jnp.arange(scan.token_NL.shape[-1], dtype=jnp.int32)
     inside_NL = (index >= value.start_N[:, None]) & (index < value.end_N[:, None])
     source = ByteString(*compress(scan.text.bytes, scan.solid_NL & inside_NL))
-    is_string_N = value.token_N == Token.STRING
+    is_string_N = value.token_N == JsonToken.STRING
     return ByteString(
         jnp.where(is_string_N[:, None], string.bytes, source.bytes),
         jnp.where(is_string_N, string.length, source.length),
@@ -265,8 +267,8 @@ def strings_of(
         uniform_N: bool, the value is an array of strings and nothing else (or of nothing).
     """
     inside_NL = _inside(scan, value)
-    is_array_N = value.token_N == Token.ARRAY
-    opening_NL = inside_NL & (scan.token_NL == Token.STRING)
+    is_array_N = value.token_N == JsonToken.ARRAY
+    opening_NL = inside_NL & (scan.token_NL == JsonToken.STRING)
     others_NL = inside_NL & is_value(scan.token_NL) & ~opening_NL
     # Opening and closing quotes of the strings alternate.
     quotes_NL = (opening_NL | (inside_NL & scan.closing_NL)) & is_array_N[:, None]

@@ -1,7 +1,7 @@
 """Lists of strings as arrays: the K strings of a row lie in one text, so that memory stays small.
 
 names = list_from_host([["SCN1A", "NaV1.1"], ["ATP1A2"]])
-entries = normalise(names)
+entries = normalize(names)
 same_NAB = equal_pairs(entries, others)
 """
 
@@ -79,7 +79,7 @@ def list_from_host(rows: Sequence[Sequence[str | bytes]]) -> StringList:
     return StringList(from_host(text, max([1, *map(len, text)])), start_NK, end_NK, count_N)
 
 
-def normalise(strings: StringList) -> PointList:
+def normalize(strings: StringList) -> PointList:
     """Brings names to one form, so that different spellings become equal.
 
     In this order:
@@ -116,7 +116,7 @@ def normalise(strings: StringList) -> PointList:
     return _without_brackets(plain, used_NK)
 
 
-def normalise_text(name: str) -> str:
+def normalize_text(name: str) -> str:
     """The same form of one name on the host."""
     name = " ".join(fold_text(name).split())
     depth = outside = 0
@@ -138,7 +138,7 @@ def _tail(first_NL: jax.Array, count: int) -> jax.Array:
 
 
 def _without_brackets(strings: PointList, used_NK: jax.Array) -> PointList:
-    """Step 3 of `normalise`."""
+    """Step 3 of `normalize`."""
     points_NL, start_NK, end_NK, count_N = strings
     width = points_NL.shape[-1]
     opening_NL = (points_NL == ord("(")) | (points_NL == ord("["))

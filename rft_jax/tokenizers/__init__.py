@@ -1,4 +1,4 @@
-"""Tokenizers behind one small interface, and the detokeniser that runs on the device.
+"""Tokenizers behind one small interface, and the detokenizer that runs on the device.
 
     path = train_sentencepiece(texts, workdir / "tokenizer.model", vocab_size=8192)
     tokenizer = SentencePieceTokenizer(path)  # or HuggingFaceTokenizer(directory)
@@ -13,8 +13,8 @@ from rft_jax.tokenizers.base import Tokenizer as Tokenizer
 from rft_jax.tokenizers.base import control_ids as control_ids
 from rft_jax.tokenizers.base import message_text as message_text
 from rft_jax.tokenizers.base import same_tokens as same_tokens
-from rft_jax.tokenizers.detokenize import DetokenizeTable as DetokenizeTable
-from rft_jax.tokenizers.detokenize import detokenize as detokenize
+from rft_jax.tokenizers.device_decode import DetokenizeTable as DetokenizeTable
+from rft_jax.tokenizers.device_decode import detokenize as detokenize
 from rft_jax.tokenizers.hugging_face import HuggingFaceTokenizer as HuggingFaceTokenizer
 from rft_jax.tokenizers.spm import SentencePieceTokenizer as SentencePieceTokenizer
 from rft_jax.tokenizers.spm import train_sentencepiece as train_sentencepiece

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rft_jax.tokenizers.detokenize import DetokenizeTable
+from rft_jax.tokenizers.device_decode import DetokenizeTable
 
 Message = Mapping[str, Any]  # {"role": ..., "content": ...}, as in OpenAI's chat format
 

@@ -15,8 +15,8 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers.base import Message, message_text
+from rft_jax.utils.errors import InputError
 
 Clock = Callable[[], datetime.datetime]
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import tokenizers
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers.base import Message
 from rft_jax.tokenizers.chat import ChatTemplate, Clock
-from rft_jax.tokenizers.detokenize import DetokenizeTable, Kind, make_table
+from rft_jax.tokenizers.device_decode import DetokenizeTable, Kind, make_table
 from rft_jax.tokenizers.hugging_face_decoders import decoding
+from rft_jax.utils.errors import InputError
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

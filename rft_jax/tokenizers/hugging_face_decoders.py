@@ -1,4 +1,4 @@
-"""The decoders of tokenizer.json as rules of the detokenisation table.
+"""The decoders of tokenizer.json as rules of the detokenization table.
 
 `decoding(decoder, place)` reads the decoder's JSON; `Decoding.surface` then tells how a token's
 bytes enter the text.
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rft_jax.errors import InputError
-from rft_jax.tokenizers.detokenize import DropSpace, Kind, Repair
+from rft_jax.tokenizers.device_decode import DropSpace, Kind, Repair
+from rft_jax.utils.errors import InputError
 
 _BYTE_TOKEN = re.compile(r"<0x(\+[0-9A-Fa-f]|[0-9A-Fa-f]{2})>")  # as Rust's from_str_radix reads it
 _STRIP_SPACE = {"type": "Strip", "content": " ", "start": 1, "stop": 0}

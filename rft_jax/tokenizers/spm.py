@@ -14,9 +14,9 @@ from typing import Any
 
 import sentencepiece
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers.base import Message, message_text
-from rft_jax.tokenizers.detokenize import DetokenizeTable, DropSpace, Kind, Repair, make_table
+from rft_jax.tokenizers.device_decode import DetokenizeTable, DropSpace, Kind, Repair, make_table
+from rft_jax.utils.errors import InputError
 
 END_OF_THINK = "<|end_of_think|>"
 ROLE_MARKERS = {
@@ -45,7 +45,7 @@ def train_sentencepiece(
 
     Byte-pair encoding with byte fallback: on case reports with JSON answers it needs fewer tokens
     than a unigram model of the same size (an eighth at V = 2048) and trains faster. Text is not
-    normalised and no space is added, so that decoding returns exactly what was encoded. Digits
+    normalized and no space is added, so that decoding returns exactly what was encoded. Digits
     stand alone, as in Llama 2 and Gemma: `COL2A1` is `COL`, `2`, `A`, `1` and shares pieces with
     the other genes of its family.
 

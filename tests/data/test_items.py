@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rft_jax.data import check_disjoint, check_keys, load_answers, load_items, load_supervised_items
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 USER = {"role": "user", "content": "Which gene?"}
 ANSWER = {"role": "assistant", "content": "SCN1A"}

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rft_jax.data import bucket, encode_prompts, load_items
-from rft_jax.errors import InputError
 from rft_jax.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
+from rft_jax.utils.errors import InputError
 
 from ..small_checkpoint import write_small
 
@@ -50,10 +50,12 @@ def test_a_prompt_exactly_at_the_limit_fits_and_one_token_more_is_refused(tokeni
     assert lengths[1] < lengths[2]
     encode_prompts(items, tokenizer, lengths[2], "train.jsonl")
     with pytest.raises(InputError) as caught:
-        encode_prompts(items, tokenizer, lengths[1] - 1, "train.jsonl", "stages.rft.prompt_tokens")
+        encode_prompts(
+            items, tokenizer, lengths[1] - 1, "train.jsonl", "stages.rft.max_prompt_tokens"
+        )
     assert str(caught.value) == (
         f"train.jsonl, line 2: the prompt has {lengths[1]} tokens, the limit is {lengths[1] - 1}; "
-        f"shorten it or set --config.stages.rft.prompt_tokens={lengths[2]} (the longest)"
+        f"shorten it or set --config.stages.rft.max_prompt_tokens={lengths[2]} (the longest)"
     )
 
 

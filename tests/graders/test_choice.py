@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
 from rft_jax.graders.types import HostSample, Items
+from rft_jax.utils.errors import InputError
 
 LABELS = ["A", "B", "C", "D"]
 

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.cli import main
-from rft_jax.errors import InputError
+from rft_jax.commands.entry import main
 from rft_jax.graders import Sample, Tokens, build_grader, explain, grade_texts, load_grader
 from rft_jax.strings import from_host
 from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
+from rft_jax.utils.errors import InputError
 
 PROMPT = [
     {"role": "system", "content": "You judge."},

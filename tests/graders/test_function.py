@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import build_grader, device_grader, grade_texts, load_grader
 from rft_jax.strings import case_fold, contains
+from rft_jax.utils.errors import InputError
 
 
 @device_grader(answer="{{ sample.output_text }}", wanted="{{ item.city }}")

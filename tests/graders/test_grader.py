@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.graders import ERRORS, Sample, build_grader, grade_texts, load_grader
 from rft_jax.graders.rank import CREDIT
 from rft_jax.strings import MAX_DEPTH, from_host
 from rft_jax.strings.case_folding_generator import simple_case_fold
+from rft_jax.utils.errors import InputError
 
 N, L = 32, 256
 RANK = {
@@ -169,8 +169,8 @@ def test_templates_show_values_as_python_would(mixed, documents, ascii_only):
     np.testing.assert_array_equal(grade.reward[:-1], [not m for m in missing[:-1]])
 
 
-def normalised(name):
-    """`strings.normalise` in plain Python."""
+def normalized(name):
+    """`strings.normalize` in plain Python."""
     name = " ".join(fold(name).split())
     depth, outside = 0, 0
     for n, character in enumerate(name):
@@ -191,8 +191,8 @@ def rank_oracle(text, item, max_items=20, credit=CREDIT):
         ok = False
     if not ok or not 1 <= len(names) <= max_items:
         return 0.0, 0, 0, True
-    unique = list(dict.fromkeys(map(normalised, names)))
-    wanted = {normalised(name) for name in [item["gene"], *item["aliases"]]}
+    unique = list(dict.fromkeys(map(normalized, names)))
+    wanted = {normalized(name) for name in [item["gene"], *item["aliases"]]}
     rank = next((n for n, name in enumerate(unique, start=1) if name in wanted), 0)
     return (credit[rank - 1] if 0 < rank <= len(credit) else 0.0), rank, len(names), False
 

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
 from rft_jax.graders.types import HostSample
 from rft_jax.strings import MAX_DEPTH
+from rft_jax.utils.errors import InputError
 
 RECORD = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
 from rft_jax.graders.types import HostSample
+from rft_jax.utils.errors import InputError
 
 
 def spec(**fields):

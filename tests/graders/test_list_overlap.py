@@ -1,14 +1,14 @@
-"""`list_overlap` compares lists as Python compares sets of normalised names."""
+"""`list_overlap` compares lists as Python compares sets of normalized names."""
 
 import json
 import random
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
 from rft_jax.graders.list_overlap import METRICS
 from rft_jax.graders.types import HostSample, HostView, Items
+from rft_jax.utils.errors import InputError
 
 MAX_ITEMS = 8
 REFERENCES = [

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.graders import ERRORS, build_grader, grade_texts, load_grader
 from rft_jax.graders.placement import explain, place
 from rft_jax.graders.types import HostSample, HostScore, Items
 from rft_jax.strings import MAX_DEPTH
+from rft_jax.utils.errors import InputError
 
 N = 24
 ITEM = {"gene": "SCN1A", "aliases": ["NaV1.1 (x)", "É [old]"], "text": 'a"\u00e9'}

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import build_grader, grade_texts, load_grader
 from rft_jax.graders.types import HostSample, Items
 from rft_jax.strings import MAX_DEPTH
+from rft_jax.utils.errors import InputError
 
 EQUAL = {
     "type": "string_check",

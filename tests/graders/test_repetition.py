@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
+from rft_jax.utils.errors import InputError
 
 
 def spec(**fields):

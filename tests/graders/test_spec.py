@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import load_grader
 from rft_jax.graders.multi import Multi
 from rft_jax.graders.rank import CREDIT
 from rft_jax.graders.string_check import OPERATIONS
+from rft_jax.utils.errors import InputError
 
 CHECK = {
     "type": "string_check",

@@ -7,11 +7,11 @@ import types
 import jax
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.graders import build_grader, explain, grade_texts, load_grader
 from rft_jax.graders.text_similarity import METRICS
 from rft_jax.graders.types import HostSample, HostView, Items
 from rft_jax.strings import from_host
+from rft_jax.utils.errors import InputError
 
 WIDTH, ROWS = 192, 512
 jit_metrics = jax.jit(lambda text, reference: {m: f(text, reference) for m, f in METRICS.items()})
@@ -97,7 +97,7 @@ GAPS = [" "] * 12 + ["\r\n", "\n", "  ", "\t", "\u2003", "\x85", "\u3000", "", "
 
 
 def repaired(text, size, width):
-    """An answer cut after some bytes, as the detokeniser shows it, of at most `width` bytes."""
+    """An answer cut after some bytes, as the detokenizer shows it, of at most `width` bytes."""
     cut = text.encode()[:size].decode("utf-8", "replace")
     while len(cut.encode()) > width:
         cut = cut[:-1]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.grammars import read_response_format
 from rft_jax.grammars.json_schema import NESTING, schema_automaton
+from rft_jax.utils.errors import InputError
 
 from .tools import random_schema, random_value, strict
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.config import RolloutConfig
-from rft_jax.errors import InputError
 from rft_jax.grammars import build_tables, grammar, grammar_of, open_grammar
 from rft_jax.grammars.byte_automaton import BASE, DEAD
 from rft_jax.grammars.json_schema import schema_automaton
 from rft_jax.grammars.response_format import ResponseFormat
 from rft_jax.rollout import grammar_mask
-from rft_jax.tokenizers.detokenize import DropSpace, Kind
+from rft_jax.tokenizers.device_decode import DropSpace, Kind
+from rft_jax.utils.errors import InputError
 
 from .tools import (
     MARKER,
@@ -173,7 +173,7 @@ def test_tables_come_from_the_disk_the_second_time(tmp_path, monkeypatch):
     assert grammar_of(config, Tokenizer()) is not None
     (file,) = (tmp_path / "grammars").iterdir()
     short = RolloutConfig(
-        response_format=EVERY, reasoning_effort=5, completion_tokens=needed - 1
+        response_format=EVERY, reasoning_effort=5, max_completion_tokens=needed - 1
     )  # fmt: skip
     with pytest.raises(InputError, match=f"completion_tokens: .* set it to at least {needed}"):
         grammar_of(short, Tokenizer())

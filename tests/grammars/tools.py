@@ -10,7 +10,7 @@ import numpy as np
 from rft_jax.grammars import Vocabulary
 from rft_jax.rollout import LogitMask, logit_masks
 from rft_jax.rollout.sampling import sample
-from rft_jax.tokenizers.detokenize import DropSpace, Kind, Repair, make_table
+from rft_jax.tokenizers.device_decode import DropSpace, Kind, Repair, make_table
 
 PAD, STOP, MARKER = 0, 1, 2
 TOKENS = 96  # of completions that are sampled without a model

@@ -26,7 +26,13 @@ LENGTHS = np.array([[11, 1], [4, 11], [8, 2]], np.int32)
 @pytest.fixture(scope="module")
 def model():
     config = ModelConfig(
-        layers=2, width=D, heads=4, kv_heads=2, head_dim=8, mlp_width=24, compute_dtype="float32"
+        num_layers=2,
+        hidden_size=D,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=24,
+        compute_dtype="float32",
     )
     return build_model(config, V)
 
@@ -171,7 +177,7 @@ def test_logits_exist_only_at_completion_positions_a_chunk_at_a_time(
     assert max(int(np.prod(shape)) for shape in shapes) == B * G * logit_chunk * V
 
 
-def test_the_backward_pass_computes_no_normaliser_again(model, params, batch):
+def test_the_backward_pass_computes_no_normalizer_again(model, params, batch):
     reductions = [
         equation.primitive.name
         for equation in gradient_equations(model, params, batch, 3)

@@ -91,13 +91,13 @@ def test_every_row_of_the_reference_is_tested(reference):
 def test_clip_indicators_count_what_the_reference_counts(reference):
     new, old, advantage, mask = (jnp.asarray(reference[k]) for k in ("new", "old", "adv", "mask"))
     config = PolicyLossConfig(dual_clip=3.0)
-    ppo = POLICY_LOSSES["ppo"](new, old, advantage, mask, config)
+    ppo = POLICY_LOSSES["ppo_clip"](new, old, advantage, mask, config)
     assert [int(clipped.sum()) for clipped in ppo[1:]] == [25, 22, 6]
     gspo = POLICY_LOSSES["gspo"](new, old, advantage, mask, config)
     assert [int(clipped.any(axis=-1).sum()) for clipped in gspo[1:]] == [3, 3, 0]
 
 
-@pytest.mark.parametrize("loss", ["ppo", "gspo"])
+@pytest.mark.parametrize("loss", ["ppo_clip", "gspo"])
 def test_exactly_the_clipped_tokens_have_no_gradient(reference, loss):
     new, old, advantage, mask = (jnp.asarray(reference[k]) for k in ("new", "old", "adv", "mask"))
     config = PolicyLossConfig(loss=loss, dual_clip=3.0)

@@ -33,7 +33,13 @@ def plain_muon(weight, gradient):
 @pytest.fixture(scope="module")
 def dense():
     config = ModelConfig(
-        layers=2, width=16, heads=4, kv_heads=2, head_dim=8, mlp_width=24, attention_bias=True
+        num_layers=2,
+        hidden_size=16,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=24,
+        attention_bias=True,
     )
     return updated(CONFIG, build_model(config, 32))
 
@@ -51,7 +57,7 @@ def test_muon_takes_each_matrix_of_each_layer_by_itself(dense, name):
 
 def test_muon_takes_each_expert_by_itself():
     config = ModelConfig(
-        layers=1, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=24, experts=3,
+        num_layers=1, hidden_size=16, num_heads=2, num_kv_heads=2, head_dim=8, intermediate_size=24, experts=3,
         experts_per_token=2,
     )  # fmt: skip
     params, gradient, after = (

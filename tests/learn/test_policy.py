@@ -21,7 +21,7 @@ from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollou
 V, P, B, G, T = 23, 5, 4, 3, 7
 TEMPERATURE = 0.9
 MASK = LogitMask((0,), 2, 3)
-ROLLOUT = RolloutConfig(completion_tokens=T, temperature=TEMPERATURE)
+ROLLOUT = RolloutConfig(max_completion_tokens=T, temperature=TEMPERATURE)
 OPTIMIZER = optax.sgd(0.3)
 PLAIN = PolicyLossConfig(logit_chunk=T)
 
@@ -36,7 +36,13 @@ class Batch(NamedTuple):
 @pytest.fixture(scope="module")
 def model():
     config = ModelConfig(
-        layers=1, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=24, compute_dtype="float32"
+        num_layers=1,
+        hidden_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        intermediate_size=24,
+        compute_dtype="float32",
     )
     return build_model(config, V)
 
@@ -190,7 +196,7 @@ def test_the_loss_of_both_gradient_steps_is_that_by_hand(model, state, batch, na
     """The second step's old policy is the first step's, as the learner computed it."""
     config = CONFIGS[name]
     first, metrics = update(model, state, batch, config)
-    _, second_metrics = update(model, state, batch, dataclasses.replace(config, gradient_steps=2))
+    _, second_metrics = update(model, state, batch, dataclasses.replace(config, epochs_per_batch=2))
     mask_BGT = np.asarray(batch.completions.policy_mask_BGT & batch.valid_BG[..., None])
     old = logprobs_of(model, state.params, batch)
     roll = np.asarray(batch.completions.logprobs_BGT, np.float64)
@@ -202,7 +208,7 @@ def test_the_loss_of_both_gradient_steps_is_that_by_hand(model, state, batch, na
     assert ratio.min() < 0.8 and ratio.max() > 1.28  # so that the clips act
     np.testing.assert_allclose(second_metrics["loss"], loss_by_hand(config, new, *rest), rtol=1e-4)
     gap = np.abs(old - roll)[mask_BGT].mean()
-    np.testing.assert_allclose(second_metrics["logprob_gap"], gap, rtol=1e-4)
+    np.testing.assert_allclose(second_metrics["sampler_learner_logprob_gap"], gap, rtol=1e-4)
 
 
 def test_the_first_step_is_the_policy_gradient(model, state, batch):
@@ -224,10 +230,10 @@ def test_the_first_step_is_the_policy_gradient(model, state, batch):
 
 
 def test_micro_batches_and_logit_chunks_change_nothing(model, state, batch):
-    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], gradient_steps=2)
+    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], epochs_per_batch=2)
     whole, metrics = update(model, state, batch, config)
     parts, part_metrics = update(
-        model, state, batch, dataclasses.replace(config, micro_batches=2, logit_chunk=3)
+        model, state, batch, dataclasses.replace(config, gradient_accumulation=2, logit_chunk=3)
     )
     assert distance(whole, parts) <= 1e-5 * distance(state, whole)
     assert metrics.keys() == part_metrics.keys()
@@ -238,7 +244,7 @@ def test_micro_batches_and_logit_chunks_change_nothing(model, state, batch):
 @pytest.mark.parametrize("rows, shards", [(1, 1), (5, 2)])
 def test_packed_rows_change_nothing(model, state, batch, rows, shards):
     """With prompts of several lengths, a reference policy, an invalid sample and group."""
-    config = dataclasses.replace(CONFIGS["gspo, icepop, k2"], gradient_steps=2, logit_chunk=3)
+    config = dataclasses.replace(CONFIGS["gspo, icepop, k2"], epochs_per_batch=2, logit_chunk=3)
     whole, metrics = update(model, state, batch, config)
     packed, packed_metrics = update(
         model, state, batch, dataclasses.replace(config, pack_rows=rows), shards
@@ -246,7 +252,7 @@ def test_packed_rows_change_nothing(model, state, batch, rows, shards):
     assert distance(whole, packed) <= 1e-5 * distance(state, whole)
     assert metrics.keys() == packed_metrics.keys()
     for name, value in metrics.items():
-        if name != "padding_share":
+        if name != "padding_fraction":
             np.testing.assert_allclose(packed_metrics[name], value, rtol=1e-4, atol=1e-6)
 
 
@@ -263,7 +269,7 @@ def test_rows_packed_on_two_devices_are_those_of_one(model, state, batch):
     assert distance(one, jax.device_get(two)) <= 1e-5 * distance(state, one)
     text = update.lower(model, *spread, config, 2).compile().as_text()
     assert "all-reduce" in text
-    keys = f"f32[{model.config.layers},{B},{model.config.kv_heads},{P},{model.config.head_dim}]"
+    keys = f"f32[{model.config.num_layers},{B},{model.config.num_kv_heads},{P},{model.config.head_dim}]"
     assert keys not in text  # of all prompts, on one device
 
 
@@ -280,7 +286,7 @@ def test_forced_tokens_padding_and_invalid_samples_take_no_part(model, state, ba
         ),
         advantage_BG=jnp.where(batch.valid_BG, batch.advantage_BG, 7.0),
     )
-    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], gradient_steps=2)
+    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], epochs_per_batch=2)
     for a, b in zip(
         jax.tree.leaves(update(model, state, batch, config)),
         jax.tree.leaves(update(model, state, other, config)),
@@ -296,15 +302,15 @@ def test_without_a_token_to_learn_from_the_weights_stay(model, state, batch, wha
     else:
         nothing = jnp.zeros((B, G, T), bool)
         empty = batch._replace(completions=batch.completions._replace(policy_mask_BGT=nothing))
-    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], gradient_steps=2)
+    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], epochs_per_batch=2)
     new, metrics = update(model, state, empty, config)
     jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
-    assert all(value == 0 for name, value in metrics.items() if name != "padding_share")
+    assert all(value == 0 for name, value in metrics.items() if name != "padding_fraction")
 
 
 def test_sampler_and_learner_agree_on_the_log_probabilities(model, state, sampled):
     _, metrics = update(model, state, sampled, PLAIN)
-    assert 0 <= metrics["logprob_gap"] < 1e-4
+    assert 0 <= metrics["sampler_learner_logprob_gap"] < 1e-4
     assert metrics["entropy"] > 0.1
 
 

@@ -21,7 +21,13 @@ ROWS = [[(3, 4), (1, 2), (4, 1)], [(8, 8)], [(2, 5), (2, 2)], []]
 @pytest.fixture(scope="module")
 def model():
     config = ModelConfig(
-        layers=1, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=24, compute_dtype="float32"
+        num_layers=1,
+        hidden_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        intermediate_size=24,
+        compute_dtype="float32",
     )
     return build_model(config, V)
 
@@ -53,13 +59,15 @@ def state_of(model, optimizer):
 
 
 @functools.cache
-def step_of(model, micro_batches, logit_chunk):
+def step_of(model, gradient_accumulation, logit_chunk):
     optimizer = optax.sgd(0.1)
-    return jax.jit(make_supervised_step(model, optimizer, micro_batches, logit_chunk)), optimizer
+    return jax.jit(
+        make_supervised_step(model, optimizer, gradient_accumulation, logit_chunk)
+    ), optimizer
 
 
-def run(model, batch, micro_batches=1, logit_chunk=64):
-    step, optimizer = step_of(model, micro_batches, logit_chunk)
+def run(model, batch, gradient_accumulation=1, logit_chunk=64):
+    step, optimizer = step_of(model, gradient_accumulation, logit_chunk)
     return step(state_of(model, optimizer), batch)
 
 
@@ -84,10 +92,12 @@ def test_the_loss_is_the_cross_entropy_of_the_items_completions(model, packed):
     np.testing.assert_allclose(metrics["mean_token_accuracy"], np.mean(correct), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("micro_batches", "logit_chunk"), [(2, 64), (4, 4), (1, 2)])
-def test_micro_batches_and_logit_chunks_change_nothing(model, packed, micro_batches, logit_chunk):
+@pytest.mark.parametrize(("gradient_accumulation", "logit_chunk"), [(2, 64), (4, 4), (1, 2)])
+def test_micro_batches_and_logit_chunks_change_nothing(
+    model, packed, gradient_accumulation, logit_chunk
+):
     state, metrics = run(model, packed[0])
-    other, other_metrics = run(model, packed[0], micro_batches, logit_chunk)
+    other, other_metrics = run(model, packed[0], gradient_accumulation, logit_chunk)
     for name in metrics:
         np.testing.assert_allclose(metrics[name], other_metrics[name], rtol=2e-6, atol=1e-7)
     before = state_of(model, optax.sgd(0.1)).params
@@ -100,7 +110,7 @@ def test_prompts_and_padding_are_context_and_not_learned(model, packed):
     batch, _ = packed
     empty = batch._replace(predict_BC=jnp.full_like(batch.predict_BC, -1))
     state, metrics = run(model, empty)
-    assert metrics["loss"] == metrics["gradient_norm"] == 0
+    assert metrics["loss"] == metrics["grad_norm"] == 0
     jax.tree.map(
         np.testing.assert_array_equal, state.params, state_of(model, optax.sgd(0.1)).params
     )

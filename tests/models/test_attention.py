@@ -38,15 +38,15 @@ def merged_attention(q, k, v, mask, scale):
     return merge(*parts)
 
 
-def test_a_partial_is_softmax_attention_with_the_log_of_its_normaliser(inputs):
+def test_a_partial_is_softmax_attention_with_the_log_of_its_normalizer(inputs):
     q, k, v, mask = inputs
     partial = partial_attention(q, k, v, mask, scale=0.3)
     np.testing.assert_allclose(
         partial.out_RKMTQ, softmax_attention(*inputs, 0.3), rtol=0, atol=1e-6
     )
     score = np.einsum("rkmtq,rkuq->rkmtu", *(np.asarray(x, np.float64) for x in (q, k))) * 0.3
-    normaliser = np.where(np.asarray(mask)[:, None, None], np.exp(score), 0).sum(axis=-1)
-    np.testing.assert_allclose(partial.lse_RKMT, np.log(normaliser), rtol=1e-5, atol=1e-6)
+    normalizer = np.where(np.asarray(mask)[:, None, None], np.exp(score), 0).sum(axis=-1)
+    np.testing.assert_allclose(partial.lse_RKMT, np.log(normalizer), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.3, 40.0])  # 40: scores whose exponentials overflow float32

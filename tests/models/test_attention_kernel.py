@@ -99,12 +99,12 @@ def test_a_tile_fits_on_the_chip():
 def test_a_decoder_with_the_kernel_gives_the_plain_ones_gradient(mesh):
     B, G, T, V = 4, 2, 128, 31
     config = ModelConfig(
-        layers=2,
-        width=32,
-        heads=4,
-        kv_heads=2,
+        num_layers=2,
+        hidden_size=32,
+        num_heads=4,
+        num_kv_heads=2,
         head_dim=8,
-        mlp_width=48,
+        intermediate_size=48,
         attention_softcap=5.0,
         attention_pattern=("full", "sliding"),
         sliding_window=50,

@@ -74,12 +74,12 @@ def test_which_heads_it_takes():
 def test_completions_are_those_of_plain_attention(mesh, slots, layers):
     B, G, P, V = 4, 4, 20, 31
     config = ModelConfig(
-        layers=2,
-        width=32,
-        heads=4,
-        kv_heads=2,
+        num_layers=2,
+        hidden_size=32,
+        num_heads=4,
+        num_kv_heads=2,
         head_dim=16,
-        mlp_width=48,
+        intermediate_size=48,
         attention_softcap=5.0,
         attention_pattern=("full", "sliding"),
         sliding_window=9,
@@ -92,7 +92,7 @@ def test_completions_are_those_of_plain_attention(mesh, slots, layers):
     rows = None if mesh is None else batch_sharding(make_mesh(mesh))
     if rows is not None:
         prompts = jax.device_put(prompts, rows)
-    settings = RolloutConfig(group_size=G, completion_tokens=12, slots=slots)
+    settings = RolloutConfig(group_size=G, max_completion_tokens=12, slots=slots)
     keys_BG = completion_keys(jnp.uint32(0), jnp.int32(0), jnp.arange(B), jnp.zeros(B, int), G)
 
     def completions(decode_attention):

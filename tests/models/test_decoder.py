@@ -18,7 +18,13 @@ from rft_jax.parallel import LEARNER_RULES
 V, P, B, G, T = 61, 7, 3, 2, 5
 LENGTHS = np.array([1, 4, 7], np.int32)
 PLAIN = ModelConfig(
-    layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48, compute_dtype="float32"
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=48,
+    compute_dtype="float32",
 )
 VARIANTS = {
     "plain": {},
@@ -26,15 +32,15 @@ VARIANTS = {
         "tie_embeddings": False,
         "attention_bias": True,
         "qk_norm": True,
-        "layers": 3,
-        "heads": 2,
+        "num_layers": 3,
+        "num_heads": 2,
         "rope_theta": 100.0,
         "output_bias": True,
         "rope_scaling": LinearRope(2.0),
     },
     "sliding": {
         "remat": "none",
-        "layers": 3,
+        "num_layers": 3,
         "attention_pattern": ("sliding", "full"),
         "sliding_window": 3,
         "sliding_rope_theta": 30.0,
@@ -46,8 +52,8 @@ VARIANTS = {
         "attention_scale": 0.5,
         "logit_softcap": 2.0,
         "activation": "gelu_tanh",
-        "norms_around_one": True,
-        "post_norms": True,
+        "norm_weight_offset": True,
+        "sandwich_norms": True,
         "scale_embeddings": True,
     },
     "experts": {"experts": 4, "experts_per_token": 2},
@@ -219,9 +225,9 @@ def test_of_a_layer_dots_keeps_the_products_with_weights(tokens):
         return collections.Counter(variable.aval.shape[1:] for variable in forward.outvars)
 
     c = make()[0].config
-    width, hidden = (N, 1, X, c.width), (N, 1, X, c.mlp_width)
-    key = (N, 1, X, c.kv_heads, c.head_dim)
-    query = (*key[:4], c.heads // c.kv_heads, c.head_dim)
+    width, hidden = (N, 1, X, c.hidden_size), (N, 1, X, c.intermediate_size)
+    key = (N, 1, X, c.num_kv_heads, c.head_dim)
+    query = (*key[:4], c.num_heads // c.num_kv_heads, c.head_dim)
     # Not the MLP's result, which no gradient needs.
     assert kept("dots") - kept("full") == {width: 1, hidden: 2, query: 1, key: 2}
 
@@ -245,7 +251,7 @@ def test_a_token_sees_no_later_one(plain, tokens):
 
 
 def test_a_sliding_token_sees_no_further_than_its_window(tokens):
-    sliding = {"layers": 1, "attention_pattern": ("sliding",), "sliding_window": 3}
+    sliding = {"num_layers": 1, "attention_pattern": ("sliding",), "sliding_window": 3}
     model, params = make(**sliding)
     rows_NX = concatenated(tokens)[:, 0]
     changed_NX = rows_NX.copy()
@@ -289,7 +295,7 @@ def test_every_weight_has_an_axis_name_for_each_dimension(variant):
     axes, axes_tree = jax.tree.flatten(model.axes, is_leaf=lambda node: isinstance(node, tuple))
     weights, weights_tree = jax.tree.flatten(params)
     assert axes_tree == weights_tree
-    sizes = {"vocab": V, "embed": model.config.width, "layers": model.config.layers}
+    sizes = {"vocab": V, "embed": model.config.hidden_size, "layers": model.config.num_layers}
     for names, weight in zip(axes, weights, strict=True):
         assert len(names) == weight.ndim
         assert set(names) <= LEARNER_RULES.keys()

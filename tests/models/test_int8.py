@@ -9,16 +9,16 @@ import pytest
 
 from rft_jax.config import MeshConfig, ModelConfig, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
-from rft_jax.models import base, build_model, quantise_weights, quantised_axes
-from rft_jax.models.int8 import Int8, dequantise, quantise
+from rft_jax.models import base, build_model, quantize_weights, quantized_axes
+from rft_jax.models.int8 import Int8, dequantize, quantize
 from rft_jax.models.linear import embed, grouped_linear, linear, unembed
-from rft_jax.models.matrices import INPUTS
+from rft_jax.models.weight_axes import INPUTS
 from rft_jax.parallel import ROLLOUT_RULES, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
 V, G, T = 32, 2, 6
 DENSE = ModelConfig(
-    layers=2, width=16, heads=4, kv_heads=2, head_dim=8, mlp_width=24, qk_norm=True,
+    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=24, qk_norm=True,
     compute_dtype="float32",
 )  # fmt: skip
 EXPERTS = dataclasses.replace(DENSE, experts=4, experts_per_token=2, tie_embeddings=False)
@@ -36,7 +36,7 @@ def whole(x, axes):
 @pytest.mark.parametrize("axes", [(0,), (-1,), (0, 2)])
 def test_no_number_is_off_by_more_than_half_a_step(axes):
     x = normal(3, 5, 4).at[1].set(0)
-    x8 = quantise(x, axes)
+    x8 = quantize(x, axes)
     assert x8.values.dtype == jnp.int8
     step = np.abs(x).max(axis=axes, keepdims=True) / 127
     assert (np.abs(whole(x8, axes) - x) <= 0.5001 * step).all()
@@ -51,7 +51,7 @@ def test_no_number_is_off_by_more_than_half_a_step(axes):
     ],
 )
 def test_products_are_those_of_the_rounded_weight(equation, x_shape, shape, axes):
-    x, weight = normal(*x_shape), quantise(normal(*shape), axes)
+    x, weight = normal(*x_shape), quantize(normal(*shape), axes)
     expected = jnp.einsum(equation, x, whole(weight, axes))
     found = linear(x, weight, len(axes))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -61,22 +61,22 @@ def test_products_are_those_of_the_rounded_weight(equation, x_shape, shape, axes
 
 
 def test_embeddings_and_groups_are_those_of_the_rounded_weight():
-    table = quantise(normal(7, 4), (1,))
+    table = quantize(normal(7, 4), (1,))
     index = jnp.asarray([[6, 0], [3, 3]])
     np.testing.assert_array_equal(embed(table, index, jnp.float32), whole(table, (1,))[index])
     hidden = normal(2, 3, 4)
     expected = unembed(hidden, whole(table, (1,)))
     np.testing.assert_allclose(unembed(hidden, table), expected, rtol=1e-5, atol=1e-5)
-    x, weight, sizes = normal(9, 4), quantise(normal(3, 4, 5), (1,)), jnp.asarray([2, 0, 7])
+    x, weight, sizes = normal(9, 4), quantize(normal(3, 4, 5), (1,)), jnp.asarray([2, 0, 7])
     expected = jax.lax.ragged_dot(x, whole(weight, (1,)), sizes)
     np.testing.assert_allclose(grouped_linear(x, weight, sizes), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["dense", "experts"])
-def test_every_matrix_is_quantised_and_split_as_before(config):
+def test_every_matrix_is_quantized_and_split_as_before(config):
     model = build_model(config, V)
-    params = jax.eval_shape(lambda: quantise_weights(model.init(jax.random.key(0))))
-    axes = quantised_axes(base(model.axes))
+    params = jax.eval_shape(lambda: quantize_weights(model.init(jax.random.key(0))))
+    axes = quantized_axes(base(model.axes))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     places = shardings(mesh, ROLLOUT_RULES, axes)
     assert jax.tree.structure(params) == jax.tree.structure(places)
@@ -95,7 +95,7 @@ def sample(model, params, **settings):
     tokens = jnp.asarray(np.random.default_rng(1).integers(0, V, (3, 5)), jnp.int32)
     prompts = Prompts(tokens, jnp.asarray([5, 2, 4], jnp.int32))
     keys = completion_keys(jnp.uint32(0), jnp.int32(0), ids, ids, G)
-    config = RolloutConfig(group_size=G, completion_tokens=T, **settings)
+    config = RolloutConfig(group_size=G, max_completion_tokens=T, **settings)
     found = rollout(model, params, prompts, keys, MASK, config, stop_ids=(), pad_id=0)
     exact, entropy = completion_logprobs(
         model, params, prompts, found.tokens_BGT, found.length_BG, MASK, temperature=1.0,
@@ -117,16 +117,16 @@ def rounded(params):
         axes = tuple(letters.index(axis) + stacked for axis in INPUTS.get(name, ""))
         return whole(leaf, axes) if axes else leaf
 
-    quantised = quantise_weights(params)
-    layers = {name: of(name, leaf, 1) for name, leaf in quantised.pop("layers").items()}
-    return {name: of(name, leaf, 0) for name, leaf in quantised.items()} | {"layers": layers}
+    quantized = quantize_weights(params)
+    layers = {name: of(name, leaf, 1) for name, leaf in quantized.pop("layers").items()}
+    return {name: of(name, leaf, 0) for name, leaf in quantized.items()} | {"layers": layers}
 
 
 @pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["dense", "experts"])
 def test_the_rollout_samples_from_the_rounded_weights(config):
     model = build_model(config, V)
     params = weights(model)
-    found, exact, _ = jax.jit(lambda params: sample(model, quantise_weights(params)))(params)
+    found, exact, _ = jax.jit(lambda params: sample(model, quantize_weights(params)))(params)
     expected, _, _ = jax.jit(lambda params: sample(model, rounded(params)))(params)
     np.testing.assert_array_equal(found.tokens_BGT, expected.tokens_BGT)
     np.testing.assert_allclose(found.logprobs_BGT, expected.logprobs_BGT, rtol=0, atol=2e-5)
@@ -143,7 +143,7 @@ def test_a_cache_in_eight_bits_samples_from_nearly_the_same_policy():
 
 
 def test_a_cache_in_eight_bits_is_read_in_the_compute_type():
-    k = quantise(normal(2, 3, 4), (-1,))
-    read = dequantise(k, jnp.bfloat16)
+    k = quantize(normal(2, 3, 4), (-1,))
+    read = dequantize(k, jnp.bfloat16)
     assert read.dtype == jnp.bfloat16 and read.shape == (2, 3, 4)
-    assert dequantise(read, jnp.float32) is read
+    assert dequantize(read, jnp.float32) is read

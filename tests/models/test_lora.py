@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from rft_jax.config import LoraConfig, MeshConfig, ModelConfig, RolloutConfig
-from rft_jax.errors import InputError
 from rft_jax.learn.logprobs import completion_logprobs
 from rft_jax.models import base, build_model, check_targets, merge, split
 from rft_jax.parallel import LEARNER_RULES, ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
+from rft_jax.utils.errors import InputError
 
 V, G, T = 32, 2, 5
 LORA = LoraConfig(rank=3, alpha=12.0, base_dtype="float32")
 CONFIG = ModelConfig(
-    layers=2, width=16, heads=4, kv_heads=2, head_dim=8, mlp_width=24, attention_bias=True,
+    num_layers=2, hidden_size=16, num_heads=4, num_kv_heads=2, head_dim=8, intermediate_size=24, attention_bias=True,
     qk_norm=True, compute_dtype="float32", lora=LORA,
 )  # fmt: skip
 MASK = LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0)
@@ -83,7 +83,7 @@ def test_each_target_has_its_own_change(model, params):
 def test_the_rollout_samples_alike_with_adapters_applied_or_merged(model, params):
     ids = jnp.arange(8)
     keys = completion_keys(jnp.uint32(0), jnp.int32(0), ids, jnp.zeros_like(ids), G)
-    config = RolloutConfig(group_size=G, completion_tokens=T)
+    config = RolloutConfig(group_size=G, max_completion_tokens=T)
 
     @jax.jit
     def sample(params):

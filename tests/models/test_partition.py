@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from rft_jax.config import MeshConfig, ModelConfig
-from rft_jax.errors import InputError
 from rft_jax.models import (
     base,
     build_model,
     check_partition,
     merge,
-    quantise_weights,
-    quantised_axes,
+    quantize_weights,
+    quantized_axes,
 )
 from rft_jax.parallel import (
     LEARNER_RULES,
@@ -26,8 +25,17 @@ from rft_jax.parallel import (
     make_mesh,
     shardings,
 )
+from rft_jax.utils.errors import InputError
 
-CONFIG = ModelConfig(name="small", layers=1, width=12, heads=6, kv_heads=6, head_dim=4, mlp_width=8)
+CONFIG = ModelConfig(
+    name="small",
+    num_layers=1,
+    hidden_size=12,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=4,
+    intermediate_size=8,
+)
 
 
 def check(vocab_size=24, **sizes):
@@ -42,9 +50,15 @@ def test_divisors_are_accepted():
 @pytest.mark.parametrize(
     "sizes, complaint",
     [
-        ({"fsdp": 1, "tensor": 4}, "mesh.tensor: 4 devices cannot split kv_heads=6 of the model"),
+        (
+            {"fsdp": 1, "tensor": 4},
+            "mesh.tensor: 4 devices cannot split num_kv_heads=6 of the model",
+        ),
         ({"fsdp": 8, "tensor": 1}, "mesh.fsdp: 8 devices cannot split width=12 of the model"),
-        ({"fsdp": 1, "tensor": 3}, "mesh.tensor: 3 devices cannot split mlp_width=8 of the model"),
+        (
+            {"fsdp": 1, "tensor": 3},
+            "mesh.tensor: 3 devices cannot split intermediate_size=8 of the model",
+        ),
         ({"fsdp": 1, "tensor": 2, "vocab_size": 25}, "cannot split the vocabulary=25 of the model"),
     ],
 )
@@ -56,7 +70,7 @@ def test_what_does_not_divide_is_named(sizes, complaint):
 
 MIXTURE = dataclasses.replace(
     CONFIG,
-    layers=2,
+    num_layers=2,
     compute_dtype="float32",
     experts=4,
     experts_per_token=2,
@@ -99,8 +113,8 @@ def test_experts_in_eight_bits_compute_the_same_on_a_mesh():
     whole, split = build_model(MIXTURE, 24), build_model(MIXTURE, 24, rows)
     tokens_BT = np.random.default_rng(0).integers(0, 24, (8, 7), np.int32)
     params = jax.tree.map(lambda x: 5 * x, jax.jit(whole.init)(jax.random.key(0)))
-    params = quantise_weights(merge(params, whole.dtype))
-    places = shardings(mesh, ROLLOUT_RULES, quantised_axes(base(whole.axes)))
+    params = quantize_weights(merge(params, whole.dtype))
+    places = shardings(mesh, ROLLOUT_RULES, quantized_axes(base(whole.axes)))
     arguments = jax.device_put(params, places), jax.device_put(tokens_BT, rows)
     got = jax.jit(functools.partial(hidden, split))(*arguments)
     np.testing.assert_allclose(got, hidden(whole, params, tokens_BT), rtol=1e-4, atol=1e-5)
@@ -127,7 +141,7 @@ def test_tokens_are_sorted_by_expert_where_they_are():
 def test_experts_are_summed_before_they_cross_the_tensor_axis():
     found = collectives({"data": 2, "fsdp": 2, "tensor": 2})
     largest = max(np.prod([int(n) for n in shape.split(",") if n]) for shape, _ in found)
-    assert largest == 8 // 4 * 7 * MIXTURE.width
+    assert largest == 8 // 4 * 7 * MIXTURE.hidden_size
 
 
 def test_a_gradient_needs_sums_alone():

@@ -45,7 +45,7 @@ def test_all_keys_at_once_are_the_merged_partials_with_their_gradient(
 ):
     q, own, shared = inputs(shared_mask or (B, 1, 1))
     shared = shared if shared_mask else None
-    config = ModelConfig(heads=K * M, kv_heads=K, head_dim=Q, attention_scale=0.4)
+    config = ModelConfig(num_heads=K * M, num_kv_heads=K, head_dim=Q, attention_scale=0.4)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
 
     def gradient(attention):
@@ -82,7 +82,11 @@ def test_what_cudnn_has_no_kernel_for_is_left_to_partials():
     )
     for softcap, given in ((None, arguments), (3.0, half)):
         config = ModelConfig(
-            heads=K * M, kv_heads=K, head_dim=Q, attention="cudnn", attention_softcap=softcap
+            num_heads=K * M,
+            num_kv_heads=K,
+            head_dim=Q,
+            attention="cudnn",
+            attention_softcap=softcap,
         )
         out = row_attention.fused_attention(config, None)(*given)
         np.testing.assert_array_equal(out, row_attention.plain_attention(config)(*given))

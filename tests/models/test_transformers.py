@@ -184,7 +184,7 @@ def test_greedy_continuations_of_ragged_prompts_equal(pair):
             Prompts(tokens_BP, length_B),
             completion_keys(jnp.uint32(0), jnp.int32(0), ids, jnp.zeros_like(ids), 1),
             LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0),
-            RolloutConfig(group_size=1, completion_tokens=T, temperature=0.0),
+            RolloutConfig(group_size=1, max_completion_tokens=T, temperature=0.0),
             stop_ids=(),
             pad_id=0,
         )

@@ -7,18 +7,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rft_jax.errors import InputError, RunFailed
 from rft_jax.parallel import (
-    LateMaximum,
-    first_alone,
+    AsyncMax,
+    distributed_session,
+    enter_on_all_hosts,
+    first_host_first,
     from_local,
     gather_objects,
-    joined,
     local_rows,
-    open_on_all,
+    raise_on_all_hosts,
     to_host,
-    together,
 )
+from rft_jax.utils.errors import InputError, RunFailed
 
 
 def caught(action):
@@ -31,7 +31,7 @@ def caught(action):
 
 
 def fail_on_second(error):
-    with together():
+    with raise_on_all_hosts():
         if jax.process_index() == 1:
             raise error
 
@@ -69,13 +69,13 @@ def main():
             fail_on_second(OSError("gone"))
         except OSError as error:
             found["other"] = str(error)
-    maximum = LateMaximum(mesh)
+    maximum = AsyncMax(mesh)
     with jax.transfer_guard("disallow"):
         found["maxima"] = [maximum(15 * (host == 1 and k == 1)) for k in range(4)]
     context = ClosedOnSecond()
-    found["context"] = caught(lambda: open_on_all(context).__enter__())
+    found["context"] = caught(lambda: enter_on_all_hosts(context).__enter__())
     found["closed"] = context.closed
-    found["turns"] = first_alone(lambda: turn(sys.argv[1]))
+    found["turns"] = first_host_first(lambda: turn(sys.argv[1]))
     print(json.dumps(found))
 
 
@@ -88,5 +88,5 @@ def turn(path):
 
 
 if __name__ == "__main__":
-    with joined():
+    with distributed_session():
         main()

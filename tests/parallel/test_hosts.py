@@ -13,9 +13,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rft_jax.config import MeshConfig
-from rft_jax.errors import InputError
 from rft_jax.parallel import batch_sharding, distributed, from_local, local_rows, make_mesh
 from rft_jax.parallel.distributed import VARIABLES, _arguments
+from rft_jax.utils.errors import InputError
 
 PROGRAM = Path(__file__).with_name("hosts_program.py")
 

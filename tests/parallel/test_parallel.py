@@ -1,4 +1,4 @@
-"""Meshes, what they refuse, and how weights and optimiser state lie on them."""
+"""Meshes, what they refuse, and how weights and optimizer state lie on them."""
 
 import dataclasses
 
@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rft_jax.checkpoint import abstract
 from rft_jax.config import (
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
-    ReinforceStage,
-    SupervisedStage,
+    RLStage,
+    SFTStage,
 )
-from rft_jax.errors import InputError
 from rft_jax.learn.optimizer import init_state, make_optimizer, state_shardings
 from rft_jax.models import build_model
 from rft_jax.parallel import (
@@ -30,6 +28,8 @@ from rft_jax.parallel import (
     shardings,
 )
 from rft_jax.plan.hlo import Cost, Program
+from rft_jax.runs.checkpoint import abstract
+from rft_jax.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,13 @@ def mesh():
 @pytest.fixture(scope="module")
 def model():
     config = ModelConfig(
-        layers=2, width=16, heads=4, kv_heads=2, head_dim=4, mlp_width=24, tie_embeddings=False
+        num_layers=2,
+        hidden_size=16,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=4,
+        intermediate_size=24,
+        tie_embeddings=False,
     )
     return build_model(config, 32)
 
@@ -82,19 +88,22 @@ def test_a_batch_must_be_divided_by_the_batch_axes(mesh):
 
 
 def test_the_batch_axes_must_divide_micro_batches_too(mesh):
-    reinforce = ReinforceStage(
-        name="rft", batch_size=8, policy_loss=PolicyLossConfig(micro_batches=2)
+    reinforce = RLStage(
+        name="rft", batch_size=8, policy_loss=PolicyLossConfig(gradient_accumulation=2)
     )
-    supervised = SupervisedStage(name="sft", batch_size=8, micro_batches=2)
+    supervised = SFTStage(name="sft", batch_size=8, gradient_accumulation=2)
     for stage in (reinforce, supervised):
         check_stage(mesh, stage)
     with pytest.raises(
-        InputError, match=r"policy_loss.micro_batches: 4 parts .* = 4 devices; use a divisor of 2"
+        InputError,
+        match=r"policy_loss.gradient_accumulation: 4 parts .* = 4 devices; use a divisor of 2",
     ):
-        loss = PolicyLossConfig(micro_batches=4)
+        loss = PolicyLossConfig(gradient_accumulation=4)
         check_stage(mesh, dataclasses.replace(reinforce, policy_loss=loss))
-    with pytest.raises(InputError, match=r"stages.sft.micro_batches: 4 parts of a batch of 8"):
-        check_stage(mesh, dataclasses.replace(supervised, micro_batches=4))
+    with pytest.raises(
+        InputError, match=r"stages.sft.gradient_accumulation: 4 parts of a batch of 8"
+    ):
+        check_stage(mesh, dataclasses.replace(supervised, gradient_accumulation=4))
 
 
 def test_every_weight_has_a_sharding_by_its_axes(mesh, model):
@@ -173,7 +182,14 @@ def test_a_batch_is_split_over_data_and_fsdp(mesh):
 def test_weights_are_gathered_and_activations_stay_with_their_rows():
     """Left to itself, XLA splits activations along the width and sums them over the network."""
     mesh = make_mesh(MeshConfig(data=1, fsdp=8), jax.devices()[:8])
-    config = ModelConfig(layers=2, width=64, heads=4, kv_heads=2, head_dim=16, mlp_width=128)
+    config = ModelConfig(
+        num_layers=2,
+        hidden_size=64,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        intermediate_size=128,
+    )
 
     def summed(rows):
         model = build_model(config, 32, rows)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.plan.chips import CHIPS, GIB, parse_topology, topologies
+from rft_jax.utils.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import os
 import jax
 import pytest
 
-from rft_jax.cli import load_config
+from rft_jax.commands.entry import load_config
 from rft_jax.config import MeshConfig
 from rft_jax.parallel import make_mesh
 from rft_jax.plan import compile_plan, estimate_plan, parse_topology
-from rft_jax.plan.ahead import compile_rollout, compile_update, is_installed, make_program
+from rft_jax.plan.aot import compile_rollout, compile_update, is_installed, make_program
 from rft_jax.plan.estimate import count, update_cost
 from rft_jax.plan.hlo import Cost
 
@@ -71,7 +71,7 @@ def test_slots_are_planned_for_completions_of_full_length(program, small):
 def test_more_micro_batches_need_fewer_bytes(small):
     def peak(parts):
         stage = small.stages[0]
-        loss = dataclasses.replace(stage.policy_loss, micro_batches=parts)
+        loss = dataclasses.replace(stage.policy_loss, gradient_accumulation=parts)
         config = dataclasses.replace(
             small, stages=(dataclasses.replace(stage, policy_loss=loss),), mesh=MeshConfig(2, 1, 1)
         )
@@ -111,7 +111,7 @@ def test_the_closed_form_is_within_a_tenth_of_the_compiled_bytes(name):
     topology = parse_topology(slice_name)
     if not is_installed(COMPILERS[topology.chip.platform]):
         pytest.skip(f"needs a {topology.chip.platform.upper()}'s compiler, an extra")
-    settings = {"stages.rft.policy_loss.micro_batches": str(parts)}
+    settings = {"stages.rft.policy_loss.gradient_accumulation": str(parts)}
     config = load_config(
         f"experiments/plans.py:{name.removesuffix('-v5p').removesuffix('-gpu')}", settings
     )

@@ -8,7 +8,7 @@ import pytest
 from rft_jax.config import MeshConfig
 from rft_jax.learn.optimizer import init_state
 from rft_jax.parallel import make_mesh
-from rft_jax.plan.ahead import abstract_state, make_program
+from rft_jax.plan.aot import abstract_state, make_program
 from rft_jax.plan.chips import parse_topology
 from rft_jax.plan.memory import kept_bytes
 from rft_jax.plan.plan import abstract_program

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from rft_jax.errors import InputError
 from rft_jax.report.history import MAX_TEXT, collect_series, evenly, read_run
+from rft_jax.utils.errors import InputError
 
 
 @given(st.integers(0, 500), st.integers(1, 60))

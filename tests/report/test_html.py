@@ -169,7 +169,7 @@ def test_a_full_disk_does_not_stop_a_run(make_run, rows, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rft_jax.files.os.replace", full)
+    monkeypatch.setattr("rft_jax.utils.files.os.replace", full)
     Reporter(make_run(rows)).update()
     assert "No space left on device" in capsys.readouterr().err
 

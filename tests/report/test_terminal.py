@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rft_jax import cli
+from rft_jax.commands import entry
 from rft_jax.report.terminal import number, show_run, sparkline, visible
 
 
@@ -78,16 +78,16 @@ def test_numbers_are_short():
 
 def test_the_command_shows_a_run_and_writes_its_report(make_run, rows, capsys):
     workdir = make_run(rows)
-    assert cli.main(["show", "--workdir", str(workdir)]) == 0
+    assert entry.main(["show", "--workdir", str(workdir)]) == 0
     assert "reward_mean" in capsys.readouterr().out
     assert not (workdir / "report.html").exists()
-    assert cli.main(["show", "--workdir", str(workdir), "--html"]) == 0
+    assert entry.main(["show", "--workdir", str(workdir), "--html"]) == 0
     assert (workdir / "report.html").exists()
     assert capsys.readouterr().err.strip().endswith("report.html")
 
 
 @pytest.mark.parametrize("arguments", [["--workdir", "nowhere"], ["--samples", "-1"]])
 def test_the_command_refuses_bad_input(arguments, make_run, capsys):
-    assert cli.main(["show", "--workdir", str(make_run()), *arguments]) == 2
+    assert entry.main(["show", "--workdir", str(make_run()), *arguments]) == 2
     error = capsys.readouterr().err
     assert "not a work directory" in error or "--samples must be at least 0" in error

@@ -21,13 +21,19 @@ V, P, B, G, T = 12, 6, 8, 8, 9
 PAD, STOPS, MARKER, UNKNOWN = 0, (1, 2), 3, 4
 THINKING = LogitMask((PAD, UNKNOWN), end_of_think_id=MARKER, thinking_tokens=4)
 ANSWER_ONLY = LogitMask((PAD, UNKNOWN, MARKER), end_of_think_id=None, thinking_tokens=0)
-SAMPLED = RolloutConfig(completion_tokens=T, temperature=1.2)
+SAMPLED = RolloutConfig(max_completion_tokens=T, temperature=1.2)
 PROMPTS = Prompts(
     np.random.default_rng(0).integers(5, V, (B, P), np.int32),
     np.array([1, 3, 6, 6, 2, 4, 5, 1], np.int32),
 )
 PLAIN = ModelConfig(
-    layers=2, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=24, compute_dtype="float32"
+    num_layers=2,
+    hidden_size=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=24,
+    compute_dtype="float32",
 )
 # A window shorter than a completion, so that the ring of the cache turns within it.
 WINDOW = dataclasses.replace(
@@ -177,7 +183,7 @@ class CountingModel(Model):
 def test_a_free_slot_begins_the_next_sample_at_once():
     model, params = model_and_params(PLAIN)
     counting = CountingModel(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
-    config = dataclasses.replace(SAMPLED, completion_tokens=60, slots=8)
+    config = dataclasses.replace(SAMPLED, max_completion_tokens=60, slots=8)
     completions = _rollout(counting, params, PROMPTS, keys_of(), ANSWER_ONLY, config)
     jax.effects_barrier()
     length_BG = np.asarray(completions.length_BG)

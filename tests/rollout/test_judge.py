@@ -35,7 +35,13 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judge_of(tokenizer):
     config = ModelConfig(
-        layers=2, width=16, heads=4, kv_heads=2, head_dim=8, mlp_width=24, compute_dtype="float32"
+        num_layers=2,
+        hidden_size=16,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=24,
+        compute_dtype="float32",
     )
     model = build_model(config, tokenizer.vocab_size)
     # Large enough for opinions.

@@ -49,8 +49,8 @@ def test_policy_logits_are_divided_by_the_temperature_and_then_masked():
     logits = np.arange(V, dtype=np.float32)[None]
     state = logit_masks.MaskState(jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
     policy = logit_masks.policy_logits(mask, state, logits, 0.5)
-    assert policy[0].tolist() == [np.float32(logit_masks.MASKED), 2, 4] + [
-        np.float32(logit_masks.MASKED),
-        np.float32(logit_masks.MASKED),
+    assert policy[0].tolist() == [np.float32(logit_masks.FORBIDDEN_LOGIT), 2, 4] + [
+        np.float32(logit_masks.FORBIDDEN_LOGIT),
+        np.float32(logit_masks.FORBIDDEN_LOGIT),
         10,
     ]

@@ -7,13 +7,17 @@ from rft_jax.config import ModelConfig, RolloutConfig
 from rft_jax.models import build_model
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
-CONFIG = ModelConfig(layers=4, width=32, heads=2, kv_heads=2, head_dim=32, mlp_width=32)
+CONFIG = ModelConfig(
+    num_layers=4, hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=32, intermediate_size=32
+)
 
 
 def temporary_bytes(B, G, P, T, slots):
     """Of a rollout, and the bytes of a token's keys and values."""
     model = build_model(CONFIG, 64)
-    settings = RolloutConfig(group_size=G, prompt_tokens=P, completion_tokens=T, slots=slots)
+    settings = RolloutConfig(
+        group_size=G, max_prompt_tokens=P, max_completion_tokens=T, slots=slots
+    )
     mask = LogitMask(forbidden_ids=(0,), end_of_think_id=None, thinking_tokens=0)
 
     def run(params, tokens_BP):
@@ -25,7 +29,7 @@ def temporary_bytes(B, G, P, T, slots):
     params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     tokens = jax.ShapeDtypeStruct((B, P), jnp.int32)
     compiled = jax.jit(run).lower(params, tokens).compile()
-    token = 2 * CONFIG.layers * CONFIG.kv_heads * CONFIG.head_dim * 4
+    token = 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim * 4
     return compiled.memory_analysis().temp_size_in_bytes, token
 
 

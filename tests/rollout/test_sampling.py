@@ -125,8 +125,8 @@ def test_greedy_takes_the_most_probable_token():
 
 
 @pytest.mark.parametrize("which", ["seed", "step", "prompt", "draw", "sample", "position"])
-def test_noise_of_neighbours_is_independent(which):
-    """Neighbours in one coordinate fill a 4 x 4 table as independent uniform numbers would."""
+def test_noise_of_neighbors_is_independent(which):
+    """Neighbors in one coordinate fill a 4 x 4 table as independent uniform numbers would."""
     count = 4000
     base = {name: 0 for name in ("seed", "step", "prompt", "draw", "sample", "position")}
 

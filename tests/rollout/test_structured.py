@@ -30,9 +30,15 @@ SCHEMA = strict(
 TABLES = build_tables(schema_automaton(SCHEMA, "schema"), vocabulary(), "schema")
 T = 1 + THOUGHT + TABLES.least_tokens + 8
 MODEL = ModelConfig(
-    layers=1, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=24, compute_dtype="float32"
+    num_layers=1,
+    hidden_size=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=24,
+    compute_dtype="float32",
 )
-CONFIG = RolloutConfig(completion_tokens=T)
+CONFIG = RolloutConfig(max_completion_tokens=T)
 PROMPTS = Prompts(
     np.random.default_rng(0).integers(3, V, (B, P), np.int32), np.full(B, P, np.int32)
 )
@@ -57,7 +63,7 @@ def mask_of(grammar, tokens=T):
 @functools.partial(jax.jit, static_argnums=(0, 5))
 def _rollout(model, params, prompts, keys_BG, grammar, config):
     return rollout(
-        model, params, prompts, keys_BG, mask_of(grammar, config.completion_tokens), config,
+        model, params, prompts, keys_BG, mask_of(grammar, config.max_completion_tokens), config,
         stop_ids=(STOP,), pad_id=PAD,
     )  # fmt: skip
 
@@ -79,7 +85,7 @@ def assert_valid(completions):
 
 @pytest.mark.parametrize("tokens", [T, pytest.param(T - 8, marks=pytest.mark.slow)])
 def test_every_answer_is_valid_and_has_ended(tokens):
-    completions = complete(completion_tokens=tokens)
+    completions = complete(max_completion_tokens=tokens)
     assert_valid(completions)
     forced = ~completions.policy_mask_BGT & (np.arange(tokens) < completions.length_BG[..., None])
     in_answer = np.arange(tokens) > completions.thinking_tokens_BG[..., None]

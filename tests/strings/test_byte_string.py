@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.strings import (
     compress,
     concat,
@@ -18,6 +17,7 @@ from rft_jax.strings import (
     to_host,
     trim,
 )
+from rft_jax.utils.errors import InputError
 
 N, L, R = 32, 48, 12
 # Few letters, so that parts occur; characters of one to four bytes, white space of all kinds.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rft_jax.strings import (
     MAX_DEPTH,
-    Token,
+    JsonToken,
     find,
     from_host,
     render,
@@ -24,13 +24,13 @@ from rft_jax.strings import (
 N, L, K = 64, 256, 6
 PATHS = ((), ("a",), ("a", "b"), ("a", 0), (0,), (1, "a"), ("é\n",), ("",), ('"',), ("a", 2, 1))
 TOKENS = {
-    dict: Token.OBJECT,
-    list: Token.ARRAY,
-    str: Token.STRING,
-    int: Token.NUMBER,
-    float: Token.NUMBER,
-    bool: Token.LITERAL,
-    type(None): Token.LITERAL,
+    dict: JsonToken.OBJECT,
+    list: JsonToken.ARRAY,
+    str: JsonToken.STRING,
+    int: JsonToken.NUMBER,
+    float: JsonToken.NUMBER,
+    bool: JsonToken.LITERAL,
+    type(None): JsonToken.LITERAL,
 }
 jit_scan = jax.jit(scan_json)
 
@@ -354,7 +354,7 @@ def assert_values(documents):
         for path, (token_N, text) in zip(PATHS, found, strict=True):
             for (ok, value), token, got in zip(values, token_N, to_host(text), strict=True):
                 expected = value_at(value, path) if ok else ()
-                assert token == TOKENS.get(type(expected), Token.NONE)
+                assert token == TOKENS.get(type(expected), JsonToken.NONE)
                 if expected == ():
                     assert got == b""
                 elif isinstance(expected, str):

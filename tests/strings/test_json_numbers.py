@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.strings import Token, from_host, scan_json
+from rft_jax.strings import JsonToken, from_host, scan_json
 from rft_jax.strings.json_numbers import compare_with, is_integer, read_numbers
 from rft_jax.strings.numbers import MAX_EXPONENT, decimal_fraction
 
@@ -23,7 +23,7 @@ def describe(text):
     """Where numbers start, whether they are whole, and how they compare with the constants."""
     scan = scan_json(text)
     numbers = read_numbers(scan)
-    starts_NL = (scan.token_NL == Token.NUMBER) & scan.valid_N[:, None]
+    starts_NL = (scan.token_NL == JsonToken.NUMBER) & scan.valid_N[:, None]
     return starts_NL, is_integer(numbers), [compare_with(numbers, c) for c in CONSTANTS]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.strings import Token, from_host, scan_json, unescape
+from rft_jax.strings import JsonToken, from_host, scan_json, unescape
 from rft_jax.strings.json_tree import JsonTree
 
 N, L = 32, 128
@@ -22,8 +22,8 @@ def look(text):
     token_NL = scan.token_NL
 
     def level(values_NL, depth):
-        arrays_NL = values_NL & (token_NL == Token.ARRAY)
-        objects_NL = values_NL & (token_NL == Token.OBJECT)
+        arrays_NL = values_NL & (token_NL == JsonToken.ARRAY)
+        objects_NL = values_NL & (token_NL == JsonToken.OBJECT)
         elements_NL = tree.elements(arrays_NL, depth)
         members = {key: tree.members(objects_NL, depth, key) for key in ("a", "é", "", "k39")}
         has = {key: tree.has(objects_NL, depth, key) for key in members}
@@ -42,7 +42,7 @@ def look(text):
     first, below_NL = level(tree.root_NL, 0)
     second, below_NL = level(below_NL, 1)
     third, _ = level(below_NL, 2)
-    strings_NL = scan.valid_N[:, None] & (token_NL == Token.STRING)
+    strings_NL = scan.valid_N[:, None] & (token_NL == JsonToken.STRING)
     length_NL = where_or_minus_one(strings_NL, tree.string_length_NL)
     spells = {text: tree.spells(text) & strings_NL for text in ("x", "\\", "a")}
     return (first, second, third), length_NL, strings_NL, spells

@@ -78,7 +78,7 @@ def test_numbers_as_people_write_them_are_read_exactly(texts):
 
 
 def random_texts(rng, count):
-    """Texts in which rules about neighbouring characters meet often."""
+    """Texts in which rules about neighboring characters meet often."""
     alphabet = [
         *"00112358",
         *".,.,-+eE/%$€ \u2212x_)}日",
@@ -172,7 +172,7 @@ def rows(values):
 
 
 @st.composite
-def neighbours(draw):
+def neighbors(draw):
     """A value and one that is equal, close, or another; all digits that differ are kept."""
     value = draw(VALUES)
     step = Fraction(10) ** draw(st.integers(-20, 14)) * draw(st.integers(-11, 11))
@@ -182,7 +182,7 @@ def neighbours(draw):
 
 
 @settings(max_examples=40)
-@given(st.lists(neighbours(), min_size=1, max_size=N))
+@given(st.lists(neighbors(), min_size=1, max_size=N))
 def test_numbers_are_ordered_as_fractions_are(pairs):
     a, b = (list(column) for column in zip(*pairs, strict=True))
     order = np.asarray(jit_compare(rows(a), rows(b)))
@@ -191,7 +191,7 @@ def test_numbers_are_ordered_as_fractions_are(pairs):
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(neighbours(), st.integers(-6, 10)), min_size=1, max_size=N))
+@given(st.lists(st.tuples(neighbors(), st.integers(-6, 10)), min_size=1, max_size=N))
 def test_distances_are_those_of_fractions(cases):
     a, b = ([pair[k] for pair, _ in cases] for k in (0, 1))
     exponents = np.zeros(N, np.int32)

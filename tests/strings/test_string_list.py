@@ -1,4 +1,4 @@
-"""Names are normalised as documented and compared exactly, whatever their length."""
+"""Names are normalized as documented and compared exactly, whatever their length."""
 
 import jax
 import numpy as np
@@ -6,23 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.strings import (
     StringList,
     equal_pairs,
     first_occurrences,
     from_host,
     list_from_host,
-    normalise,
+    normalize,
 )
 from rft_jax.strings.case_folding_generator import simple_case_fold
+from rft_jax.utils.errors import InputError
 
 N, K, L = 16, 5, 128
-jit_normalise, jit_pairs = jax.jit(normalise), jax.jit(equal_pairs)
+jit_normalize, jit_pairs = jax.jit(normalize), jax.jit(equal_pairs)
 jit_first = jax.jit(first_occurrences)
 
 
-def normalised(name):
+def normalized(name):
     """The documented rule, in plain Python."""
     name = " ".join("".join(map(simple_case_fold, name)).split())
     depth, outside = 0, 0
@@ -62,9 +62,9 @@ LISTS = st.lists(st.lists(NAMES, max_size=K), min_size=1, max_size=N)
 
 @settings(max_examples=300)
 @given(LISTS)
-def test_normalise_follows_the_rule(rows):
-    expected = [[normalised(name) for name in row] for row in rows]
-    assert unpacked(jit_normalise(packed(rows)))[: len(rows)] == expected
+def test_normalize_follows_the_rule(rows):
+    expected = [[normalized(name) for name in row] for row in rows]
+    assert unpacked(jit_normalize(packed(rows)))[: len(rows)] == expected
 
 
 @pytest.mark.parametrize(
@@ -93,22 +93,22 @@ def test_normalise_follows_the_rule(rows):
         ("NKX2‑1", "nkx2‑1"),
     ],
 )
-def test_normalise_of_names_as_models_write_them(name, expected):
-    assert normalised(name) == expected
-    assert unpacked(jit_normalise(packed([[name]])))[0] == [expected]
+def test_normalize_of_names_as_models_write_them(name, expected):
+    assert normalized(name) == expected
+    assert unpacked(jit_normalize(packed([[name]])))[0] == [expected]
 
 
 @settings(max_examples=150)
 @given(LISTS, st.data())
-def test_pairs_are_equal_when_the_normalised_names_are(rows, data):
+def test_pairs_are_equal_when_the_normalized_names_are(rows, data):
     others = [data.draw(st.permutations(row)) + ["aa"] for row in rows]
     others = [other[:K] for other in others]
-    a, b = jit_normalise(packed(rows)), jit_normalise(packed(others))
+    a, b = jit_normalize(packed(rows)), jit_normalize(packed(others))
     expected = np.zeros((N, K, K), bool)
     for n, (row, other) in enumerate(zip(rows, others, strict=True)):
         for i, x in enumerate(row):
             for j, y in enumerate(other):
-                expected[n, i, j] = normalised(x) == normalised(y)
+                expected[n, i, j] = normalized(x) == normalized(y)
     np.testing.assert_array_equal(jit_pairs(a, b), expected)
 
 
@@ -117,9 +117,9 @@ def test_pairs_are_equal_when_the_normalised_names_are(rows, data):
 def test_of_equal_names_the_first_is_told(rows):
     expected = np.zeros((N, K), bool)
     for n, row in enumerate(rows):
-        names = [normalised(name) for name in row]
+        names = [normalized(name) for name in row]
         expected[n, : len(row)] = [name not in names[:k] for k, name in enumerate(names)]
-    np.testing.assert_array_equal(jit_first(jit_normalise(packed(rows))), expected)
+    np.testing.assert_array_equal(jit_first(jit_normalize(packed(rows))), expected)
 
 
 @pytest.mark.parametrize("length", [15, 16, 17, 31, 32, 33, 60])
@@ -127,15 +127,15 @@ def test_long_names_that_differ_in_one_place_are_not_equal(length):
     name = "x" * length
     for place in (0, length // 2, length - 1):
         other = name[:place] + "y" + name[place + 1 :]
-        pairs = jit_pairs(*[jit_normalise(packed([[name, other]]))] * 2)
+        pairs = jit_pairs(*[jit_normalize(packed([[name, other]]))] * 2)
         np.testing.assert_array_equal(pairs[0, :2, :2], np.eye(2, dtype=bool))
 
 
 def test_places_beyond_the_count_do_not_matter():
     full = packed([["a", "b", "c", "d", "e"]])
     two = full._replace(count_N=np.where(np.arange(N) == 0, 2, 0))
-    assert unpacked(jit_normalise(two))[0] == ["a", "b"]
-    pairs = np.asarray(jit_pairs(jit_normalise(two), jit_normalise(two)))
+    assert unpacked(jit_normalize(two))[0] == ["a", "b"]
+    pairs = np.asarray(jit_pairs(jit_normalize(two), jit_normalize(two)))
     assert pairs.sum() == 2
 
 

@@ -85,12 +85,12 @@ def byte_fallback(special: list[str], added: list[str], strip: bool) -> dict:
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
-    serialised = json.loads(tokenizer.to_str())
+    serialized = json.loads(tokenizer.to_str())
     # Byte tokens are of the vocabulary only; the trainer takes them for special tokens.
-    serialised["added_tokens"] = [
-        token for token in serialised["added_tokens"] if token["content"] not in BYTES
+    serialized["added_tokens"] = [
+        token for token in serialized["added_tokens"] if token["content"] not in BYTES
     ]
-    return serialised
+    return serialized
 
 
 def qwen3() -> tuple[dict, dict, list[str], str | None]:

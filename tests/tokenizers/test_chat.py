@@ -6,9 +6,9 @@ import json
 import pytest
 from tokenizers import Tokenizer
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers import HuggingFaceTokenizer
 from rft_jax.tokenizers.chat import ChatTemplate
+from rft_jax.utils.errors import InputError
 
 DATE = "26 Jul 2024"
 

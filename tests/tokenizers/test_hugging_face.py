@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers import HuggingFaceTokenizer, detokenize
-from rft_jax.tokenizers.detokenize import DropSpace, Kind, Repair
+from rft_jax.tokenizers.device_decode import DropSpace, Kind, Repair
+from rft_jax.utils.errors import InputError
 
 N, T, L = 16, 24, 640
 UNUSED = 3  # ids of the model that the tokenizer has no token for
@@ -162,8 +162,8 @@ def test_text_comes_back_and_special_tokens_do_not_come_of_it(checkpoints, name,
     text += library.id_to_token(tokenizer.stop_ids[0])
     ids = tokenizer.encode(text)
     assert not set(ids) & set(tokenizer.stop_ids)
-    normalised = library.normalizer.normalize_str(text).replace("\u2581", " ")
-    assert tokenizer.decode(ids) == normalised
+    normalized = library.normalizer.normalize_str(text).replace("\u2581", " ")
+    assert tokenizer.decode(ids) == normalized
 
 
 MEANINGS = {

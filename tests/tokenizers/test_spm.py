@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import CONTROL_SYMBOLS, MIN_VOCAB_SIZE
+from rft_jax.utils.errors import InputError
 
 CORPUS = [
     "Observed: Intellectual disability, mild; Seizure; Microcephaly. Absent: Ataxia.",

@@ -19,9 +19,9 @@ from ours import add_sizes, make_stage  # noqa: E402
 from rft_jax.config import MeshConfig  # noqa: E402
 from rft_jax.parallel import make_mesh  # noqa: E402
 from rft_jax.plan import parse_topology  # noqa: E402
-from rft_jax.plan.ahead import compile_rollout, compile_update, devices, make_program  # noqa: E402
+from rft_jax.plan.aot import compile_rollout, compile_update, devices, make_program  # noqa: E402
+from rft_jax.plan.known_models import SHAPES  # noqa: E402
 from rft_jax.plan.roofline import loop_seconds  # noqa: E402
-from rft_jax.plan.shapes import SHAPES  # noqa: E402
 
 CHOICES = {
     "xla": {"attention": "xla", "decode_attention": "xla", "decode_layers": "scanned"},

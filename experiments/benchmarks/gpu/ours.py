@@ -26,14 +26,14 @@ from rft_jax.config import (
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
-    ReinforceStage,
+    RLStage,
     RolloutConfig,
 )
 from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.learn.policy import policy_update
-from rft_jax.metrics import peak_memory_bytes
+from rft_jax.logging.metrics import peak_memory_bytes
 from rft_jax.models import Model, build_model, merge
-from rft_jax.plan.shapes import SHAPES
+from rft_jax.plan.known_models import SHAPES
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
 
 ROUNDS = 5
@@ -58,7 +58,7 @@ def main() -> None:
     config, vocab_size = SHAPES[options.model]
     config = dataclasses.replace(
         config,
-        layers=options.layers or config.layers,
+        num_layers=options.layers or config.num_layers,
         compute_dtype="bfloat16",
         remat=options.remat,
         **{name: getattr(options, name) for name in KERNELS},
@@ -69,7 +69,7 @@ def main() -> None:
     bandwidth, rate = _bandwidth(), _matrix_rate(model, stage)
     row = {
         **vars(options),
-        "layers": config.layers,
+        "layers": config.num_layers,
         **found,
         "bandwidth_bytes_per_s": bandwidth,
         "share_of_bandwidth": round(found["token_bytes"] / bandwidth / found["token_s"], 3),
@@ -91,25 +91,25 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remat", default="dots", help="full, dots or none")
 
 
-def make_stage(options: argparse.Namespace, batch: int) -> ReinforceStage:
+def make_stage(options: argparse.Namespace, batch: int) -> RLStage:
     """The stage of so many completions."""
-    return ReinforceStage(
+    return RLStage(
         batch_size=batch // options.group,
         rollout=RolloutConfig(
             group_size=options.group,
-            prompt_tokens=options.prompt,
-            completion_tokens=options.completion,
+            max_prompt_tokens=options.prompt,
+            max_completion_tokens=options.completion,
             reasoning_effort=0,
         ),
         policy_loss=PolicyLossConfig(
-            micro_batches=max(1, batch // options.micro_batch),
+            gradient_accumulation=max(1, batch // options.micro_batch),
             logit_chunk=options.logit_chunk,
         ),
         optimizer=OptimizerConfig(),
     )
 
 
-def _decoding(model: Model, stage: ReinforceStage) -> dict[str, float]:
+def _decoding(model: Model, stage: RLStage) -> dict[str, float]:
     """Seconds a token of all completions, and the bytes that it must read."""
     params = jax.jit(lambda key: merge(model.init(key), model.dtype))(jax.random.key(0))
     B, G, P, T = _sizes(stage)
@@ -121,8 +121,10 @@ def _decoding(model: Model, stage: ReinforceStage) -> dict[str, float]:
 
     token_s = (seconds(T) - seconds(FEW)) / (T - FEW)
     c = model.config
-    pair = 2 * model.dtype.itemsize * c.layers * c.kv_heads * c.head_dim  # a key and a value
-    untied = 0 if c.tie_embeddings else c.width * model.vocab_size * model.dtype.itemsize
+    pair = (
+        2 * model.dtype.itemsize * c.num_layers * c.num_kv_heads * c.head_dim
+    )  # a key and a value
+    untied = 0 if c.tie_embeddings else c.hidden_size * model.vocab_size * model.dtype.itemsize
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) - untied
     read = weights + pair * (B * P + B * G * (T + FEW) / 2)
     return {
@@ -132,7 +134,7 @@ def _decoding(model: Model, stage: ReinforceStage) -> dict[str, float]:
     }
 
 
-def _updating(model: Model, stage: ReinforceStage) -> dict[str, float]:
+def _updating(model: Model, stage: RLStage) -> dict[str, float]:
     """Seconds of an update, and its arithmetic."""
     B, G, P, T = _sizes(stage)
     optimizer = make_optimizer(stage.optimizer, 100)
@@ -167,18 +169,18 @@ def _updating(model: Model, stage: ReinforceStage) -> dict[str, float]:
     }
 
 
-def _sizes(stage: ReinforceStage) -> tuple[int, int, int, int]:
+def _sizes(stage: RLStage) -> tuple[int, int, int, int]:
     r = stage.rollout
-    return stage.batch_size, r.group_size, r.prompt_tokens, r.completion_tokens
+    return stage.batch_size, r.group_size, r.max_prompt_tokens, r.max_completion_tokens
 
 
-def _prompts(model: Model, stage: ReinforceStage) -> Prompts:
+def _prompts(model: Model, stage: RLStage) -> Prompts:
     B, _, P, _ = _sizes(stage)
     tokens_BP = np.random.default_rng(0).integers(2, model.vocab_size, (B, P), np.int32)
     return Prompts(jnp.asarray(tokens_BP), jnp.full(B, P, jnp.int32))
 
 
-def _keys(stage: ReinforceStage) -> jax.Array:
+def _keys(stage: RLStage) -> jax.Array:
     ids = jnp.arange(stage.batch_size)
     return completion_keys(jnp.uint32(0), jnp.int32(0), ids, ids, stage.rollout.group_size)
 
@@ -187,38 +189,38 @@ def _mask() -> LogitMask:
     return LogitMask((PAD_ID, STOP_ID), end_of_think_id=None, thinking_tokens=0)
 
 
-def _sample(model, params, prompts, keys_BG, stage: ReinforceStage, tokens: int) -> Rollout:
-    config = dataclasses.replace(stage.rollout, completion_tokens=tokens)
+def _sample(model, params, prompts, keys_BG, stage: RLStage, tokens: int) -> Rollout:
+    config = dataclasses.replace(stage.rollout, max_completion_tokens=tokens)
     ends = {"stop_ids": (STOP_ID,), "pad_id": PAD_ID}
     return rollout(model, params, prompts, keys_BG, _mask(), config, **ends)
 
 
 def _products(config: ModelConfig) -> list[tuple[int, int]]:
     """Shapes of a layer's weights."""
-    width, inner = config.width, config.mlp_width
-    heads, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    width, inner = config.hidden_size, config.intermediate_size
+    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention = [(width, heads), (width, keys), (width, keys), (heads, width)]
     return [*attention, (width, inner), (width, inner), (inner, width)]
 
 
-def _update_flops(model: Model, stage: ReinforceStage) -> float:
+def _update_flops(model: Model, stage: RLStage) -> float:
     """Of a forward pass and a backward pass of twice its products."""
     c = model.config
     B, G, P, T = _sizes(stage)
     tokens = B * (P + G * T)
     seen = B * P * (P + 1) / 2 + B * G * T * (P + (T + 1) / 2)  # pairs of a token and a key
-    layer = 2 * tokens * sum(map(math.prod, _products(c))) + 4 * c.heads * c.head_dim * seen
-    return 3.0 * (c.layers * layer + 2 * B * G * T * c.width * model.vocab_size)
+    layer = 2 * tokens * sum(map(math.prod, _products(c))) + 4 * c.num_heads * c.head_dim * seen
+    return 3.0 * (c.num_layers * layer + 2 * B * G * T * c.hidden_size * model.vocab_size)
 
 
-def _matrix_rate(model: Model, stage: ReinforceStage) -> float:
+def _matrix_rate(model: Model, stage: RLStage) -> float:
     """FLOP/s of the update's own products with weights, each alone, in bfloat16."""
-    c, parts = model.config, stage.policy_loss.micro_batches
+    c, parts = model.config, stage.policy_loss.gradient_accumulation
     B, G, _, T = _sizes(stage)
     tokens = B * G * T // parts
     chunk = B * G * stage.policy_loss.logit_chunk // parts
-    shapes = [(tokens, *shape) for shape in _products(c)] * c.layers
-    shapes += [(chunk, c.width, model.vocab_size)] * max(1, tokens // chunk)
+    shapes = [(tokens, *shape) for shape in _products(c)] * c.num_layers
+    shapes += [(chunk, c.hidden_size, model.vocab_size)] * max(1, tokens // chunk)
     spent = {shape: _product_seconds(*shape) for shape in set(shapes)}
     return sum(2 * math.prod(s) for s in shapes) / sum(spent[s] for s in shapes)
 

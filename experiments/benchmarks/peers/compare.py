@@ -76,7 +76,15 @@ def _compare(checkpoint: str, prompt: int, completion: int, options: argparse.Na
     sizes |= {"group": options.group, "steps": options.steps}
     flags = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
     commands = {
-        "rft_jax": [sys.executable, "-m", "rft_jax.cli", "bench", "--model", checkpoint, *flags],
+        "rft_jax": [
+            sys.executable,
+            "-m",
+            "rft_jax.commands.entry",
+            "bench",
+            "--model",
+            checkpoint,
+            *flags,
+        ],
         "trl": [options.trl, HERE / "trl_grpo.py", checkpoint, *flags],
         "tunix": [options.tunix, HERE / "tunix_grpo.py", checkpoint, *flags],
         "floor": [sys.executable, HERE / "floor.py", checkpoint, *flags],

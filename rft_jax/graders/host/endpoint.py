@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from rft_jax.config import HostOptions
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.client import Client, ServiceError
 from rft_jax.graders.host.payload import check_rows, finite_number, payload
 from rft_jax.graders.host.service import ServiceSession, open_service, web_address
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostSample, HostScore, Items
 
 # OpenAI's limits.

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.client import Client, ServiceError
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.service import (
@@ -24,9 +22,11 @@ from rft_jax.graders.host.service import (
     open_service,
     web_address,
 )
+from rft_jax.graders.judge_spec import Message, fill_in, parse_messages, templates_of
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_host
 from rft_jax.graders.types import HostSample, HostScore, HostView, Items
-from rft_jax.graders.verdicts import Message, fill_in, parse_messages, templates_of
+from rft_jax.utils.errors import InputError
 
 KEY_PREFIX = "RFT_JUDGE_"  # of the variables that a grader's JSON may name
 FIELDS = ("model", "input", "sampling_params", "base_url", "api_key_env")
@@ -57,7 +57,7 @@ class NoVerdict(Exception):
 
 
 @dataclass(frozen=True)
-class Judge:
+class JudgeRequest:
     """A model and what it is asked.
 
     Attributes:
@@ -76,7 +76,7 @@ class Judge:
     api_key_env: str
 
     @classmethod
-    def parse(cls, fields: Fields) -> "Judge":
+    def parse(cls, fields: Fields) -> "JudgeRequest":
         """Reads the fields `FIELDS`.
 
         Raises:

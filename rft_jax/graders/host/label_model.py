@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft_jax.config import HostOptions
-from rft_jax.graders.fields import Fields
-from rft_jax.graders.host.judge import FIELDS, Judge
+from rft_jax.graders.host.judge import FIELDS, JudgeRequest
 from rft_jax.graders.host.service import ServiceSession
+from rft_jax.graders.judge_spec import parse_labels
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import Items
-from rft_jax.graders.verdicts import parse_labels
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LabelModel:
     """A validated `label_model`."""
 
     name: str
-    judge: Judge
+    judge: JudgeRequest
     labels: tuple[str, ...]
     passing_labels: tuple[str, ...]
 
@@ -33,7 +33,7 @@ class LabelModel:
         """See `HostGraderType.parse`."""
         fields.only(*FIELDS, "labels", "passing_labels")
         labels, passing = parse_labels(fields)
-        return cls(name, Judge.parse(fields), labels, passing)
+        return cls(name, JudgeRequest.parse(fields), labels, passing)
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""

@@ -4,8 +4,8 @@ import json
 import math
 from typing import Any
 
-from rft_jax.errors import InputError
 from rft_jax.graders.types import HostSample, HostView, Items
+from rft_jax.utils.errors import InputError
 
 _LARGEST = 3.4e38  # of float32
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.sandbox import (
     NO_SANDBOX,
@@ -29,6 +28,7 @@ from rft_jax.graders.host.sandbox import (
     library_paths,
     start_unsandboxed,
 )
+from rft_jax.utils.errors import InputError
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_S = 120.0  # for importing the libraries that the source names

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rft_jax.config import HostOptions
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.payload import check_rows, payload
 from rft_jax.graders.host.pool import WorkerPool
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostSample, HostScore, Items
 
 SOURCE_BYTES = 256 * 1024

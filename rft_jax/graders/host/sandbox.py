@@ -19,8 +19,8 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rft_jax.errors import InputError
 from rft_jax.graders.host.seccomp import seccomp_program
+from rft_jax.utils.errors import InputError
 
 SCRATCH = "/tmp"
 NO_SANDBOX = "or pass --no-sandbox if the code may do whatever you may do"

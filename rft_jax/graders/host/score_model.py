@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft_jax.config import HostOptions
-from rft_jax.graders.fields import Fields
-from rft_jax.graders.host.judge import FIELDS, Judge
+from rft_jax.graders.host.judge import FIELDS, JudgeRequest
 from rft_jax.graders.host.payload import finite_number
 from rft_jax.graders.host.service import ServiceSession
+from rft_jax.graders.judge_spec import parse_range
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import Items
-from rft_jax.graders.verdicts import parse_range
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ScoreModel:
     """A validated `score_model`; scores are from low to high."""
 
     name: str
-    judge: Judge
+    judge: JudgeRequest
     low: float
     high: float
 
@@ -34,7 +34,7 @@ class ScoreModel:
         """See `HostGraderType.parse`."""
         fields.only(*FIELDS, "range")
         low, high = parse_range(fields)
-        return cls(name, Judge.parse(fields), low, high)
+        return cls(name, JudgeRequest.parse(fields), low, high)
 
     def check(self, items: Items) -> None:
         """See `HostGraderType.check`."""

@@ -10,7 +10,7 @@ outlives the process that made it, and whatever would reach the worker that grad
 import errno
 import tempfile
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 _DENIED = (
     # Other processes: their memory, files, priority.

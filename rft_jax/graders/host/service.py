@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host.client import Client
+from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.types import HostSample, HostScore, Items
 
 Ask = Callable[[Client, HostSample, Items, int], HostScore]

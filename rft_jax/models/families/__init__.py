@@ -1,7 +1,7 @@
 """Families of open models: for each, a reader of its configuration and a map of its weights."""
 
 from rft_jax.models.families import gemma2, gemma3, llama, qwen2, qwen3, qwen3_moe
-from rft_jax.models.families.base import Family, Settings, Weight
+from rft_jax.models.families.base import Family, Settings, WeightMap
 
 FAMILIES: dict[str, Family] = {
     family.architecture: family
@@ -15,4 +15,4 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-__all__ = ["FAMILIES", "Family", "Settings", "Weight"]
+__all__ = ["FAMILIES", "Family", "Settings", "WeightMap"]

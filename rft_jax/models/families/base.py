@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, RopeScaling, YarnRope
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
@@ -14,7 +14,7 @@ LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
 LayerType = Literal["full", "sliding"]
 
 
-class Weight(NamedTuple):
+class WeightMap(NamedTuple):
     """Where a weight lies in a Hugging Face checkpoint.
 
     Attributes:
@@ -34,7 +34,7 @@ class Family:
 
     architecture: str  # as config.json names it
     read_config: "Callable[[Settings], ModelConfig]"
-    weights: Mapping[str, Weight]  # by our name; a model has those that its options ask for
+    weights: Mapping[str, WeightMap]  # by our name; a model has those that its options ask for
 
 
 class Settings:
@@ -106,12 +106,12 @@ def llama_config(settings: Settings, **options: Any) -> ModelConfig:
     settings.refuse("partial_rotary_factor", 1)
     heads, width = settings.integer("num_attention_heads"), settings.integer("hidden_size")
     fields = {
-        "layers": settings.integer("num_hidden_layers"),
-        "width": width,
-        "heads": heads,
-        "kv_heads": settings.integer("num_key_value_heads", heads),
+        "num_layers": settings.integer("num_hidden_layers"),
+        "hidden_size": width,
+        "num_heads": heads,
+        "num_kv_heads": settings.integer("num_key_value_heads", heads),
         "head_dim": settings.integer("head_dim", width // heads),
-        "mlp_width": settings.integer("intermediate_size"),
+        "intermediate_size": settings.integer("intermediate_size"),
         "norm_eps": settings.number("rms_norm_eps", 1e-6),
         "tie_embeddings": settings.flag("tie_word_embeddings", False),
     }
@@ -218,22 +218,22 @@ def attention_pattern(
 
 
 LLAMA_WEIGHTS = {
-    "embed_VD": Weight("model.embed_tokens.weight", "V D"),
-    "final_norm_D": Weight("model.norm.weight", "D"),
-    "head_VD": Weight("lm_head.weight", "V D"),
-    "attention_norm_D": Weight("model.layers.{L}.input_layernorm.weight", "D"),
-    "q_DKMQ": Weight("model.layers.{L}.self_attn.q_proj.weight", "KMQ D"),
-    "k_DKQ": Weight("model.layers.{L}.self_attn.k_proj.weight", "KQ D"),
-    "v_DKQ": Weight("model.layers.{L}.self_attn.v_proj.weight", "KQ D"),
-    "out_KMQD": Weight("model.layers.{L}.self_attn.o_proj.weight", "D KMQ"),
-    "q_bias_KMQ": Weight("model.layers.{L}.self_attn.q_proj.bias", "KMQ"),
-    "k_bias_KQ": Weight("model.layers.{L}.self_attn.k_proj.bias", "KQ"),
-    "v_bias_KQ": Weight("model.layers.{L}.self_attn.v_proj.bias", "KQ"),
-    "out_bias_D": Weight("model.layers.{L}.self_attn.o_proj.bias", "D"),
-    "q_norm_Q": Weight("model.layers.{L}.self_attn.q_norm.weight", "Q"),
-    "k_norm_Q": Weight("model.layers.{L}.self_attn.k_norm.weight", "Q"),
-    "mlp_norm_D": Weight("model.layers.{L}.post_attention_layernorm.weight", "D"),
-    "gate_DF": Weight("model.layers.{L}.mlp.gate_proj.weight", "F D"),
-    "up_DF": Weight("model.layers.{L}.mlp.up_proj.weight", "F D"),
-    "down_FD": Weight("model.layers.{L}.mlp.down_proj.weight", "D F"),
+    "embed_VD": WeightMap("model.embed_tokens.weight", "V D"),
+    "final_norm_D": WeightMap("model.norm.weight", "D"),
+    "head_VD": WeightMap("lm_head.weight", "V D"),
+    "attention_norm_D": WeightMap("model.layers.{L}.input_layernorm.weight", "D"),
+    "q_DKMQ": WeightMap("model.layers.{L}.self_attn.q_proj.weight", "KMQ D"),
+    "k_DKQ": WeightMap("model.layers.{L}.self_attn.k_proj.weight", "KQ D"),
+    "v_DKQ": WeightMap("model.layers.{L}.self_attn.v_proj.weight", "KQ D"),
+    "out_KMQD": WeightMap("model.layers.{L}.self_attn.o_proj.weight", "D KMQ"),
+    "q_bias_KMQ": WeightMap("model.layers.{L}.self_attn.q_proj.bias", "KMQ"),
+    "k_bias_KQ": WeightMap("model.layers.{L}.self_attn.k_proj.bias", "KQ"),
+    "v_bias_KQ": WeightMap("model.layers.{L}.self_attn.v_proj.bias", "KQ"),
+    "out_bias_D": WeightMap("model.layers.{L}.self_attn.o_proj.bias", "D"),
+    "q_norm_Q": WeightMap("model.layers.{L}.self_attn.q_norm.weight", "Q"),
+    "k_norm_Q": WeightMap("model.layers.{L}.self_attn.k_norm.weight", "Q"),
+    "mlp_norm_D": WeightMap("model.layers.{L}.post_attention_layernorm.weight", "D"),
+    "gate_DF": WeightMap("model.layers.{L}.mlp.gate_proj.weight", "F D"),
+    "up_DF": WeightMap("model.layers.{L}.mlp.up_proj.weight", "F D"),
+    "down_FD": WeightMap("model.layers.{L}.mlp.down_proj.weight", "D F"),
 }

@@ -8,7 +8,7 @@ from rft_jax.models.families.base import (
     LLAMA_WEIGHTS,
     Family,
     Settings,
-    Weight,
+    WeightMap,
     attention_pattern,
     llama_config,
 )
@@ -38,17 +38,17 @@ def gemma_config(settings: Settings, **options: Any) -> ModelConfig:
         attention_scale=settings.number("query_pre_attn_scalar", 256) ** -0.5,
         sliding_window=settings.integer("sliding_window", 4096),
         activation=settings.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
-        norms_around_one=True,
-        post_norms=True,
+        norm_weight_offset=True,
+        sandwich_norms=True,
         scale_embeddings=True,
         **options,
     )
 
 
 GEMMA_WEIGHTS = LLAMA_WEIGHTS | {
-    "post_attention_norm_D": Weight("model.layers.{L}.post_attention_layernorm.weight", "D"),
-    "mlp_norm_D": Weight("model.layers.{L}.pre_feedforward_layernorm.weight", "D"),
-    "post_mlp_norm_D": Weight("model.layers.{L}.post_feedforward_layernorm.weight", "D"),
+    "post_attention_norm_D": WeightMap("model.layers.{L}.post_attention_layernorm.weight", "D"),
+    "mlp_norm_D": WeightMap("model.layers.{L}.pre_feedforward_layernorm.weight", "D"),
+    "post_mlp_norm_D": WeightMap("model.layers.{L}.post_feedforward_layernorm.weight", "D"),
 }
 
 FAMILY = Family("Gemma2ForCausalLM", read_config, GEMMA_WEIGHTS)

@@ -1,7 +1,7 @@
 """Qwen 3, mixture of experts (https://arxiv.org/abs/2505.09388)."""
 
 from rft_jax.config import ModelConfig
-from rft_jax.models.families.base import LLAMA_WEIGHTS, Family, Settings, Weight, llama_config
+from rft_jax.models.families.base import LLAMA_WEIGHTS, Family, Settings, WeightMap, llama_config
 
 
 def read_config(settings: Settings) -> ModelConfig:
@@ -19,7 +19,7 @@ def read_config(settings: Settings) -> ModelConfig:
         attention_bias=bias,
         output_bias=bias,
         qk_norm=True,
-        mlp_width=settings.integer("moe_intermediate_size"),
+        intermediate_size=settings.integer("moe_intermediate_size"),
         experts=settings.integer(name),
         experts_per_token=settings.integer("num_experts_per_tok"),
         normalize_experts=settings.flag("norm_topk_prob", False),
@@ -32,9 +32,9 @@ FAMILY = Family(
     read_config,
     LLAMA_WEIGHTS
     | {
-        "router_DE": Weight("model.layers.{L}.mlp.gate.weight", "E D"),
-        "gate_EDF": Weight("model.layers.{L}.mlp.experts.{E}.gate_proj.weight", "F D"),
-        "up_EDF": Weight("model.layers.{L}.mlp.experts.{E}.up_proj.weight", "F D"),
-        "down_EFD": Weight("model.layers.{L}.mlp.experts.{E}.down_proj.weight", "D F"),
+        "router_DE": WeightMap("model.layers.{L}.mlp.gate.weight", "E D"),
+        "gate_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.gate_proj.weight", "F D"),
+        "up_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.up_proj.weight", "F D"),
+        "down_EFD": WeightMap("model.layers.{L}.mlp.experts.{E}.down_proj.weight", "D F"),
     },
 )

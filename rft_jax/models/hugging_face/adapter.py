@@ -10,12 +10,12 @@ from typing import Any
 import jax
 
 from rft_jax.config import LoraConfig, ModelConfig
-from rft_jax.errors import InputError
-from rft_jax.models.families import Family, Settings, Weight
+from rft_jax.models.families import Family, Settings, WeightMap
 from rft_jax.models.hugging_face.hub import PREFIX as HUB
 from rft_jax.models.hugging_face.layout import Layout
 from rft_jax.models.lora import TARGETS, split
 from rft_jax.models.model import Model
+from rft_jax.utils.errors import InputError
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -99,9 +99,11 @@ def adapter_layouts(family: Family, model: Model) -> Any:
         outputs, inputs = family.weights[name].axes.split()
         module = PREFIX + _module(family, name)
         if factor == "a":
-            weight = Weight(f"{module}.lora_A.weight", f"R {inputs}")
+            weight = WeightMap(f"{module}.lora_A.weight", f"R {inputs}")
             return Layout(weight, f"L{inputs}R", leaf.shape)
-        return Layout(Weight(f"{module}.lora_B.weight", f"{outputs} R"), f"LR{outputs}", leaf.shape)
+        return Layout(
+            WeightMap(f"{module}.lora_B.weight", f"{outputs} R"), f"LR{outputs}", leaf.shape
+        )
 
     return jax.tree.map_with_path(layout, adapters)
 
@@ -125,7 +127,7 @@ def _targets(settings: Settings, family: Family, base: ModelConfig) -> tuple[str
 
     targets, used = [], set()
     for target, name in TARGETS.items():
-        modules = [_module(family, name).format(L=layer) for layer in range(base.layers)]
+        modules = [_module(family, name).format(L=layer) for layer in range(base.num_layers)]
         found = [[text for text in texts if means(text, module)] for module in modules]
         used.update(text for some in found for text in some)
         if any(found) and not all(found):

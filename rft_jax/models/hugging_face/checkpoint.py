@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from rft_jax.config import ModelConfig
-from rft_jax.errors import InputError
 from rft_jax.models.families import FAMILIES, Family, Settings
 from rft_jax.models.hugging_face.adapter import (
     ADAPTER_CONFIG,
@@ -24,6 +23,7 @@ from rft_jax.models.hugging_face.hub import locate
 from rft_jax.models.hugging_face.layout import layouts
 from rft_jax.models.hugging_face.tensor_files import Tensor, find_tensors, read_header
 from rft_jax.models.model import build_model
+from rft_jax.utils.errors import InputError
 
 CONFIG_FILE = "config.json"
 SHOWN = 3  # names in a complaint

@@ -15,7 +15,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rft_jax.config import NOT_OF_SOURCE, ModelConfig
-from rft_jax.errors import InputError
 from rft_jax.models.families import Settings
 from rft_jax.models.hugging_face.adapter import (
     ADAPTER_CONFIG,
@@ -29,6 +28,7 @@ from rft_jax.models.hugging_face.tensor_files import INDEX_FILE, SINGLE_FILE
 from rft_jax.models.linear import Adapted
 from rft_jax.models.lora import merge_weight, split
 from rft_jax.models.model import Model, Params
+from rft_jax.utils.errors import InputError
 
 DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")  # all but the weights
 FILE_BYTES = 2 << 30

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 PREFIX = "hf:"
 # Weights, configuration and tokenizer; not the same weights in other formats.
@@ -45,7 +45,7 @@ def locate(name: str) -> Path:
         raise InputError(f"{name}: expected hf:Owner/Name, e.g. hf:Qwen/Qwen3-0.6B") from error
     except GatedRepoError as error:
         raise InputError(
-            f"{name}: the model is gated; accept its licence at "
+            f"{name}: the model is gated; accept its license at "
             f"https://huggingface.co/{repository} and log in with `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:

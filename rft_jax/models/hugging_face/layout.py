@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rft_jax.models.families import Family, Weight
+from rft_jax.models.families import Family, WeightMap
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.models.lora import base
 from rft_jax.models.model import Model
@@ -25,7 +25,7 @@ CHUNK_BYTES = 32 << 20  # of a tensor, in memory at once
 class Layout:
     """One array of ours and the tensors that it stacks."""
 
-    weight: Weight
+    weight: WeightMap
     axes: str  # a letter for each axis of our array
     shape: tuple[int, ...]
 

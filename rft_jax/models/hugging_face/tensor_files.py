@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -80,7 +80,7 @@ def read_header(path: Path) -> Iterable[tuple[str, Tensor]]:
         if dtype not in DTYPES:
             raise InputError(
                 f"{path}: the tensor {name} has the type {dtype}, only {', '.join(DTYPES)} can be "
-                "read; use the checkpoint that is not quantised"
+                "read; use the checkpoint that is not quantized"
             )
         yield name, Tensor(path, tuple(piece.get_shape()), dtype)
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft_jax.config import DataConfig
-from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, prepare
+from rft_jax.utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class RareDiseaseData(RareDiseaseOptions, DataConfig):
     """See `prepare.RareDiseaseOptions`; the files' names are filled in."""
 
-    def materialise(self, directory: Path) -> DataConfig:
+    def materialize(self, directory: Path) -> DataConfig:
         """Prepares the files below `directory`, or finds them there.
 
         Raises:

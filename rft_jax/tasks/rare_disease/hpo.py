@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 PHENOTYPIC_ABNORMALITY = "HP:0000118"
 X_LINKED_RECESSIVE, X_LINKED_DOMINANT = "HP:0001419", "HP:0001423"

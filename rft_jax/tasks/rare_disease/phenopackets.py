@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rft_jax.errors import InputError
+from rft_jax.utils.errors import InputError
 
 Term = tuple[str, str]  # (id, label), as in ("HP:0000348", "High forehead")
 
@@ -38,7 +38,7 @@ class Case:
         pmids: publications that report the patient, such as "PMID:15266616".
         genes: symbols of the genes held responsible, sorted.
         gene_ids: their HGNC ids, in the order of `genes` ("" where the packet gives none).
-        variants: descriptions of the variants, sorted; used only to recognise a patient who is
+        variants: descriptions of the variants, sorted; used only to recognize a patient who is
             reported twice.
         sex: "male", "female" or "" (unknown).
         age_years: age at the last encounter, or None.

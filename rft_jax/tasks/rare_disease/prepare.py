@@ -35,7 +35,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import hpo, phenopackets, prompts, ranking, simulate, splits
 from rft_jax.tasks.rare_disease.worked_answers import (
     POINTS_FROM,
@@ -44,6 +43,7 @@ from rft_jax.tasks.rare_disease.worked_answers import (
     symbols,
     work_answer,
 )
+from rft_jax.utils.errors import InputError
 
 PATHS = ("archive", "exclude_pmids", "eval")  # options that say where, not what
 SYMBOL_FROM = 20  # simulated patients that a finding needs to be a token of its own

@@ -183,12 +183,12 @@ def _step(
     terms: np.ndarray,
     moving: np.ndarray,
     starts: np.ndarray,
-    neighbours: np.ndarray,
+    neighbors: np.ndarray,
 ) -> np.ndarray:
-    """Moves the chosen terms to one of their neighbours; those without any stay."""
+    """Moves the chosen terms to one of their neighbors; those without any stay."""
     count = starts[terms + 1] - starts[terms]
     place = starts[terms] + (rng.random(len(terms)) * count).astype(np.int64)
-    moved = neighbours[np.minimum(place, len(neighbours) - 1)]
+    moved = neighbors[np.minimum(place, len(neighbors) - 1)]
     return np.where(moving & (count > 0), moved, terms)
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rft_jax.config import DataConfig
-from rft_jax.files import write_atomically
 from rft_jax.tasks.rare_disease import prompts, ranking, simulate
 from rft_jax.tasks.rare_disease.hpo import Ontology
 from rft_jax.tasks.rare_disease.ranking import Evidence
@@ -29,6 +28,7 @@ from rft_jax.tasks.rare_disease.worked_answers import (
     symbols,
     work_answer,
 )
+from rft_jax.utils.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SimulatedData(DataConfig):
     )
     data_seed: int = 0
 
-    def materialise(self, directory: Path) -> DataConfig:
+    def materialize(self, directory: Path) -> DataConfig:
         """Writes the files below `directory`; the same settings give the same files."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in self._files().items():

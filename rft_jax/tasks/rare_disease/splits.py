@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease.phenopackets import Case
+from rft_jax.utils.errors import InputError
 
 # Few genes have publications to spare, so that more cases of each are taken than for training.
 SEEN_PER_PUBLICATION, SEEN_PER_GENE = 4, 10

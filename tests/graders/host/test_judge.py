@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from rft_jax.cli import main
+from rft_jax.commands.entry import main
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host import LabelModel, ScoreModel
 from rft_jax.graders.host.client import RETRIES
+from rft_jax.graders.spec_reader import Fields
+from rft_jax.utils.errors import InputError
 
 PROMPT = [{"role": "user", "content": "Rate {{sample.output_text}} against {{item.answer}}."}]
 SCORE = {"type": "score_model", "model": "m", "input": PROMPT}

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items
-from rft_jax.graders.fields import Fields
 from rft_jax.graders.host import PythonGrader
 from rft_jax.graders.host.pool import _judge
 from rft_jax.graders.host.python import SOURCE_BYTES
+from rft_jax.graders.spec_reader import Fields
+from rft_jax.utils.errors import InputError
 
 GRADE = "def grade(sample, item):\n    return 1.0\n"
 # What is graded here is harmless, so that these tests need no sandbox.

@@ -11,9 +11,9 @@ import textwrap
 import pytest
 
 from rft_jax.config import HostOptions
-from rft_jax.errors import InputError
 from rft_jax.graders import HostSample, Items, build_grader, grade_texts, load_grader
 from rft_jax.graders.host import PythonGrader
+from rft_jax.utils.errors import InputError
 
 needs_sandbox = pytest.mark.skipif(
     not shutil.which("bwrap"), reason="needs bubblewrap; apt-get install bubblewrap"

@@ -3,8 +3,8 @@
 import pytest
 
 from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, YarnRope
-from rft_jax.errors import InputError
 from rft_jax.models.families import FAMILIES, Settings
+from rft_jax.utils.errors import InputError
 
 LLAMA_3_2_1B = {
     "architectures": ["LlamaForCausalLM"],
@@ -126,8 +126,8 @@ GEMMA = {
     "tie_embeddings": True,
     "attention_scale": 1 / 16,
     "activation": "gelu_tanh",
-    "norms_around_one": True,
-    "post_norms": True,
+    "norm_weight_offset": True,
+    "sandwich_norms": True,
     "scale_embeddings": True,
 }
 
@@ -139,12 +139,12 @@ def read(settings, **changes):
 
 def test_llama():
     assert read(LLAMA_3_2_1B) == ModelConfig(
-        layers=16,
-        width=2048,
-        heads=32,
-        kv_heads=8,
+        num_layers=16,
+        hidden_size=2048,
+        num_heads=32,
+        num_kv_heads=8,
         head_dim=64,
-        mlp_width=8192,
+        intermediate_size=8192,
         rope_theta=500_000.0,
         rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 8192),
         norm_eps=1e-5,
@@ -154,12 +154,12 @@ def test_llama():
 
 def test_qwen2():
     assert read(QWEN_2_5_0_5B) == ModelConfig(
-        layers=24,
-        width=896,
-        heads=14,
-        kv_heads=2,
+        num_layers=24,
+        hidden_size=896,
+        num_heads=14,
+        num_kv_heads=2,
         head_dim=64,
-        mlp_width=4864,
+        intermediate_size=4864,
         rope_theta=1e6,
         attention_bias=True,
     )
@@ -170,12 +170,12 @@ def test_qwen2():
 
 def test_qwen3():
     expected = ModelConfig(
-        layers=28,
-        width=1024,
-        heads=16,
-        kv_heads=8,
+        num_layers=28,
+        hidden_size=1024,
+        num_heads=16,
+        num_kv_heads=8,
         head_dim=128,
-        mlp_width=3072,
+        intermediate_size=3072,
         rope_theta=1e6,
         qk_norm=True,
     )
@@ -184,12 +184,12 @@ def test_qwen3():
 
 def test_qwen3_moe():
     expected = ModelConfig(
-        layers=48,
-        width=2048,
-        heads=32,
-        kv_heads=4,
+        num_layers=48,
+        hidden_size=2048,
+        num_heads=32,
+        num_kv_heads=4,
         head_dim=128,
-        mlp_width=768,
+        intermediate_size=768,
         rope_theta=1e6,
         tie_embeddings=False,
         qk_norm=True,
@@ -203,11 +203,11 @@ def test_qwen3_moe():
 
 def test_gemma2():
     assert read(GEMMA_2_2B) == ModelConfig(
-        layers=26,
-        width=2304,
-        heads=8,
-        kv_heads=4,
-        mlp_width=9216,
+        num_layers=26,
+        hidden_size=2304,
+        num_heads=8,
+        num_kv_heads=4,
+        intermediate_size=9216,
         attention_softcap=50.0,
         logit_softcap=30.0,
         attention_pattern=("sliding", "full"),
@@ -218,11 +218,11 @@ def test_gemma2():
 
 def test_gemma3():
     expected = ModelConfig(
-        layers=26,
-        width=1152,
-        heads=4,
-        kv_heads=1,
-        mlp_width=6912,
+        num_layers=26,
+        hidden_size=1152,
+        num_heads=4,
+        num_kv_heads=1,
+        intermediate_size=6912,
         rope_theta=1e6,
         qk_norm=True,
         attention_pattern=("sliding",) * 5 + ("full",),

@@ -8,11 +8,11 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import save_file
 
-from rft_jax.errors import InputError
 from rft_jax.models import build_model, split
 from rft_jax.models.families import FAMILIES, Settings
 from rft_jax.models.hugging_face import is_checkpoint, load_adapters, open_checkpoint
 from rft_jax.models.hugging_face.adapter import adapter_settings, base_of, read_lora
+from rft_jax.utils.errors import InputError
 
 from .conftest import CONFIGS, SIZES, tensors_of, write
 
@@ -20,7 +20,7 @@ LLAMA = SIZES | CONFIGS["llama"]
 FAMILY = FAMILIES["LlamaForCausalLM"]
 BASE = FAMILY.read_config(Settings(LLAMA, ""))
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"]}
-PREFIX = "base_model.model.model.layers"
+PREFIX = "base_model.model.model.num_layers"
 
 
 def lora_of(**settings):

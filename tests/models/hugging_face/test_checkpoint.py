@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.models.hugging_face import is_checkpoint, open_checkpoint
+from rft_jax.utils.errors import InputError
 
 from .conftest import CONFIGS, SIZES, tensors_of, write
 
@@ -91,7 +91,7 @@ def test_a_head_beside_tied_embeddings_is_their_copy(tmp_path):
     open_checkpoint(write(tmp_path, settings, tensors))
 
 
-def test_quantised_numbers_are_refused(tmp_path):
+def test_quantized_numbers_are_refused(tmp_path):
     tensors = tensors_of(LLAMA)
     tensors[DOWN] = tensors[DOWN].astype(np.int8)
     write(tmp_path, LLAMA, tensors)

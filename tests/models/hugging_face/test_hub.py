@@ -6,8 +6,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from rft_jax.errors import InputError
 from rft_jax.models.hugging_face import locate
+from rft_jax.utils.errors import InputError
 
 
 def refused(name):
@@ -49,7 +49,7 @@ def test_a_name_that_cannot_be_one_is_explained():
 @pytest.mark.parametrize(
     "kind, sentence",
     [
-        (errors.GatedRepoError, "accept its licence at https://huggingface.co/Owner/Name"),
+        (errors.GatedRepoError, "accept its license at https://huggingface.co/Owner/Name"),
         (errors.RepositoryNotFoundError, "no such model, or it is private"),
         (errors.RevisionNotFoundError, "the model has no revision 'v2'"),
         (errors.HfHubHTTPError, "the download failed (500 Server Error); try again"),

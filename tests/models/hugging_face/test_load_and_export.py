@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from rft_jax.config import MeshConfig
-from rft_jax.errors import InputError
 from rft_jax.models import build_model
 from rft_jax.models.hugging_face import copy_description, export, load_params, open_checkpoint
 from rft_jax.models.hugging_face import layout as layout_module
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.parallel import LEARNER_RULES, make_mesh, shardings
+from rft_jax.utils.errors import InputError
 
 from .conftest import CONFIGS, SIZES, tensors_of, write
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rft_jax.cli import load_config
-from rft_jax.config_text import apply_overrides
+from rft_jax.commands.entry import load_config
+from rft_jax.config.overrides import apply_overrides
 from rft_jax.tasks.rare_disease import hpo
-from rft_jax.train import train
+from rft_jax.training import train
 
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "rare_disease.py"
 SMALL = {
@@ -18,7 +18,7 @@ SMALL = {
     **{
         f"models.{model}.{setting}": value
         for model in ("small", "larger")
-        for setting, value in {"layers": 1, "width": 16, "head_dim": 8, "mlp_width": 16}.items()
+        for setting, value in {"num_layers": 1, "hidden_size": 16, "head_dim": 8, "intermediate_size": 16}.items()
     },
     **{
         f"stages.{model}_{stage}.{setting}": value

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import hpo
+from rft_jax.utils.errors import InputError
 
 
 def test_parents_come_first_and_ancestors_are_closed(ontology):

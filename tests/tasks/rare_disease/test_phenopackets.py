@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import phenopackets
 from rft_jax.tasks.rare_disease.phenopackets import load_cases
+from rft_jax.utils.errors import InputError
 
 PUBLIC_ARCHIVE = Path(__file__).parents[4] / "shared/data/phenopackets_public.zip"
 

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from rft_jax.errors import InputError
 from rft_jax.tasks.rare_disease import hpo, worked_answers
 from rft_jax.tasks.rare_disease import prepare as prepare_module
 from rft_jax.tasks.rare_disease.prepare import SYMBOL_FROM, RareDiseaseOptions, build, prepare
 from rft_jax.tasks.rare_disease.worked_answers import FIXED
+from rft_jax.utils.errors import InputError
 
 HELD_OUT = ("valid", "valid_present", "seen", "seen_present")
 FILES = (

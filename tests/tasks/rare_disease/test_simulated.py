@@ -14,7 +14,7 @@ SMALL = SimulatedData(patients_per_gene=2, train_genes=20, train_cases=2, valid_
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return SMALL.materialise(tmp_path_factory.mktemp("data"))
+    return SMALL.materialize(tmp_path_factory.mktemp("data"))
 
 
 def genes(path):
@@ -47,13 +47,13 @@ def test_the_right_answers_are_those_of_the_training_cases(files):
 
 
 def test_the_same_settings_give_the_same_files(files, tmp_path):
-    again = SMALL.materialise(tmp_path)
+    again = SMALL.materialize(tmp_path)
     for path in Path(files.train).parent.iterdir():
         assert path.read_bytes() == (Path(again.train).parent / path.name).read_bytes()
 
 
 def test_fewer_examples_are_among_the_more(files, tmp_path):
-    fewer = dataclasses.replace(SMALL, examples=7).materialise(tmp_path)
+    fewer = dataclasses.replace(SMALL, examples=7).materialize(tmp_path)
     for few, all_of_them in ((fewer.train, files.train), (fewer.answers, files.answers)):
         lines = Path(all_of_them).read_text().splitlines()
         assert Path(few).read_text().splitlines() == lines[:7] and len(lines) == 40

@@ -1,0 +1,137 @@
+"""A configuration as text: single settings from the command line, and JSON in a work directory.
+
+config = apply_overrides(config, {"stages.rft.steps": "200"})  # --config.stages.rft.steps=200
+config = from_json(to_json(config))
+"""
+
+import ast
+import dataclasses
+import importlib
+import json
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rft_jax.config import Config, DataConfig
+from rft_jax.config.types import MISMATCH, alternatives, convert, describe
+from rft_jax.utils.errors import InputError
+
+
+def apply_overrides(config: Any, overrides: Mapping[str, str]) -> Any:
+    """Returns `config` with settings replaced, e.g. {"stages.rft.steps": "200"}.
+
+    Members of `models` and `stages` are addressed by their names. Values are parsed as Python
+    literals of the setting's type; what is not a literal is a string.
+
+    Raises:
+        InputError: for an unknown setting or a value of the wrong type.
+    """
+    for path, text in overrides.items():
+        config = _replace(config, path.split("."), text, f"--config.{path}")
+    return config
+
+
+def _replace(node: Any, path: list[str], text: str, flag: str) -> Any:
+    name, rest = path[0], path[1:]
+    if isinstance(node, tuple):
+        names = [member.name for member in node]
+        if name not in names or not rest:
+            raise InputError(f"{flag}: expected one of {', '.join(names)} and a setting of it")
+        return tuple(
+            _replace(member, rest, text, flag) if member.name == name else member for member in node
+        )
+    known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if name not in known:
+        remedy = f"; known here: {', '.join(known)}" if known else ""
+        raise InputError(f"{flag}: there is no setting {name!r}{remedy}")
+    kind = typing.get_type_hints(type(node))[name]
+    if rest:
+        value = _replace(_section(getattr(node, name), kind), rest, text, flag)
+    else:
+        value = _parse(text, kind, flag)
+    return dataclasses.replace(node, **{name: value})
+
+
+def _section(value: Any, kind: Any) -> Any:
+    """The settings themselves; with their defaults, if they are left out and can be of one kind."""
+    kinds = [option for option in alternatives(kind) if dataclasses.is_dataclass(option)]
+    return kinds[0]() if value is None and len(kinds) == 1 else value
+
+
+def _parse(text: str, kind: Any, flag: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    for candidate in (value, text):
+        for option in alternatives(kind):
+            if (converted := convert(candidate, option)) is not MISMATCH:
+                return converted
+    raise InputError(f"{flag}: {text!r} is not {describe(kind)}")
+
+
+def to_json(config: Any) -> Any:
+    """A JSON value from which `from_json` rebuilds the configuration."""
+    if dataclasses.is_dataclass(config):
+        kind = type(config)
+        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"class": f"{kind.__module__}:{kind.__qualname__}", **values}
+    if isinstance(config, tuple | list):
+        return [to_json(member) for member in config]
+    return config
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`."""
+    if isinstance(value, dict) and "class" in value:
+        module, name = value["class"].split(":")
+        kind = getattr(importlib.import_module(module), name)
+        ours = module.split(".")[0] == __name__.split(".")[0]
+        if not dataclasses.is_dataclass(kind) or not (ours or issubclass(kind, DataConfig)):
+            raise ValueError(f"{value['class']} is no class of settings")
+        return kind(**{key: from_json(v) for key, v in value.items() if key != "class"})
+    if isinstance(value, list):
+        return tuple(from_json(member) for member in value)
+    return value
+
+
+def read_config(stored: Path) -> Config:
+    """The configuration of a work directory, from its `config.json`.
+
+    Raises:
+        InputError: it cannot be read, or was written by another version or an experiment file
+            whose data class cannot be imported.
+    """
+    try:
+        config = from_json(json.loads(stored.read_text()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise InputError(
+            f"{stored}: cannot be read as a run's configuration ({error}); use another --workdir, "
+            "and keep data classes of your own in a module that can be imported"
+        ) from None
+    if not isinstance(config, Config):
+        raise InputError(f"{stored}: is not a run's configuration; use another --workdir")
+    return config
+
+
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """The settings in which two `to_json` values differ, as `a.b: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key), new.get(key), f"{place}.{key}".strip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = zip(old, new, strict=True)
+        return [
+            line
+            for index, (a, b) in enumerate(pairs)
+            for line in differences(a, b, f"{place}.{a['name'] if _named(a) else index}")
+        ]
+    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and "name" in value

@@ -1,0 +1,378 @@
+"""Every setting and its default, as frozen dataclasses.
+
+An experiment file has `get_config() -> Config`; `config_text` changes single settings from the
+command line and stores a configuration as JSON, `validation` refuses what cannot work.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+REASONING_EFFORTS = ("low", "medium", "high")
+# Of a GPU's memory, what `rft` allocates at its start unless XLA_CLIENT_MEM_FRACTION is set.
+GPU_MEMORY_FRACTION = 0.92
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the items come from: JSON lines. A task subclasses this and overrides `materialize`."""
+
+    train: str = ""  # RFT items: messages, and any other keys for the grader
+    valid: str = ""  # RFT items, none of them in `train`
+    supervised: str = ""  # items that end with an assistant message
+    answers: str = ""  # likewise: the right answers to `train`, for supervised fine-tuning
+    symbols: str = ""  # a text a line, such as a name, that a tokenizer trained here keeps whole
+
+    def materialize(self, directory: Path) -> "DataConfig":
+        """Returns the files to read, after writing them below `directory` if they are made."""
+        del directory
+        return self
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """What graders on the host may use of the machine and the network."""
+
+    workers: int | None = None  # sandboxed processes of a `python` grader; None: one a core, <= 16
+    python_timeout_s: float = 120.0  # for grading one sample; OpenAI's limit
+    # Without, Python can do whatever the user can do who runs it, and its limits hold for each
+    # process but not for their number, cores and disk.
+    sandbox: bool = True
+    requests: int = 16  # HTTP requests under way at once, for each grader
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A SentencePiece model: read from `path`, or trained on the run's own data."""
+
+    path: str = ""
+    vocab_size: int = 8192
+    thinking: bool | None = None  # of a source whose template leaves the choice
+    training_texts: int = 20_000  # a sample of the data's texts; training takes seconds
+
+
+@dataclass(frozen=True)
+class LinearRope:
+    """Rotary positions divided by a factor (https://arxiv.org/abs/2306.15595)."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """Llama 3.1's scaling: low frequencies are divided, high ones kept, a ramp lies between."""
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_positions: int  # of pre-training
+
+
+@dataclass(frozen=True)
+class YarnRope:
+    """YaRN (https://arxiv.org/abs/2309.00071)."""
+
+    factor: float
+    original_positions: int  # of pre-training
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0  # on queries and keys alike
+    truncate: bool = True  # the ramp's ends to whole dimensions
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope
+LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters (https://arxiv.org/abs/2106.09685): W + alpha / rank * A B, A and B are trained."""
+
+    rank: int = 16  # TRL's
+    alpha: float = 32.0  # TRL's
+    # PEFT's names; all of them: https://thinkingmachines.ai/blog/lora
+    targets: tuple[LoraTarget, ...] = get_args(LoraTarget)
+    base_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the frozen weights
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder (Llama's block, https://arxiv.org/abs/2302.13971, with the usual options)."""
+
+    name: str = "policy"
+    # A Hugging Face checkpoint, a directory or "hf:Owner/Name", which then gives architecture,
+    # weights and tokenizer, whatever the settings below say; empty: from scratch.
+    source: str = ""
+    num_layers: int = 6
+    hidden_size: int = 256  # D
+    num_heads: int = 4  # H
+    num_kv_heads: int = 2  # K; groups of H/K query heads share a key/value head
+    head_dim: int = 64
+    intermediate_size: int = 768  # of the MLP, or of one expert
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = True
+    attention_bias: bool = False  # biases on query, key and value, as in Qwen 2
+    output_bias: bool = False  # a bias on attention's output
+    qk_norm: bool = False  # RMSNorm on queries and keys, as in Qwen 3
+    attention_scale: float | None = None  # on the scores; None: head_dim**-0.5
+    attention_softcap: float | None = None  # c tanh(score / c), as in Gemma 2
+    logit_softcap: float | None = None  # the same on the final logits
+    attention_pattern: tuple[Literal["full", "sliding"], ...] = ("full",)  # repeated over layers
+    sliding_window: int = 0  # tokens that a sliding layer sees, with the current one
+    sliding_rope_theta: float | None = None  # of sliding layers, unscaled; None: as full layers
+    activation: Literal["silu", "gelu_tanh"] = "silu"  # of the gated MLP: SwiGLU or GeGLU
+    norm_weight_offset: bool = False  # RMSNorm multiplies by 1 + its weight, as in Gemma
+    sandwich_norms: bool = False  # norms also behind attention and MLP, as in Gemma 2
+    scale_embeddings: bool = False  # by sqrt(hidden_size), as in Gemma
+    experts: int = 0  # mixture of experts instead of one MLP; 0: off
+    experts_per_token: int = 0
+    normalize_experts: bool = True  # the chosen experts' weights sum to 1
+    # What the backward pass recomputes of a layer: all; all but the products with weights, whose
+    # results are kept; nothing.
+    remat: Literal["full", "dots", "none"] = "full"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
+    # Of many queries, as in the update. pallas: a kernel for TPUs, where the lengths of prompts and
+    # completions are multiples of 128, up to 2,048. cudnn: NVIDIA's for its GPUs since Ampere, in
+    # bfloat16, for even lengths, head dimensions up to 128 and no softcap. xla where these do not
+    # hold. auto: that of the platform.
+    attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
+    # Of one query a row, in the loop over tokens. triton: a kernel for NVIDIA's GPUs since Ampere,
+    # in bfloat16, for head dimensions that are powers of two from 16 to 256, and not for a cache in
+    # eight bits. auto: that where there is such a GPU.
+    decode_attention: Literal["auto", "xla", "triton"] = "auto"
+    # The layers in the loop over tokens; unrolled takes up to a second copy of the rollout's
+    # weights, and longer to compile; auto: on CPUs and GPUs, and with experts.
+    decode_layers: Literal["auto", "scanned", "unrolled"] = "auto"
+    # Train adapters only, over the weights of the source, which stay as they are; None: train all.
+    # A source that is an adapter itself (PEFT's format) is trained on, whatever is set here.
+    lora: LoraConfig | None = None
+
+
+# What a source does not say of a model: how it is run and trained.
+NOT_OF_SOURCE = (
+    "name",
+    "source",
+    "remat",
+    "compute_dtype",
+    "attention",
+    "decode_attention",
+    "decode_layers",
+    "lora",
+)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW or Muon, with a global-norm clip.
+
+    Muon (https://kellerjordan.github.io/posts/muon/) is for pre-training: it takes the layers'
+    matrices, AdamW with Nesterov's momentum the rest. Its updates are scaled to the size of
+    AdamW's, and it counts weight decay as AdamW does (https://arxiv.org/abs/2502.16982), so that
+    the settings are common to both.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    # None: 1e-6 (TRL, verl and OpenRLHF for full fine-tuning), or 1e-5 for adapters
+    learning_rate: float | None = None
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    b1: float = 0.9  # Muon's momentum is 0.95
+    b2: float = 0.999  # torch's and optax's default
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # verl, TRL
+    max_nonfinite_updates: int = 5  # updates in a row without a finite gradient that end the run
+
+    def peak_learning_rate(self, lora: bool) -> float:
+        """The learning rate, with its default for adapters or for all weights."""
+        if self.learning_rate is None:
+            return 1e-5 if lora else 1e-6
+        return self.learning_rate
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 takes the devices that are left (one axis at most)."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How completions are sampled. The policy is softmax(logits / temperature)."""
+
+    group_size: int = 8  # G: TRL's and Tunix's default
+    max_prompt_tokens: int = 256  # P, the static length of prompts
+    # Static lengths to compile for: P, P / 2, P / 4 and so on, so many. A batch takes the shortest
+    # that holds its prompts.
+    prompt_buckets: int = 1
+    max_completion_tokens: int = 256  # T, thought and answer together
+    output_bytes: int = 1024  # L, the static length of the answer's text
+    temperature: float = 1.0  # DeepSeek-R1, DAPO: the policy itself; 0 is greedy decoding
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    reasoning_effort: str | int = "medium"  # a name below, or a number of thinking tokens
+    effort_low: int = 32
+    effort_medium: int = 96
+    effort_high: int = 192
+    truncated_completions: Literal["score", "mask", "zero"] = (
+        "score"  # what a sample without a stop earns
+    )
+    # What answers must look like: a JSON file with OpenAI's response_format, a JSON schema or
+    # {"type": "regex", "pattern": ...}, or its content; empty: anything. Answers always end.
+    response_format: str | dict[str, Any] = ""
+    # Completions that are decoded at a time, of the whole batch; one that ends makes room for
+    # another, so that memory and time follow their mean length instead of the longest. Best a
+    # multiple of group_size / 2 on each device. 0: all at once.
+    slots: int = 0
+    # Sample with weights, or with keys and values, in eight bits: less memory and traffic, and
+    # another policy than the learner's, which `policy_loss.importance` must correct.
+    int8_weights: bool = False
+    int8_cache: bool = False
+
+    @property
+    def thinking_tokens(self) -> int:
+        """The budget of thinking tokens before the end-of-think marker is forced."""
+        if isinstance(self.reasoning_effort, int):
+            return self.reasoning_effort
+        return getattr(self, f"effort_{self.reasoning_effort}")
+
+
+@dataclass(frozen=True)
+class PolicyLossConfig:
+    """The policy-gradient objective; see `learn.advantages` and `learn.losses`."""
+
+    baseline: Literal["group", "batch", "none", "leave_one_out"] = "group"  # GRPO
+    loss: Literal["ppo_clip", "gspo", "cispo"] = "ppo_clip"
+    clip_low: float = 0.2  # PPO; DAPO (https://arxiv.org/abs/2503.14476) for the pair
+    clip_high: float = 0.28
+    two_sided: bool = True  # CISPO: keep the ratio above 1 - clip_low as well
+    dual_clip: float | None = None  # https://arxiv.org/abs/1912.09729 uses 3
+    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
+    importance: Literal["none", "tis", "icepop"] = "none"  # sampler/learner mismatch
+    tis_cap: float = 2.0  # https://fengyao.notion.site/off-policy-rl
+    icepop_low: float = 0.5  # https://arxiv.org/abs/2510.18855
+    icepop_high: float = 2.0
+    kl_coefficient: float = 0.0  # to the policy that the stage started from
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # http://joschu.net/blog/kl-approx.html
+    epochs_per_batch: int = 1  # per rollout batch
+    gradient_accumulation: int = (
+        1  # the update's prompts in so many parts; changes memory, not results
+    )
+    # Completions side by side in rows of max_completion_tokens, so many rows of each device at once;
+    # 0: a row each, padded. For lengths that differ; with full rows it only costs.
+    pack_rows: int = 0
+    logit_chunk: int = 16  # positions of every completion whose logits exist at once
+
+
+@dataclass(frozen=True)
+class SFTStage:
+    """Maximum likelihood on given completions: pre-training and supervised fine-tuning."""
+
+    name: str = "pretrain"
+    model: str = "policy"
+    init: str = ""  # an earlier stage, or WORKDIR/STAGE of another run; empty: random weights
+    data: Literal["supervised", "answers"] = "supervised"  # which file of the run's `data`
+    steps: int = 1000
+    batch_size: int = 16  # rows, each of several packed items
+    max_row_tokens: int = 512  # at least the longest item
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1e-3, warmup_steps=100, schedule="cosine", b2=0.95, weight_decay=0.01
+    )
+    gradient_accumulation: int = 1
+    logit_chunk: int = 512  # positions of a row whose logits exist at once
+    log_interval: int = 10
+    checkpoint_interval: int = 500
+
+
+@dataclass(frozen=True)
+class RLStage:
+    """Reinforcement fine-tuning against the grader."""
+
+    name: str = "rft"
+    model: str = "policy"
+    init: str = "pretrain"  # as above
+    steps: int = 100
+    batch_size: int = 8  # B, prompts a step
+    # Dynamic sampling (DAPO, https://arxiv.org/abs/2503.14476): where all samples of a prompt earn
+    # the same, others take its place, from at most so many times B prompts a step; 1: off.
+    max_resample_batches: int = 1
+    rollout: RolloutConfig = RolloutConfig()
+    policy_loss: PolicyLossConfig = PolicyLossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    eval_interval: int = 10  # steps between evaluations on `data.valid`; 0: never
+    eval_samples: int = 1  # samples per validation item
+    early_stopping_patience: int = (
+        0  # evaluations without a better validation reward that end it; 0: never
+    )
+    checkpoint_interval: int = 20
+    samples_interval: int = 10  # steps between dumps of the step's samples
+    host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts
+    # While the host grades a batch, sample the next from the policy before the update, which
+    # `policy_loss.importance` must correct. Interrupted, such a run goes on a little differently.
+    async_rollout: bool = False
+
+
+@dataclass(frozen=True)
+class EvalStage:
+    """A comparison of models on one file, paired, in the run's `results.json` and report.
+
+    Graded by the run's grader, and sampled as the last reinforcement stage of each model's run is.
+    """
+
+    name: str = "evaluate"
+    # Stages of this run, WORKDIR/STAGE of others, Hugging Face checkpoints; empty: every stage.
+    models: tuple[str, ...] = ()
+    # RFT items: a file, or NAME for the NAME.jsonl that the run's task makes; empty: `data.valid`.
+    data: str = ""
+    # Answers from elsewhere to compare with: to items in valid.jsonl, NAME is valid.NAME.jsonl with
+    # a line {"output_text": ...} for each of them, in their order.
+    baselines: tuple[str, ...] = ()
+    samples: int = 1  # per item
+    cluster_by: str = ""  # key of the items whose equals the bootstrap draws together
+    macro_by: str = ""  # key of the items; `macro_` metrics are means over its values
+    cases: int = 24  # the report shows what the models answered to the first so many items
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Those of the items that it needs."""
+        return tuple(key for key in (self.cluster_by, self.macro_by) if key)
+
+
+TrainingStage = SFTStage | RLStage
+Stage = TrainingStage | EvalStage
+RESERVED = ("data", "models")  # what else has a folder in a work directory
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run: data, grader, models and the stages that are done in order."""
+
+    name: str = "run"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    # A JSON file in OpenAI's format, or its content, or "module:name" of a `device_grader`.
+    grader: str | dict[str, Any] = ""
+    placement: Literal["auto", "device", "host"] = "auto"  # where the grader's nodes run
+    host: HostOptions = HostOptions()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    models: tuple[ModelConfig, ...] = (ModelConfig(),)
+    mesh: MeshConfig = MeshConfig()
+    tensorboard: bool = True  # event files beside the metrics
+    wandb_project: str = ""  # of Weights & Biases; empty: off
+    # Folder of compiled programs; None: JAX_COMPILATION_CACHE_DIR, or the user's own; empty: off.
+    compilation_cache: str | None = None
+    stages: tuple[Stage, ...] = field(default_factory=lambda: (SFTStage(), RLStage()))
+
+    @property
+    def training_stages(self) -> tuple[TrainingStage, ...]:
+        """The stages that change weights."""
+        return tuple(stage for stage in self.stages if not isinstance(stage, EvalStage))
+
+    def model(self, name: str) -> ModelConfig:
+        """The model of that name."""
+        return next(model for model in self.models if model.name == name)

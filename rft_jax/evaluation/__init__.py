@@ -1,0 +1,1 @@
+"""Models on a file of items: sampled, graded, compared."""

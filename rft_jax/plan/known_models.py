@@ -1,0 +1,98 @@
+"""Shapes of open models, so that a plan needs no download.
+
+As their `config.json` on Hugging Face has them; any other source is read from its directory.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from rft_jax.config import NOT_OF_SOURCE, Config, Llama3Rope, ModelConfig
+from rft_jax.models.hugging_face import read_config
+from rft_jax.utils.errors import InputError
+
+QWEN3 = ModelConfig(num_kv_heads=8, head_dim=128, qk_norm=True, rope_theta=1e6)
+QWEN3_VOCABULARY = 151_936
+LLAMA3 = ModelConfig(
+    num_kv_heads=8, head_dim=128, rope_theta=5e5, norm_eps=1e-5, tie_embeddings=False,
+    rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 8192),
+)  # fmt: skip
+LLAMA3_VOCABULARY = 128_256
+
+
+def _shape(base: ModelConfig, **sizes) -> ModelConfig:
+    return dataclasses.replace(base, **sizes)
+
+
+SHAPES: dict[str, tuple[ModelConfig, int]] = {
+    "Qwen/Qwen3-0.6B": (
+        _shape(QWEN3, num_layers=28, hidden_size=1024, num_heads=16, intermediate_size=3072),
+        QWEN3_VOCABULARY,
+    ),
+    "Qwen/Qwen3-1.7B": (
+        _shape(QWEN3, num_layers=28, hidden_size=2048, num_heads=16, intermediate_size=6144),
+        QWEN3_VOCABULARY,
+    ),
+    "Qwen/Qwen3-4B": (
+        _shape(QWEN3, num_layers=36, hidden_size=2560, num_heads=32, intermediate_size=9728),
+        QWEN3_VOCABULARY,
+    ),
+    "Qwen/Qwen3-8B": (
+        _shape(QWEN3, num_layers=36, hidden_size=4096, num_heads=32, intermediate_size=12_288, tie_embeddings=False),
+        QWEN3_VOCABULARY,
+    ),
+    "Qwen/Qwen3-30B-A3B": (
+        _shape(
+            QWEN3, num_layers=48, hidden_size=2048, num_heads=32, num_kv_heads=4, intermediate_size=768, experts=128,
+            experts_per_token=8, tie_embeddings=False,
+        ),
+        QWEN3_VOCABULARY,
+    ),
+    "meta-llama/Llama-3.1-8B-Instruct": (
+        _shape(LLAMA3, num_layers=32, hidden_size=4096, num_heads=32, intermediate_size=14_336),
+        LLAMA3_VOCABULARY,
+    ),
+    "meta-llama/Llama-3.3-70B-Instruct": (
+        _shape(LLAMA3, num_layers=80, hidden_size=8192, num_heads=64, intermediate_size=28_672),
+        LLAMA3_VOCABULARY,
+    ),
+    "meta-llama/Llama-3.2-1B-Instruct": (
+        _shape(
+            LLAMA3, num_layers=16, hidden_size=2048, num_heads=32, head_dim=64, intermediate_size=8192,
+            tie_embeddings=True, rope_scaling=Llama3Rope(32.0, 1.0, 4.0, 8192),
+        ),
+        LLAMA3_VOCABULARY,
+    ),
+    "google/gemma-3-1b-it": (
+        ModelConfig(
+            num_layers=26, hidden_size=1152, num_heads=4, num_kv_heads=1, head_dim=256, intermediate_size=6912,
+            rope_theta=1e6, qk_norm=True, sliding_window=512, sliding_rope_theta=1e4,
+            attention_pattern=("sliding",) * 5 + ("full",), activation="gelu_tanh",
+            norm_weight_offset=True, sandwich_norms=True, scale_embeddings=True,
+        ),
+        262_144,
+    ),
+}  # fmt: skip
+
+
+def model_shape(config: Config, name: str) -> tuple[ModelConfig, int]:
+    """The architecture of a run's model, and the rows of its embedding; nothing is downloaded.
+
+    Raises:
+        InputError: its source is neither a directory nor a model of `SHAPES`.
+    """
+    model = config.model(name)
+    if not model.source:
+        return model, config.tokenizer.vocab_size
+    source = model.source.removeprefix("hf:")
+    if source in SHAPES:
+        described, vocabulary = SHAPES[source]
+    elif (Path(source) / "config.json").is_file():
+        described, vocabulary = read_config(Path(source))
+    else:
+        raise InputError(
+            f"models.{name}.source: {model.source} is no directory here with a config.json, and "
+            f"none of the models whose shapes the planner has ({', '.join(SHAPES)}); download its "
+            "config.json into a directory and set the source to that"
+        )
+    free = {setting: getattr(model, setting) for setting in NOT_OF_SOURCE}
+    return dataclasses.replace(described, **free), vocabulary

@@ -1,0 +1,1 @@
+"""A run: its work directory, and all that its stages read."""

@@ -1,0 +1,68 @@
+"""The files that a run reads, with their sums: it goes on with the same ones only."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from rft_jax.config import Config, DataConfig, EvalStage
+from rft_jax.graders import grader_file
+from rft_jax.runs.datasets import baseline_files, evaluated_file
+from rft_jax.utils.errors import InputError
+
+INPUTS_FILE = "inputs.json"
+
+
+def input_sums(config: Config, files: DataConfig, workdir: Path) -> dict[str, dict[str, str]]:
+    """The files that the run reads, by role: their paths and BLAKE2 sums.
+
+    A path below the work directory is relative to it, so that the directory can be moved.
+    """
+    paths = {field.name: getattr(files, field.name) for field in dataclasses.fields(DataConfig)}
+    paths |= {"tokenizer": config.tokenizer.path}
+    evaluations = [s for s in config.stages if isinstance(s, EvalStage)]
+    for stage in evaluations:
+        paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)
+        for name, answers in baseline_files(stage, path).items():
+            paths[f"stages.{stage.name}.{name}"] = answers
+    if config.grader:
+        paths["grader"] = grader_file(config.grader)
+    found = {}
+    for role, path in paths.items():
+        if path and Path(path).is_file():
+            with Path(path).open("rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            inside = Path(path).resolve().is_relative_to(workdir.resolve())
+            shown = os.path.relpath(path, workdir) if inside else str(Path(path).resolve())
+            found[role] = {"path": shown, "blake2b": digest}
+    return found
+
+
+def check_input_sums(workdir: Path, sums: dict[str, dict[str, str]]) -> None:
+    """Refuses to go on with another file than the run began with.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for role, before in _read(workdir / INPUTS_FILE).items():
+        if sums.get(role, {}).get("blake2b") != before["blake2b"]:
+            raise InputError(
+                f"{before['path']}: has changed since the run in {workdir} began; put the "
+                "file back as it was, or use another --workdir"
+            )
+
+
+def input_file(workdir: Path, role: str) -> str | None:
+    """The file that a run reads as `train`, `valid` or `supervised`."""
+    entry = _read(workdir / INPUTS_FILE).get(role)
+    return entry and str(workdir / entry["path"])
+
+
+def _read(stored: Path) -> dict[str, dict[str, str]]:
+    if not stored.exists():
+        return {}
+    try:
+        return json.loads(stored.read_text())
+    except ValueError:
+        raise InputError(f"{stored}: cannot be read; use another --workdir") from None

@@ -1,0 +1,107 @@
+"""Progress: a panel that stays in its place on a terminal, lines elsewhere."""
+
+import io
+import re
+import sys
+
+import pytest
+from rich.console import Console
+
+from rft_jax.logging.metrics import log
+from rft_jax.logging.progress import Progress
+
+
+def row(step, seconds=2.0, **metrics):
+    timing = {"full_iteration": seconds, "tokens_per_s": 640.0, "peak_memory_bytes": 3 * 10**9}
+    return {"stage": "rft", "step": step, **metrics, "timing": timing}
+
+
+def terminal():
+    return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+
+def test_without_a_terminal_every_row_is_a_line(capsys):
+    with Progress("rft", 3, console=Console(file=io.StringIO())) as progress:
+        progress.update(row(0, valid_reward_mean=0.25))
+        progress.update(row(1, seconds=30.0, train_reward_mean=0.5, train_loss=None))
+        progress.update(row(2, train_reward_mean=0.5))
+        progress.update(row(3, train_reward_mean=0.5))
+    assert capsys.readouterr().err.splitlines() == [
+        "rft 0/3  valid_reward_mean 0.2500  2.00 s",
+        "rft 1/3  train_reward_mean 0.5000  30.00 s",
+        "rft 2/3  train_reward_mean 0.5000  2.00 s  2 s left",
+        "rft 3/3  train_reward_mean 0.5000  2.00 s",
+    ]
+
+
+def test_lines_can_be_thinned_out_but_evaluations_and_the_end_are_told(capsys):
+    with Progress("sft", 25, every=10, console=Console(file=io.StringIO())) as progress:
+        for step in range(1, 26):
+            valid = {"valid_reward_mean": 0.5} if step == 7 else {}
+            progress.update(row(step, train_loss=1.0, **valid))
+    steps = re.findall(r"sft (\d+)/25", capsys.readouterr().err)
+    assert steps == ["7", "10", "20", "25"]
+
+
+def test_time_left_follows_the_recent_pace_and_leaves_out_compilation():
+    progress = Progress("rft", 100, console=terminal())
+    assert progress.seconds_left is None
+    progress.update(row(0, seconds=50.0))
+    progress.update(row(1, seconds=99.0))
+    assert progress.seconds_left is None
+    progress.update(row(2, seconds=3.0))
+    progress.update(row(3, seconds=5.0))  # an evaluation
+    assert progress.seconds_left == pytest.approx(97 * 4.0)
+    for step in range(4, 100):
+        progress.update(row(step, seconds=1.0))
+    assert progress.seconds_left == pytest.approx(1.0)
+
+
+def test_a_resumed_stage_does_not_take_its_first_step_for_the_pace():
+    progress = Progress("rft", 100, console=terminal())
+    progress.update(row(51, seconds=60.0))
+    progress.update(row(52, seconds=1.0))
+    assert progress.seconds_left == pytest.approx(48.0)
+
+
+def test_a_terminal_has_one_panel_and_no_lines(capsys):
+    console = terminal()
+    with Progress("rft", 100, console=console) as progress:
+        for step in range(101):
+            valid = {"valid_reward_mean": step / 200} if step % 20 == 0 else {}
+            progress.update(row(step, train_reward_mean=step / 100, **valid))
+    assert capsys.readouterr().err == ""
+    frames = re.split(r"(?:\r?\x1b\[\d?[AK])+", console.file.getvalue())
+    last = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", frames[-1])
+    assert "100/100" in last and "done" in last and "2 s a step" in last
+    assert "reward 0.880 ▲ +0.250" in last and "validation 0.500 (best 0.500)" in last
+    assert "tokens/s 640" in last and "3 G" in last
+    assert len(last.strip().splitlines()) == 3
+
+
+def test_what_is_logged_meanwhile_stays_above_the_panel(monkeypatch):
+    console = terminal()
+    monkeypatch.setattr(sys, "stderr", console.file)
+    with Progress("rft", 2, console=console) as progress:
+        progress.update(row(1, train_reward_mean=0.1))
+        log("warning: the disk is full")
+        progress.update(row(2, train_reward_mean=0.2))
+    text = console.file.getvalue()
+    assert text.index("warning: the disk is full") < text.rindex("2/2")
+    assert sys.stderr is console.file  # given back
+
+
+def test_a_supervised_stage_shows_its_loss():
+    console = terminal()
+    with Progress("sft", 4, console=console) as progress:
+        for step in range(1, 5):
+            progress.update(row(step, train_loss=4.0 - step))
+    assert "loss 0.500 ▼ -2.000" in console.file.getvalue()
+
+
+def test_an_interrupted_stage_gives_the_terminal_back():
+    console = terminal()
+    with pytest.raises(KeyboardInterrupt), Progress("rft", 2, console=console) as progress:
+        progress.update(row(1, train_reward_mean=0.1))
+        raise KeyboardInterrupt
+    assert console.file.getvalue().rstrip("\n").endswith("\x1b[?25h")  # the cursor is back

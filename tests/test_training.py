@@ -1,0 +1,274 @@
+"""Training end to end on a smaller claims example: stages, resuming, evaluation, sampling."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rft_jax.commands import entry
+from rft_jax.config import EvalStage
+from rft_jax.config.overrides import apply_overrides
+from rft_jax.logging.metrics import MetricsFile, read_metrics
+from rft_jax.runs.run import open_model
+from rft_jax.training import train
+from rft_jax.utils.errors import InputError
+
+EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
+SMALL = {
+    "models.policy.num_layers": "1",
+    "models.policy.hidden_size": "32",
+    "stages.sft.steps": "12",
+    "stages.sft.optimizer.warmup_steps": "2",
+    "stages.sft.checkpoint_interval": "4",
+    "stages.rft.steps": "4",
+    "stages.rft.optimizer.warmup_steps": "1",
+    "stages.rft.batch_size": "8",
+    "stages.rft.checkpoint_interval": "2",
+    "stages.rft.eval_interval": "2",
+    "stages.rft.eval_samples": "1",
+    "stages.rft.samples_interval": "2",
+    "stages.rft.rollout.group_size": "2",
+    "stages.rft.rollout.max_completion_tokens": "40",
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return apply_overrides(entry.load_config(EXPERIMENT, {}), SMALL)
+
+
+@pytest.fixture(scope="module")
+def compared(config, tmp_path_factory):
+    """The same with a comparison at its end, of both and of answers from elsewhere."""
+    items = tmp_path_factory.mktemp("items") / "items.jsonl"
+    items.write_text(Path(config.data.valid).read_text())
+    answer = {"output_text": '{"decision": "deny", "reason": "late"}'}
+    items.with_suffix(".always.jsonl").write_text(f"{json.dumps(answer)}\n" * 50)
+    stage = EvalStage(
+        name="both",
+        models=("sft", "rft"),
+        data=str(items),
+        baselines=("always",),
+        samples=2,
+        cluster_by="decision",
+        macro_by="reason",
+    )
+    return dataclasses.replace(config, stages=(*config.stages, stage))
+
+
+@pytest.fixture(scope="module")
+def finished(compared, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    train(compared, workdir)
+    return workdir
+
+
+def weights(workdir):
+    run, stage, step = open_model(workdir)
+    return jax.device_get(run.load_params(stage, step))
+
+
+def rows(workdir, stage):
+    """The metrics without wall-clock fields."""
+    found = read_metrics(workdir / stage / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "timing"} for row in found]
+
+
+def test_every_step_has_a_line_and_evaluations_have_theirs(finished):
+    assert [row["step"] for row in rows(finished, "sft")] == list(range(1, 13))
+    lines = rows(finished, "rft")
+    assert [row["step"] for row in lines] == [0, 1, 2, 3, 4]
+    validated = [row for row in lines if "valid_reward_mean" in row]
+    assert [row["step"] for row in validated] == [0, 2, 4]
+    for row in validated:
+        low, high = row["valid_reward_mean_low"], row["valid_reward_mean_high"]
+        assert low <= row["valid_reward_mean"] <= high
+    losses = [row["train_loss"] for row in rows(finished, "sft")]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_nothing_compiles_after_the_first_evaluated_step(finished):
+    counts = {
+        row["step"]: row["timing"]["compilations"]
+        for row in read_metrics(finished / "rft" / "metrics.jsonl")
+    }
+    assert counts[0] < counts[1] == counts[2] == counts[4]
+
+
+def test_a_stage_compares_models_once(compared, finished, monkeypatch):
+    results = json.loads((finished / "results.json").read_text())
+    assert {"seed", "wall_s", "peak_rss_bytes"} <= results.keys()
+    both = results["evaluations"]["both"]
+    assert both["cases"] == 50 and both["samples"] == 2
+    assert list(both["models"]) == ["sft", "rft", "always"]
+    for row in both["models"].values():
+        low, high = row["intervals"]["reward_mean"]
+        assert low <= row["reward_mean"] <= high
+        assert low < high or row["reward_mean"] == 0
+    items = [json.loads(line) for line in Path(compared.stages[-1].data).read_text().splitlines()]
+    score = [0.6 * (i["decision"] == "deny") + 0.4 * (i["reason"] == "late") for i in items]
+    always = both["models"]["always"]
+    assert always["reward_mean"] == pytest.approx(np.mean(score))
+    of_reason = {i["reason"]: [] for i in items}
+    for item, found in zip(items, score, strict=True):
+        of_reason[item["reason"]].append(found)
+    means = [np.mean(found) for found in of_reason.values()]
+    assert always["macro_reward_mean"] == pytest.approx(np.mean(means))
+    pair = next(pair for pair in both["paired"] if pair["metric"] == "reward_mean")
+    assert (pair["a"], pair["b"]) == ("rft", "sft")
+    difference = both["models"]["rft"]["reward_mean"] - both["models"]["sft"]["reward_mean"]
+    assert pair["difference"] == pytest.approx(difference)
+    assert "both" in (finished / "report.html").read_text()
+    lines = (finished / "both" / "cases.jsonl").read_text().splitlines()
+    cases = [json.loads(line) for line in lines]
+    assert len(cases) == 24 * (2 + 2 + 1)
+    assert [case["model"] for case in cases[:5]] == ["sft", "sft", "rft", "rft", "always"]
+    assert len({json.dumps(case["prompt"]) for case in cases[:5]}) == 1
+    first = cases[0]
+    assert first["prompt"][-1]["role"] == "user" and 0 <= first["reward"] <= 1
+    assert {"thought", "answer", "scores", "errors", "stop_reason"} <= first.keys()
+    monkeypatch.setattr("rft_jax.training.evaluate_models", None)
+    train(compared, finished)
+
+
+def test_samples_are_written_for_people(finished):
+    lines = (finished / "rft" / "samples" / "step_000004.jsonl").read_text().splitlines()
+    assert len(lines) == 16
+    sample = json.loads(lines[0])
+    assert sample["prompt"][0]["role"] == "user"
+    assert {"thought", "answer", "reward", "scores", "errors", "stop_reason"} <= sample.keys()
+
+
+class Killed(BaseException):
+    """Stands for a signal that ends the process."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "step"), [("sft", 7), ("rft", 1), ("rft", 3)])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    stage, step, config, finished, tmp_path, monkeypatch
+):
+    write = MetricsFile.write
+
+    def stop(self, row):
+        if row["stage"] == stage and row["step"] == step:
+            raise Killed
+        write(self, row)
+
+    monkeypatch.setattr(MetricsFile, "write", stop)
+    with pytest.raises(Killed):
+        train(config, tmp_path)
+    monkeypatch.undo()
+    train(config, tmp_path)
+    for name in ("sft", "rft"):
+        assert rows(tmp_path, name) == rows(finished, name)
+    jax.tree.map(np.testing.assert_array_equal, weights(tmp_path), weights(finished))
+
+
+@pytest.mark.slow
+def test_dynamic_sampling_goes_on_from_its_cursor(config, finished, tmp_path, monkeypatch):
+    rft = dataclasses.replace(
+        config.stages[-1],
+        steps=3,
+        init=f"{finished}/sft",
+        max_resample_batches=3,
+        checkpoint_interval=1,
+    )
+    tokenizer = dataclasses.replace(config.tokenizer, path=f"{finished}/tokenizer.model")
+    config = dataclasses.replace(config, stages=(rft,), tokenizer=tokenizer)
+    train(config, tmp_path / "whole")
+    sampled = [row["train_sampled_prompts"] for row in rows(tmp_path / "whole", "rft")[1:]]
+    assert set(sampled) <= {8, 16, 24} and max(sampled) > 8
+
+    def stop(self, row):
+        if row["step"] == 3:
+            raise Killed
+        write(self, row)
+
+    write = MetricsFile.write
+    monkeypatch.setattr(MetricsFile, "write", stop)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "stopped")
+    monkeypatch.undo()
+    train(config, tmp_path / "stopped")
+    assert rows(tmp_path / "stopped", "rft") == rows(tmp_path / "whole", "rft")
+    jax.tree.map(
+        np.testing.assert_array_equal, weights(tmp_path / "stopped"), weights(tmp_path / "whole")
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_resample_batches": "2"}, r"stages\.rft\.max_resample_batches: .* needs the host"),
+        (
+            {"async_rollout": "True", "policy_loss.importance": "tis"},
+            r"stages\.rft\.async_rollout: .* nothing",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_grader_s_place_is_refused(settings, message, config, tmp_path):
+    settings = {f"stages.rft.{name}": value for name, value in settings.items()}
+    placement = "host" if "max_resample_batches" in message else "device"
+    config = apply_overrides(config, settings | {"placement": placement})
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
+    assert entry.main(["eval", "--workdir", str(finished), "--samples", "1"]) == 0
+    shown = capsys.readouterr()
+    summary = json.loads(shown.out)
+    assert summary["items"] == 50 and 0 <= summary["reward_mean"] <= 1
+    assert summary["intervals"]["reward_mean"][0] <= summary["reward_mean"]
+    assert "valid.jsonl (50 cases)" in shown.err and "reward_mean" in shown.err
+    assert (finished / "evaluation.html").exists()
+
+    monkeypatch.setattr("rft_jax.runs.run._grader", None)  # which a sample does not need
+    command = ["sample", "--model", f"{finished}/sft", "--prompt", "broken ski", "--n", "2"]
+    assert entry.main([*command, "--temperature", "0", "--max-tokens", "9"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == second  # greedy
+    assert len(first["token_ids"]) <= 9 and first["stop_reason"] in ("stop", "length")
+
+    sizes = ["--prompt", "8", "--completion", "8", "--prompts", "8", "--group", "2"]
+    assert entry.main(["bench", "--model", str(finished), *sizes, "--steps", "3"]) == 0
+    timing = json.loads(capsys.readouterr().out)
+    assert timing["step_s"] > 0 and timing["completion"] == 8
+    assert {"rollout_s", "grade_s", "update_s", "peak_memory_bytes", "devices"} <= timing.keys()
+
+
+@pytest.mark.slow
+def test_a_stage_can_start_from_another_run(config, finished, tmp_path):
+    settings = {
+        "stages.rft.init": f"{finished}/sft",
+        "tokenizer.path": f"{finished}/tokenizer.model",
+        "stages.sft.steps": "11",
+        "stages.rft.steps": "2",
+    }
+    train(apply_overrides(config, settings), tmp_path)
+    assert rows(tmp_path, "rft")[0] == rows(finished, "rft")[0]  # the same weights, evaluated
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_a_judge_on_the_device(config, finished, tmp_path):
+    judge = {
+        "type": "score_model",
+        "model": f"device:{finished}/sft/checkpoints/12",
+        "input": [{"role": "user", "content": "{{item.decision}}: {{sample.output_text}}"}],
+        "scale": [1, 5],
+    }
+    rft = dataclasses.replace(config.stages[-1], steps=2, init="")
+    tokenizer = dataclasses.replace(config.tokenizer, path=str(finished / "tokenizer.model"))
+    config = dataclasses.replace(config, grader=judge, stages=(rft,), tokenizer=tokenizer)
+    train(config, tmp_path / "run")
+    lines = rows(tmp_path / "run", "rft")
+    assert all(0 < line["train_reward_mean"] < 1 for line in lines[1:])
+    assert 0 < lines[-1]["train_details/score_model/verdict_probability"] <= 1
+    other = dataclasses.replace(config, tokenizer=dataclasses.replace(tokenizer, path=""))
+    with pytest.raises(InputError, match="score_model: the judge .* has another tokenizer"):
+        train(other, tmp_path / "other")
