@@ -110,6 +110,7 @@ setup(
             "rouge-score",
             "pint>=0.24",
             "math-verify>=0.9",
+            "llguidance>=1.9",
             "tensorboard",
             # What executes the notebooks of colab/.
             "nbclient>=0.10",

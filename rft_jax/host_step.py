@@ -21,6 +21,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.graders import HostGrading, HostSample, Items, Score
+from rft_jax.grammars import GrammarTables
 from rft_jax.learn.optimizer import TrainState, weights
 from rft_jax.models import Params
 from rft_jax.parallel import (
@@ -51,6 +52,7 @@ from rft_jax.step import (
     sample,
     step_keys,
     train_shardings,
+    with_grammar,
 )
 from rft_jax.strings import ByteString
 from rft_jax.utils.console import log
@@ -166,6 +168,7 @@ def _compile_update(
     state_sharding, row_sharding = train_shardings(mesh, program.learner), batch_sharding(mesh)
 
     def update(
+        grammar: GrammarTables | None,
         judge_params: JudgeParams,
         state: TrainState,
         batch: Batch,
@@ -175,15 +178,16 @@ def _compile_update(
         completed = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         grade = grade_completed(grading, completed, batch.item_fields, found, judge_params)
         graded = Graded(batch.prompts, batch.prompt_id_B, completed, grade)
-        return learn(program.learner, state, graded, consumed=program.batch_size)
+        learner = with_grammar(program.learner, grammar)
+        return learn(learner, state, graded, consumed=program.batch_size)
 
     compiled = jax.jit(
         update,
-        in_shardings=(None, state_sharding, row_sharding, row_sharding, row_sharding),
+        in_shardings=(None, None, state_sharding, row_sharding, row_sharding, row_sharding),
         out_shardings=(state_sharding, output_shardings(mesh)),
-        donate_argnums=1,
+        donate_argnums=2,
     )
-    return functools.partial(compiled, grading.grader.judge_params)
+    return functools.partial(compiled, program.learner.mask.grammar, grading.grader.judge_params)
 
 
 def make_host_sampler(
@@ -227,17 +231,21 @@ def _compile_complete(
 ) -> Callable[[Params, Batch, Array], tuple[Completed, _Texts]]:
     row_sharding = batch_sharding(sampler.mesh)
 
-    def complete(params: Params, batch: Batch, keys_BG: Array) -> tuple[Completed, _Texts]:
-        completed = read_answers(grading, sample(sampler, params, batch.prompts, keys_BG))
+    def complete(
+        grammar: GrammarTables | None, params: Params, batch: Batch, keys_BG: Array
+    ) -> tuple[Completed, _Texts]:
+        samples = sample(with_grammar(sampler, grammar), params, batch.prompts, keys_BG)
+        completed = read_answers(grading, samples)
         rollout, text, overflow_BG = completed
         flags = rollout.has_answer_BG, rollout.stopped_BG, overflow_BG
         return completed, _Texts(text, *flags, rollout.length_BG, batch.prompt_id_B)
 
-    return jax.jit(
+    compiled = jax.jit(
         complete,
-        in_shardings=(None, row_sharding, row_sharding),
+        in_shardings=(None, None, row_sharding, row_sharding),
         out_shardings=(row_sharding, replicated(sampler.mesh)),
     )
+    return functools.partial(compiled, sampler.mask.grammar)
 
 
 def _grade_in_turn(

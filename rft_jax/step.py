@@ -17,7 +17,7 @@ Arrays carry their shape as a suffix, one letter a meaning, here and in `rollout
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -28,6 +28,7 @@ from jax import Array
 
 from rft_jax.config import PolicyLossConfig, RLStage, RolloutConfig
 from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
+from rft_jax.grammars import GrammarTables, grammar_of
 from rft_jax.learn.advantages import advantages, unequal_rewards
 from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.objective import Learner
@@ -163,7 +164,7 @@ def make_sampler(
     """What samples from a model with a tokenizer's format."""
     return Sampler(
         model=model,
-        mask=logit_mask(tokenizer, config.thinking_tokens),
+        mask=logit_mask(tokenizer, config, mesh),
         config=config,
         stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
@@ -215,9 +216,32 @@ def make_program(
     )
 
 
-def logit_mask(tokenizer: Tokenizer, thinking_tokens: int) -> LogitMask:
-    """The masks of a tokenizer's format."""
-    return LogitMask(tokenizer.forbidden_ids, tokenizer.end_of_think_id, thinking_tokens)
+def logit_mask(tokenizer: Tokenizer, config: RolloutConfig, mesh: AnyMesh) -> LogitMask:
+    """The masks of a tokenizer's format, and of the answers'.
+
+    Args:
+        tokenizer: The policy's.
+        config: The budget of thinking tokens, the lengths and the answers' format.
+        mesh: Every device of it gets the grammar's tables.
+
+    Raises:
+        InputError: See `grammars.grammar_of`.
+    """
+    return LogitMask(
+        tokenizer.forbidden_ids,
+        tokenizer.end_of_think_id,
+        config.thinking_tokens,
+        jax.device_put(grammar_of(config, tokenizer), replicated(mesh)),
+        config.max_completion_tokens,
+    )
+
+
+S = TypeVar("S", Sampler, Learner)
+
+
+def with_grammar(part: S, grammar: GrammarTables | None) -> S:
+    """A part of the program with the tables as arguments of a jitted function."""
+    return replace(part, mask=replace(part.mask, grammar=grammar))
 
 
 def make_step(program: Program) -> Step:
@@ -442,17 +466,26 @@ def compile_step(
     program: Program,
 ) -> Callable[[TrainState, Batch | tuple[Batch, ...]], tuple[TrainState, StepOutput]]:
     """The jitted step over the program's mesh; the state is donated."""
-    mesh = program.sampler.mesh
-    state, batch = train_shardings(mesh, program.learner), batch_sharding(mesh)
+    mesh, grading = program.sampler.mesh, program.grading
+    state_sharding, batch = train_shardings(mesh, program.learner), batch_sharding(mesh)
     make = make_dynamic_step if program.max_resample_batches > 1 else make_step
-    step = jax.jit(
-        make(program),
-        in_shardings=(None, state, batch),
-        out_shardings=(state, output_shardings(mesh)),
-        donate_argnums=1,
+
+    def step(
+        grammar: GrammarTables | None, judge_params: JudgeParams, state: TrainState, batch: PyTree
+    ) -> tuple[TrainState, StepOutput]:
+        sampler = with_grammar(program.sampler, grammar)
+        learner = with_grammar(program.learner, grammar)
+        whole = replace(program, sampler=sampler, learner=learner)
+        return make(whole)(judge_params, state, batch)
+
+    compiled = jax.jit(
+        step,
+        in_shardings=(None, None, state_sharding, batch),
+        out_shardings=(state_sharding, output_shardings(mesh)),
+        donate_argnums=2,
     )
-    # An argument of the program and not a constant in it, which would be a second copy.
-    return functools.partial(step, program.grading.grader.judge_params)
+    # Arguments of the program and not constants in it, which would be a second copy.
+    return functools.partial(compiled, program.sampler.mask.grammar, grading.grader.judge_params)
 
 
 def compile_sampler(
@@ -461,14 +494,21 @@ def compile_sampler(
     """A jitted function (params, batch, keys_BG) -> graded samples, for evaluation."""
     batch = batch_sharding(sampler.mesh)
 
-    def run(judge_params: JudgeParams, params: Params, inputs: Batch, keys_BG: Array) -> Samples:
-        copy = rollout_params(sampler, params)
-        completed = read_answers(grading, sample(sampler, copy, inputs.prompts, keys_BG))
+    def run(
+        grammar: GrammarTables | None,
+        judge_params: JudgeParams,
+        params: Params,
+        inputs: Batch,
+        keys_BG: Array,
+    ) -> Samples:
+        whole = with_grammar(sampler, grammar)
+        copy = rollout_params(whole, params)
+        completed = read_answers(grading, sample(whole, copy, inputs.prompts, keys_BG))
         grade = grade_completed(grading, completed, inputs.item_fields, None, judge_params)
         return Samples(inputs.prompt_id_B, completed, grade, jnp.zeros_like(grade.reward))
 
-    compiled = jax.jit(run, in_shardings=(None, None, batch, batch), out_shardings=batch)
-    return functools.partial(compiled, grading.grader.judge_params)
+    compiled = jax.jit(run, in_shardings=(None, None, None, batch, batch), out_shardings=batch)
+    return functools.partial(compiled, sampler.mask.grammar, grading.grader.judge_params)
 
 
 def output_shardings(mesh: AnyMesh) -> Shardings:

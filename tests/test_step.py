@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import re
 
 import jax
@@ -36,6 +37,7 @@ from rft_jax.step import (
 )
 from rft_jax.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
+from rft_jax.utils.errors import InputError
 
 LEARNING_RATE = 1e-3
 TEXTS = [f"case {i}: {'seizure ' * (i % 4)}ataxia" for i in range(24)]
@@ -242,7 +244,8 @@ def test_a_mesh_gives_the_same_gradient(mesh, tokenizer, grader, items):
 
 def test_the_compiled_step_never_calls_the_host(tokenizer, grader, items):
     program = make(tokenizer, grader, (2, 2, 2))
-    lowered = compile_step(program).func.lower({}, start(program), batch_of(program, items, 0))
+    step = compile_step(program)
+    lowered = step.func.lower(*step.args, start(program), batch_of(program, items, 0))
     text = lowered.compile().as_text()
     assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", text)
 
@@ -618,3 +621,42 @@ def test_make_optimizer_follows_its_schedule():
     once, twice = (sizes_of(make_optimizer(cosine, 10, n), 10 * n + 2) for n in (1, 2))
     np.testing.assert_allclose(once[:10], twice[:20:2], rtol=1e-3)
     np.testing.assert_allclose(twice[-1], 1e-3, rtol=1e-3)
+
+
+FORMAT = {
+    "type": "object",
+    "properties": {
+        "letter": {"enum": ["e", "x"]},
+        "words": {"type": "array", "items": {"type": "string", "maxLength": 5}, "maxItems": 2},
+    },
+    "required": ["letter", "words"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 2), pytest.param((1, 1, 1), marks=pytest.mark.slow)])
+def test_a_response_format_leaves_valid_json_only(tokenizer, grader, items, mesh):
+    config = RolloutConfig(
+        group_size=4,
+        max_prompt_tokens=40,
+        max_completion_tokens=48,
+        output_bytes=96,
+        reasoning_effort=4,
+        response_format=FORMAT,
+    )
+    loss = PolicyLossConfig(logit_chunk=5, pack_rows=1)
+    program = make(tokenizer, grader, mesh, rollout=config, policy_loss=loss)
+    _, (output,) = run(program, items, steps=1)
+    assert output.metrics["truncated_fraction"] == 0
+    assert output.metrics["sampler_learner_logprob_gap"] < 1e-5 and output.metrics["grad_norm"] > 0
+    text = output.samples.completed.text
+    for b, g in np.ndindex(text.length.shape):
+        answer = json.loads(text.bytes[b, g, : text.length[b, g]].tobytes())
+        assert list(answer) == ["letter", "words"] and answer["letter"] in ("e", "x")
+        assert len(answer["words"]) <= 2 and all(len(word) <= 5 for word in answer["words"])
+
+
+def test_a_budget_too_small_for_the_response_format_is_refused(tokenizer, grader):
+    config = RolloutConfig(max_completion_tokens=12, reasoning_effort=4, response_format=FORMAT)
+    with pytest.raises(InputError, match="completion_tokens: 12 are too few .* at least"):
+        make(tokenizer, grader, rollout=config)

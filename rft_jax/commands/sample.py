@@ -33,6 +33,10 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--num-samples", "--n", type=int, default=1, help="samples of a prompt; default: 1"
     )
+    parser.add_argument(
+        "--schema", metavar="FILE", default="",
+        help="JSON schema, response_format or pattern of the answers; default: the stage's",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -60,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
         temperature=options.temperature,
         seed=options.seed,
         samples=options.num_samples,
+        response_format=options.schema,
     ):
         if not options.data:
             del line["item"]

@@ -17,6 +17,7 @@ import numpy as np
 from rft_jax import data
 from rft_jax.config import RolloutConfig
 from rft_jax.evaluation.evaluator import EXACT
+from rft_jax.grammars import GrammarTables
 from rft_jax.models import Params, merge
 from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
 from rft_jax.runs.reopen import OpenModel, open_best
@@ -39,6 +40,7 @@ def sample_model(
     temperature: float = 1.0,
     seed: int = 0,
     samples: int = 1,
+    response_format: str | JsonObject = "",
 ) -> Iterator[JsonObject]:
     """Samples answers of a model to one prompt.
 
@@ -56,6 +58,8 @@ def sample_model(
         temperature: 0 decodes greedily.
         seed: Of the samples' noise; the same seed gives the same samples.
         samples: How many.
+        response_format: What answers must look like, as `RolloutConfig` has it; empty: as the
+            run's reinforcement stage has it.
 
     Yields:
         For each sample `text` (the answer), `thought`, `stop_reason` ("stop", or "length" for one
@@ -73,6 +77,7 @@ def sample_model(
         temperature=temperature,
         seed=seed,
         samples=samples,
+        response_format=response_format,
     ):
         del sample["item"]
         yield sample
@@ -94,6 +99,7 @@ def sample_items(
     temperature: float = 1.0,
     seed: int = 0,
     samples: int = 1,
+    response_format: str | JsonObject = "",
 ) -> Iterator[JsonObject]:
     """Samples answers of a model to many prompts; as `sample_model`, but for:
 
@@ -114,7 +120,7 @@ def sample_items(
     opened = open_best(Path(path))
     tokens = [_encode(opened, item, _where(source, n)) for n, item in enumerate(items, 1)]
     _tell_odd_prompts(opened, items, tokens, source)
-    yield from _sample(opened, tokens, max_tokens, temperature, seed, samples)
+    yield from _sample(opened, tokens, max_tokens, temperature, seed, samples, response_format)
 
 
 def _where(source: str, number: int) -> str:
@@ -172,6 +178,7 @@ def _sample(
     temperature: float,
     seed: int,
     samples: int,
+    response_format: str | JsonObject,
 ) -> Iterator[JsonObject]:
     run, stage, step = opened
     use_compilation_cache(run.config.compilation_cache)
@@ -185,18 +192,23 @@ def _sample(
         top_k=0,
         top_p=1.0,
         slots=0,
+        response_format=response_format or config.response_format,
+        reasoning_effort=min(config.thinking_tokens, max(length - 2, 0)),
         **EXACT,
     )
-    mask = logit_mask(tokenizer, min(config.thinking_tokens, max(length - 2, 0)))
+    mask = logit_mask(tokenizer, config, run.mesh)
 
     @jax.jit
-    def run_rollout(params: Params, prompts: Prompts, row_B: jax.Array) -> Rollout:
+    def run_rollout(
+        params: Params, grammar: GrammarTables | None, prompts: Prompts, row_B: jax.Array
+    ) -> Rollout:
         keys = completion_keys(
             jnp.uint32(seed), jnp.int32(0), row_B, jnp.zeros_like(row_B), samples
         )
         copy = merge(params, model.dtype)
         stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
-        return rollout(model, copy, prompts, keys, mask, config, **stops)
+        whole = dataclasses.replace(mask, grammar=grammar)
+        return rollout(model, copy, prompts, keys, whole, config, **stops)
 
     params = run.load_params(stage, step)
     longest, B = max(map(len, tokens)), min(len(tokens), max(1, AT_ONCE // samples))
@@ -208,7 +220,7 @@ def _sample(
             tokens_BP[b, : len(tokens[row])] = tokens[row]
         length_B = np.asarray([len(tokens[row]) for row in row_B], np.int32)
         prompts = Prompts(jnp.asarray(tokens_BP), jnp.asarray(length_B))
-        output = jax.device_get(run_rollout(params, prompts, jnp.asarray(row_B)))
+        output = jax.device_get(run_rollout(params, mask.grammar, prompts, jnp.asarray(row_B)))
         for b, row in enumerate(rows):
             for g in range(samples):
                 yield {"item": row + 1, **_read(opened, output, b, g)}

@@ -50,6 +50,7 @@ class SampledTokens(NamedTuple):
     policy_mask_x: Array  # bool: decided by the policy, neither forced nor padding
     # float32, under what sampled, after truncation by top-k and top-p; 0 where the mask is False
     logprobs_x: Array
+    written_x: Array  # bool: no padding
 
 
 class DecodeSlots(NamedTuple):
@@ -90,9 +91,8 @@ def init_slots(decoder: DecodeContext, pairs: PromptSamples) -> DecodeSlots:
 def empty_record(decoder: DecodeContext, keys_BG: Array) -> SampledTokens:
     """Completions [B, G, T] of padding only."""
     shape = (*keys_BG.shape, decoder.config.max_completion_tokens)
-    return SampledTokens(
-        jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape)
-    )
+    tokens, no = jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool)
+    return SampledTokens(tokens, no, jnp.zeros(shape), no)
 
 
 def decode_while(
@@ -148,14 +148,13 @@ def decode(
         top_k=config.top_k,
         top_p=config.top_p,
     )
-    forced_CM = logit_masks.forced(mask, slots.state)
-    if mask.end_of_think_id is not None:
-        token_CM = jnp.where(forced_CM, mask.end_of_think_id, token_CM)
+    forced_CM, running_CM = logit_masks.forced(mask, slots.state), slots.running_CM
+    token_CM = jnp.where(forced_CM, logit_masks.forced_token(mask, slots.state), token_CM)
     # Slots that have ended run on, on padding: shapes are static. Nothing reads what they make.
-    token_CM = jnp.where(slots.running_CM, token_CM, decoder.pad_id)
-    # A forced token is no decision of the policy's, so that it cannot stop and is not learned.
-    decided_CM = slots.running_CM & ~forced_CM
-    stop_CM = decided_CM & is_stop(token_CM, decoder.stop_ids)
+    token_CM = jnp.where(running_CM, token_CM, decoder.pad_id)
+    # A forced token is no decision of the policy's, so that it is not learned.
+    decided_CM = running_CM & ~forced_CM
+    stop_CM = running_CM & is_stop(token_CM, decoder.stop_ids)
     hidden_CMD, cache = decoder.model.decode(
         decoder.params,
         decoder.layers,
@@ -168,9 +167,10 @@ def decode(
         hidden_CMD=hidden_CMD,
         cache=cache,
         state=logit_masks.advance(mask, slots.state, token_CM),
-        running_CM=slots.running_CM & ~stop_CM & (position_CM + 1 < T),
+        running_CM=running_CM & ~stop_CM & (position_CM + 1 < T),
     )
-    return slots, SampledTokens(token_CM, decided_CM, jnp.where(decided_CM, logprob_CM, 0))
+    logprob_CM = jnp.where(decided_CM, logprob_CM, 0)
+    return slots, SampledTokens(token_CM, decided_CM, logprob_CM, running_CM)
 
 
 def is_stop(token_x: Array, stop_ids: tuple[int, ...]) -> Array:

@@ -127,13 +127,12 @@ def _decode_all(decoder: DecodeContext, pairs: PromptSamples) -> SampledTokens:
 
 def _finish(record: SampledTokens, mask: LogitMask, stop_ids: tuple[int, ...]) -> Rollout:
     """Where thought, answer and completion end."""
-    tokens_BGT, policy_mask_BGT, logprobs_BGT = record
+    tokens_BGT, policy_mask_BGT, logprobs_BGT, written_BGT = record
     marker_BGT = jnp.zeros_like(policy_mask_BGT)
     if mask.end_of_think_id is not None:
-        marker_BGT = tokens_BGT == mask.end_of_think_id
-    written_BGT = policy_mask_BGT | marker_BGT  # a forced token is a marker
+        marker_BGT = written_BGT & (tokens_BGT == mask.end_of_think_id)
     length_BG = written_BGT.sum(axis=-1, dtype=jnp.int32)
-    stop_BGT = policy_mask_BGT & is_stop(tokens_BGT, stop_ids)
+    stop_BGT = written_BGT & is_stop(tokens_BGT, stop_ids)
     stopped_BG = stop_BGT.any(axis=-1)
     has_answer_BG = marker_BGT.any(axis=-1) | (mask.end_of_think_id is None)
     before_BGT = jnp.cumsum(marker_BGT, axis=-1) == 0

@@ -1,8 +1,9 @@
 """What may be sampled: the one seam for logit masks, shared by sampler and learner.
 
-A mask carries a state from token to token. Today's state is that of the thinking format: thought,
-end-of-think marker, answer. The sampler asks `policy_logits` and `forced` before each token and
-calls `advance` after it; the learner gets the same states of finished completions from `replay`.
+A mask carries a state from token to token: that of the thinking format (thought, end-of-think
+marker, answer) and, where answers have a grammar, that of its automaton (`grammar_mask`). The
+sampler asks `policy_logits`, `forced` and `forced_token` before each token and calls `advance`
+after it; the learner gets the same states of finished completions from `replay`.
 """
 
 from dataclasses import dataclass
@@ -12,22 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rft_jax.grammars import GrammarTables
+from rft_jax.rollout import grammar_mask
+from rft_jax.rollout.grammar_mask import GrammarState
+
 FORBIDDEN_LOGIT = -1e30
 
 
 @dataclass(frozen=True)
 class LogitMask:
-    """The static part of the masks.
+    """The masks' settings, static but for the arrays of a grammar.
 
     Attributes:
         forbidden_ids: Tokens that are never sampled.
         end_of_think_id: The marker between thought and answer; None: answers without thought.
         thinking_tokens: Budget of tokens before the marker; when it is spent the marker is forced.
+        grammar: What answers must look like; None: anything.
+        completion_tokens: T, within which an answer with a grammar is brought to its end.
     """
 
     forbidden_ids: tuple[int, ...]
     end_of_think_id: int | None
     thinking_tokens: int
+    grammar: GrammarTables | None = None
+    completion_tokens: int = 0
 
 
 class MaskState(NamedTuple):
@@ -35,51 +44,85 @@ class MaskState(NamedTuple):
 
     thought: Array  # int32, tokens of the thought so far
     answering: Array  # bool, the marker has been passed
+    grammar: GrammarState | None = None
 
 
 def start(mask: LogitMask, shape: tuple[int, ...]) -> MaskState:
     """The state before the first token."""
-    return MaskState(jnp.zeros(shape, jnp.int32), jnp.full(shape, mask.end_of_think_id is None))
+    answering = jnp.full(shape, mask.end_of_think_id is None)
+    grammar = None if mask.grammar is None else grammar_mask.start(mask.grammar, answering)
+    return MaskState(jnp.zeros(shape, jnp.int32), answering, grammar)
 
 
 def advance(mask: LogitMask, state: MaskState, tokens: Array) -> MaskState:
     """The state after `tokens`."""
-    if mask.end_of_think_id is None:
-        return state
-    answering = state.answering | (tokens == mask.end_of_think_id)
-    return MaskState(state.thought + ~answering, answering)
+    thought, answering = state.thought, state.answering
+    if mask.end_of_think_id is not None:
+        answering = answering | (tokens == mask.end_of_think_id)
+        thought = thought + ~answering
+    if mask.grammar is None:
+        return MaskState(thought, answering)
+    begins = answering & ~state.answering
+    grammar = grammar_mask.advance(mask.grammar, state.grammar, tokens, begins)
+    return MaskState(thought, answering, grammar)
 
 
 def forced(mask: LogitMask, state: MaskState) -> Array:
-    """bool [...]: the budget is spent, so the next token is the marker whatever the policy says."""
-    if mask.end_of_think_id is None:
-        return jnp.zeros_like(state.answering)
-    return ~state.answering & (state.thought >= mask.thinking_tokens)
+    """bool [...]: a budget is spent, so the next token is given whatever the policy says.
+
+    That of thinking tokens, or all but what the shortest way to the end of the answer takes.
+    """
+    forced = jnp.zeros_like(state.answering)
+    if mask.end_of_think_id is not None:
+        forced = ~state.answering & (state.thought >= mask.thinking_tokens)
+    if mask.grammar is not None:
+        forced |= state.answering & _ending(mask, state)
+    return forced
+
+
+def forced_token(mask: LogitMask, state: MaskState) -> Array:
+    """int32 [...]: that token, where `forced` holds."""
+    if mask.grammar is None:
+        return jnp.full(state.answering.shape, mask.end_of_think_id or 0, jnp.int32)
+    token = grammar_mask.next_on_way(mask.grammar, state.grammar)
+    return jnp.where(state.answering, token, mask.end_of_think_id or 0)
+
+
+def _ending(mask: LogitMask, state: MaskState) -> Array:
+    return grammar_mask.must_end(mask.grammar, state.grammar, mask.completion_tokens)
 
 
 def replay(mask: LogitMask, tokens_xT: Array) -> MaskState:
     """The states before each token of finished completions; leaves are [..., T]."""
-    if mask.end_of_think_id is None:
-        return start(mask, tokens_xT.shape)
-    passed_xT = jnp.cumsum(tokens_xT == mask.end_of_think_id, axis=-1) > 0
-    thought_xT = jnp.cumsum(~passed_xT, axis=-1, dtype=jnp.int32)
+    thought_xT = jnp.zeros(tokens_xT.shape, jnp.int32)
+    passed_xT = jnp.ones(tokens_xT.shape, bool)
+    if mask.end_of_think_id is not None:
+        passed_xT = jnp.cumsum(tokens_xT == mask.end_of_think_id, axis=-1) > 0
+        thought_xT = jnp.cumsum(~passed_xT, axis=-1, dtype=jnp.int32)
 
-    def before(x_xT: Array) -> Array:
-        return jnp.pad(x_xT[..., :-1], [(0, 0)] * (x_xT.ndim - 1) + [(1, 0)])
+        def before(x_xT: Array) -> Array:
+            return jnp.pad(x_xT[..., :-1], [(0, 0)] * (x_xT.ndim - 1) + [(1, 0)])
 
-    return MaskState(before(thought_xT), before(passed_xT))
+        thought_xT, passed_xT = before(thought_xT), before(passed_xT)
+    if mask.grammar is None:
+        return MaskState(thought_xT, passed_xT)
+    grammar_xT = grammar_mask.replay(mask.grammar, tokens_xT, passed_xT)
+    return MaskState(thought_xT, passed_xT, grammar_xT)
 
 
 def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperature: float) -> Array:
     """Logits whose softmax is the policy: over the temperature, masked, before any truncation.
 
-    Masked are forbidden tokens, and the marker once it has been passed.
+    Masked are forbidden tokens, the marker once it has been passed, and what the grammar excludes.
     """
     # Sums, next to which a logit is nothing: of a `where`, the other value would become an array of
     # its own outside of a scan.
     ids_V = np.arange(logits_xV.shape[-1])
     logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
     logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), FORBIDDEN_LOGIT, 0)
+    if mask.grammar is not None:
+        allowed_xV = grammar_mask.allowed(mask.grammar, state.grammar, logits_xV.shape[-1])
+        logits_xV = logits_xV + jnp.where(allowed_xV, 0, FORBIDDEN_LOGIT)
     if mask.end_of_think_id is None:
         return logits_xV
     passed_x1 = jnp.where(state.answering, FORBIDDEN_LOGIT, 0)[..., None]

@@ -17,6 +17,7 @@ from rft_jax.config import (
 )
 from rft_jax.config.overrides import to_json
 from rft_jax.config.validate import validate, validate_adapters, validate_mesh, validate_placement
+from rft_jax.grammars import grammar_of, load_response_format, read_response_format
 from rft_jax.models import check_partition
 from rft_jax.parallel import (
     LEARNER_RULES,
@@ -63,6 +64,7 @@ def open_run(config: Config, workdir: Path, readers: Readers) -> Run:
 
 def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
     validate(config)
+    config = _with_response_formats(config)
     mesh = make_mesh(config.mesh)
     for stage in config.training_stages:
         validate_mesh(stage, batch_parts(mesh))
@@ -102,6 +104,8 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
                 check_init(run, stage)
             validate_adapters(stage, run.model_config(stage))
             check_partition(run.model(stage), mesh, LEARNER_RULES)
+        for stage in config.rl_stages:
+            grammar_of(stage.rollout, tokenizer)
         encoded = {
             stage.name: readers[type(stage)].encode(stage, rows[stage.name], config, tokenizer)
             for stage in config.stages
@@ -123,3 +127,16 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     sources = {name: snapshot(source, workdir) for name, source in sources.items()}
     return dataclasses.replace(run, sources=sources, data=encoded)
+
+
+def _with_response_formats(config: Config) -> Config:
+    """The configuration with the content of the response formats that are files."""
+    read = {}
+    for stage in config.rl_stages:
+        if isinstance(path := stage.rollout.response_format, str) and path:
+            content = load_response_format(path)
+            read_response_format(content)  # an object, as the setting must be
+            rollout = dataclasses.replace(stage.rollout, response_format=content)
+            read[stage.name] = dataclasses.replace(stage, rollout=rollout)
+    stages = tuple(read.get(stage.name, stage) for stage in config.stages)
+    return dataclasses.replace(config, stages=stages)

@@ -24,6 +24,14 @@ def use_compilation_cache(directory: str | None) -> None:
         reset_cache()  # jax looks for the setting only once, when it first compiles
 
 
+def folder(name: str) -> Path | None:
+    """A folder within that of the compiled programs, for what else takes long; None: not kept."""
+    directory = jax.config.jax_compilation_cache_dir
+    if not directory or not jax.config.jax_enable_compilation_cache:
+        return None
+    return Path(directory) / name
+
+
 def default_directory() -> Path:
     """The user's own folder, by the XDG base directory specification."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

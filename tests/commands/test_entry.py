@@ -102,6 +102,17 @@ def test_a_missing_file_is_named(refuse):
     assert "nowhere.py: there is no such" in refuse(experiment="nowhere.py")
 
 
+def test_a_response_format_that_cannot_be_kept_is_named(refuse, tmp_path):
+    setting = "--config.stages.rft.rollout.response_format"
+    assert "nowhere.json: cannot be read as JSON" in refuse(f"{setting}=nowhere.json")
+    assert "response_format: schema.oneOf: is not" in refuse(
+        setting + "={'oneOf': [], 'enum': [1]}"
+    )
+    few = "--config.stages.rft.rollout.max_completion_tokens=40"
+    sentence = refuse(f"{setting}={CLAIMS / 'response_format.json'}", few)
+    assert "rollout.max_completion_tokens: 40 are too few for the response format" in sentence
+
+
 def test_a_row_in_both_files_is_named_with_both_lines(claims, refuse):
     row = (claims / "train.jsonl").read_text().splitlines()[4]
     with (claims / "valid.jsonl").open("a") as file:
