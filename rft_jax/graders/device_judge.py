@@ -154,7 +154,13 @@ class DeviceJudge(HostlessNode):
             {},
         )
 
-    def _open_judge(self) -> JudgeModel:
+    @property
+    def open_judge(self) -> JudgeModel:
+        """The judge, once `opened` has given it.
+
+        Raises:
+            InputError: The judge is not open.
+        """
         if self.judge is None:
             raise InputError(
                 f"{self.name}: the judge {self.model} is not open; open it with "
