@@ -88,7 +88,7 @@ def _show(sample: JsonObject) -> None:
 
     item = f"item {sample['item']}, " if "item" in sample else ""
     cut = ", cut" if sample["stop_reason"] == "length" else ""
-    console = Console()
+    console = Console(highlight=False)
     console.print(Rule(f"{item}{len(sample['token_ids'])} tokens{cut}", align="left"))
     if sample["thought"]:
         console.print(visible(sample["thought"], "dim"))

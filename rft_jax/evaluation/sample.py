@@ -207,7 +207,8 @@ def _sample(
         for b, row in enumerate(row_B):
             tokens_BP[b, : len(tokens[row])] = tokens[row]
         length_B = np.asarray([len(tokens[row]) for row in row_B], np.int32)
-        output = jax.device_get(run_rollout(params, Prompts(tokens_BP, length_B), row_B))
+        prompts = Prompts(jnp.asarray(tokens_BP), jnp.asarray(length_B))
+        output = jax.device_get(run_rollout(params, prompts, jnp.asarray(row_B)))
         for b, row in enumerate(rows):
             for g in range(samples):
                 yield {"item": row + 1, **_read(opened, output, b, g)}

@@ -156,10 +156,10 @@ class DeviceJudge(HostlessNode):
 
     @property
     def open_judge(self) -> JudgeModel:
-        """The judge, once `opened` has given it.
+        """The judge.
 
         Raises:
-            InputError: The judge is not open.
+            InputError: It is not open yet.
         """
         if self.judge is None:
             raise InputError(

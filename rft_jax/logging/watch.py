@@ -55,8 +55,8 @@ class Watch:
     def _tell(self, is_due: Callable[[Sign, int], bool]) -> list[str]:
         due = [s for n, s in enumerate(SIGNS) if s in self._left and is_due(s, self._seen[n])]
         self._left = [sign for sign in self._left if sign not in due]
-        assert isinstance(self._stage, RLStage) or not due
-        return [sign.sentence(self._stage, self._last) for sign in due]
+        stage = self._stage
+        return [s.sentence(stage, self._last) for s in due] if isinstance(stage, RLStage) else []
 
 
 def _not_graded(stage: RLStage, row: JsonObject) -> str:

@@ -134,7 +134,7 @@ device_description_str: "NVIDIA {kind}"
 """
 
 
-def _machine_bytes() -> int:
+def machine_bytes() -> int:
     """The memory of this machine, or what its container may take of it."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
@@ -151,7 +151,7 @@ def _cpu() -> Chip:
     return Chip(
         "cpu",
         peak_flops=(os.cpu_count() or 1) * 2.5e9 * 32,
-        hbm_gib=_machine_bytes() / GIB,
+        hbm_gib=machine_bytes() / GIB,
         hbm_bytes_per_s=51.2e9,
         ici_bytes_per_s=51.2e9,
         axes=1,

@@ -4,21 +4,17 @@ The closed form follows XLA for TPUs and is an estimate elsewhere: only what exc
 clearly is refused.
 """
 
-import os
-from pathlib import Path
-
 import jax
 from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig, RLStage
 from rft_jax.plan.aot import plan_step
-from rft_jax.plan.chips import GIB
+from rft_jax.plan.chips import GIB, machine_bytes
 from rft_jax.plan.estimate import activation_bytes, count, rollout_bytes, update_bytes
 from rft_jax.plan.memory import kept_bytes
 from rft_jax.utils.errors import InputError
 
 CLEARLY = 1.25  # times the memory
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def check_memory(model: ModelConfig, vocab_size: int, stage: RLStage, mesh: Mesh) -> None:
@@ -52,7 +48,4 @@ def device_memory() -> float:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if _CGROUP.is_file() and (limit := _CGROUP.read_text().strip()).isdigit():
-        total = min(total, int(limit))
-    return total / jax.local_device_count()
+    return machine_bytes() / jax.local_device_count()
