@@ -138,7 +138,7 @@ def evaluate_models(
         seed: The seed of the samples' noise, the same for all.
         answers: By name files of answers from elsewhere, an answer an item, as `data.load_answers`
             reads them; they follow the models.
-        best: Of a run or stage, take the checkpoint of the best validation; or else the newest.
+        best: Take the checkpoint of a run or stage with the best validation, or else the newest.
 
     Yields:
         The models' results in their order.

@@ -53,10 +53,10 @@ def sample_model(
             such as `[{"role": "user", "content": "broken ski"}]`, whose last is not the
             assistant's.
         system: A system message before it; empty for none.
-        max_tokens: Of a completion, thought and answer together; None: as the run's reinforcement
-            stage has it.
+        max_tokens: Longest completion, thought and answer together; None: as the run's
+            reinforcement stage has it.
         temperature: 0 decodes greedily.
-        seed: Of the samples' noise; the same seed gives the same samples.
+        seed: Seed of the samples' noise; the same seed gives the same samples.
         samples: How many.
         response_format: What answers must look like, as `RolloutConfig` has it; empty: as the
             run's reinforcement stage has it.

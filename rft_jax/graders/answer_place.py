@@ -89,7 +89,7 @@ def parse_markers(fields: Fields, default: Sequence[str] = ()) -> tuple[Marker, 
     """Reads the fields `marker`, a text or a list of them, and `end`.
 
     Raises:
-        InputError: naming the field.
+        InputError: Naming the field.
     """
     given = fields.values.get("marker", list(default))
     texts = given if isinstance(given, list) else [given]
@@ -269,7 +269,7 @@ class HostMarked(NamedTuple):
 
 def last_marked_on_host(text: str, markers: Sequence[Marker]) -> HostMarked | None:
     """What the last marker of a text marks, with `re`; None if nothing is marked."""
-    best = -1, None
+    best: tuple[int, Marker | None] = -1, None
     for marker in markers:
         for match in _pattern(marker).finditer(text):
             if match.end(1) > best[0]:
@@ -283,6 +283,7 @@ def last_marked_on_host(text: str, markers: Sequence[Marker]) -> HostMarked | No
     if marker.closing and (end := text.find(marker.closing, start)) >= 0:
         return HostMarked(text[start:end], True)
     line = re.compile(r"[ \t\r\n*_]*([^\n]*)").match(text, start)
+    assert line, "the pattern matches anywhere"
     return HostMarked(line[1], False)
 
 

@@ -52,6 +52,7 @@ from rft_jax.strings import (
     strings_of,
 )
 from rft_jax.strings.answers import host_answer, read_answer
+from rft_jax.strings.byte_string import Array
 from rft_jax.strings.numbers import Decimals, from_fractions
 from rft_jax.utils.errors import InputError
 
@@ -72,7 +73,7 @@ class Encoded(NamedTuple):
     """What is needed of M items.
 
     Attributes:
-        names: the reference lists.
+        names: The reference lists.
         size_M: int32, how many of their entries differ from each other.
         number: Decimals of [M, K], the entries that are numbers.
         is_number_MK: bool.
@@ -157,7 +158,7 @@ class ListOverlap(DeviceNode):
     def score(self, view: SampleView, encoded: Encoded) -> Score:
         """See `GraderType.score`."""
         scan = view.scan
-        value = find(scan, view.unescaped, self.input.variable.path)
+        value = find(scan, view.unescaped, self.input.only_variable.path)
         strings, uniform_N = strings_of(scan, view.unescaped, value, self.max_items, lone=True)
         well_formed_N = uniform_N & (strings.count_N <= self.max_items)
         entries = normalize(strings, self.normalize)
@@ -187,18 +188,17 @@ class ListOverlap(DeviceNode):
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with Python's sets."""
-        value = view.document.find(self.input.variable.path)
+        value = view.document.find(self.input.only_variable.path)
         names = listed(value.data) if value else None
-        well_formed = is_list_of_strings(names) and len(names) <= self.max_items
-        score, length = 0.0, 0
-        if well_formed:
+        score, length, well_formed = 0.0, 0, False
+        if is_list_of_strings(names) and len(names) <= self.max_items:
             answer = {_key(name, self.normalize) for name in names}
             reference = {_key(name.decode(), self.normalize) for name in self._names(items, n)}
             share, whole = METRICS[self.metric](
                 len(answer), len(reference), len(answer & reference)
             )
             score = share / max(whole, 1) if answer or reference else 1.0
-            length = len(names)
+            length, well_formed = len(names), True
         details: dict[str, Any] = {"list_length": length, "malformed": not well_formed}
         return HostScore(
             score,
@@ -264,7 +264,7 @@ def _numbers(strings: StringList) -> tuple[Decimals, jax.Array]:
 
 
 def _equal(
-    text_NKM: jax.Array, a: Decimals, a_is_NK: jax.Array, b: Decimals, b_is_NM: jax.Array
+    text_NKM: jax.Array, a: Decimals, a_is_NK: jax.Array, b: Decimals, b_is_NM: Array
 ) -> jax.Array:
     """bool[N, K, M]: whether entries are equal, by their values where either is a number."""
     either = a_is_NK[:, :, None] | jnp.asarray(b_is_NM)[:, None, :]

@@ -58,7 +58,7 @@ from rft_jax.strings.answers import (
     host_answer,
     read_answer,
 )
-from rft_jax.strings.byte_string import shift_right
+from rft_jax.strings.byte_string import Array, shift_right
 from rft_jax.strings.decimals import Decimals, compare, divide, from_fractions, multiply
 from rft_jax.strings.formulas import plain_formula, plain_formulas
 from rft_jax.strings.numbers import host_numbers, is_part, number_at, text_kinds
@@ -184,7 +184,7 @@ class Math(DeviceNode):
         """The reference of item n.
 
         Raises:
-            InputError: it cannot be read; naming the line.
+            InputError: It cannot be read; naming the line.
         """
         text = self.reference.item_text(items, n)
         found = last_marked_on_host(text, _BOXES) or last_marked_on_host(text, self.markers)
@@ -318,7 +318,7 @@ class Math(DeviceNode):
         N, K = answer.is_number_NK.shape
         number, unit_NKK = self._with_units(answer, encoded)
 
-        def pairs(x: jax.Array, of_answer: bool) -> jax.Array:
+        def pairs(x: Array, of_answer: bool) -> jax.Array:
             x = jnp.asarray(x)
             x = x[:, :, None] if of_answer else x[:, None]
             return jnp.broadcast_to(x, (N, K, K, *x.shape[3:])).reshape(N * K * K, *x.shape[3:])
@@ -380,8 +380,9 @@ class Math(DeviceNode):
         missing = not plain_formula(answer.text)
         fits = len(answer.text.encode()) <= MOST_BYTES
         same = fits and plain_formula(answer.text) == plain_formula(reference.text)
-        both = bool(answer.answer and reference.answer)
-        right = self._equal_on_host(answer.answer, reference.answer) if both else same
+        ours, theirs = answer.answer, reference.answer
+        both = bool(ours and theirs)
+        right = self._equal_on_host(ours, theirs) if ours and theirs else same
         details = {
             f"{self.name}/missing": float(missing),
             f"{self.name}/undecided": float(not (both or same or missing)),
@@ -429,13 +430,13 @@ class Math(DeviceNode):
         if self.unit != "strip":
             plain, wanted_plain = plain_unit(answer.unit), plain_unit(reference.unit)
             unit, wanted_unit = units().get(plain), units().get(wanted_plain)
-            alike = bool(unit and wanted_unit) and unit.dimension == wanted_unit.dimension
-            if self.unit == "require":
-                alike = alike and unit.factor == wanted_unit.factor
+            alike = False
+            if unit and wanted_unit and unit.dimension == wanted_unit.dimension:
+                alike = self.unit != "require" or unit.factor == wanted_unit.factor
+                if self.unit == "convert":
+                    value, wanted = value * unit.factor, wanted * wanted_unit.factor
             if not (alike or plain == wanted_plain or not wanted_plain):
                 return False
-            if self.unit == "convert" and alike:
-                value, wanted = value * unit.factor, wanted * wanted_unit.factor
         gap = max(self.absolute, self.relative * abs(wanted))
         values = [value]
         if answer.percent != reference.percent:

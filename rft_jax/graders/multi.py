@@ -43,12 +43,12 @@ class Multi(CompositeNode):
     """A validated `multi`.
 
     Attributes:
-        name: of the grader.
-        graders: the parts.
-        formula: of their scores and of numbers of the item.
-        keys: the names of the parts in the formula.
-        numbers: by their names in the formula, the templates of the item's numbers.
-        on_error: one of `ON_ERROR`.
+        name: The grader's name.
+        graders: The parts.
+        formula: The formula of their scores and of numbers of the item.
+        keys: The names of the parts in the formula.
+        numbers: By their names in the formula, the templates of the item's numbers.
+        on_error: One of `ON_ERROR`.
     """
 
     type_name = "multi"
@@ -129,6 +129,7 @@ def _named_numbers(
     The text keeps its length, so that complaints name the right character.
     """
     numbers: dict[str, tuple[str, Template]] = {}
+    used: list[str] = []
 
     def name(match: re.Match[str]) -> str:
         if match[0] not in numbers:
@@ -137,12 +138,11 @@ def _named_numbers(
                 raise fields.error(
                     "calculate_output", f"{match[0]} is no number of the item; grade it by a part"
                 )
-            own = next(n for k in itertools.count() if (n := f"i{k}_") not in keys + used)
+            own = next(n for k in itertools.count() if (n := f"i{k}_") not in (*keys, *used))
             used.append(own)
             numbers[match[0]] = own, template
         return numbers[match[0]][0].ljust(len(match[0]))
 
-    keys, used = [*keys], []
     text = re.sub(r"\{\{.*?\}\}", name, fields.string("calculate_output"))
     return text, tuple(numbers.values())
 
@@ -151,7 +151,7 @@ def _number(template: Template, items: Items, n: int) -> float:
     """The number of row n, also one in quotes.
 
     Raises:
-        InputError: it is none, or not finite; naming the line.
+        InputError: It is none, or not finite; naming the line.
     """
     value = template.value(items, n)
     try:

@@ -90,10 +90,10 @@ class Encoded(NamedTuple):
     """What is needed of M items.
 
     Attributes:
-        input: the runs of the input template.
-        low: the smallest numbers that earn 1.
-        high: the greatest.
-        reference: the numbers themselves.
+        input: The runs of the input template.
+        low: The smallest numbers that earn 1.
+        high: The greatest.
+        reference: The numbers themselves.
         unit_M: int32, distances are measured in 10 ** unit; the credit for a distance d in it is
             offset - slope * d.
         offset_M: float32.
@@ -109,6 +109,13 @@ class Encoded(NamedTuple):
     offset_M: np.ndarray
     slope_M: np.ndarray
     percent_M: np.ndarray
+
+
+class Value(NamedTuple):
+    """A number that can be read, on the host."""
+
+    value: Fraction
+    percent: bool
 
 
 @dataclass(frozen=True)
@@ -186,10 +193,10 @@ class Number(DeviceNode):
             percent_M=np.array([number.percent for number in numbers], bool),
         )
 
-    def _reference(self, items: Items, n: int) -> HostNumber:
+    def _reference(self, items: Items, n: int) -> Value:
         text = self.reference.item_text(items, n)
         marked = last_marked_on_host(text, self.markers) if self.markers else None
-        number = self._marked(marked) if marked else number_text(text, self.accounting)
+        number = self._marked(marked) if marked else _value(number_text(text, self.accounting))
         if number is None:
             raise InputError(
                 f"{items.source}, line {n + 1}: {self.reference.where} needs a number, not "
@@ -197,7 +204,7 @@ class Number(DeviceNode):
             )
         return number._replace(value=number.value * (100 if self._as_number(number) else 1))
 
-    def _as_number(self, number: HostNumber) -> bool:
+    def _as_number(self, number: Value) -> bool:
         return self.percent == "number" and number.percent
 
     def _reach(self, reference: Fraction) -> tuple[Fraction, Fraction]:
@@ -283,18 +290,17 @@ class Number(DeviceNode):
             readings.append(number.value * (100 if number.percent else Fraction(1, 100)))
         return HostScore(max(map(credit, readings)), errors, details)
 
-    def _find_on_host(self, text: str) -> HostNumber | None:
+    def _find_on_host(self, text: str) -> Value | None:
         if self.markers:
             marked = last_marked_on_host(text, self.markers)
             return self._marked(marked) if marked else None
         return self._nth(text)
 
-    def _nth(self, text: str) -> HostNumber | None:
+    def _nth(self, text: str) -> Value | None:
         numbers = list(host_numbers(text, self.accounting))
-        number = numbers[0 if self.which == "first" else -1] if numbers else None
-        return number if number and number.value is not None else None
+        return _value(numbers[0 if self.which == "first" else -1]) if numbers else None
 
-    def _marked(self, marked: HostMarked) -> HostNumber | None:
+    def _marked(self, marked: HostMarked) -> Value | None:
         """The number of what a marker marks."""
         text, whole = marked
         cut = text.encode()[:MOST_BYTES].decode(errors="ignore")
@@ -304,8 +310,9 @@ class Number(DeviceNode):
             text, whole = box
         if answer := host_answer(text, accounting=self.accounting):
             (element,) = answer.elements
-            number = HostNumber(element.number, element.percent, 0, 0)
-            return number if element.number is not None else None
+            if element.number is None:
+                return None
+            return Value(element.number, element.percent)
         if whole or host_count(text):
             return None
         return _on_line_on_host(cut, self.accounting)
@@ -351,15 +358,19 @@ def _on_line(text: ByteString) -> tuple[jax.Array, jax.Array]:
     return kind_NL, number_at(part_NL, chosen, "first")
 
 
-def _on_line_on_host(text: str, accounting: bool) -> HostNumber | None:
+def _on_line_on_host(text: str, accounting: bool) -> Value | None:
     numbers = list(host_numbers(text, accounting))
     if not numbers:
         return None
     cut = text.rfind("=", 0, numbers[-1].start) + 1
     first = next(number for number in numbers if number.start >= cut)
     spoken = any(c.isascii() and c.isalnum() or not c.isascii() for c in text[cut : first.start])
-    number = numbers[-1] if spoken else first
-    return number if number.value is not None else None
+    return _value(numbers[-1] if spoken else first)
+
+
+def _value(number: HostNumber | None) -> Value | None:
+    """The value of a number; None without one and if it cannot be read."""
+    return Value(number.value, number.percent) if number and number.value is not None else None
 
 
 def parse_tolerance(fields: Fields, key: str) -> Fraction:

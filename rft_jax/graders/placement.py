@@ -36,7 +36,7 @@ from rft_jax.graders.types import (
     Score,
 )
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.types import PyTree
+from rft_jax.utils.types import PyTree, host_array
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class OnHost(HostlessNode):
     """A node that runs on the host; on the device it is what was found there.
 
     Attributes:
-        grader: the node.
-        ways: from the nodes above it to the node, of those that choose.
+        grader: The node.
+        ways: From the nodes above it to the node, of those that choose.
     """
 
     runs_on = "host"
@@ -156,12 +156,12 @@ def place(grader: GraderType | HostGraderType, placement: str, ways: Ways = ()) 
     """The grader with its nodes on the host marked as such.
 
     Args:
-        grader: from `load_grader`.
+        grader: From `load_grader`.
         placement: "auto", "device" or "host"; "device" refuses what cannot run there.
-        ways: see `OnHost`.
+        ways: See `OnHost`.
 
     Raises:
-        InputError: naming the node that cannot run there.
+        InputError: Naming the node that cannot run there.
     """
     if isinstance(grader, HostGraderType):
         if placement == "device":
@@ -204,7 +204,7 @@ class HostGrading:
     """The open nodes on the host; a context manager.
 
     Attributes:
-        told: what went wrong and has been shown.
+        told: What went wrong and has been shown.
     """
 
     def __init__(self, nodes: Sequence[OnHost], options: HostOptions):
@@ -232,7 +232,7 @@ class HostGrading:
         Args:
             samples: N completions; graders that can run on the host only are not asked about those
                 without an answer, or cut.
-            items: the data set.
+            items: The data set.
             rows: int[N], the item of each sample.
 
         Returns:
@@ -264,16 +264,17 @@ def _collect(scores: Sequence[HostScore | None], detailed: bool) -> Score:
     names = next((score.details for score in scores if score), {}) if detailed else {}
     errors = {error: np.array([error in row.errors for row in rows], bool) for error in ERRORS}
     errors["other_error"] |= np.array([not row.answers_fault for row in rows], bool)
+    details = {name: [row.details.get(name, 0) for row in rows] for name in names}
     return Score(
-        np.array([row.score for row in rows], np.float32),
-        errors,
-        {name: np.array([row.details.get(name, 0) for row in rows], np.float32) for name in names},
+        host_array(np.array([row.score for row in rows], np.float32)),
+        {error: host_array(flag_N) for error, flag_N in errors.items()},
+        {name: host_array(np.array(row_N, np.float32)) for name, row_N in details.items()},
         {},
     )
 
 
 def judge_models(grader: GraderType) -> dict[str, str]:
-    """Of the nodes that ask a model at a server, by name, the model."""
+    """The models that nodes ask at a server, by the node's name."""
     return {node.name: node.judge_model for node in nodes_on_host(grader) if node.judge_model}
 
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import jax
 import numpy as np
 
 from rft_jax.graders.grader import Grader, grade_samples
@@ -36,14 +37,14 @@ class Probe:
     """What one kind of answer earns on average.
 
     Attributes:
-        name: of the kind; `RIGHT` for the reference itself, `OWN` for what a grader compares with
+        name: The kind; `RIGHT` for the reference itself, `OWN` for what a grader compares with
             though it may not be the right answer.
-        reward: mean over the answers with a valid grade; NaN if there are none.
-        highest: of the rewards.
-        lowest: of the rewards.
-        failed: share of the items on which the grader itself failed.
-        answers: number of answers that were graded.
-        failures: by each of `FAILURES` that occurred, on how many of them.
+        reward: Mean over the answers with a valid grade; NaN if there are none.
+        highest: The highest of the rewards.
+        lowest: The lowest of the rewards.
+        failed: Share of the items on which the grader itself failed.
+        answers: Number of answers that were graded.
+        failures: By each of `FAILURES` that occurred, on how many of them.
     """
 
     name: str
@@ -63,12 +64,12 @@ def probe(grader: Grader, items: Items, right: Sequence[str | None] | None = Non
     have references of their own, the best counts.
 
     Args:
-        grader: from `build_grader`.
-        items: with prompts.
-        right: a right answer for each item, None where there is none.
+        grader: From `build_grader`.
+        items: With prompts.
+        right: A right answer for each item, None where there is none.
 
     Raises:
-        InputError: an item does not serve the grader.
+        InputError: An item does not serve the grader.
     """
     probes = []
     with grader.open_host() as host:
@@ -79,8 +80,8 @@ def probe(grader: Grader, items: Items, right: Sequence[str | None] | None = Non
 
         everyone = range(len(items.rows))
         if right is not None:
-            rows = [n for n in everyone if right[n] is not None]
-            probes.append(_summarize(RIGHT, [grade([right[n] for n in rows], rows)]))
+            given = {n: answer for n, answer in enumerate(right) if answer is not None}
+            probes.append(_summarize(RIGHT, [grade([*given.values()], [*given])]))
         for name, ways in answers_of(grader.spec, items):
             if name == RIGHT and right is not None:
                 continue
@@ -92,11 +93,11 @@ def probe(grader: Grader, items: Items, right: Sequence[str | None] | None = Non
 
 
 def _summarize(name: str, ways: Sequence[Grade]) -> Probe:
-    """Of the grades of the same items in several ways, item by item the best."""
+    """The best grades, item by item, of the same items graded in several ways."""
     best_N = np.argmax([np.where(way.valid, way.reward, -np.inf) for way in ways], axis=0)
     rows = np.arange(len(best_N))
 
-    def of_best(values: Sequence[np.ndarray]) -> np.ndarray:
+    def of_best(values: Sequence[jax.Array]) -> np.ndarray:
         return np.stack(values)[best_N, rows]
 
     reward_N = of_best([way.reward for way in ways])
@@ -123,9 +124,9 @@ def warnings(probes: Sequence[Probe], low: float = 0.0, high: float = 1.0) -> li
     """Sentences on what is suspicious.
 
     Args:
-        probes: from `probe`.
-        low: the least reward that is meant to occur.
-        high: the greatest.
+        probes: From `probe`.
+        low: The least reward that is meant to occur.
+        high: The greatest.
     """
     by_name = {p.name: p for p in probes}
     right, own = by_name.get(RIGHT), by_name.get(OWN)

@@ -47,7 +47,7 @@ class ProbeTarget:
     def of_sides(
         cls, *sides: Template, is_right: bool = True, is_list: bool = False, marker: str = ""
     ) -> ProbeTarget:
-        """Of a node that compares two templates, whichever shows the answer."""
+        """The target of a node that compares two templates, whichever shows the answer."""
         answers = tuple(side for side in sides if side.sample_variables)
         references = tuple(side for side in sides if not side.sample_variables)
         return cls(answers, references, is_right, is_list, marker)
@@ -97,7 +97,7 @@ class GraderType(Node, Protocol):
         """Reads the grader's JSON object.
 
         Raises:
-            InputError: naming the path inside the JSON and the remedy.
+            InputError: Naming the path inside the JSON and the remedy.
         """
         ...
 
@@ -128,7 +128,7 @@ class GraderType(Node, Protocol):
         """Whether the child under a key has a say on the answers to item n.
 
         Raises:
-            InputError: the item does not serve the grader; naming the line.
+            InputError: The item does not serve the grader; naming the line.
         """
         ...
 
@@ -136,7 +136,7 @@ class GraderType(Node, Protocol):
         """What the node needs of every item: a tree of NumPy arrays with leading axis len(items).
 
         Raises:
-            InputError: naming the line and the template.
+            InputError: Naming the line and the template.
         """
         ...
 
@@ -150,7 +150,7 @@ class GraderType(Node, Protocol):
         What `score` is held against, and what runs when a grader is placed on the host.
 
         Raises:
-            InputError: a library is missing, naming the package to install; or the node is
+            InputError: A library is missing, naming the package to install; or the node is
                 `only_on_device`.
         """
         ...
@@ -174,7 +174,7 @@ class HostGraderType(Node, Protocol):
         """Looks whether every item serves the grader.
 
         Raises:
-            InputError: naming the line and the template.
+            InputError: Naming the line and the template.
         """
         ...
 
@@ -182,7 +182,7 @@ class HostGraderType(Node, Protocol):
         """Acquires what grading needs, such as a pool of workers.
 
         Raises:
-            InputError: it cannot be had here; naming the remedy.
+            InputError: It cannot be had here; naming the remedy.
         """
         ...
 
@@ -260,7 +260,7 @@ class HostlessNode(DeviceNode):
         """There is nothing to hold it against.
 
         Raises:
-            InputError: always.
+            InputError: Always.
         """
         del view, items, n
         raise InputError(f"{self.name}: {self.only_on_device}; use placement auto")

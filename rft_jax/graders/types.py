@@ -61,7 +61,7 @@ class Sample(NamedTuple):
         truncated: bool[N], the completion was cut at the token limit.
         overflow: bool[N], the text did not fit in L bytes and was cut.
         completion_tokens: int32[N].
-        answer: the tokens of `output_text`, for judges on the device; None if only the text is
+        answer: The tokens of `output_text`, for judges on the device; None if only the text is
             there.
     """
 
@@ -102,7 +102,7 @@ class Score(NamedTuple):
         errors: bool[N] by name, those of `ERRORS` that the node can have; where one of
             `NOT_THE_MODELS` holds the score means nothing.
         details: float32[N] by `<name>/<what>`.
-        parts: scores of the nodes below by name; empty for a leaf.
+        parts: Scores of the nodes below by name; empty for a leaf.
     """
 
     score: jax.Array
@@ -115,9 +115,9 @@ class SampleView:
     """A sample with what several nodes need of it, computed once while a grade is traced.
 
     Attributes:
-        sample: the N completions.
-        on_host: by name, what the nodes that run on the host have found.
-        judge_params: by model, the weights of judges on the device.
+        sample: The N completions.
+        on_host: By name, what the nodes that run on the host have found.
+        judge_params: By model, the weights of judges on the device.
     """
 
     def __init__(
@@ -170,11 +170,11 @@ class HostScore:
     """What one node found for one completion, on the host.
 
     Attributes:
-        score: finite.
-        errors: names of `ERRORS` that hold.
-        details: numbers by `<name>/<what>`, the same names for every sample.
-        message: what went wrong, for people; empty if nothing did.
-        answers_fault: false for a failure that has its reason outside of the answer, though its
+        score: Finite.
+        errors: Names of `ERRORS` that hold.
+        details: Numbers by `<name>/<what>`, the same names for every sample.
+        message: What went wrong, for people; empty if nothing did.
+        answers_fault: False for a failure that has its reason outside of the answer, though its
             name in `errors` does not say so, as of a time-out: the sample is not valid.
     """
 
@@ -202,8 +202,8 @@ class Items:
     """The rows of a data set, and where they are from.
 
     Attributes:
-        rows: the items.
-        source: the file; item i is line i + 1.
+        rows: The items.
+        source: The file; item i is line i + 1.
     """
 
     rows: Sequence[Mapping[str, Any]]

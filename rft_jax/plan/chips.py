@@ -32,7 +32,7 @@ class Chip:
         platform: `tpu`, `gpu` or `cpu`.
         usable: Fraction of the memory that programs get. A TPU's runtime keeps about a sixty-fourth
             (on v5e, the compiler gives 15.75 of 16 GiB), a GPU's what `rft` leaves to it.
-        most_chips: Of slices of three dimensions that are made of cubes and not listed.
+        most_chips: Most chips of a slice of three dimensions that is made of cubes and not listed.
         has_kernels: Whether a GPU runs the attention of `models`, as those since Ampere do.
     """
 
@@ -80,7 +80,7 @@ def _gpu(
         properties: Compute capability, multiprocessors, MiB of L2 cache, KiB of shared memory
             and number of float32 lanes of a multiprocessor, GHz at most.
         kind: The name that the driver tells after "NVIDIA"; empty: the chip's in capitals.
-        threads: Of a multiprocessor, at most.
+        threads: Most threads of a multiprocessor.
         source: Where the figures are from; empty: NVIDIA's page of that name.
     """
     capability, multiprocessors, l2, shared, lanes, clock = properties

@@ -24,7 +24,7 @@ def note_constant(directory: Path, grader: Grader, valid: PromptData) -> None:
 
     Args:
         directory: The stage's folder; it is made if needed.
-        grader: Of the run; with nodes on the host, or judges, nothing is done.
+        grader: The grader of the run; with nodes on the host, or judges, nothing is done.
         valid: The validation items.
     """
     path = directory / CONSTANT_FILE

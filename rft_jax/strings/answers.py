@@ -122,8 +122,9 @@ def host_answer(text: str, most: int = 1, accounting: bool = False) -> HostAnswe
     structure = _structure(text)
     if structure is None or len(structure.elements) > most:
         return None
-    found = [_element(token, accounting) for token in structure.elements]
-    if None in found:
+    read = (_element(token, accounting) for token in structure.elements)
+    found = [element for element in read if element is not None]
+    if len(found) < len(structure.elements):
         return None
     if len(found) > 1:
         return HostAnswer(tuple(found), structure.left, structure.right, structure.named)

@@ -48,7 +48,7 @@ def literal_starts(points: Array, literals: Sequence[Sequence[int]]) -> LiteralS
 
     Args:
         points: int32[N, L].
-        literals: static.
+        literals: Static.
     """
     alphabet = np.array(sorted({point for literal in literals for point in literal}), np.int32)
     symbol = jnp.searchsorted(jnp.asarray(alphabet), points)

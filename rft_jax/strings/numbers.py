@@ -379,5 +379,6 @@ def _none(like: Decimals) -> Decimals:
 def _one(like: Decimals) -> Decimals:
     zero = _zero(like)
     return zero._replace(
-        digits_ND=zero.digits_ND.at[:, 0].set(1), exponent_N=jnp.ones_like(zero.exponent_N)
+        digits_ND=jnp.asarray(zero.digits_ND).at[:, 0].set(1),
+        exponent_N=jnp.ones_like(zero.exponent_N),
     )

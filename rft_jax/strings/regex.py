@@ -76,7 +76,7 @@ def compile_capture(
 
     Args:
         pattern: With the group.
-        flags: letters.
+        flags: Letters.
         mode: "search" or "fullmatch".
         group: Its number or name, 0 for the whole match; for `find_groups` also several names.
     """

@@ -91,7 +91,7 @@ class CaptureTables(NamedTuple):
             that start no character, has no meaning.
         group: int16[places]: of the character that was taken last, the number of its innermost
             named group in `names`, from 1 on; 0 for none.
-        names: of the groups.
+        names: The names of the groups.
     """
 
     alphabet: Alphabet

@@ -135,7 +135,9 @@ def parse_regex(
         tree = _parser.parse(pattern, python_flags(flags))
         marked = group if isinstance(group, tuple) else () if group is None else (group,)
         numbers = frozenset(_group_number(tree.state, name) for name in marked)
-        names = {number: name for name, number in tree.state.groupdict.items()}
+        names: dict[int | None, str] = {
+            number: name for name, number in tree.state.groupdict.items()
+        }
         return _Builder(numbers, names).build(tree, mode)
     except re.error as error:
         where = "" if error.pos is None else f" at character {error.pos + 1}"

@@ -86,7 +86,7 @@ def normalize(strings: StringList, form: str = "names") -> PointList:
 
     Args:
         strings: K strings in each of N rows.
-        form: one of `FORMS`. "none" changes nothing; "case" does 1, 2 and 4, "names" 1 to 3:
+        form: One of `FORMS`. "none" changes nothing; "case" does 1, 2 and 4, "names" 1 to 3:
 
     1. every code point is replaced by its simple case folding;
     2. white space at both ends is removed, inner white space becomes one space;

@@ -151,7 +151,9 @@ def _product(simple: dict[str, Unit], text: str) -> Unit:
     over, _, under = text.partition("/")
     for part, sign in ((over, 1), (under.strip("()"), -1)):
         for term in filter(None, part.split("*")):
-            symbol, power = re.fullmatch(r"(\D+)(\d?)", term).groups()
+            match = re.fullmatch(r"(\D+)(\d?)", term)
+            assert match, f"{text} is no product of units"
+            symbol, power = match.groups()
             times = sign * int(power or 1)
             factor *= simple[symbol].factor ** times
             for base, count in simple[symbol].dimension:

@@ -66,11 +66,13 @@ class ListOverlap(HostNode):
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`."""
-        value = view.document.find(self.input.variable.path)
+        value = view.document.find(self.input.only_variable.path)
         spans = listed(value.data) if value else None
-        well_formed = is_list_of_strings(spans) and len(spans) <= self.max_items
-        score = aligned_f1(spans, self._spans(items, n)) if well_formed else 0.0
-        details = {"list_length": len(spans) if well_formed else 0, "malformed": not well_formed}
+        score, length, well_formed = 0.0, 0, False
+        if is_list_of_strings(spans) and len(spans) <= self.max_items:
+            score = aligned_f1(spans, self._spans(items, n))
+            length, well_formed = len(spans), True
+        details = {"list_length": length, "malformed": not well_formed}
         return HostScore(
             score,
             json_errors(view, value),

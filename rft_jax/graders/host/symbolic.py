@@ -43,7 +43,7 @@ def open_symbolic(grader: "Math", options: HostOptions) -> Iterator["SymbolicSes
     """The session of a `math` that asks the host.
 
     Raises:
-        InputError: math-verify is missing, or Python cannot be isolated.
+        InputError: Math-verify is missing, or Python cannot be isolated.
     """
     if importlib.util.find_spec("math_verify") is None:
         raise InputError(
