@@ -61,7 +61,7 @@ def schema_automaton(schema: Mapping[str, Any], place: str, separator: str = "")
     """The documents that a schema describes.
 
     Args:
-        place: Of the schema, for messages; keys are put behind it with a dot.
+        place: Where the schema is, for messages; keys are put behind it with a dot.
         separator: What may stand in front of a document.
 
     Raises:

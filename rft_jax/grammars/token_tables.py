@@ -116,7 +116,7 @@ class GrammarTables(NamedTuple):
 
     @property
     def least_tokens(self) -> int:
-        """Of an answer, with its stop token."""
+        """The fewest tokens of an answer, with its stop token."""
         return int(self.least_S[self.start]) + 1
 
 
@@ -124,7 +124,7 @@ def build_tables(automaton: ByteAutomaton, vocabulary: Vocabulary, place: str) -
     """The tables of an automaton for a vocabulary.
 
     Args:
-        place: Of the schema or pattern, for messages.
+        place: Where the schema or pattern is, for messages.
 
     Raises:
         InputError: They would be too large, or the tokenizer cannot spell any answer.

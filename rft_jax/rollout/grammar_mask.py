@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from rft_jax.grammars import FREE, WORD, GrammarTables
@@ -88,7 +89,7 @@ def must_end(tables: GrammarTables, at: GrammarState, tokens: int) -> Array:
     """bool [...]: after some allowed token those that are left might not suffice for the end.
 
     Args:
-        tokens: Of a completion, T.
+        tokens: The tokens of a completion, T.
     """
     most = _of(tables.most_S, at.state) + _filling_tokens(tables, at)
     return tokens - at.written < most + 2  # this token, and the stop
@@ -116,10 +117,10 @@ def _lack(tables: GrammarTables, at: GrammarState) -> Array:
     return jnp.maximum(_of(tables.counters.low_S, at.state) - at.count, 0)
 
 
-def _of(table: Array, index: Array) -> Array:
+def _of(table: Array | np.ndarray, index: Array) -> Array:
     return jnp.asarray(table)[index]
 
 
-def _of_pair(table: Array, row: Array, column: Array) -> Array:
+def _of_pair(table: Array | np.ndarray, row: Array, column: Array) -> Array:
     """table[row, column], by one index: a gather of several is slower."""
     return jnp.asarray(table).reshape(-1)[row * table.shape[1] + column]
