@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from rft_jax.grammars import FREE, WORD, GrammarTables
+from rft_jax.grammars import FREE, WORD, CounterTables, GrammarTables
 
 
 class GrammarState(NamedTuple):
@@ -75,7 +76,7 @@ def allowed(tables: GrammarTables, at: GrammarState, vocab_size: int) -> Array:
     bits_xW = bits_RW[at.state]
     if (counters := tables.counters) is not None:
         room = _of(counters.high_S, at.state) - at.count
-        lack = _lack(tables, at)
+        lack = _lack(counters, at)
         last = counters.room_SX.shape[1] - 1
         bits_xW &= bits_RW[_of_pair(counters.room_SX, at.state, jnp.clip(room, 0, last))]
         bits_xW &= bits_RW[_of_pair(counters.lack_SX, at.state, jnp.minimum(lack, last + 1))]
@@ -99,27 +100,27 @@ def next_on_way(tables: GrammarTables, at: GrammarState) -> Array:
     way = _of(tables.way_S, at.state)
     if (counters := tables.counters) is None:
         return way
-    lack, most = _lack(tables, at), len(counters.adding_G) - 1
+    lack, most = _lack(counters, at), len(counters.adding_G) - 1
     filling = _of(counters.adding_G, jnp.minimum(lack, most))
     return jnp.where((lack > 0) & _of(counters.at_base_S, at.state), filling, way)
 
 
 def _filling_tokens(tables: GrammarTables, at: GrammarState) -> Array | int:
     """How many tokens it takes to add what the stretch lacks."""
-    if tables.counters is None:
+    if (counters := tables.counters) is None:
         return 0
-    most = max(1, len(tables.counters.adding_G) - 1)
-    return -(-_lack(tables, at) // most)
+    most = max(1, len(counters.adding_G) - 1)
+    return -(-_lack(counters, at) // most)
 
 
-def _lack(tables: GrammarTables, at: GrammarState) -> Array:
-    return jnp.maximum(_of(tables.counters.low_S, at.state) - at.count, 0)
+def _lack(counters: CounterTables, at: GrammarState) -> Array:
+    return jnp.maximum(_of(counters.low_S, at.state) - at.count, 0)
 
 
-def _of(table: Array, index: Array) -> Array:
+def _of(table: Array | np.ndarray, index: Array) -> Array:
     return jnp.asarray(table)[index]
 
 
-def _of_pair(table: Array, row: Array, column: Array) -> Array:
+def _of_pair(table: Array | np.ndarray, row: Array, column: Array) -> Array:
     """table[row, column], by one index: a gather of several is slower."""
     return jnp.asarray(table).reshape(-1)[row * table.shape[1] + column]
