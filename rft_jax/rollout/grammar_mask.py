@@ -26,7 +26,7 @@ def start(tables: GrammarTables, answering: Array) -> GrammarState:
     """The state before the first token.
 
     Args:
-        answering: bool, the completion begins with the answer.
+        answering: Whether the completion begins with the answer, bool.
     """
     zero = jnp.zeros(answering.shape, jnp.int32)
     return GrammarState(jnp.where(answering, tables.start, FREE), zero, zero)
@@ -38,7 +38,7 @@ def advance(
     """The state after tokens.
 
     Args:
-        begins: bool, the token is the marker, behind which the answer begins.
+        begins: Whether the token is the marker, behind which the answer begins, bool.
     """
     token_class = jnp.asarray(tables.class_V)[tokens]
     state = _of_pair(tables.next_KS, token_class, before.state).astype(jnp.int32)
@@ -54,7 +54,7 @@ def replay(tables: GrammarTables, tokens_xT: Array, answering_xT: Array) -> Gram
     """The states before each token of finished completions; leaves are [..., T].
 
     Args:
-        answering_xT: bool, the token belongs to the answer.
+        answering_xT: Whether the token belongs to the answer, bool.
     """
     # The marker is the last token that does not: of the next one this is known.
     after_xT = jnp.concatenate([answering_xT[..., 1:], answering_xT[..., -1:]], axis=-1)
