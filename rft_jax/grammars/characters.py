@@ -165,7 +165,7 @@ class _Writer:
 
     def _moves(self, node: int, first: int, targets: np.ndarray) -> None:
         """Moves on the bytes from `first` on, one a target; -1 is none."""
-        ends = np.flatnonzero(np.diff(targets)) + 1
+        ends = (np.flatnonzero(np.diff(targets)) + 1).tolist()
         for begin, end in zip([0, *ends], [*ends, len(targets)], strict=True):
             if targets[begin] >= 0:
                 self._graph.move(node, first + begin, first + end - 1, int(targets[begin]))

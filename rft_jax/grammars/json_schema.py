@@ -298,6 +298,7 @@ class _Writer:
                     found = characters.both(found, characters.of_length(low, high))
             except RegexError as error:
                 raise InputError(f"{place}: {error}") from None
+        assert found is not None, "there is a pattern"
         return characters.write(self.graph, found, close, escaped=True)
 
     def _write_number(

@@ -58,7 +58,7 @@ def write_content(
     """Writes a string's characters and its closing quote, then `follow`.
 
     Args:
-        stretch: How many characters there may be; None for any number.
+        stretch: How many characters there may be; None for any number, never if written out.
         written_out: With nodes for each of them; otherwise they are left to be counted.
     """
     if not written_out:
@@ -69,6 +69,7 @@ def write_content(
         _connect(graph, nodes, nodes[BASE])
         graph.move(nodes[BASE], 0x22, 0x22, follow)
         return nodes[BASE]
+    assert stretch is not None, "only what is counted can be written out"
     low, high = stretch
     last = low if high is None else high
     after = None
@@ -81,6 +82,7 @@ def write_content(
         if count >= low:
             graph.move(nodes[BASE], 0x22, 0x22, follow)
         after = nodes[BASE]
+    assert after is not None, "there is a last character"
     return after
 
 
@@ -96,4 +98,6 @@ def content_automaton() -> ByteAutomaton:
     graph = Graph()
     anything = graph.node(graph.accept)
     graph.move(anything, 0x00, 0xFF, anything)
-    return build(graph, write_content(graph, Stretch(0, None), anything))
+    automaton = build(graph, write_content(graph, Stretch(0, None), anything))
+    assert automaton is not None, "there are strings"
+    return automaton

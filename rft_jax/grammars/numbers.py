@@ -151,7 +151,7 @@ def _write_magnitude(graph: Graph, wanted: Range, integer: bool, follow: int) ->
     """Numbers without sign, of a range that has no negative ones."""
     low, high = (None if bound is None else _Against(bound.value) for bound in wanted)
     bounds = low, high
-    start = ("start", *((0, _EQUAL) if against else None for against in bounds))
+    start: tuple = ("start", *((0, _EQUAL) if against else None for against in bounds))
     nodes = {start: graph.node()}
     queue = [start]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 
 from rft_jax.grammars.byte_automaton import BASE, DEAD, UNBOUNDED, ByteAutomaton
 from rft_jax.grammars.json_strings import content_automaton
@@ -72,14 +73,14 @@ class CounterTables(NamedTuple):
         at_base_S: bool, counted states at which a character can begin.
     """
 
-    low_S: np.ndarray
-    high_S: np.ndarray
-    added_KS: np.ndarray
-    count_KS: np.ndarray
-    room_SX: np.ndarray
-    lack_SX: np.ndarray
-    adding_G: np.ndarray
-    at_base_S: np.ndarray
+    low_S: Array | np.ndarray
+    high_S: Array | np.ndarray
+    added_KS: Array | np.ndarray
+    count_KS: Array | np.ndarray
+    room_SX: Array | np.ndarray
+    lack_SX: Array | np.ndarray
+    adding_G: Array | np.ndarray
+    at_base_S: Array | np.ndarray
 
 
 class GrammarTables(NamedTuple):
@@ -99,13 +100,13 @@ class GrammarTables(NamedTuple):
         counters: None where nothing is counted.
     """
 
-    start: np.ndarray
-    bits_RW: np.ndarray
-    class_V: np.ndarray
-    next_KS: np.ndarray
-    way_S: np.ndarray
-    least_S: np.ndarray
-    most_S: np.ndarray
+    start: Array | np.ndarray
+    bits_RW: Array | np.ndarray
+    class_V: Array | np.ndarray
+    next_KS: Array | np.ndarray
+    way_S: Array | np.ndarray
+    least_S: Array | np.ndarray
+    most_S: Array | np.ndarray
     counters: CounterTables | None
 
     @property
@@ -150,7 +151,7 @@ def build_tables(automaton: ByteAutomaton, vocabulary: Vocabulary, place: str) -
         rows.append(room.pack())
         counters = room.counters(walk, first_row=states)
     return GrammarTables(
-        start=np.int32(start),
+        start=np.array(start, np.int32),
         bits_RW=np.concatenate(rows),
         class_V=walk.class_V,
         next_KS=walk.next_KS,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.grammars import FREE, WORD, GrammarTables
+from rft_jax.grammars import FREE, WORD, CounterTables, GrammarTables
 
 
 class GrammarState(NamedTuple):
@@ -26,7 +26,7 @@ def start(tables: GrammarTables, answering: Array) -> GrammarState:
     """The state before the first token.
 
     Args:
-        answering: bool, the completion begins with the answer.
+        answering: Whether the completion begins with the answer, bool.
     """
     zero = jnp.zeros(answering.shape, jnp.int32)
     return GrammarState(jnp.where(answering, tables.start, FREE), zero, zero)
@@ -38,7 +38,7 @@ def advance(
     """The state after tokens.
 
     Args:
-        begins: bool, the token is the marker, behind which the answer begins.
+        begins: Whether the token is the marker, behind which the answer begins, bool.
     """
     token_class = jnp.asarray(tables.class_V)[tokens]
     state = _of_pair(tables.next_KS, token_class, before.state).astype(jnp.int32)
@@ -54,7 +54,7 @@ def replay(tables: GrammarTables, tokens_xT: Array, answering_xT: Array) -> Gram
     """The states before each token of finished completions; leaves are [..., T].
 
     Args:
-        answering_xT: bool, the token belongs to the answer.
+        answering_xT: Whether the token belongs to the answer, bool.
     """
     # The marker is the last token that does not: of the next one this is known.
     after_xT = jnp.concatenate([answering_xT[..., 1:], answering_xT[..., -1:]], axis=-1)
@@ -76,7 +76,7 @@ def allowed(tables: GrammarTables, at: GrammarState, vocab_size: int) -> Array:
     bits_xW = bits_RW[at.state]
     if (counters := tables.counters) is not None:
         room = _of(counters.high_S, at.state) - at.count
-        lack = _lack(tables, at)
+        lack = _lack(counters, at)
         last = counters.room_SX.shape[1] - 1
         bits_xW &= bits_RW[_of_pair(counters.room_SX, at.state, jnp.clip(room, 0, last))]
         bits_xW &= bits_RW[_of_pair(counters.lack_SX, at.state, jnp.minimum(lack, last + 1))]
@@ -100,21 +100,21 @@ def next_on_way(tables: GrammarTables, at: GrammarState) -> Array:
     way = _of(tables.way_S, at.state)
     if (counters := tables.counters) is None:
         return way
-    lack, most = _lack(tables, at), len(counters.adding_G) - 1
+    lack, most = _lack(counters, at), len(counters.adding_G) - 1
     filling = _of(counters.adding_G, jnp.minimum(lack, most))
     return jnp.where((lack > 0) & _of(counters.at_base_S, at.state), filling, way)
 
 
 def _filling_tokens(tables: GrammarTables, at: GrammarState) -> Array | int:
     """How many tokens it takes to add what the stretch lacks."""
-    if tables.counters is None:
+    if (counters := tables.counters) is None:
         return 0
-    most = max(1, len(tables.counters.adding_G) - 1)
-    return -(-_lack(tables, at) // most)
+    most = max(1, len(counters.adding_G) - 1)
+    return -(-_lack(counters, at) // most)
 
 
-def _lack(tables: GrammarTables, at: GrammarState) -> Array:
-    return jnp.maximum(_of(tables.counters.low_S, at.state) - at.count, 0)
+def _lack(counters: CounterTables, at: GrammarState) -> Array:
+    return jnp.maximum(_of(counters.low_S, at.state) - at.count, 0)
 
 
 def _of(table: Array | np.ndarray, index: Array) -> Array:

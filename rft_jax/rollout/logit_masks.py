@@ -44,7 +44,7 @@ class MaskState(NamedTuple):
 
     thought: Array  # int32, tokens of the thought so far
     answering: Array  # bool, the marker has been passed
-    grammar: GrammarState | None = None
+    grammar: GrammarState | None = None  # as the mask has one
 
 
 def start(mask: LogitMask, shape: tuple[int, ...]) -> MaskState:
@@ -62,6 +62,7 @@ def advance(mask: LogitMask, state: MaskState, tokens: Array) -> MaskState:
         thought = thought + ~answering
     if mask.grammar is None:
         return MaskState(thought, answering)
+    assert state.grammar is not None
     begins = answering & ~state.answering
     grammar = grammar_mask.advance(mask.grammar, state.grammar, tokens, begins)
     return MaskState(thought, answering, grammar)
@@ -76,7 +77,9 @@ def forced(mask: LogitMask, state: MaskState) -> Array:
     if mask.end_of_think_id is not None:
         forced = ~state.answering & (state.thought >= mask.thinking_tokens)
     if mask.grammar is not None:
-        forced |= state.answering & _ending(mask, state)
+        assert state.grammar is not None
+        ending = grammar_mask.must_end(mask.grammar, state.grammar, mask.completion_tokens)
+        forced |= state.answering & ending
     return forced
 
 
@@ -84,12 +87,9 @@ def forced_token(mask: LogitMask, state: MaskState) -> Array:
     """int32 [...]: that token, where `forced` holds."""
     if mask.grammar is None:
         return jnp.full(state.answering.shape, mask.end_of_think_id or 0, jnp.int32)
+    assert state.grammar is not None
     token = grammar_mask.next_on_way(mask.grammar, state.grammar)
     return jnp.where(state.answering, token, mask.end_of_think_id or 0)
-
-
-def _ending(mask: LogitMask, state: MaskState) -> Array:
-    return grammar_mask.must_end(mask.grammar, state.grammar, mask.completion_tokens)
 
 
 def replay(mask: LogitMask, tokens_xT: Array) -> MaskState:
@@ -121,6 +121,7 @@ def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperatu
     logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
     logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), FORBIDDEN_LOGIT, 0)
     if mask.grammar is not None:
+        assert state.grammar is not None
         allowed_xV = grammar_mask.allowed(mask.grammar, state.grammar, logits_xV.shape[-1])
         logits_xV = logits_xV + jnp.where(allowed_xV, 0, FORBIDDEN_LOGIT)
     if mask.end_of_think_id is None:

@@ -26,8 +26,8 @@ def use_compilation_cache(directory: str | None) -> None:
 
 def folder(name: str) -> Path | None:
     """A folder within that of the compiled programs, for what else takes long; None: not kept."""
-    directory = jax.config.jax_compilation_cache_dir
-    if not directory or not jax.config.jax_enable_compilation_cache:
+    directory = jax.config.values["jax_compilation_cache_dir"]
+    if not directory or not jax.config.values["jax_enable_compilation_cache"]:
         return None
     return Path(directory) / name
 
