@@ -167,4 +167,4 @@ def test_what_cannot_be_is_said(train, workdir, checkpoint, tmp_path, capsys):
     init = {"stages__rft__init": f"{workdir}/rft"}
     flags = dict.fromkeys(("models.policy.lora",), "None")
     assert train(tmp_path / "b", checkpoint, **init, **flags) == 2
-    assert "rft export --format hf" in capsys.readouterr().err
+    assert "export it in the format hf" in capsys.readouterr().err

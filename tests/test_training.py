@@ -229,7 +229,7 @@ def test_the_commands_read_a_work_directory(finished, capsys, monkeypatch):
     summary = json.loads(shown.out)
     assert summary["items"] == 100 and 0 <= summary["reward_mean"] <= 1
     assert summary["intervals"]["reward_mean"][0] <= summary["reward_mean"]
-    assert "valid.jsonl (100 cases)" in shown.err and "reward_mean" in shown.err
+    assert "the checkpoint of the best validation" in shown.err
     assert (finished / "evaluation.html").exists()
 
     monkeypatch.setattr("rft_jax.runs.grader.run_grader", None)  # which a sample does not need

@@ -3,12 +3,14 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rft_jax.commands.arguments import Subparsers, add_model, seed
 from rft_jax.commands.output import on_terminal, print_json
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.types import JsonObject
+
+if TYPE_CHECKING:  # it brings jax
+    from rft_jax.utils.types import JsonObject
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -84,7 +86,7 @@ def _messages(text: str) -> Any:
         raise InputError(f"--messages: is not JSON ({error}); {remedy}") from None
 
 
-def _show(sample: JsonObject) -> None:
+def _show(sample: "JsonObject") -> None:
     """One sample on a terminal."""
     from rich.console import Console
     from rich.rule import Rule

@@ -218,7 +218,8 @@ def test_answers_that_were_half_read(request, case):
     expected = [answer["expected"] for answer in answers]
     # Where boxes are marked, another marker that does not occur changes nothing.
     name, fields_on_device = ("marked", MARKS) if case == "boxed" else ("exact", fields)
-    both = request.getfixturevalue(name).like(fields_on_device, rows_of(f"{case}_items"))
+    items = [{**row, "r": row["answer"]} for row in rows_of(f"{case}_items")]
+    both = request.getfixturevalue(name).like(fields_on_device, items)
     assert both.differences(pairs) == []
     samples = [HostSample(text) for text, _ in pairs]
     scores = both.on_device(samples, [item for _, item in pairs]).score[: len(pairs)].tolist()

@@ -220,7 +220,8 @@ def test_each_kind_of_a_switch_is_probed_with_its_own_fields():
 
 
 def test_right_answers_can_be_given():
-    class Own:
+    class Own(HostNode):
+        type_name = "own"
         name = "own"
         parse = classmethod(lambda cls, name, fields: cls())
 

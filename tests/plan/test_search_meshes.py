@@ -125,7 +125,7 @@ def test_bad_input_is_one_sentence(arguments, sentence, monkeypatch, capsys):
 
 
 def test_the_command_prints_a_plan(capsys):
-    assert main(["plan", "--config", CONFIG, "--topology", "v5e:8x8", "--estimate"]) == 0
+    arguments = ["--config", CONFIG, "--topology", "v5e:8x8", "--estimate", "--no-fail"]
+    assert main(["plan", *arguments]) == 0
     output = capsys.readouterr()
     assert '"fits": ' in output.out and output.out.count("\n") == 1
-    assert "an estimate" in output.err
