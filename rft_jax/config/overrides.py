@@ -53,9 +53,10 @@ def _replace(node: Any, path: list[str], text: str, setting: str) -> Any:
             _replace(member, rest, text, setting) if member.name == name else member
             for member in node
         )
-    known = [f.name for f in dataclasses.fields(node)] if is_settings(node) else []
+    known = _settings_of(node)
     if name not in known:
-        meant = did_you_mean(name, known)
+        within = [k for k in known if name in _settings_of(getattr(node, k))]
+        meant = f"did you mean {within[0]}.{name}?" if within else did_you_mean(name, known)
         remedy = "; " + " ".join([*filter(None, [meant]), f"known here: {', '.join(known)}"])
         remedy = remedy if known else ""
         raise InputError(f"{setting}: there is no setting {name!r}{remedy}")
@@ -65,6 +66,11 @@ def _replace(node: Any, path: list[str], text: str, setting: str) -> Any:
     else:
         value = _parse(text, kind, setting)
     return dataclasses.replace(node, **{name: value})
+
+
+def _settings_of(node: Any) -> list[str]:
+    """The names of a section's settings; empty for a value."""
+    return [f.name for f in dataclasses.fields(node)] if is_settings(node) else []
 
 
 def _section(value: Any, kind: Any) -> Any:

@@ -151,7 +151,11 @@ def warnings(probes: Sequence[Probe], low: float = 0.0, high: float = 1.0) -> li
     elif own and own.reward >= (low + high) / 2:
         best, measure = own.reward, f"while each item's own reference earns {own.reward:.3f}"
     for p in probes:
-        if p.name not in (RIGHT, OWN) and p.reward >= low + NOTABLE * (best - low):
+        if (
+            p.name not in (RIGHT, OWN)
+            and p.reward > low
+            and p.reward >= low + NOTABLE * (best - low)
+        ):
             found.append(
                 f"a policy that always answers '{p.name}' earns {p.reward:.3f}, {measure}; the "
                 "reward can be had without skill"

@@ -221,10 +221,9 @@ def facts(stage: StageHistory) -> list[Fact]:
         if len(value := stage.values(name)):
             change = f"{value[-1] - value[0]:+.3f} since step {stage.series[name].step[0]}"
             found.append(Fact(label, f"{value[-1]:.3f}", change if len(value) > 1 else ""))
-    if len(stage.values("valid_reward_mean")):
-        step, value = stage.series["valid_reward_mean"]
-        best = int(np.nanargmax(value))
-        found.append(Fact("Best validation", f"{value[best]:.3f}", f"at step {step[best]}"))
+    if len(value := stage.values("valid_reward_mean")):
+        best, step = stage.best("valid_reward_mean")
+        found.append(Fact("Best validation", f"{best:.3f}", f"at step {step}"))
         if stage.constant is not None:
             found.append(_constant_fact(stage.constant, float(value[-1])))
     reinforced = "train_reward_mean" in stage.series

@@ -3,8 +3,6 @@
 import shlex
 from pathlib import Path
 
-import numpy as np
-
 from rft_jax.report.history import StageHistory, read_run
 from rft_jax.report.html import REPORT_FILE
 from rft_jax.runs.checkpoint import best_step, steps
@@ -38,11 +36,10 @@ def _validation(stage: StageHistory) -> str:
     """What a stage's validations say; empty without any."""
     if not len(values := stage.values("valid_reward_mean")):
         return ""
-    step, value = stage.series["valid_reward_mean"]
-    best = int(np.nanargmax(value))
+    value, step = stage.best("valid_reward_mean")
     text = (
-        f"{stage.name}: validation reward {values[0]:.3f} -> {values[-1]:.3f}, best "
-        f"{value[best]:.3f} at step {step[best]}"
+        f"{stage.name}: validation reward {values[0]:.3f} -> {values[-1]:.3f}, best {value:.3f} "
+        f"at step {step}"
     )
     if (constant := stage.constant) is not None:
         text += f"; the best constant answer earns {constant.reward:.3f}"

@@ -71,6 +71,12 @@ class StageHistory:
         value = self.series[name].value
         return value[np.isfinite(value)]
 
+    def best(self, name: str) -> tuple[float, int]:
+        """The highest value of a metric, and its step; of equals the last, as of checkpoints."""
+        step, value = self.series[name]
+        index = len(value) - 1 - int(np.nanargmax(value[::-1]))
+        return float(value[index]), int(step[index])
+
 
 @dataclass(frozen=True)
 class RunHistory:

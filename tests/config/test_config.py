@@ -105,6 +105,7 @@ def test_overrides_add_up():
     ("path", "text", "sentence"),
     [
         ("sed", "1", "sed: there is no setting 'sed'; did you mean seed? known here: name, seed"),
+        ("stages.rft.group_size", "4", "did you mean rollout.group_size?"),
         ("seed.x", "1", "seed.x: there is no setting 'x'"),
         ("seed", "many", "seed: 'many' is not a value of type int"),
         ("seed", "1.5", "seed: '1.5' is not a value of type int"),

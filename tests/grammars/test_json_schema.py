@@ -241,7 +241,7 @@ def test_response_formats(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("missing.json", "missing.json: cannot be read as JSON"),
+        ("missing.json", "missing.json: there is no such file"),
         ({"type": "json_object"}, "response_format.type: 'json_object' cannot be enforced"),
         ({"type": "json_schema"}, "response_format.schema: is missing"),
         ({"type": "regex"}, "response_format.pattern: is missing"),
