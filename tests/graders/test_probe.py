@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from rft_jax.graders import Items, build_grader, device_grader, load_grader
-from rft_jax.graders.probe import probe, warnings
+from rft_jax.graders.probe import Probe, probe, warnings
 from rft_jax.graders.protocols import HostNode
 from rft_jax.graders.types import HostScore
 
@@ -97,6 +97,13 @@ def test_rewards_out_of_range_and_wrong_right_answers_are_named():
     assert not any("outside" in sentence for sentence in warnings(probes, -1, 2))
     _, found = probes_of(spec | {"calculate_output": "a / 2"}, DISTINCT)
     assert any("the reference answer itself earns only 0.500" in sentence for sentence in found)
+
+
+def test_where_no_answer_earns_anything_only_that_is_said():
+    probes = [Probe("the right answer", 0.0, 0.0, 0.0), Probe("nothing", 0.0, 0.0, 0.0)]
+    (sentence,) = warnings(probes)
+    assert "the reference answer itself earns only 0.000" in sentence
+
 
 
 def test_probes_are_the_same_on_the_host():
