@@ -38,8 +38,8 @@ def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | N
         before = f" after {thought} of the thought and its end" if thought else ""
         raise InputError(
             f"rollout.max_completion_tokens: {config.max_completion_tokens} are too few for "
-            f"the response format, whose shortest answer takes {tables.least_tokens}{before}; set it to at "
-            f"least {needed}"
+            f"the response format, whose shortest answer takes {tables.least_tokens}{before}; "
+            f"set it to at least {needed}"
         )
     return tables
 
