@@ -1,14 +1,18 @@
-"""What commands write to stdout: tables for people on a terminal, JSON lines for programs."""
+"""What commands write: tables for people on a terminal, JSON lines for programs, what is next."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from rft_jax.utils.console import log
 
 
 def on_terminal() -> bool:
@@ -50,3 +54,9 @@ def show_table(
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     Console().print(table)
+
+
+def tell_next(workdir: Path) -> None:
+    """Says on stderr what can be done with the models of a run."""
+    shown = shlex.quote(str(workdir))
+    log(f"next: rft show --workdir {shown}, or rft export --workdir {shown} --format hf --out DIR")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
                 plan.show_plan(plans[0])
     except plan.NothingFits as error:
         if options.no_fail:
-            print(error)
+            print(error, file=sys.stderr)
             return
         raise RunFailed(str(error)) from None
     if not on_terminal():

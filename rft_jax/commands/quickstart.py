@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from rft_jax.commands.arguments import Subparsers, seed
+from rft_jax.commands.output import tell_next
 from rft_jax.config.overrides import apply_overrides
 
 
@@ -24,4 +25,5 @@ def run(options: argparse.Namespace) -> None:
     from rft_jax.training import train
 
     train(apply_overrides(get_config(options.seed), options.overrides), options.workdir)
+    tell_next(options.workdir)
     show_run(options.workdir)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from rft_jax.commands.arguments import Subparsers, add_config
+from rft_jax.commands.output import tell_next
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -32,10 +33,12 @@ class _HelpWithSettings(argparse.Action):
 def run(options: argparse.Namespace) -> None:
     """Trains, on all hosts of a launcher together."""
     from rft_jax.config.load import load_config
-    from rft_jax.parallel import distributed_session, raise_on_all_hosts
+    from rft_jax.parallel import distributed_session, is_first, raise_on_all_hosts
     from rft_jax.training import train
 
     with distributed_session():
         with raise_on_all_hosts():
             config = load_config(options.config, options.overrides)
         train(config, options.workdir, options.began)
+        if is_first() and config.training_stages:
+            tell_next(options.workdir)

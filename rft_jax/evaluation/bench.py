@@ -67,7 +67,7 @@ def bench(
     """Times `steps` steps; the first two are left out of the median.
 
     Args:
-        path: A model, as for `run.open_model`.
+        path: A model, as for `runs.reopen.open_model`.
         prompt_tokens: Tokens of a prompt, P.
         completion_tokens: Tokens of a completion, T.
         num_prompts: Prompts a step, B; split over all devices.

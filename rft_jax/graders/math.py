@@ -165,7 +165,9 @@ class Math(DeviceNode):
     @property
     def probe_target(self) -> ProbeTarget:
         """See `Node.probe_target`."""
-        return ProbeTarget.of_sides(self.input, self.reference)
+        # Without it only a number is found: words, lists and formulas have to be marked.
+        marker = self.markers[0].text if self.markers else "\\boxed{"
+        return ProbeTarget.of_sides(self.input, self.reference, marker=marker)
 
     @property
     def asks_host(self) -> str:

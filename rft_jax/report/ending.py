@@ -1,6 +1,5 @@
-"""The end of a run in a few sentences: what it has reached, where that is, what comes next."""
+"""The end of a run in a few sentences: what it has reached, and where that is."""
 
-import shlex
 from pathlib import Path
 
 from rft_jax.report.history import StageHistory, read_run
@@ -26,8 +25,6 @@ def end_of_run(workdir: Path) -> list[str]:
         if (best := best_step(directory)) is not None:
             told.append(f"best checkpoint: {directory / str(best)}")
         if steps(directory):
-            model = shlex.quote(str(workdir))
-            told.append(f"next: rft show --workdir {model}, or rft export --workdir {model}")
             break
     return told
 

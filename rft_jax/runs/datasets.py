@@ -157,8 +157,14 @@ def training_texts(rows: dict[str, dict[str, Rows]], at_most: int) -> list[str]:
     ]
 
 
-def write_files(files: DataConfig, workdir: Path) -> DataConfig:
+def write_files(files: DataConfig, workdir: Path, *, new: bool) -> DataConfig:
     """The files that a run reads, after those that are made have been written below `workdir`.
+
+    Args:
+        files: Their sources.
+        workdir: The run's.
+        new: Whether the run begins; what an attempt that failed has left, perhaps of another
+            source, is written again then.
 
     Raises:
         InputError: Naming what cannot be had.
@@ -169,7 +175,7 @@ def write_files(files: DataConfig, workdir: Path) -> DataConfig:
     for name in ("train", "valid", "supervised", "answers"):
         if data.is_tfds(source := getattr(files, name)):
             path = directory / f"{name}.jsonl"
-            if not path.exists():  # a run that goes on has them
+            if new or not path.exists():  # a run that goes on has them
                 answered = name in ("supervised", "answers")
                 data.write_items(source, files.tfds, path, answered=answered)
             made[name] = str(path)

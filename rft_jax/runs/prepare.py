@@ -80,7 +80,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         grader = open_judges(grader, mesh)
         for stage in config.rl_stages:
             validate_placement(stage, grader.needs_host)
-    files = write_files(config.data, workdir)
+    files = write_files(config.data, workdir, new=not stored.exists())
     inputs = input_sums(config, files, workdir)
     check_input_sums(workdir, inputs)
     rows = {

@@ -19,8 +19,6 @@ from rft_jax.utils.types import JsonObject
 
 # Settings that change no result, or no more than its rounding: of the run, and of its models.
 NO_RESULT = ("host", "tensorboard", "wandb_project", "compilation_cache", "mesh")
-
-
 NO_RESULT_OF_MODEL = ("remat", "attention", "decode_attention", "decode_layers")
 
 # Settings that change what is looked at and kept of a run, but not its weights.

@@ -48,10 +48,10 @@ MAPPING = {
 }
 
 
-def files(tmp_path, train, **settings):
+def files(tmp_path, train, new=True, **settings):
     mapping = TfdsConfig(**settings, data_dir=str(tmp_path / "tfds"))
     config = DataConfig(train=train, supervised=train, tfds=mapping)
-    return write_files(config, tmp_path / "run")
+    return write_files(config, tmp_path / "run", new=new)
 
 
 def test_features_become_messages_and_keys(tmp_path):
@@ -79,7 +79,7 @@ def test_a_data_set_with_messages_needs_no_mapping(tmp_path):
     config = DataConfig(
         train="tfds:small_sums/chat:train", tfds=TfdsConfig(data_dir=str(tmp_path / "tfds"))
     )
-    made = write_files(config, tmp_path / "run")
+    made = write_files(config, tmp_path / "run", new=True)
     texts = {item["messages"][0]["content"] for item in load_items(made.train)}
     assert texts == {question for question, *_ in QUESTIONS}
 
@@ -88,8 +88,16 @@ def test_a_run_that_goes_on_keeps_its_file(tmp_path):
     made = files(tmp_path, "tfds:small_sums/plain:train", **MAPPING)
     rows = [json.dumps({"messages": [{"role": "user", "content": "kept"}]})]
     (tmp_path / "run" / "data" / "train.jsonl").write_text("\n".join(rows))
-    files(tmp_path, "tfds:small_sums/plain:train", **MAPPING)
+    files(tmp_path, "tfds:small_sums/plain:train", new=False, **MAPPING)
     assert load_items(made.train)[0]["messages"][0]["content"] == "kept"
+
+
+def test_a_new_run_does_not_read_what_a_failed_attempt_has_left(tmp_path):
+    left = files(tmp_path, "tfds:small_sums/plain:train", **MAPPING)
+    made = files(tmp_path, "tfds:small_sums/plain:train", **MAPPING | {"prompt": "{{ question }}"})
+    assert made.train == left.train
+    users = {item["messages"][-1]["content"] for item in load_items(made.train)}
+    assert users == {question for question, *_ in QUESTIONS}
 
 
 @pytest.mark.parametrize(

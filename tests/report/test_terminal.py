@@ -111,7 +111,7 @@ def test_a_constant_that_does_as_well_is_told(make_run, rows):
     assert "no less" not in show(workdir) and "warning" not in " ".join(end_of_run(workdir))
 
 
-def test_the_end_of_a_run_names_report_best_checkpoint_and_what_is_next(make_run, rows):
+def test_the_end_of_a_run_names_report_and_best_checkpoint(make_run, rows):
     workdir = make_run(rows)
     for step, reward in ((80, 0.6), (100, 0.5)):
         folder = workdir / "rft" / "checkpoints" / str(step) / "metrics"
@@ -121,4 +121,3 @@ def test_the_end_of_a_run_names_report_best_checkpoint_and_what_is_next(make_run
     ending = end_of_run(workdir)
     assert f"report: {workdir}/report.html" in ending
     assert f"best checkpoint: {workdir}/rft/checkpoints/80" in ending
-    assert ending[-1].startswith("next: rft show")
