@@ -10,11 +10,10 @@ from pathlib import Path
 import jax
 
 from rft_jax.config import Config
-from rft_jax.evaluation.bootstrap import intervals
-from rft_jax.evaluation.metrics import columns, summarize
+from rft_jax.evaluation.metrics import validation_summary
 from rft_jax.learn.optimizer import Frozen, TrainState, init_state, weights
 from rft_jax.logging.metrics import import_wandb
-from rft_jax.logging.stage_logger import StageRecord
+from rft_jax.logging.stage_logger import StageLogger
 from rft_jax.models import Params
 from rft_jax.parallel import AsyncMax, enter_on_all_hosts, is_first, raise_on_all_hosts
 from rft_jax.plan.this_machine import check_memory
@@ -101,11 +100,11 @@ class RunLoop:
             state = _start(self.run, stage, checkpoints)
             with (
                 stage.open() as (step, evaluator),
-                StageRecord(self.run, config, done, self._began, self._stop) as record,
+                StageLogger(self.run, config, done, self._began, self._stop) as record,
             ):
                 if done == 0 and evaluator is not None:
                     row = _validation(self.run, evaluator, weights(stage.model, state))
-                    rewards.append(row[METRIC])
+                    rewards += [row[METRIC]] if METRIC in row else []
                     record({"step": 0, **row})
                 pending = None
                 for k in range(done, config.steps):
@@ -120,14 +119,14 @@ class RunLoop:
                     saves = is_due(k + 1, config.steps, config.checkpoint_interval)
                     if not (evaluates or signum or saves):
                         continue
-                    row = {"step": k + 1, **stage.metrics(pending, k + 1)}
+                    row: Row = {"step": k + 1, **stage.metrics(pending, k + 1)}
                     pending = None
                     if evaluates and evaluator is not None:
                         found = _validation(self.run, evaluator, weights(stage.model, state))
-                        rewards.append(found[METRIC])
+                        rewards += [found[METRIC]] if METRIC in found else []
                         row |= found | {"timing": row["timing"] | found["timing"]}
                     record(row)
-                    checkpoints.save(k + 1, state, rewards[-1] if evaluates else None)
+                    checkpoints.save(k + 1, state, row.get(METRIC))
                     if signum:
                         _require_saved(checkpoints, k + 1, directory)
                         raise_interrupted(signum)
@@ -143,11 +142,7 @@ def _validation(run: Run, evaluator: Evaluator, params: Params) -> Row:
     """A metrics row of the validation items, without its step."""
     assert run.grader is not None
     start = time.perf_counter()
-    evaluation = evaluator(params)
-    found = columns(evaluation, run.grader)
-    summary = to_numbers(summarize(evaluation, found))
-    low, high = intervals({"reward_mean": found["reward_mean"]})["reward_mean"]
-    summary |= {"reward_mean_low": low, "reward_mean_high": high}
+    summary = to_numbers(validation_summary(evaluator(params), run.grader))
     row = {f"valid_{name}": value for name, value in summary.items()}
     return row | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
 

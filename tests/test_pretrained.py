@@ -53,7 +53,7 @@ def test_a_run_and_its_source_are_compared(checkpoint, workdir, capsys):
     models = ["--model", f"{workdir}/rft", "--model", str(checkpoint)]
     assert entry.main(["eval", *models, "--num-samples", "1"]) == 0
     ours, base, *paired = lines_of(capsys)
-    assert ours["items"] == base["items"] == 50
+    assert ours["items"] == base["items"] == 100
     difference = next(line for line in paired if line["metric"] == "reward_mean")
     assert difference["low"] <= difference["difference"] <= difference["high"]
     assert entry.main(["eval", "--model", str(checkpoint)]) == 2

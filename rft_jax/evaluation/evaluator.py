@@ -71,8 +71,8 @@ def make_evaluator(
     sample = _sampler_of(sampler, grading, host, items)
 
     size = len(items.items)
-    parts = batch_parts(sampler.mesh)
-    width = -(-min(max(1, at_once // samples), size) // parts) * parts
+    shards = batch_parts(sampler.mesh)
+    width = -(-min(max(1, at_once // samples), size) // shards) * shards
     sharding = batch_sharding(sampler.mesh)
     here = local_rows(sharding, width)
 

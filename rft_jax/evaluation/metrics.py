@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rft_jax.evaluation.bootstrap import Column
+from rft_jax.evaluation.bootstrap import Column, intervals
 from rft_jax.evaluation.evaluator import Evaluation
 from rft_jax.graders import ANSWER, Grader
 from rft_jax.utils.types import JsonObject
@@ -31,6 +31,21 @@ def summarize(evaluation: Evaluation, found: Mapping[str, Column]) -> JsonObject
         "reasoning_tokens_mean": float(evaluation.reasoning_tokens_MS.mean()),
         **errors,
     }
+
+
+def validation_summary(evaluation: Evaluation, grader: Grader) -> JsonObject:
+    """`summarize`, with the interval of the mean reward.
+
+    Where no sample is valid, such as while a judge does not answer, there is no mean reward: it is
+    not a reward of 0, and must neither end a training nor make a checkpoint the best.
+    """
+    found = columns(evaluation, grader)
+    summary = summarize(evaluation, found)
+    if not evaluation.valid_MS.any():
+        del summary["reward_mean"]
+        return summary
+    low, high = intervals({"reward_mean": found["reward_mean"]})["reward_mean"]
+    return summary | {"reward_mean_low": low, "reward_mean_high": high}
 
 
 def columns(evaluation: Evaluation, grader: Grader) -> dict[str, Column]:

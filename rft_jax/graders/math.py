@@ -166,8 +166,10 @@ class Math(DeviceNode):
     def probe_target(self) -> ProbeTarget:
         """See `Node.probe_target`."""
         # Without it only a number is found: words, lists and formulas have to be marked.
-        marker = self.markers[0].text if self.markers else "\\boxed{"
-        return ProbeTarget.of_sides(self.input, self.reference, marker=marker)
+        marker = self.markers[0] if self.markers else Marker("\\boxed{")
+        return ProbeTarget.of_sides(
+            self.input, self.reference, marker=marker.text, closing=marker.closing
+        )
 
     @property
     def asks_host(self) -> str:

@@ -173,7 +173,9 @@ class Number(DeviceNode):
     @property
     def probe_target(self) -> ProbeTarget:
         """See `Node.probe_target`."""
-        return ProbeTarget.of_sides(self.input, self.reference, marker=self.marker)
+        return ProbeTarget.of_sides(
+            self.input, self.reference, marker=self.marker, closing=self.closing
+        )
 
     def encode(self, items: Items) -> Encoded:
         """See `GraderType.encode`."""

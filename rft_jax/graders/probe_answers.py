@@ -31,6 +31,7 @@ class Slot:
         is_right: The reference, as it is, is the right answer.
         is_list: The answer is a list of strings.
         marker: What stands before the answer.
+        closing: What stands after it.
         captures: See `ProbeTarget`.
         ways: From the nodes above to the node, of those that choose.
     """
@@ -40,6 +41,7 @@ class Slot:
     is_right: bool
     is_list: bool = False
     marker: str = ""
+    closing: str = ""
     captures: tuple[Callable[[str], bool], ...] = ()
     ways: Ways = ()
 
@@ -130,6 +132,7 @@ def _slots(node: GraderType, ways: Ways = ()) -> Iterator[Slot]:
                     is_right=target.is_right and template.variable is not None,
                     is_list=target.is_list,
                     marker=target.marker,
+                    closing=target.closing,
                     captures=target.captures,
                     ways=ways,
                 )
@@ -167,8 +170,7 @@ def _write(slots: Sequence[Slot], values: Sequence[Any], joins: bool) -> str:
     pairs = []
     for slot, value in zip(slots, values, strict=True):
         if slot.marker:
-            closing = "}" * (slot.marker.count("{") - slot.marker.count("}"))
-            value = f"{slot.marker}{show(value)}{closing}"
+            value = f"{slot.marker}{show(value)}{slot.closing}"
         pairs.append((slot, value))
     document: Any = None
     for slot, value in pairs:

@@ -32,6 +32,7 @@ class ProbeTarget:
             is one variable and nothing else.
         is_list: Whether the answer is a list of strings.
         marker: What stands before the answer; empty for nothing.
+        closing: What stands after it; empty for nothing.
         captures: Whether a part that is taken out of an answer is all of it; those of the
             outermost node first.
     """
@@ -41,16 +42,22 @@ class ProbeTarget:
     is_right: bool = True
     is_list: bool = False
     marker: str = ""
+    closing: str = ""
     captures: tuple[Callable[[str], bool], ...] = ()
 
     @classmethod
     def of_sides(
-        cls, *sides: Template, is_right: bool = True, is_list: bool = False, marker: str = ""
+        cls,
+        *sides: Template,
+        is_right: bool = True,
+        is_list: bool = False,
+        marker: str = "",
+        closing: str = "",
     ) -> ProbeTarget:
         """The target of a node that compares two templates, whichever shows the answer."""
         answers = tuple(side for side in sides if side.sample_variables)
         references = tuple(side for side in sides if not side.sample_variables)
-        return cls(answers, references, is_right, is_list, marker)
+        return cls(answers, references, is_right, is_list, marker, closing)
 
 
 class Node(Protocol):

@@ -92,7 +92,8 @@ class Progress:
     def update(self, row: JsonObject) -> None:
         """Takes in a metrics row, numbers already: `step`, metrics and `timing`."""
         self._row |= row
-        if (valid := _first(row, REINFORCED["validation"])) is not None:
+        valid = _first(row, REINFORCED["validation"])
+        if valid is not None:
             self._valid.append(valid)
         if (value := _first(row, self._headline_metrics)) is not None:
             self._headline.append(value)
@@ -101,7 +102,7 @@ class Progress:
             if self._compiled:  # the first step's time is mostly compilation
                 self._seconds.append(row["timing"]["full_iteration"])
             self._compiled = True
-        due = step % self._every == 0 or step == self._steps or "valid_reward_mean" in row
+        due = step % self._every == 0 or step == self._steps or valid is not None
         if self._live is None and due:
             self._log_line(row)
 

@@ -1,6 +1,6 @@
 """A stage's metrics rows: into files, on the terminal, into the report.
 
-with StageRecord(run, stage, done, began, stop) as record:
+with StageLogger(run, stage, done, began, stop) as record:
     record({"step": 1, "train_loss": 0.5})
 """
 
@@ -24,7 +24,7 @@ from rft_jax.utils.signals import StopSignals
 from rft_jax.utils.types import JsonObject
 
 
-class StageRecord:
+class StageLogger:
     """Where a stage's metrics rows go: files, the terminal, the report; a context manager.
 
     Only the first host writes and speaks; the others look as well whether the run can go on.
@@ -56,7 +56,7 @@ class StageRecord:
         self._compiled = CompileCounter()
         self._last = time.perf_counter()
 
-    def __enter__(self) -> "StageRecord":
+    def __enter__(self) -> "StageLogger":
         self._compiled.__enter__()
         self._writers.__enter__()
         if self._first:

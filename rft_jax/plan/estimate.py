@@ -237,7 +237,7 @@ def rollout_cost(program: PlannedStep, sizes: Sizes, kept: Kept) -> tuple[Cost, 
 
 
 def _cache_seen(rollout: RolloutConfig) -> float:
-    """The share of the cache that a decoded token reads, on average over stretches."""
+    """The share of the cache that a decoded token reads, on average over segments."""
     if rollout.slots:  # go on with a full one
         return 1.0
     own, ends = (

@@ -21,6 +21,7 @@ from rft_jax.parallel import (
     from_local,
     is_first,
     local_rows,
+    raise_on_all_hosts,
     to_host,
 )
 from rft_jax.runs.batches import bucketed, make_batch
@@ -85,8 +86,10 @@ class RL:
         """Takes the steps that are left."""
         if self.config.rollout.truncates and is_first():
             log(truncation_warning(self.config))
-        if self._items.valid is not None and self.eval_interval and is_first():
-            note_constant(self._run.directory(self.config), self._grader, self._items.valid)
+        if self._items.valid is not None and self.eval_interval:
+            with raise_on_all_hosts():
+                if is_first():
+                    note_constant(self._run.directory(self.config), self._grader, self._items.valid)
         loop.drive(self)
 
     def state_shardings(self) -> TrainState:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rft_jax.evaluation.evaluator import Evaluation
-from rft_jax.evaluation.metrics import columns, majority, pass_at, summarize
+from rft_jax.evaluation.metrics import columns, majority, pass_at, summarize, validation_summary
 from rft_jax.graders import build_grader, load_grader, load_pass_threshold
 
 GRADER = {
@@ -65,6 +65,15 @@ def test_a_grader_defines_what_passes_and_what_an_answer_is():
     assert "letter/answer" not in str(list(summary))
     without = columns(evaluation(rewards, answers), grader(pass_threshold=None))
     assert list(without) == ["reward_mean", "majority"]
+
+
+def test_a_validation_without_a_valid_sample_has_no_mean_reward():
+    found = evaluation(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]))
+    summary = validation_summary(found, grader())
+    assert summary["reward_mean_low"] <= summary["reward_mean"] <= summary["reward_mean_high"]
+    none = validation_summary(found._replace(valid_MS=np.zeros((1, 2), bool)), grader())
+    assert [name for name in none if name.startswith("reward_mean")] == ["reward_mean_all"]
+    assert none["valid_fraction"] == 0
 
 
 def test_a_threshold_that_is_no_number_is_named():

@@ -100,10 +100,9 @@ def test_rewards_out_of_range_and_wrong_right_answers_are_named():
 
 
 def test_where_no_answer_earns_anything_only_that_is_said():
-    probes = [Probe("the right answer", 0.0, 0.0, 0.0), Probe("nothing", 0.0, 0.0, 0.0)]
+    probes = [Probe("right", 0.0, 0.0, 0.0), Probe("nothing", 0.0, 0.0, 0.0)]
     (sentence,) = warnings(probes)
     assert "the reference answer itself earns only 0.000" in sentence
-
 
 
 def test_probes_are_the_same_on_the_host():
@@ -250,7 +249,18 @@ def test_right_answers_can_be_given():
     assert warnings(probes) == []
 
 
-def test_a_marker_stands_before_the_right_number():
-    spec = {"type": "number", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
-    rewards, _ = probes_of(spec | {"which": "marked", "marker": "####"}, items(["12", "7"]))
+@pytest.mark.parametrize(
+    ("spec", "answers"),
+    [
+        ({"type": "number", "which": "marked", "marker": "####"}, ["12", "7"]),
+        ({"type": "number", "which": "marked", "marker": "[[", "end": "]]"}, ["12", "7"]),
+        ({"type": "number", "which": "marked", "marker": "<answer>"}, ["12", "7"]),
+        ({"type": "math"}, ["yes", "(1, 2)"]),
+        ({"type": "math", "marker": "[[", "end": "]]"}, ["yes", "(1, 2)"]),
+        ({"type": "math", "marker": "\\boxed{"}, ["yes", "(1, 2)"]),
+    ],
+)
+def test_a_right_answer_stands_in_its_marker(spec, answers):
+    sides = {"input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+    rewards, _ = probes_of(spec | sides, items(answers))
     assert rewards["right"] == 1 and rewards["the prompt"] == 0
