@@ -12,13 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from rft_jax.config import (
-    MeshConfig,
-    ModelConfig,
-    PolicyLossConfig,
-    RLStage,
-    RolloutConfig,
-)
+from rft_jax.config import MeshConfig, ModelConfig, PolicyLossConfig, RLStage, RolloutConfig
 from rft_jax.data import batch_at, encode_prompts
 from rft_jax.graders import Items, build_grader, load_grader
 from rft_jax.host_step import Batches, make_host_sampler, make_host_step

@@ -18,14 +18,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from rft_jax.commands.entry import load_config  # noqa: E402
-from rft_jax.plan import (  # noqa: E402
-    CHIPS,
-    Plan,
-    candidates,
-    compile_plan,
-    topologies,
-    with_plan,
-)
+from rft_jax.plan import CHIPS, Plan, candidates, compile_plan, topologies, with_plan  # noqa: E402
 from rft_jax.plan.chips import GIB  # noqa: E402
 
 EXPERIMENT = Path(__file__).parents[1] / "plans.py"

@@ -16,13 +16,7 @@ import numpy as np
 from rft_jax.graders import HostGrading, Items
 from rft_jax.host_step import make_host_sampler
 from rft_jax.models import Params
-from rft_jax.parallel import (
-    batch_parts,
-    batch_sharding,
-    from_local,
-    local_rows,
-    to_host,
-)
+from rft_jax.parallel import batch_parts, batch_sharding, from_local, local_rows, to_host
 from rft_jax.rollout import completion_keys
 from rft_jax.runs.batches import bucketed, make_batch
 from rft_jax.runs.datasets import PromptData

@@ -23,11 +23,7 @@ from rft_jax.evaluation.metrics import TOP, columns, summarize
 from rft_jax.graders import Grader, HostSample, Items, grade_samples
 from rft_jax.graders.template import item_fields
 from rft_jax.logging.samples import expected, sample_row
-from rft_jax.parallel import (
-    enter_on_all_hosts,
-    is_first,
-    raise_on_all_hosts,
-)
+from rft_jax.parallel import enter_on_all_hosts, is_first, raise_on_all_hosts
 from rft_jax.runs.datasets import PromptData, read_prompt_data
 from rft_jax.runs.fingerprints import input_file
 from rft_jax.runs.grader import open_judges, reopen_grader

@@ -47,14 +47,7 @@ from rft_jax.graders.judge_spec import (
 from rft_jax.graders.protocols import GraderType, HostlessNode, leaves
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import render_on_host
-from rft_jax.graders.types import (
-    HostSample,
-    HostView,
-    Items,
-    SampleView,
-    Score,
-    Tokens,
-)
+from rft_jax.graders.types import HostSample, HostView, Items, SampleView, Score, Tokens
 from rft_jax.tokenizers import Tokenizer, control_ids
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import PyTree

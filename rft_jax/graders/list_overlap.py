@@ -30,13 +30,7 @@ import numpy as np
 
 from rft_jax.graders.host.list_overlap import ListOverlap as TokenOverlap
 from rft_jax.graders.protocols import DeviceNode, ProbeTarget
-from rft_jax.graders.rank import (
-    MOST_ITEMS,
-    is_list_of_strings,
-    listed,
-    parse_form,
-    reference_list,
-)
+from rft_jax.graders.rank import MOST_ITEMS, is_list_of_strings, listed, parse_form, reference_list
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, encode_text, json_errors, json_errors_on_device
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score

@@ -62,12 +62,7 @@ from rft_jax.strings.byte_string import Array, shift_right
 from rft_jax.strings.decimals import Decimals, compare, divide, from_fractions, multiply
 from rft_jax.strings.formulas import plain_formula, plain_formulas
 from rft_jax.strings.numbers import host_numbers, is_part, number_at, text_kinds
-from rft_jax.strings.units import (
-    find_units,
-    plain_unit,
-    unit_numbers,
-    units,
-)
+from rft_jax.strings.units import find_units, plain_unit, unit_numbers, units
 from rft_jax.utils.errors import InputError
 
 UNIT = ("strip", "require", "convert")

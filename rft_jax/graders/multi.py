@@ -27,12 +27,7 @@ from rft_jax.graders.formula import Formula, FormulaError, evaluate, parse_formu
 from rft_jax.graders.protocols import CompositeNode, GraderType
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template
-from rft_jax.graders.types import (
-    NOT_THE_MODELS,
-    Items,
-    SampleView,
-    Score,
-)
+from rft_jax.graders.types import NOT_THE_MODELS, Items, SampleView, Score
 from rft_jax.utils.errors import InputError
 
 ON_ERROR = ("zero", "continue")

@@ -52,13 +52,7 @@ from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
 from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import ByteString, slice_bytes
-from rft_jax.strings.answers import (
-    MOST_BYTES,
-    WORD_BYTES,
-    host_answer,
-    host_count,
-    structure_of,
-)
+from rft_jax.strings.answers import MOST_BYTES, WORD_BYTES, host_answer, host_count, structure_of
 from rft_jax.strings.byte_string import shift_right
 from rft_jax.strings.numbers import (
     Decimals,

@@ -26,15 +26,7 @@ from rft_jax.graders.protocols import (
     ways_below,
 )
 from rft_jax.graders.spec_reader import Fields
-from rft_jax.graders.types import (
-    ERRORS,
-    HostSample,
-    HostScore,
-    HostView,
-    Items,
-    SampleView,
-    Score,
-)
+from rft_jax.graders.types import ERRORS, HostSample, HostScore, HostView, Items, SampleView, Score
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import PyTree, host_array
 

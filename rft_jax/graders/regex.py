@@ -25,13 +25,7 @@ import jax.numpy as jnp
 from rft_jax.graders.protocols import DeviceNode, GraderType, HostGraderType, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
-from rft_jax.graders.types import (
-    HostScore,
-    HostView,
-    Items,
-    SampleView,
-    Score,
-)
+from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import slice_bytes
 from rft_jax.strings.regex import (
     MODES,

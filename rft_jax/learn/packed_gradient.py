@@ -17,13 +17,7 @@ from jax import Array
 
 from rft_jax.learn.bin_packing import Packing, pack, token_at
 from rft_jax.learn.logprobs import CompletionScores, token_logprobs
-from rft_jax.learn.objective import (
-    GradedBatch,
-    Learner,
-    Objective,
-    PolicyGradient,
-    TokenStatistics,
-)
+from rft_jax.learn.objective import GradedBatch, Learner, Objective, PolicyGradient, TokenStatistics
 from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import Params, Prefix
 from rft_jax.models.cache import Stack

@@ -9,13 +9,7 @@ from jax import Array
 from rft_jax.learn.accumulate import accumulate_gradient
 from rft_jax.learn.logprobs import CompletionScores, completion_logprobs
 from rft_jax.learn.losses import denominator
-from rft_jax.learn.objective import (
-    GradedBatch,
-    Learner,
-    Objective,
-    PolicyGradient,
-    TokenStatistics,
-)
+from rft_jax.learn.objective import GradedBatch, Learner, Objective, PolicyGradient, TokenStatistics
 from rft_jax.learn.optimizer import TrainState, apply_gradient
 from rft_jax.learn.packed_gradient import pack_batch, packed_gradient
 from rft_jax.models import Params

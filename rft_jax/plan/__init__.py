@@ -10,14 +10,7 @@ of it in closed form.
 
 from rft_jax.plan.chips import CHIPS, Topology, parse_topology, topologies
 from rft_jax.plan.plan import Plan, compile_plan, estimate_plan
-from rft_jax.plan.search_meshes import (
-    NothingFits,
-    Ranking,
-    candidates,
-    search,
-    smallest,
-    with_plan,
-)
+from rft_jax.plan.search_meshes import NothingFits, Ranking, candidates, search, smallest, with_plan
 from rft_jax.plan.show import show_plan, show_ranking, show_where
 
 __all__ = [

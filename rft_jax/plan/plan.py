@@ -11,14 +11,7 @@ from rft_jax.config.validate import validate, validate_mesh
 from rft_jax.models import check_partition
 from rft_jax.parallel import LEARNER_RULES, batch_parts, make_mesh
 from rft_jax.parallel.mesh import MESH_AXES, mesh_shape
-from rft_jax.plan.aot import (
-    Part,
-    PlannedStep,
-    compile_rollout,
-    compile_update,
-    devices,
-    plan_step,
-)
+from rft_jax.plan.aot import Part, PlannedStep, compile_rollout, compile_update, devices, plan_step
 from rft_jax.plan.chips import Topology
 from rft_jax.plan.estimate import estimate
 from rft_jax.plan.hlo import Cost

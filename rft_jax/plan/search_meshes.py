@@ -7,13 +7,7 @@ from typing import NamedTuple
 from rft_jax.config import Config, MeshConfig
 from rft_jax.plan.chips import Chip, Topology, topologies
 from rft_jax.plan.memory import kept_bytes
-from rft_jax.plan.plan import (
-    Plan,
-    abstract_program,
-    compile_plan,
-    estimate_program,
-    plan_stage,
-)
+from rft_jax.plan.plan import Plan, abstract_program, compile_plan, estimate_program, plan_stage
 from rft_jax.utils.errors import InputError
 
 TOLERANCE = 1.1  # of the closed form's bytes: what it puts that far above a device may still fit

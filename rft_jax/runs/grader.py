@@ -6,14 +6,10 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from rft_jax.config import (
-    Config,
-)
+from rft_jax.config import Config
 from rft_jax.graders import Grader, build_grader, load_grader, load_pass_threshold
 from rft_jax.models import check_partition
-from rft_jax.parallel import (
-    LEARNER_RULES,
-)
+from rft_jax.parallel import LEARNER_RULES
 from rft_jax.rollout import FrozenJudge
 from rft_jax.runs.reopen import open_model
 from rft_jax.runs.run import Run

@@ -11,29 +11,17 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from rft_jax.config import (
-    Config,
-    StageConfig,
-)
+from rft_jax.config import Config, StageConfig
 from rft_jax.config.overrides import to_json
 from rft_jax.config.validate import validate, validate_adapters, validate_mesh, validate_placement
 from rft_jax.grammars import grammar_of, load_response_format, read_response_format
 from rft_jax.models import check_partition
-from rft_jax.parallel import (
-    LEARNER_RULES,
-    batch_parts,
-    first_host_first,
-    is_first,
-    make_mesh,
-)
+from rft_jax.parallel import LEARNER_RULES, batch_parts, first_host_first, is_first, make_mesh
 from rft_jax.runs.datasets import StageReader, write_files
 from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
 from rft_jax.runs.lengths import check_batches, length_warnings
-from rft_jax.runs.pretrained import (
-    find_sources,
-    snapshot,
-)
+from rft_jax.runs.pretrained import find_sources, snapshot
 from rft_jax.runs.run import Run
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer, train_tokenizer
 from rft_jax.runs.warm_start import check_init

@@ -19,15 +19,9 @@ from rft_jax.config import (
 )
 from rft_jax.config.overrides import read_config
 from rft_jax.models.hugging_face import is_checkpoint
-from rft_jax.parallel import (
-    is_first,
-    make_mesh,
-)
+from rft_jax.parallel import is_first, make_mesh
 from rft_jax.runs.checkpoint import best_step, steps
-from rft_jax.runs.pretrained import (
-    find_sources,
-    snapshotted_sources,
-)
+from rft_jax.runs.pretrained import find_sources, snapshotted_sources
 from rft_jax.runs.run import BASE_STAGE, Run
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer
 from rft_jax.utils.console import log

@@ -10,35 +10,15 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from rft_jax.config import (
-    Config,
-    ModelConfig,
-    SFTStage,
-    StageConfig,
-    TrainingStageConfig,
-)
+from rft_jax.config import Config, ModelConfig, SFTStage, StageConfig, TrainingStageConfig
 from rft_jax.graders import Grader
 from rft_jax.models import Model, Params, build_model, split
-from rft_jax.parallel import (
-    LEARNER_RULES,
-    Shardings,
-    batch_sharding,
-    raise_on_all_hosts,
-    shardings,
-)
+from rft_jax.parallel import LEARNER_RULES, Shardings, batch_sharding, raise_on_all_hosts, shardings
 from rft_jax.runs.checkpoint import abstract, load_params, steps
-from rft_jax.runs.datasets import (
-    StageData,
-)
-from rft_jax.runs.pretrained import (
-    Source,
-    load_base,
-    load_source,
-)
+from rft_jax.runs.datasets import StageData
+from rft_jax.runs.pretrained import Source, load_base, load_source
 from rft_jax.runs.tokenizer import TOKENIZER_FILE
-from rft_jax.tokenizers import (
-    Tokenizer,
-)
+from rft_jax.tokenizers import Tokenizer
 from rft_jax.utils.errors import InputError
 
 # The only stage of a checkpoint that is no run's.

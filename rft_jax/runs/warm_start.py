@@ -4,10 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rft_jax.config import (
-    NOT_OF_SOURCE,
-    TrainingStageConfig,
-)
+from rft_jax.config import NOT_OF_SOURCE, TrainingStageConfig
 from rft_jax.config.overrides import differences, to_json
 from rft_jax.models import Params
 from rft_jax.parallel import is_first, raise_on_all_hosts

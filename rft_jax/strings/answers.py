@@ -19,13 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rft_jax.strings.byte_string import (
-    ByteString,
-    compress,
-    last_where,
-    next_where,
-    shift_left,
-)
+from rft_jax.strings.byte_string import ByteString, compress, last_where, next_where, shift_left
 from rft_jax.strings.decimals import Decimals
 from rft_jax.strings.number_grammar import ANSWER_TOKEN, MONEY, kind_of
 from rft_jax.strings.numbers import (

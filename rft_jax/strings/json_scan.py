@@ -29,13 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rft_jax.strings.byte_string import (
-    Array,
-    ByteString,
-    last_where,
-    shift_left,
-    shift_right,
-)
+from rft_jax.strings.byte_string import Array, ByteString, last_where, shift_left, shift_right
 from rft_jax.strings.unicode import scan_utf8
 
 MAX_DEPTH = 24

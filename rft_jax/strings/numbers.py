@@ -22,12 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.strings.byte_string import (
-    ByteString,
-    compress,
-    shift_left,
-    shift_right,
-)
+from rft_jax.strings.byte_string import ByteString, compress, shift_left, shift_right
 from rft_jax.strings.decimals import DIGITS as DIGITS
 from rft_jax.strings.decimals import MAX_DIVISOR_DIGITS, ZERO_EXPONENT, divide
 from rft_jax.strings.decimals import Decimals as Decimals

@@ -19,13 +19,7 @@ from rft_jax.config import (
     SFTStage,
     TokenizerConfig,
 )
-from rft_jax.config.overrides import (
-    apply_overrides,
-    differences,
-    from_json,
-    read_config,
-    to_json,
-)
+from rft_jax.config.overrides import apply_overrides, differences, from_json, read_config, to_json
 from rft_jax.config.validate import validate
 from rft_jax.utils.errors import InputError
 

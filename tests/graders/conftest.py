@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 
 from rft_jax.graders import Sample, load_grader
-from rft_jax.graders.types import (
-    NOT_THE_MODELS,
-    HostSample,
-    HostView,
-    Items,
-    SampleView,
-)
+from rft_jax.graders.types import NOT_THE_MODELS, HostSample, HostView, Items, SampleView
 from rft_jax.strings import from_host
 
 

@@ -18,13 +18,7 @@ from rft_jax.models import (
     quantize_weights,
     quantized_axes,
 )
-from rft_jax.parallel import (
-    LEARNER_RULES,
-    ROLLOUT_RULES,
-    batch_sharding,
-    make_mesh,
-    shardings,
-)
+from rft_jax.parallel import LEARNER_RULES, ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.utils.errors import InputError
 
 CONFIG = ModelConfig(

@@ -22,13 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.config import (
-    ModelConfig,
-    OptimizerConfig,
-    PolicyLossConfig,
-    RLStage,
-    RolloutConfig,
-)
+from rft_jax.config import ModelConfig, OptimizerConfig, PolicyLossConfig, RLStage, RolloutConfig
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.learn.policy import policy_update

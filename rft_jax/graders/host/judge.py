@@ -16,12 +16,7 @@ from typing import Any
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.client import Client, ServiceError
 from rft_jax.graders.host.payload import finite_number
-from rft_jax.graders.host.service import (
-    ServiceSession,
-    is_web_address,
-    open_service,
-    web_address,
-)
+from rft_jax.graders.host.service import ServiceSession, is_web_address, open_service, web_address
 from rft_jax.graders.host.spoken import values_in
 from rft_jax.graders.judge_spec import Message, fill_in, parse_messages, templates_of
 from rft_jax.graders.spec_reader import Fields

@@ -15,12 +15,7 @@ from rft_jax.models.hugging_face.checkpoint import (
     read_config,
 )
 from rft_jax.models.hugging_face.describe import describe
-from rft_jax.models.hugging_face.export import (
-    check_empty,
-    copy_description,
-    export,
-    export_adapter,
-)
+from rft_jax.models.hugging_face.export import check_empty, copy_description, export, export_adapter
 from rft_jax.models.hugging_face.hub import locate
 from rft_jax.models.hugging_face.load import load_adapters, load_params
 

@@ -21,12 +21,7 @@ from rft_jax.tasks.rare_disease.hpo import Ontology
 from rft_jax.tasks.rare_disease.ranking import Evidence
 from rft_jax.tasks.rare_disease.simulate import Patient
 from rft_jax.tasks.rare_disease.subset import load_subset
-from rft_jax.tasks.rare_disease.worked_answers import (
-    Habits,
-    WorkedAnswer,
-    symbols,
-    work_answer,
-)
+from rft_jax.tasks.rare_disease.worked_answers import Habits, WorkedAnswer, symbols, work_answer
 from rft_jax.utils.files import write_atomically
 from rft_jax.utils.types import JsonObject
 
