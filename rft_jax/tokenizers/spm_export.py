@@ -28,6 +28,7 @@ from rft_jax.tokenizers.hugging_face import (
 )
 from rft_jax.tokenizers.spm import END_OF_THINK, ROLE_MARKERS, SPACE, SentencePieceTokenizer
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.files import write_json
 
 # Made when the module is imported: no type checker sees it.
 _ModelProto = sentencepiece_model_pb2.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
@@ -138,8 +139,8 @@ def write_tokenizer(tokenizer: SentencePieceTokenizer, directory: Path, max_toke
         "pad_token_id": tokenizer.pad_id,
         "suppress_tokens": list(tokenizer.forbidden_ids),
     }
-    _write_json(directory / CONFIG_FILE, config)
-    _write_json(directory / GENERATION_FILE, generation)
+    write_json(directory / CONFIG_FILE, config)
+    write_json(directory / GENERATION_FILE, generation)
     markers = {role: name for role, name in ROLE_MARKERS.items() if role != "assistant"}
     template = f"{{%- set markers = {json.dumps(markers)} -%}}\n{TEMPLATE}"
     (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
@@ -210,7 +211,3 @@ def _merges(proto: Proto) -> list[tuple[str, str]]:
         for cut in range(1, len(piece))
         if piece[:cut] in score and piece[cut:] in score
     ]
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

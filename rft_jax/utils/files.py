@@ -1,7 +1,10 @@
 """Files that a reader, or a run after a kill, finds whole or not at all."""
 
+import json
 import os
 from pathlib import Path
+
+from rft_jax.utils.types import JsonObject
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -9,3 +12,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
+
+
+def write_json(path: Path, value: JsonObject) -> None:
+    """Writes a JSON file that people read as well."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator
@@ -29,7 +28,7 @@ from rft_jax.models.linear import Adapted
 from rft_jax.models.lora import merge_weight, split
 from rft_jax.models.model import Model, Params
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.types import JsonObject
+from rft_jax.utils.files import write_json
 
 DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")  # all but the weights
 FILE_BYTES = 2 << 30
@@ -67,7 +66,7 @@ def export(
     (directory / ADAPTER_CONFIG).unlink(missing_ok=True)  # of an adapter, which is merged
     name = jnp.dtype(dtype).name
     key = "torch_dtype" if "torch_dtype" in settings.values else "dtype"  # before version 4.56
-    _write_json(directory / CONFIG_FILE, {**settings.values, key: name})
+    write_json(directory / CONFIG_FILE, {**settings.values, key: name})
     tree = jax.tree.leaves(layouts(family, model))
     counts = _plan(tree, jnp.dtype(dtype).itemsize, file_bytes)
     leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, Adapted))
@@ -103,7 +102,7 @@ def export_adapter(
     family, _ = read_family(source)
     copy_description(source, directory)
     (directory / CONFIG_FILE).unlink()  # of the base; the adapter has its own
-    _write_json(directory / ADAPTER_CONFIG, adapter_settings(model.config.lora, base))
+    write_json(directory / ADAPTER_CONFIG, adapter_settings(model.config.lora, base))
     adapters, _ = split(params)
     arrays = (np.asarray(leaf.astype(dtype)) for leaf in jax.tree.leaves(adapters))
     tensors = _tensors(jax.tree.leaves(adapter_layouts(family, model)), arrays)
@@ -174,7 +173,7 @@ def _write_tensors(
         where |= dict.fromkeys(content, name)
     if len(counts) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        _write_json(directory / INDEX_FILE, index)
+        write_json(directory / INDEX_FILE, index)
 
 
 def _save_file(tensors: dict[str, np.ndarray], path: Path) -> None:
@@ -182,7 +181,3 @@ def _save_file(tensors: dict[str, np.ndarray], path: Path) -> None:
     mode = path.stat().st_mode
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(mode)  # the library's file is for nobody but the user
-
-
-def _write_json(path: Path, value: JsonObject) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -44,6 +44,7 @@ from rft_jax.tasks.rare_disease.worked_answers import (
     work_answer,
 )
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.files import write_json
 from rft_jax.utils.types import JsonObject
 
 PATHS = ("archive", "exclude_pmids", "eval")  # options that say where, not what
@@ -125,8 +126,8 @@ def prepare(directory: str | Path, **options: object) -> None:
     data = build(chosen, hpo.load_ontology(), hpo.load_annotations)
     for name, lines in data.files.items():
         _write_lines(partial / name, lines)
-    _write_json(partial / "grader.json", prompts.grader())
-    _write_json(partial / "prepared.json", inputs | {"counts": data.counts})
+    write_json(partial / "grader.json", prompts.grader())
+    write_json(partial / "prepared.json", inputs | {"counts": data.counts})
     partial.rename(directory)
     _log(f"wrote {directory}: {json.dumps(data.counts)}")
 
@@ -444,10 +445,6 @@ def _line(row: JsonObject) -> str:
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
-
-
-def _write_json(path: Path, value: JsonObject) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _log(message: str) -> None:
