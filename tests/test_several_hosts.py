@@ -217,7 +217,7 @@ def test_weights_and_tokens_are_shared_out_over_the_hosts(alone, settings, cache
 
 
 def test_slots_and_dynamic_sampling_are_those_of_one_process(settings, cache, tmp_path):
-    more = {"stages__rft__sampling_rounds": "3", "stages__rft__rollout__slots": "8"}
+    more = {"stages__rft__max_resample_batches": "3", "stages__rft__rollout__slots": "8"}
     train_on(2, tmp_path / "two", settings, cache, **more)
     train_on(1, tmp_path / "one", settings, cache, **more)
     assert_same(tmp_path / "two", tmp_path / "one")
@@ -225,8 +225,8 @@ def test_slots_and_dynamic_sampling_are_those_of_one_process(settings, cache, tm
 
 
 def test_one_hosts_rows_may_lie_on_all_hosts(settings, cache, tmp_path):
-    mesh = {"mesh__data": "1", "mesh__tensor": "8", "models__policy__heads": "8"}
-    more = mesh | {"models__policy__kv_heads": "8", "placement": "host"}
+    mesh = {"mesh__data": "1", "mesh__tensor": "8", "models__policy__num_heads": "8"}
+    more = mesh | {"models__policy__num_kv_heads": "8", "placement": "host"}
     more |= {"tokenizer__vocab_size": "512"}  # a multiple of 8
     two, one = tmp_path / "two", tmp_path / "one"
     train_on(2, two, settings, cache, **more)
