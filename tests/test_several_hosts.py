@@ -287,7 +287,7 @@ def test_hosts_that_do_not_share_a_folder_are_told_so(settings, cache, tmp_path)
     with Hosts(commands, cache) as running:
         statuses, _, said = running.finish()
     assert statuses == [2, 2]
-    assert "use a --workdir that all hosts share" in said[0]
+    assert "use one that all hosts share" in said[0]
     assert f"{tmp_path / 'b'}: is not the folder" in said[1]
 
 

@@ -29,11 +29,14 @@ SMALL = {
             "steps": 2, "batch_size": 8, "optimizer.warmup_steps": 0
         }.items()
     },
-    "stages.small_rft.steps": 1,
-    "stages.small_rft.batch_size": 8,
-    "stages.small_rft.eval_interval": 0,
-    "stages.small_rft.rollout.group_size": 2,
-    "stages.small_rft.optimizer.warmup_steps": 0,
+    **{
+        f"stages.{model}_rft.{setting}": value
+        for model in ("small", "larger")
+        for setting, value in {
+            "steps": 1, "batch_size": 8, "eval_interval": 0, "rollout.group_size": 2,
+            "optimizer.warmup_steps": 0,
+        }.items()
+    },
 }  # fmt: skip
 
 
