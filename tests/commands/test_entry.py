@@ -104,7 +104,7 @@ def test_a_missing_file_is_named(refuse):
 
 def test_a_response_format_that_cannot_be_kept_is_named(refuse, tmp_path):
     setting = "--config.stages.rft.rollout.response_format"
-    assert "nowhere.json: cannot be read as JSON" in refuse(f"{setting}=nowhere.json")
+    assert "nowhere.json: there is no such file" in refuse(f"{setting}=nowhere.json")
     assert "response_format: schema.oneOf: is not" in refuse(
         setting + "={'oneOf': [], 'enum': [1]}"
     )
