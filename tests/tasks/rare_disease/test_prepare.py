@@ -236,7 +236,7 @@ def test_a_failure_leaves_no_directory_and_the_next_call_succeeds(
     archive, made_up_hpo, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_write_json", lambda path, value: 1 / 0)
+        patch.setattr(prepare_module, "write_json", lambda path, value: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(tmp_path / "data", archive=archive, **SMALL)
     assert not (tmp_path / "data").exists()
