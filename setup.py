@@ -6,6 +6,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+SERVE = [
+    "starlette>=0.50",
+    "uvicorn>=0.38",
+    "sqlalchemy>=2.0",
+    "python-multipart>=0.0.20",
+    "standardwebhooks>=1.0",
+    "openai>=2.0",
+    "httpx>=0.28",
+]
 
 
 def version() -> str:
@@ -87,6 +96,7 @@ setup(
     ],
     extras_require={
         "test": [
+            *SERVE,
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "jsonschema>=4.20",
@@ -119,6 +129,8 @@ setup(
         ],
         # Symbolic equality of formulas, for graders of type `math` that ask for it.
         "math": ["math-verify>=0.9"],
+        # `rft serve`: OpenAI's fine-tuning API. The client is there for `rft record` and the tests.
+        "serve": SERVE,
         "notebooks": ["matplotlib>=3.9"],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         # The Human Phenotype Ontology and its annotations. With a hyphen: older versions of pip,
