@@ -49,12 +49,12 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> ApiError:
-    """A body over the limit in bytes."""
-    return ApiError(
-        413,
-        f"The request is too large; at most {limit:,} bytes are taken here",
-        headers={"connection": "close"},  # the rest of the body is not read
-    )
+    """A body over the limit in bytes.
+
+    The connection stays, and what still comes is dropped: closing it could lose the answer on its
+    way to a client that is still sending.
+    """
+    return ApiError(413, f"The request is too large; at most {limit:,} bytes are taken here")
 
 
 def parse_json(body: bytes) -> JsonObject:
