@@ -3,10 +3,12 @@
     tables = open_grammar({"type": "json_schema", "json_schema": {...}}, tokenizer)
 
 `response_format` reads OpenAI's format, `json_schema` schemas, with `numbers` and `json_strings`;
-`characters` regular expressions; `byte_automaton` makes minimal automata of them, `token_walk` and
-`token_tables` arrays for `rollout.logit_masks`; `grammar` keeps those on disk.
+`any_json` is any object, `characters` are regular expressions; `byte_automaton` makes minimal
+automata of them, `token_walk` and `token_tables` arrays for `rollout.logit_masks`; `grammar` keeps
+those on disk.
 """
 
+from rft_jax.grammars.errors import ResponseFormatError as ResponseFormatError
 from rft_jax.grammars.grammar import grammar_of as grammar_of
 from rft_jax.grammars.grammar import open_grammar as open_grammar
 from rft_jax.grammars.response_format import ResponseFormat as ResponseFormat

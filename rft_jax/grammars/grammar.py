@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from rft_jax.tokenizers import Tokenizer
 from rft_jax.utils.compilation_cache import folder
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
+from rft_jax.utils.types import JsonMapping
 
 _VERSION = 1  # of the tables; another one when what is built changes
+_MOST_BYTES_KEPT = 1 << 30  # on disk, of all grammars
 
 
 def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | None:
@@ -32,6 +34,8 @@ def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | N
     if not config.response_format:
         return None
     tables = open_grammar(config.response_format, tokenizer)
+    if tables is None:
+        return None
     thought = 0 if tokenizer.end_of_think_id is None else config.thinking_tokens + 1
     needed = thought + tables.least_tokens
     if needed > config.max_completion_tokens:
@@ -44,16 +48,24 @@ def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | N
     return tables
 
 
-def open_grammar(response_format: str | Mapping[str, Any], tokenizer: Tokenizer) -> GrammarTables:
+def open_grammar(
+    response_format: str | JsonMapping, tokenizer: Tokenizer, place: str = "response_format"
+) -> GrammarTables | None:
     """The tables of a response format, from the disk if they were built before.
 
     Args:
         response_format: As for `read_response_format`.
+        place: Where it stands, for messages.
+
+    Returns:
+        None where answers may be any text.
 
     Raises:
-        InputError: It cannot be read or enforced.
+        ResponseFormatError: It cannot be read or enforced.
     """
-    wanted = read_response_format(response_format)
+    wanted = read_response_format(response_format, place)
+    if wanted is None:
+        return None
     vocabulary = Vocabulary.of(tokenizer)
     directory = folder("grammars")
     file = directory and directory / f"{_key(wanted, vocabulary)}.npz"
@@ -82,6 +94,21 @@ def _save(tables: GrammarTables, file: Path) -> None:
     np.savez(buffer, **arrays, **counters)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, buffer.getvalue())
+    _remove_oldest(file.parent)
+
+
+def _remove_oldest(directory: Path) -> None:
+    """Removes what was not read for longest, down to `_MOST_BYTES_KEPT`; others may do so, too."""
+    found = []
+    for file in directory.glob("*.npz"):
+        with contextlib.suppress(OSError):
+            found.append((file.stat().st_mtime, file.stat().st_size, file))
+    total = sum(size for _, size, _ in found)
+    for _, size, file in sorted(found):
+        if total <= _MOST_BYTES_KEPT:
+            break
+        file.unlink(missing_ok=True)
+        total -= size
 
 
 def _load(file: Path) -> GrammarTables | None:
@@ -89,6 +116,7 @@ def _load(file: Path) -> GrammarTables | None:
     try:
         with np.load(file) as kept:
             arrays = dict(kept)
+        os.utime(file)
         counters = {name: arrays.pop(name) for name in CounterTables._fields if name in arrays}
         return GrammarTables(**arrays, counters=CounterTables(**counters) if counters else None)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):

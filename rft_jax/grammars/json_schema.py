@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from rft_jax.grammars import characters
 from rft_jax.grammars.byte_automaton import (
     MOST_STATES,
+    UNBOUNDED,
     Ambiguous,
     ByteAutomaton,
     Graph,
@@ -26,14 +27,15 @@ from rft_jax.grammars.byte_automaton import (
     TooManyStates,
     build,
 )
+from rft_jax.grammars.errors import ResponseFormatError, shortened
 from rft_jax.grammars.json_strings import FORMATS, write_content
 from rft_jax.grammars.numbers import Bound, Range, write_number
 from rft_jax.strings.regex_syntax import RegexError
-from rft_jax.utils.errors import InputError
 
 NESTING = 5  # how often a schema may stand within itself
 LONGEST_WRITTEN = 256  # characters of a string that are states where they cannot be counted
 _MOST_NODES = 1 << 18  # of the graph
+_MOST_PARTS = 1 << 14  # of the schema, with references followed
 
 _DESCRIPTIVE = ("title", "description", "$schema", "$id", "$comment", "default", "examples")
 _DEFINITIONS = ("$defs", "definitions")
@@ -65,7 +67,7 @@ def schema_automaton(schema: Mapping[str, Any], place: str, separator: str = "")
         separator: What may stand in front of a document.
 
     Raises:
-        InputError: Naming what is wrong in the schema, not supported, unsatisfiable or too large.
+        ResponseFormatError: Naming what is wrong, not supported, unsatisfiable or too large.
     """
     written_out: set[Stretch] = set()
     while True:
@@ -77,19 +79,22 @@ def schema_automaton(schema: Mapping[str, Any], place: str, separator: str = "")
         except Ambiguous as found:
             written_out |= found.stretches
         except _Impossible as impossible:
-            raise InputError(
-                f"{impossible.place}: no answer is possible, since {impossible.why}; correct it"
+            raise ResponseFormatError(
+                impossible.place, f"no answer is possible, since {impossible.why}; correct it"
             ) from None
         except TooManyStates:
-            raise InputError(
-                f"{writer.largest()}: needs an automaton of more than {MOST_STATES} states; lower "
-                "its maxItems, minItems or lengths, nest less, or write a simpler pattern"
+            raise ResponseFormatError(
+                writer.largest(),
+                f"needs an automaton of more than {MOST_STATES} states; lower "
+                "its maxItems, minItems or lengths, nest less, or write a simpler pattern",
             ) from None
         except RecursionError:
-            raise InputError(f"{place}: is nested too deep; write it flatter") from None
+            raise ResponseFormatError(place, "is nested too deep; write it flatter") from None
         else:
             if automaton is None:
-                raise InputError(f"{place}: no answer is possible; correct the schema's bounds")
+                raise ResponseFormatError(
+                    place, "no answer is possible; correct the schema's bounds"
+                )
             return automaton
 
 
@@ -103,9 +108,14 @@ class _Writer:
     graph: Graph = field(default_factory=Graph)
     sizes: dict[str, int] = field(default_factory=dict)  # nodes, by place
     nesting: tuple[str, ...] = ()  # references that lead to where it is
+    parts: int = 0  # that were written
 
     def write(self, schema: Any, place: str, follow: int) -> int:
         """Writes the documents of a schema, then `follow`."""
+        # Parts without an answer add nothing to the graph, and can be as many as they like.
+        self.parts += 1
+        if self.parts > _MOST_PARTS:
+            raise TooManyStates
         before = len(self.graph)
         entry = self._write(schema, place, follow)
         self.sizes[place] = self.sizes.get(place, 0) + len(self.graph) - before
@@ -120,7 +130,9 @@ class _Writer:
 
     def _write(self, schema: Any, place: str, follow: int) -> int:
         if not isinstance(schema, Mapping):
-            raise InputError(f"{place}: must be an object with a type, not {schema!r}; correct it")
+            raise ResponseFormatError(
+                place, f"must be an object with a type, not {shortened(schema)}; correct it"
+            )
         if "$ref" in schema:
             _only(schema, place, "$ref")
             return self._write_reference(schema["$ref"], place, follow)
@@ -141,9 +153,9 @@ class _Writer:
             return self._write_values(values, _types(schema, place), f"{place}.{keyword}", follow)
         types = _types(schema, place)
         if not types:
-            raise InputError(
-                f"{place}: has no type; add one of {', '.join(_KEYWORDS)}, or anyOf, enum, const "
-                "or $ref"
+            raise ResponseFormatError(
+                place,
+                f"has no type; add one of {', '.join(_KEYWORDS)}, or anyOf, enum, const or $ref",
             )
         _only(schema, place, "type", *(keyword for kind in types for keyword in _KEYWORDS[kind]))
         if "number" in types:
@@ -156,31 +168,34 @@ class _Writer:
 
     def _write_possible(self, writes: Iterable[Callable[[], int]], place: str) -> int:
         """One of several, of which some may be impossible."""
-        entries, reasons = [], []
+        entries, reason = [], None
         for write in writes:
             try:
                 entries.append(write())
             except _Impossible as impossible:
-                reasons.append(impossible)
+                reason = reason or _Impossible(impossible.place, impossible.why)
         if not entries:
-            raise reasons[0] if reasons else _Impossible(place, "there is nothing to choose from")
+            raise reason or _Impossible(place, "there is nothing to choose from")
         return entries[0] if len(entries) == 1 else self.graph.node(*entries)
 
     def _write_reference(self, reference: Any, place: str, follow: int) -> int:
         if not isinstance(reference, str) or not reference.startswith("#"):
-            raise InputError(
-                f"{place}.$ref: must begin with '#', as #/$defs/NAME does, not be {reference!r}; "
-                "put what it refers to into the schema's $defs"
+            raise ResponseFormatError(
+                f"{place}.$ref",
+                f"must begin with '#', as #/$defs/NAME does, not be {shortened(reference)}; "
+                "put what it refers to into the schema's $defs",
             )
         target: Any = self.schema
         for key in reference[1:].split("/")[1:]:
             key = key.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+            if isinstance(target, list) and key in map(str, range(len(target))):
                 target = target[int(key)]
             elif isinstance(target, Mapping) and key in target:
                 target = target[key]
             else:
-                raise InputError(f"{place}.$ref: there is no {reference!r} in the schema; add it")
+                raise ResponseFormatError(
+                    f"{place}.$ref", f"there is no {shortened(reference)} in the schema; add it"
+                )
         if self.nesting.count(reference) >= NESTING:
             raise _Impossible(
                 f"{place}.$ref", f"{reference} would stand within itself more than {NESTING} times"
@@ -199,7 +214,9 @@ class _Writer:
             try:
                 texts.append(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
             except ValueError as error:  # with half of a surrogate pair, or no number
-                raise InputError(f"{place}: {value!r} is not JSON ({error}); correct it") from None
+                raise ResponseFormatError(
+                    place, f"{shortened(value)} is not JSON ({error}); correct it"
+                ) from None
         if not texts:
             raise _Impossible(place, "it has no value of the type")
         return self.graph.node(*(self.graph.literal(text, follow) for text in texts))
@@ -207,30 +224,38 @@ class _Writer:
     def _write_object(self, schema: Mapping[str, Any], place: str, follow: int) -> int:
         properties = schema.get("properties", {})
         if not isinstance(properties, Mapping):
-            raise InputError(f"{place}.properties: must be an object of key -> schema; correct it")
+            raise ResponseFormatError(
+                f"{place}.properties", "must be an object of key -> schema; correct it"
+            )
         required = schema.get("required", [])
         if not isinstance(required, list) or set(map(str, required)) != set(properties):
-            raise InputError(
-                f"{place}.required: must list all properties ({', '.join(properties)}), as in "
-                'OpenAI\'s strict mode; make what may be missing of type ["...", "null"]'
+            raise ResponseFormatError(
+                f"{place}.required",
+                f"must list all properties ({', '.join(properties)}), as in "
+                'OpenAI\'s strict mode; make what may be missing of type ["...", "null"]',
             )
         if schema.get("additionalProperties") is not False:
-            raise InputError(
-                f"{place}.additionalProperties: must be false, as in OpenAI's strict mode; add it"
+            raise ResponseFormatError(
+                f"{place}.additionalProperties",
+                "must be false, as in OpenAI's strict mode; add it",
             )
         node = self.graph.literal(b"}", follow)
         for index, key in reversed(list(enumerate(properties))):
             try:
                 name = json.dumps(key, ensure_ascii=False).encode()
             except ValueError:
-                raise InputError(f"{place}.properties: the key {key!r} is no Unicode") from None
+                raise ResponseFormatError(
+                    f"{place}.properties", f"the key {shortened(key)} is no Unicode"
+                ) from None
             node = self.write(properties[key], f"{place}.properties.{key}", node)
             node = self.graph.literal((b", " if index else b"") + name + b": ", node)
         return self.graph.literal(b"{", node)
 
     def _write_array(self, schema: Mapping[str, Any], place: str, follow: int) -> int:
         if "items" not in schema:
-            raise InputError(f"{place}.items: is missing; add the schema of the array's elements")
+            raise ResponseFormatError(
+                f"{place}.items", "is missing; add the schema of the array's elements"
+            )
         low, high = _bounds(schema, place, "minItems", "maxItems")
         close = self.graph.literal(b"]", follow)
 
@@ -263,9 +288,10 @@ class _Writer:
         patterns = []
         if "format" in schema:
             if not isinstance(schema["format"], str) or schema["format"] not in FORMATS:
-                raise InputError(
-                    f"{place}.format: {schema['format']!r} is not supported; use one of "
-                    f"{', '.join(FORMATS)}, or a pattern"
+                raise ResponseFormatError(
+                    f"{place}.format",
+                    f"{shortened(schema['format'])} is not supported; use one of "
+                    f"{', '.join(FORMATS)}, or a pattern",
                 )
             patterns.append((f"{place}.format", FORMATS[schema["format"]], "fullmatch"))
         if "pattern" in schema:
@@ -276,10 +302,11 @@ class _Writer:
             stretch = None if (low, high) == (0, None) else Stretch(low, high)
             as_states = stretch in self.written_out
             if as_states and max(low, high or 0) > LONGEST_WRITTEN:
-                raise InputError(
-                    f"{place}: its characters cannot be counted, since another alternative of an "
+                raise ResponseFormatError(
+                    place,
+                    "its characters cannot be counted, since another alternative of an "
                     "anyOf or of types begins with a string as well; set maxLength to at most "
-                    f"{LONGEST_WRITTEN}, or leave the length open"
+                    f"{LONGEST_WRITTEN}, or leave the length open",
                 )
             content = write_content(self.graph, stretch, follow, written_out=as_states)
         return self.graph.literal(b'"', content)
@@ -290,14 +317,16 @@ class _Writer:
         found = None
         for place, pattern, mode in patterns:
             if not isinstance(pattern, str):
-                raise InputError(f"{place}: must be a string, not {pattern!r}; correct it")
+                raise ResponseFormatError(
+                    place, f"must be a string, not {shortened(pattern)}; correct it"
+                )
             try:
                 one = characters.of_regex(pattern, mode)
                 found = one if found is None else characters.both(found, one)
                 if place == patterns[-1][0] and (low, high) != (0, None):
                     found = characters.both(found, characters.of_length(low, high))
             except RegexError as error:
-                raise InputError(f"{place}: {error}") from None
+                raise ResponseFormatError(place, str(error)) from None
         assert found is not None, "there is a pattern"
         return characters.write(self.graph, found, close, escaped=True)
 
@@ -328,15 +357,18 @@ class _Writer:
 def _only(schema: Mapping[str, Any], place: str, *known: str) -> None:
     for key in schema:
         if key not in (*known, *_DESCRIPTIVE, *_DEFINITIONS):
-            raise InputError(
-                f"{place}.{key}: is not supported here; remove it (supported beside "
-                f"{known[0]}: {', '.join(known[1:]) or 'nothing'})"
+            raise ResponseFormatError(
+                f"{place}.{key}",
+                "is not supported here; remove it (supported beside "
+                f"{known[0]}: {', '.join(known[1:]) or 'nothing'})",
             )
 
 
 def _list(schema: Mapping[str, Any], key: str, place: str) -> list[Any]:
     if not isinstance(schema[key], list) or not schema[key]:
-        raise InputError(f"{place}.{key}: must be a list with one member at least; correct it")
+        raise ResponseFormatError(
+            f"{place}.{key}", "must be a list with one member at least; correct it"
+        )
     return schema[key]
 
 
@@ -344,28 +376,36 @@ def _types(schema: Mapping[str, Any], place: str) -> list[str]:
     types = schema.get("type", [])
     types = types if isinstance(types, list) else [types]
     for kind in types:
-        if kind not in _KEYWORDS:
+        if not isinstance(kind, str) or kind not in _KEYWORDS:
             known = ", ".join(_KEYWORDS)
-            raise InputError(f"{place}.type: unknown type {kind!r}; use one or a list of {known}")
+            raise ResponseFormatError(
+                f"{place}.type", f"unknown type {shortened(kind)}; use one or a list of {known}"
+            )
     return types
 
 
 def _is_of(value: Any, kind: str) -> bool:
     if kind in _PYTHON_TYPES:
         return isinstance(value, _PYTHON_TYPES[kind])
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and (kind == "number" or value == int(value))
+    return _is_number(value) and (kind == "number" or value == int(value))
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether it is a finite number; integers may be beyond all floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _bounds(schema: Mapping[str, Any], place: str, least: str, most: str) -> tuple[int, int | None]:
     for key in (least, most):
         value = schema.get(key, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise InputError(
-                f"{place}.{key}: must be a whole number from 0 on, not {value!r}; correct it"
+            raise ResponseFormatError(
+                f"{place}.{key}",
+                f"must be a whole number from 0 on, not {shortened(value)}; correct it",
             )
     low, high = schema.get(least, 0), schema.get(most)
+    if low > UNBOUNDED:
+        raise _Impossible(place, f"{least} is {shortened(low)}")
     if high is not None and low > high:
         raise _Impossible(place, f"{least} is {low} and {most} {high}")
     return low, high
@@ -379,9 +419,10 @@ def _tightest(
         if key not in schema:
             continue
         value = schema[key]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
-            raise InputError(f"{place}.{key}: must be a finite number, not {value!r}; correct it")
+        if not _is_number(value):
+            raise ResponseFormatError(
+                f"{place}.{key}", f"must be a finite number, not {shortened(value)}; correct it"
+            )
         bounds.append(Bound(Decimal(repr(value)), key.startswith("exclusive")))
     if not bounds:
         return None
@@ -397,7 +438,8 @@ def _whole(bound: Bound | None, sign: int) -> Bound | None:
     """
     if bound is None:
         return None
-    value = sign * math.ceil(sign * bound.value)
+    # Not by arithmetic of decimals, which rounds to 28 digits.
+    value = math.ceil(bound.value) if sign > 0 else math.floor(bound.value)
     return Bound(
         Decimal(value + sign if bound.exclusive and value == bound.value else value), False
     )

@@ -64,7 +64,8 @@ def write_number(graph: Graph, wanted: Range, integer: bool, follow: int) -> int
 
 
 def _negated(bound: Bound) -> Bound:
-    return Bound(-bound.value, bound.exclusive)
+    """The bound of the numbers without their sign, of one that is not positive."""
+    return Bound(bound.value.copy_abs(), bound.exclusive)  # a minus would round to 28 digits
 
 
 def _write_any(graph: Graph, integer: bool, follow: int) -> int:

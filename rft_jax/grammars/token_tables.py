@@ -16,10 +16,10 @@ import numpy as np
 from jax import Array
 
 from rft_jax.grammars.byte_automaton import BASE, DEAD, UNBOUNDED, ByteAutomaton
+from rft_jax.grammars.errors import ResponseFormatError
 from rft_jax.grammars.json_strings import content_automaton
 from rft_jax.grammars.token_walk import TooManyClasses, Walk, drops_space, walk_tokens
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer
-from rft_jax.utils.errors import InputError
 
 MOST_BYTES = 128 << 20
 WORD = 32  # tokens of a word of bits
@@ -128,7 +128,7 @@ def build_tables(automaton: ByteAutomaton, vocabulary: Vocabulary, place: str) -
         place: Where the schema or pattern is, for messages.
 
     Raises:
-        InputError: They would be too large, or the tokenizer cannot spell any answer.
+        ResponseFormatError: They would be too large, or the tokenizer cannot spell any answer.
     """
     try:
         walk = walk_tokens(automaton, vocabulary.pieces, vocabulary.written_V)
@@ -144,7 +144,9 @@ def build_tables(automaton: ByteAutomaton, vocabulary: Vocabulary, place: str) -
     ways = _Ways(automaton, walk, room, vocabulary.stop_ids[0])
     start = states - 1 if drops_space(vocabulary.pieces) else automaton.start
     if ways.least_S[start] >= _FAR:
-        raise InputError(f"{place}: {_unspelled(vocabulary)}; use another tokenizer or schema")
+        raise ResponseFormatError(
+            place, f"{_unspelled(vocabulary)}; use another tokenizer or schema"
+        )
     rows = [_state_rows(ways.allowed_KS, ways.ends_S, walk.class_V, vocabulary)]
     counters = None
     if room:
@@ -162,11 +164,12 @@ def build_tables(automaton: ByteAutomaton, vocabulary: Vocabulary, place: str) -
     )
 
 
-def _too_large(place: str, vocabulary: Vocabulary) -> InputError:
-    return InputError(
-        f"{place}: needs tables of more than {MOST_BYTES >> 20} MB for a vocabulary of "
+def _too_large(place: str, vocabulary: Vocabulary) -> ResponseFormatError:
+    return ResponseFormatError(
+        place,
+        f"needs tables of more than {MOST_BYTES >> 20} MB for a vocabulary of "
         f"{len(vocabulary.written_V)} tokens; lower its maxItems, minItems or lengths, nest less, "
-        "or write simpler patterns"
+        "or write simpler patterns",
     )
 
 

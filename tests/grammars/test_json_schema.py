@@ -76,6 +76,12 @@ def test_bounds_of_integers_are_exact(low, high, value):
     assert not automaton.accepts(f"{value}.0".encode())
 
 
+@given(st.integers(-(10**40), 10**40), st.integers(0, 3), st.integers(-2, 5))
+def test_bounds_of_many_digits_are_exact(low, more, beyond):
+    automaton = automaton_of({"type": "integer", "minimum": low, "maximum": low + more})
+    assert automaton.accepts(str(low + beyond).encode()) == (0 <= beyond <= more)
+
+
 texts = st.text(st.sampled_from("abxy19é日😀\n\"\\\x01 -,_"), max_size=8)  # fmt: skip
 
 
@@ -168,6 +174,21 @@ def test_recursion_goes_to_the_stated_depth():
     assert not automaton.accepts(dumps(nested(NESTING)))
 
 
+def doubling(levels, leaf):
+    """A schema of so many definitions, each of which has the next one twice."""
+    named = {
+        f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"} for _ in range(2)]} for n in range(levels)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": named | {f"d{levels}": leaf}}
+
+
+def nested_arrays(levels):
+    schema = {"type": "null"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
 REFUSED = {
     "schema.properties.x.items.maxItems: is not supported here": strict(
         x={"type": "array", "items": {"type": "string", "maxItems": 3}}
@@ -209,6 +230,12 @@ REFUSED = {
     "schema.minLength: must be a whole number": {"type": "string", "minLength": -1},
     "schema.minimum: must be a finite number": {"type": "number", "minimum": float("inf")},
     "schema.enum: must be a list": {"enum": []},
+    "schema: no answer is possible, since minLength is": {"type": "string", "minLength": 2**31},
+    r"schema.type: unknown type \['string'\]": {"type": [["string"]]},
+    "schema: is nested too deep": nested_arrays(2000),
+    "schema: needs an automaton": doubling(40, {"enum": ["a"], "type": "null"}),
+    r"schema.anyOf.0.*: needs an automaton": doubling(40, {"type": "null"}),
+    "schema.const: .* is not JSON": {"const": "\ud800"},
 }
 
 
@@ -216,6 +243,12 @@ REFUSED = {
 def test_what_cannot_be_done_is_a_sentence_that_names_the_place(message):
     with pytest.raises(InputError, match="^" + message):
         automaton_of(REFUSED[message])
+
+
+def opened(value, separator=""):
+    wanted = read_response_format(value)
+    assert wanted is not None
+    return wanted.automaton(separator)
 
 
 def test_response_formats(tmp_path):
@@ -229,12 +262,13 @@ def test_response_formats(tmp_path):
         file = tmp_path / "format.json"
         file.write_text(json.dumps(wanted))
         for given_as in (wanted, str(file)):
-            automaton = read_response_format(given_as).automaton()
+            automaton = opened(given_as)
             assert automaton.accepts(b"true") and not automaton.accepts(b"null")
-    separated = read_response_format(schema).automaton("\n\n")
+    separated = opened(schema, "\n\n")
     assert separated.accepts(b"true") and separated.accepts(b"\n\ntrue")
     assert not separated.accepts(b"\ntrue") and not separated.accepts(b"true\n\n")
-    pattern = read_response_format({"type": "regex", "pattern": "(yes|no), .+"}).automaton()
+    assert read_response_format({"type": "text"}) is None
+    pattern = opened({"type": "regex", "pattern": "(yes|no), .+"})
     assert pattern.accepts("no, größer".encode()) and not pattern.accepts(b"oh no, a")
 
 
@@ -242,8 +276,18 @@ def test_response_formats(tmp_path):
     ("wanted", "message"),
     [
         ("missing.json", "missing.json: there is no such file"),
-        ({"type": "json_object"}, "response_format.type: 'json_object' cannot be enforced"),
+        ({"type": "xml"}, "response_format.type: 'xml' cannot be enforced"),
+        ({"type": "text", "schema": {}}, "response_format.schema: is unknown; remove it"),
         ({"type": "json_schema"}, "response_format.schema: is missing"),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n"}},
+            "response_format.json_schema.schema: is missing",
+        ),
+        (
+            {"type": "json_schema", "json_schema": {"schema": strict(a={"type": "text"})}},
+            "response_format.json_schema.schema.properties.a.type: unknown type 'text'",
+        ),
+        (strict(a={"type": "text"}), "response_format.properties.a.type: unknown type 'text'"),
         ({"type": "regex"}, "response_format.pattern: is missing"),
         ({"type": "regex", "pattern": "("}, "response_format.pattern: not a regular expression"),
         ({"type": "regex", "pattern": "a$b"}, "response_format.pattern: no text matches"),
@@ -252,4 +296,4 @@ def test_response_formats(tmp_path):
 )
 def test_response_formats_that_cannot_be_used(wanted, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        read_response_format(wanted).automaton()
+        opened(wanted)

@@ -1,6 +1,7 @@
 """Tables over tokens: what may come next is what the bytes say, and every way comes to its end."""
 
 import json
+import os
 import random
 
 import jax
@@ -177,9 +178,23 @@ def test_tables_come_from_the_disk_the_second_time(tmp_path, monkeypatch):
     )  # fmt: skip
     with pytest.raises(InputError, match=f"completion_tokens: .* set it to at least {needed}"):
         grammar_of(short, Tokenizer())
+    assert grammar_of(RolloutConfig(response_format={"type": "text"}), Tokenizer()) is None
     file.write_bytes(b"damaged")
     with pytest.raises(TypeError):  # built again
         open_grammar(EVERY, Tokenizer())
+
+
+def test_the_disk_keeps_what_was_read_last(tmp_path, monkeypatch):
+    tables = build_tables(schema_automaton(EVERY, "schema"), vocabulary(), "schema")
+    files = [tmp_path / f"{name}.npz" for name in "abc"]
+    grammar._save(tables, files[0])
+    monkeypatch.setattr(grammar, "_MOST_BYTES_KEPT", 5 * files[0].stat().st_size // 2)
+    for age, file in enumerate(files[:2]):
+        grammar._save(tables, file)
+        os.utime(file, (1000 + age, 1000 + age))
+    assert grammar._load(files[0]) is not None  # after the other
+    grammar._save(tables, files[2])
+    assert [file.exists() for file in files] == [True, False, True]
 
 
 def test_a_tokenizer_that_cannot_spell_is_refused():
