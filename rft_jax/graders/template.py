@@ -31,6 +31,10 @@ class TemplateError(ValueError):
     """A template cannot be read; the message says why and what to do."""
 
 
+class MissingVariable(InputError):
+    """An item lacks what a template names; the message says line and variable."""
+
+
 @dataclass(frozen=True)
 class Variable:
     """What stands between `{{` and `}}`.
@@ -158,7 +162,7 @@ class Template:
                 value = value[step]
             else:
                 shown = repr(step) if isinstance(step, str) else f"[{step}]"
-                raise InputError(
+                raise MissingVariable(
                     f"{items.source}, line {n + 1}: {self.where} needs {{{{{variable.text}}}}}, "
                     f"but the item has no {shown} there; add it or correct the template"
                 )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from rft_jax.serve.graders import Graders
 from rft_jax.serve.models import Models
 from rft_jax.serve.store import Store
 
@@ -63,5 +64,5 @@ class Context:
     store: Store
     models: Models
     engine: Service
-    graders: Service
+    graders: Graders
     services: list[Service] = field(default_factory=list)
