@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 
 from rft_jax.config import Config
+from rft_jax.evaluation.cases import answer_texts
+from rft_jax.evaluation.drift import describe_answers
 from rft_jax.evaluation.metrics import validation_summary
 from rft_jax.learn.optimizer import Frozen, TrainState, init_state, weights
 from rft_jax.logging.metrics import import_wandb
@@ -24,7 +26,7 @@ from rft_jax.runs.run import Run
 from rft_jax.runs.warm_start import load_init
 from rft_jax.runs.workdir import lock_workdir
 from rft_jax.stages import STAGE_TYPES, TrainingStage, make_stage
-from rft_jax.stages.base import Evaluator, Row, is_due
+from rft_jax.stages.base import Compiled, Row, is_due
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import RunFailed
@@ -99,18 +101,19 @@ class RunLoop:
                 return
             state = _start(self.run, stage, checkpoints)
             with (
-                stage.open() as (step, evaluator),
+                stage.open() as compiled,
                 StageLogger(self.run, config, done, self._began, self._stop) as record,
             ):
+                evaluator = compiled.evaluator
                 if done == 0 and evaluator is not None:
-                    row = _validation(self.run, evaluator, weights(stage.model, state))
+                    row = _validation(self.run, compiled, weights(stage.model, state), 0)
                     rewards += [row[METRIC]] if METRIC in row else []
                     record({"step": 0, **row})
                 pending = None
                 for k in range(done, config.steps):
                     # What is not sent on purpose would make the device wait for the host.
                     with jax.transfer_guard("disallow"):
-                        state, output = step(state, stage.batch(k, state))
+                        state, output = compiled.step(state, stage.batch(k, state))
                         if pending is not None:  # the device works on step k meanwhile
                             record({"step": k, **stage.metrics(pending, k)})
                         signum = self._signum_of_all(self._stop.signum)
@@ -122,7 +125,8 @@ class RunLoop:
                     row: Row = {"step": k + 1, **stage.metrics(pending, k + 1)}
                     pending = None
                     if evaluates and evaluator is not None:
-                        found = _validation(self.run, evaluator, weights(stage.model, state))
+                        params = weights(stage.model, state)
+                        found = _validation(self.run, compiled, params, k + 1)
                         rewards += [found[METRIC]] if METRIC in found else []
                         row |= found | {"timing": row["timing"] | found["timing"]}
                     record(row)
@@ -138,12 +142,16 @@ class RunLoop:
             _require_saved(checkpoints, k + 1, directory)
 
 
-def _validation(run: Run, evaluator: Evaluator, params: Params) -> Row:
+def _validation(run: Run, compiled: Compiled, params: Params, step: int) -> Row:
     """A metrics row of the validation items, without its step."""
-    assert run.grader is not None
+    assert run.grader is not None and compiled.evaluator is not None
     start = time.perf_counter()
-    summary = to_numbers(validation_summary(evaluator(params), run.grader))
-    row = {f"valid_{name}": value for name, value in summary.items()}
+    evaluation = compiled.evaluator(params)
+    summary = validation_summary(evaluation, run.grader)
+    summary |= describe_answers(answer_texts(evaluation))
+    if compiled.auditor is not None:
+        summary |= compiled.auditor(evaluation, step)
+    row = {f"valid_{name}": value for name, value in to_numbers(summary).items()}
     return row | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
 
 

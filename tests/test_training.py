@@ -39,9 +39,19 @@ SMALL = {
 }
 
 
+AUDIT = {
+    "type": "string_check",
+    "name": "named",
+    "operation": "ilike",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.decision}}",
+}
+
+
 @pytest.fixture(scope="module")
 def config():
-    return apply_overrides(load_config(EXPERIMENT, {}), SMALL)
+    config = apply_overrides(load_config(EXPERIMENT, {}), SMALL)
+    return dataclasses.replace(config, audit_grader=AUDIT)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +154,48 @@ def test_samples_are_written_for_people(finished):
     sample = json.loads(lines[0])
     assert sample["prompt"][0]["role"] == "user"
     assert {"thought", "answer", "reward", "scores", "errors", "stop_reason"} <= sample.keys()
+
+
+def test_an_audit_looks_at_the_validation_samples(finished, capsys):
+    validated = [row for row in rows(finished, "rft") if "valid_reward_mean" in row]
+    for row in validated:
+        assert row["valid_audit/valid_fraction"] == 1
+        audit, reward = row["valid_audit/reward_mean"], row["valid_reward_mean"]
+        assert row["valid_audit/difference"] == pytest.approx(reward - audit)
+        path = finished / "rft" / "audit" / f"step_{row['step']:06d}.jsonl"
+        shown = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(shown) <= 12
+        for sample in shown:  # the grader that audits asks whether the decision is named
+            named = sample["audit"] == 1
+            assert named == (json.loads(sample["expected"])["decision"] in sample["answer"].lower())
+            assert sample["audit"] != sample["reward"] and sample["prompt"]
+        gaps = [abs(sample["reward"] - sample["audit"]) for sample in shown]
+        assert gaps == sorted(gaps, reverse=True)
+    assert json.loads((finished / "audit_grader.json").read_text()) == AUDIT
+    inputs = json.loads((finished / "inputs.json").read_text())
+    assert "grader" in inputs and "audit_grader" not in inputs  # it was no file
+    assert entry.main(["show", "--workdir", str(finished)]) == 0
+    text = capsys.readouterr().out
+    assert "Audit of validation" in text and "audit/reward_mean" in text
+    assert ("differ most at step 4" in text) == bool(shown)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"audit_grader": {"type": "nothing"}}, "nothing"),
+        ({"audit_grader": AUDIT | {"reference": "{{item.nothing}}"}}, "valid.jsonl, line 1"),
+        ({"audit_grader": "nowhere.json"}, "nowhere.json: cannot be read"),
+        ({"audit_grader": AUDIT, "eval_interval": 0}, "audit_grader: .* set data.valid"),
+        ({"grader": AUDIT, "audit_grader": AUDIT}, "agree with itself"),
+    ],
+)
+def test_an_audit_that_cannot_be_is_refused(settings, message, config, tmp_path):
+    rft = dataclasses.replace(config.stages[-1], eval_interval=settings.pop("eval_interval", 2))
+    changed = dataclasses.replace(config, stages=(*config.stages[:-1], rft), **settings)
+    with pytest.raises(InputError, match=message):
+        train(changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 class Killed(BaseException):

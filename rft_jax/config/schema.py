@@ -428,6 +428,9 @@ class Config:
     data: DataConfig = DataConfig()
     # A JSON file in OpenAI's format, or its content, or "module:name" of a `device_grader`.
     grader: str | dict[str, Any] = ""
+    # A grader in the same form that looks at the validation samples and is in no reward: its mean
+    # beside the reward's shows whether the model is paid for a trick; empty: none.
+    audit_grader: str | dict[str, Any] = ""
     placement: Literal["auto", "device", "host"] = "auto"  # where the grader's nodes run
     host: HostOptions = HostOptions()
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -39,6 +39,8 @@ class Evaluation(NamedTuple):
     truncated_MS: np.ndarray
     tokens_MST: np.ndarray  # of the completions
     text: ByteString  # of the answers, [M, S, L]
+    has_answer_MS: np.ndarray
+    overflow_MS: np.ndarray  # the text was longer than L bytes
 
 
 def make_evaluator(
@@ -98,6 +100,8 @@ def make_evaluator(
                         ~rollout.stopped_BG,
                         rollout.tokens_BGT,
                         output.completed.text,
+                        rollout.has_answer_BG,
+                        output.completed.overflow_BG,
                     ),
                     sampler.mesh,
                 )

@@ -18,11 +18,11 @@ from jax.sharding import Mesh
 from rft_jax import data
 from rft_jax.config import EvalStage, RLStage
 from rft_jax.evaluation.bootstrap import Column, intervals, macro, numbered, paired_differences
+from rft_jax.evaluation.cases import case_row
 from rft_jax.evaluation.evaluator import Evaluation, make_evaluator
 from rft_jax.evaluation.metrics import TOP, columns, summarize
 from rft_jax.graders import Grader, HostSample, Items, grade_samples
 from rft_jax.graders.template import item_fields
-from rft_jax.logging.samples import expected, sample_row
 from rft_jax.parallel import enter_on_all_hosts, is_first, raise_on_all_hosts
 from rft_jax.runs.datasets import PromptData, read_prompt_data
 from rft_jax.runs.fingerprints import input_file
@@ -272,7 +272,18 @@ def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) ->
     by_sample = jax.tree.map(lambda leaf: np.asarray(leaf)[:, None], (grade, text))
     (reward, valid, scores, errors, details), text = by_sample
     return Evaluation(
-        reward, valid, scores, details, errors, no_M1, no_M1, no_M1 > 0, no_M1[..., None], text
+        reward,
+        valid,
+        scores,
+        details,
+        errors,
+        completion_tokens_MS=no_M1,
+        reasoning_tokens_MS=no_M1,
+        truncated_MS=no_M1 > 0,
+        tokens_MST=no_M1[..., None],
+        text=text,
+        has_answer_MS=no_M1 == 0,
+        overflow_MS=no_M1 > 0,
     )
 
 
@@ -281,23 +292,11 @@ def _cases(
 ) -> list[list[JsonObject]]:
     """The samples of each of the first `count` items."""
 
-    def row(m: int, s: int) -> JsonObject:
-        sample = sample_row(
-            run.tokenizer,
-            found.tokens_MST[m, s],
-            found.text.bytes[m, s, : found.text.length[m, s]].tobytes(),
-            thinking_tokens=found.reasoning_tokens_MS[m, s],
-            stopped=not found.truncated_MS[m, s],
-            reward=found.reward_MS[m, s],
-            valid=found.valid_MS[m, s],
-            scores={name: score[m, s] for name, score in found.scores.items()},
-            errors={name: made[m, s] for name, made in found.errors.items()},
-        )
-        item = items.items[m]
-        return sample | expected(item, fields) | {"prompt": item["messages"]}
-
     M, S = found.reward_MS[:count].shape
-    return [[row(m, s) for s in range(S)] for m in range(M)]
+    return [
+        [case_row(run.tokenizer, found, items.items, fields, m, s) for s in range(S)]
+        for m in range(M)
+    ]
 
 
 def evaluation_file(paths: Sequence[Path]) -> Path:

@@ -14,6 +14,7 @@ from rft_jax.graders.device_judge import JudgeModel as JudgeModel
 from rft_jax.graders.function import device_grader as device_grader
 from rft_jax.graders.grader import Grader as Grader
 from rft_jax.graders.grader import build_grader as build_grader
+from rft_jax.graders.grader import grade_encoded as grade_encoded
 from rft_jax.graders.grader import grade_samples as grade_samples
 from rft_jax.graders.grader import grade_texts as grade_texts
 from rft_jax.graders.placement import HostGrading as HostGrading

@@ -225,10 +225,29 @@ def grade_samples(
     Raises:
         InputError: An item does not serve the grader.
     """
+    fields = grader.encode_items(items.rows, items.source)
+    return grade_encoded(grader, samples, items, rows, fields, host)
+
+
+def grade_encoded(
+    grader: Grader,
+    samples: Sequence[HostSample],
+    items: Items,
+    rows: Sequence[int],
+    fields: PyTree,
+    host: HostGrading | None = None,
+    least_bytes: int = 0,
+) -> Grade:
+    """As `grade_samples`, with the items encoded before.
+
+    Args:
+        fields: From `Grader.encode_items`, a row an item.
+        least_bytes: Compile for texts of so many bytes, though these be shorter.
+    """
     longest = max(
         (len(sample.output_text.encode(errors="replace")) for sample in samples), default=0
     )
-    fields = grader.encode_items(items.rows, items.source)
+    longest = max(longest, least_bytes)
     fields = jax.tree.map(lambda leaf: np.asarray(leaf)[np.asarray(rows, np.int32)], fields)
     sample = Sample(
         output_text=from_host(

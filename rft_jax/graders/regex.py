@@ -17,15 +17,23 @@ depend on the pattern; on the host Python's backtracking may take very long, as 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
-from rft_jax.graders.protocols import DeviceNode, GraderType, HostGraderType, ProbeTarget
+from rft_jax.config import HostOptions
+from rft_jax.graders.protocols import (
+    DeviceNode,
+    GraderType,
+    HostGraderType,
+    HostSession,
+    ProbeTarget,
+)
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import Template, render_on_device, render_on_host
-from rft_jax.graders.types import HostScore, HostView, Items, SampleView, Score
+from rft_jax.graders.types import HostSample, HostScore, HostView, Items, SampleView, Score
 from rft_jax.strings import slice_bytes
 from rft_jax.strings.regex import (
     MODES,
@@ -84,6 +92,18 @@ class Regex(DeviceNode):
         target = self.grader.probe_target
         return target and replace(target, captures=(self.captures_all, *target.captures))
 
+    @property
+    def asks_host(self) -> str:
+        """See `GraderType.asks_host`; what the grader of the captured text asks."""
+        return self.grader.asks_host if self.grader else ""
+
+    @contextmanager
+    def open_host(self, options: HostOptions) -> Iterator[HostSession]:
+        """See `GraderType.open_host`."""
+        assert self.grader is not None
+        with self.grader.open_host(options) as inner:
+            yield _CapturedSession(self, inner)
+
     def captures_all(self, answer: str) -> bool:
         """Whether the answer as a whole is what is captured."""
         match = self._search(answer)
@@ -109,8 +129,11 @@ class Regex(DeviceNode):
         start_N, end_N, found_N = find_group(self._tables(), text)
         found_N &= ~failed_N
         captured = slice_bytes(text, start_N, jnp.where(found_N, end_N, start_N))
+        on_host = dict(view.on_host)
+        if self.name in on_host:  # it was asked for the grader of the captured text
+            on_host[self.grader.name] = on_host[self.name]
         found = self.grader.score(
-            SampleView(view.sample._replace(output_text=captured), view.on_host), inner
+            SampleView(view.sample._replace(output_text=captured), on_host), inner
         )
         for error, flag_N in found.errors.items():
             errors[error] = errors.get(error, view.no) | (flag_N & found_N)
@@ -119,18 +142,55 @@ class Regex(DeviceNode):
 
     def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
         """See `GraderType.score_on_host`; with `re`."""
-        texts, errors = render_on_host(view, (self.input,), items, n)
-        match = self._search(*texts) if texts else None
         if self.grader is None:
-            return HostScore(float(bool(match)), errors)
-        captured = match[self.group] if match else None
+            texts, errors = render_on_host(view, (self.input,), items, n)
+            return HostScore(float(bool(texts and self._search(*texts))), errors)
+        captured, errors = self.captured_on_host(view, items, n)
         # Asked in any case: the names of the details are the same for every sample.
         inner_view = HostView(view.sample._replace(output_text=captured or ""))
         found = self.grader.score_on_host(inner_view, items, n)
-        details = {f"{self.name}/matched": float(captured is not None), **found.details}
-        if captured is None:
+        return self.of_captured(found, captured is not None, errors)
+
+    def captured_on_host(
+        self, view: HostView, items: Items, n: int
+    ) -> tuple[str | None, frozenset[str]]:
+        """The text that another grader is to grade, None without one, and the input's errors."""
+        texts, errors = render_on_host(view, (self.input,), items, n)
+        match = self._search(*texts) if texts else None
+        return (match[self.group] if match else None), errors
+
+    def of_captured(self, found: HostScore, matched: bool, errors: frozenset[str]) -> HostScore:
+        """The node's own score of a sample, from that of the captured text."""
+        details = {f"{self.name}/matched": float(matched), **found.details}
+        if not matched:
             return HostScore(0.0, errors, details)
-        return HostScore(found.score, found.errors, details, found.message)
+        return replace(found, details=details)
+
+
+@dataclass(frozen=True)
+class _CapturedSession:
+    """A regex whose grader has a session of its own, which is shown what is captured."""
+
+    regex: Regex
+    inner: HostSession
+
+    def grade_batch(
+        self, samples: Sequence[HostSample], items: Items, rows: Sequence[int]
+    ) -> list[HostScore]:
+        """See `HostSession.grade_batch`."""
+        found = [
+            self.regex.captured_on_host(HostView(sample), items, n)
+            for sample, n in zip(samples, rows, strict=True)
+        ]
+        shown = [
+            sample._replace(output_text=captured or "")
+            for sample, (captured, _) in zip(samples, found, strict=True)
+        ]
+        scores = self.inner.grade_batch(shown, items, rows)
+        return [
+            self.regex.of_captured(score, captured is not None, errors)
+            for score, (captured, errors) in zip(scores, found, strict=True)
+        ]
 
 
 def _group(fields: Fields) -> int | str:

@@ -65,6 +65,11 @@ class Repetition(DeviceNode):
         texts, errors = render_on_host(view, (self.input,), items, n)
         if errors:
             return HostScore(0.0, errors)
-        words = texts[0].split()
-        ngrams = list(zip(*(words[k:] for k in range(self.n)), strict=False))
-        return HostScore(len(set(ngrams)) / len(ngrams) if ngrams else 1.0)
+        return HostScore(fresh_fraction(texts[0], self.n))
+
+
+def fresh_fraction(text: str, n: int) -> float:
+    """The fraction of a text's n-grams that do not repeat an earlier one; 1 without any."""
+    words = text.split()
+    ngrams = list(zip(*(words[k:] for k in range(n)), strict=False))
+    return len(set(ngrams)) / len(ngrams) if ngrams else 1.0

@@ -81,8 +81,13 @@ def write_samples(
         if samples.completed.overflow_BG[b, g]:
             row["errors"] = [TOO_LONG if e == "other_error" else e for e in row["errors"]]
         rows.append(row)
+    samples_file(directory, step).write_bytes(json_lines(rows))
+
+
+def samples_file(directory: Path, step: int) -> Path:
+    """The file of a step's samples in a folder, which is made if needed."""
     directory.mkdir(exist_ok=True)
-    (directory / f"step_{step:06d}.jsonl").write_bytes(json_lines(rows))
+    return directory / f"step_{step:06d}.jsonl"
 
 
 def expected(item: JsonMapping, fields: Sequence[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ NOISY = {"train": 20, "valid": 60, "": np.inf}  # points from which a curve has 
 ENDS = ("_low", "_high")  # of the interval of the metric whose name stands before
 COUNT = "_count"  # of errors, whose fractions are drawn
 ALL = "reward_mean_all"  # with samples that are not valid as 0; drawn where there are some
+AUDIT = "audit/reward_mean"  # what a grader that is in no reward says
 LEFT_OUT = ("items", "samples")  # of an evaluation: constants
 
 
@@ -53,7 +54,7 @@ SECTIONS = (
     Section(
         "Reward",
         (
-            Chart("Mean reward", ("reward_mean", ALL)),
+            Chart("Mean reward", ("reward_mean", ALL, AUDIT)),
             Chart("Spread of the reward", ("reward_std",), "standard deviation"),
             Chart(
                 "Groups that teach nothing",
@@ -71,6 +72,26 @@ SECTIONS = (
             Chart("Malformed answers", ("malformed_rate",)),
             Chart("Length of the list", ("mean_list_length",)),
         ),
+    ),
+    Section(
+        "Audit",
+        (
+            Chart("Reward above the audit", ("audit/difference",), "difference of the means"),
+            Chart("Reward and audit go together", ("audit/correlation",), "correlation"),
+        ),
+        prefix="audit/",
+    ),
+    Section(
+        "Form of the answers",
+        (
+            Chart("Length", ("answers/bytes_mean",), "bytes"),
+            Chart(
+                "Begin alike", ("answers/same_opening_fraction",), "with the commonest three words"
+            ),
+            Chart("JSON and nothing else", ("answers/json_fraction",), "fraction of answers"),
+            Chart("Repeat themselves", ("answers/repeated_fraction",), "fraction of 4-grams"),
+        ),
+        prefix="answers/",
     ),
     Section("Scores by grader", prefix="scores/"),
     Section("Details by grader", prefix="details/"),
@@ -226,6 +247,10 @@ def facts(stage: StageHistory) -> list[Fact]:
         found.append(Fact("Best validation", f"{best:.3f}", f"at step {step}"))
         if stage.constant is not None:
             found.append(_constant_fact(stage.constant, float(value[-1])))
+    if len(value := stage.values(f"valid_{AUDIT}")):
+        change = f"{value[-1] - value[0]:+.3f} since step {stage.series[f'valid_{AUDIT}'].step[0]}"
+        note = f"a grader that is in no reward; {change}"
+        found.append(Fact("Audit of validation", f"{value[-1]:.3f}", note))
     reinforced = "train_reward_mean" in stage.series
     for label, name in (
         [("Training reward", "train_reward_mean")]

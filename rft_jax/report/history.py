@@ -22,6 +22,10 @@ from rft_jax.utils.types import JsonObject
 # In an evaluation's folder: some items' samples, those of all models to an item together.
 CASES_FILE = "cases.jsonl"
 
+# In a stage's folder: the samples on which reward and audit differ most, a file a validation.
+AUDIT_FOLDER = "audit"
+MAX_AUDITS = 8  # files that are read, evenly spaced
+
 # Samples: dumps (files of a step) evenly spaced over the stage, and of each dump as many whole
 # groups (the samples of a prompt) as fit its share of the bounds, evenly spaced too. Nothing
 # depends on rewards or on chance: what is shown is as good and as bad as what was sampled.
@@ -58,6 +62,8 @@ class StageHistory:
     samples: int  # how many the files that `groups` come from hold
     dumps: int  # how many files of samples there are
     constant: Constant | None = None  # the best constant answer to the validation items
+    # Samples on which reward and audit differ, the largest difference of a step first.
+    audit: tuple[Group, ...] = ()
 
     @property
     def done(self) -> int:
@@ -132,6 +138,7 @@ def read_run(
                 samples=samples,
                 dumps=len(dumps),
                 constant=read_constant(workdir / name),
+                audit=_read_audit(workdir / name / AUDIT_FOLDER),
             )
         )
     cases = {name: workdir / name / CASES_FILE for name in planned}
@@ -183,6 +190,12 @@ def _read_groups(dumps: list[Path], max_samples: int, max_bytes: int) -> tuple[l
         samples += sum(len(group.samples) for group in found)
         groups += _fit(found, max_samples // len(chosen), max_bytes // len(chosen))
     return groups, samples
+
+
+def _read_audit(folder: Path) -> tuple[Group, ...]:
+    files = sorted(folder.glob("step_*.jsonl"))
+    chosen = [files[i] for i in evenly(len(files), MAX_AUDITS)]
+    return tuple(_cut(group) for path in chosen for group in _read_dump(path))
 
 
 def _read_dump(path: Path) -> list[Group]:

@@ -12,11 +12,12 @@ import html
 import json
 import re
 import time
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
 from rft_jax.report.charts import payload
-from rft_jax.report.history import RunHistory, StageHistory, read_run
+from rft_jax.report.history import Group, RunHistory, StageHistory, read_run
 from rft_jax.utils.console import log
 from rft_jax.utils.files import write_atomically
 from rft_jax.utils.types import JsonObject
@@ -70,7 +71,7 @@ def write_comparison(path: Path, name: str, evaluations: JsonObject) -> None:
         evaluations: By name, as in `results.json`.
     """
     page = {"name": name, "about": "", "stages": [], "evaluations": evaluations}
-    page |= {"sampling": [], "prompts": [], "groups": [], "config": None}
+    page |= {"sampling": [], "prompts": [], "groups": [], "audit": [], "config": None}
     write_atomically(path, _render(page).encode("utf-8", "replace"))
 
 
@@ -95,15 +96,22 @@ def _render(data: JsonObject) -> str:
 def page_data(history: RunHistory) -> JsonObject:
     """All that the page shows, as a JSON value."""
     prompts: dict[str, int] = {}  # as JSON, to their index
-    groups = []
-    of_stages = {stage.name: stage.groups for stage in history.stages} | history.cases
-    for name, found in of_stages.items():
-        for group in found:
-            prompt = json.dumps(group.prompt)
-            index = prompts.setdefault(prompt, len(prompts))
-            groups.append(
-                {"stage": name, "step": group.step, "prompt": index, "samples": group.samples}
-            )
+
+    def listed(found: Mapping[str, Iterable[Group]]) -> list[JsonObject]:
+        """Groups by stage as a flat list, each with the index of its prompt."""
+        return [
+            {
+                "stage": name,
+                "step": group.step,
+                "prompt": prompts.setdefault(json.dumps(group.prompt), len(prompts)),
+                "samples": group.samples,
+            }
+            for name, of_stage in found.items()
+            for group in of_stage
+        ]
+
+    groups = listed({stage.name: stage.groups for stage in history.stages} | history.cases)
+    audit = listed({stage.name: stage.audit for stage in history.stages})
     return {
         "name": history.name,
         "about": _about(history),
@@ -113,6 +121,7 @@ def page_data(history: RunHistory) -> JsonObject:
         + [f"{name}: the first {len(of)} cases." for name, of in history.cases.items() if of],
         "prompts": [json.loads(prompt) for prompt in prompts],
         "groups": groups,
+        "audit": audit,
         "config": history.config,
     }
 

@@ -79,7 +79,7 @@
     const splits = { train: "training", valid: "validation" };
     const names = new Set(chart.series.map((one) => base(one)));
     if (names.size === 1) return splits[series.split] || words(series.name.split("/").at(-1));
-    const short = base(series).replace(/^clip_fraction_/, "").replace("reward_mean_all", "those not graded as 0").replace("reward_mean", "graded ones").replace("_max", " anywhere").replace(/^top(\d)/, "top $1");
+    const short = base(series).replace(/^clip_fraction_/, "").replace("audit/reward_mean", "audit, in no reward").replace("reward_mean_all", "those not graded as 0").replace("reward_mean", "graded ones").replace("_max", " anywhere").replace(/^top(\d)/, "top $1");
     return new Set(chart.series.map((one) => one.split)).size > 1 ? `${short}, ${splits[series.split]}` : short;
   }
   const base = (series) => series.name.replace(/^(train|valid)_/, "");
@@ -404,7 +404,8 @@
     return element("article", { class: "sample", "aria-label": `${sample.model ? `${modelName(sample.model)}, reward` : "Reward"} ${format(sample.reward)}` },
       element("div", { class: "meter" }, meter),
       element("div", { class: "head" }, element("span", { class: "reward" }, sample.reward === null ? "–" : sample.reward.toFixed(2)), element("span", { class: "soft" }, "reward"),
-        sample.model ? element("b", {}, modelName(sample.model)) : learned),
+        sample.audit !== undefined ? [element("span", { class: "reward" }, sample.audit === null ? "–" : sample.audit.toFixed(2)), element("span", { class: "soft" }, "audit")]
+          : sample.model ? element("b", {}, modelName(sample.model)) : learned),
       element("div", { class: "body" },
         chips.length ? element("ul", { class: "chips" }, chips) : null,
         sample.thought ? element("div", {}, element("p", { class: "role" }, "thought"), longText(sample.thought, "thought")) : null,
@@ -414,14 +415,30 @@
 
   function groupBlock({ group, samples }) {
     const hidden = group.samples.length - samples.length;
-    const evaluated = group.step === null;
+    const evaluated = group.step === null, learned = !evaluated && group.samples[0].audit === undefined;
     const order = evaluated ? () => 0 : (a, b) => (b.reward ?? 0) - (a.reward ?? 0);
     return element("div", { class: "group" },
       element("p", { class: "where" }, element("b", {}, evaluated ? "Evaluation" : `Step ${group.step.toLocaleString("en")}`), ` · ${group.stage} · mean reward ${mean(rewards(group)).toFixed(2)}`,
-        !evaluated && spread(group) === 0 && group.samples.length > 1 ? " · all rewards equal, so nothing is learned here" : null,
+        learned && spread(group) === 0 && group.samples.length > 1 ? " · all rewards equal, so nothing is learned here" : null,
         hidden ? ` · ${samples.length} of ${group.samples.length} answers match` : ` · ${samples.length} answers`),
       data.prompts[group.prompt].map((message) => element("div", { class: "message" }, element("p", { class: "role" }, message.role), longText(message.content, ""))),
       element("div", { class: "answers" }, [...samples].sort(order).map(sampleCard)));
+  }
+
+  function audit() {
+    if (!data.audit.length) return;
+    const section = byId("audit");
+    section.hidden = false;
+    const views = new Map(data.audit.map((group) => [`${group.stage}, step ${group.step.toLocaleString("en")}`, []]));
+    for (const group of data.audit) views.get(`${group.stage}, step ${group.step.toLocaleString("en")}`).push(group);
+    const names = [...views.keys()].reverse();
+    const list = element("div", {});
+    const show = (name) => list.replaceChildren(...views.get(name).map((group) => groupBlock({ group, samples: group.samples })));
+    section.append(element("p", { class: "note" }, "Validation samples on which the reward and a grader that is in no reward differ most, the largest difference first."),
+      element("form", { "aria-label": "Choose a validation", onsubmit: (event) => event.preventDefault() },
+        element("label", {}, "Validation", element("select", { name: "validation", onchange: (event) => show(event.target.value) },
+          names.map((name) => element("option", { value: name }, name))))), list);
+    show(names[0]);
   }
 
   function browser() {
@@ -526,6 +543,7 @@
     byId("overview").hidden = true;
   }
   comparison();
+  audit();
   browser();
   byId("settings").hidden = !data.config;
   byId("settings").append(element("details", {}, element("summary", {}, "The whole configuration"),

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from rft_jax.report.charts import always_zero, arrange, facts, trend
 from rft_jax.report.comparison import INTERVALS, main_metric, metrics_of
+from rft_jax.report.history import Group as SampleGroup
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.formats import CURVE_WIDTH, number, sparkline
@@ -55,6 +56,8 @@ def show_run(workdir: Path, *, samples: int = 3, console: Console | None = None)
         console.print("No step is done yet.")
     for name, evaluation in history.results.get("evaluations", {}).items():
         console.print(_comparison(name, evaluation))
+    for stage in history.stages:
+        console.print(_audit(stage, samples))
     console.print(_samples(history, samples))
 
 
@@ -180,23 +183,39 @@ def _samples(history: RunHistory, count: int) -> Group:
     ]
     found.sort(key=lambda pair: pair[0]["reward"] or 0)
     parts: list[RenderableType] = [_heading(f"{stages[-1].name}, samples of step {step}")]
-    for index in reversed(evenly(len(found), count)):
-        sample, group = found[index]
-        head = Text(f"reward {number(sample['reward'])}", "bold")
-        head.append(f"  advantage {number(sample['advantage'])}", "not bold")
-        for name, score in sample["scores"].items():
-            head.append("  ").append(visible(name, "dim")).append(f" {number(score)}", "dim")
-        for error in sample["errors"]:
-            head.append("  ").append(visible(error, "red"))
-        parts.append(head)
-        parts += [_text(message["role"], message["content"]) for message in group.prompt]
-        if sample["thought"]:
-            parts.append(_text("thought", sample["thought"]))
-        parts.append(_text("answer", sample["answer"]))
-        if "expected" in sample:
-            parts.append(_text("expected", sample["expected"]))
-        parts.append("")
+    parts += [_sample(*found[index]) for index in reversed(evenly(len(found), count))]
     return Group(*parts)
+
+
+def _audit(stage: StageHistory, count: int) -> Group:
+    """The newest samples on which reward and audit differ most."""
+    if not stage.audit or not count:
+        return Group()
+    step = stage.audit[-1].step
+    found = [(sample, g) for g in stage.audit if g.step == step for sample in g.samples][:count]
+    heading = f"{stage.name}, where reward and audit differ most at step {step}"
+    return Group(_heading(heading), *(_sample(*pair) for pair in found))
+
+
+def _sample(sample: JsonObject, group: SampleGroup) -> Group:
+    """One sample with its prompt."""
+    head = Text(f"reward {number(sample['reward'])}", "bold")
+    if "audit" in sample:
+        head.append(f"  audit {number(sample['audit'])}")
+    if "advantage" in sample:
+        head.append(f"  advantage {number(sample['advantage'])}", "not bold")
+    for name, score in sample["scores"].items():
+        head.append("  ").append(visible(name, "dim")).append(f" {number(score)}", "dim")
+    for error in sample["errors"]:
+        head.append("  ").append(visible(error, "red"))
+    parts: list[RenderableType] = [head]
+    parts += [_text(message["role"], message["content"]) for message in group.prompt]
+    if sample["thought"]:
+        parts.append(_text("thought", sample["thought"]))
+    parts.append(_text("answer", sample["answer"]))
+    if "expected" in sample:
+        parts.append(_text("expected", sample["expected"]))
+    return Group(*parts, "")
 
 
 def _text(label: str, text: str) -> Padding:

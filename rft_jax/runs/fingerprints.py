@@ -33,8 +33,9 @@ def input_sums(config: Config, files: DataConfig, workdir: Path) -> dict[str, di
     for stage in config.rl_stages:
         for setting, file in function_files(stage.policy_loss).items():
             paths[f"stages.{stage.name}.policy_loss.{setting}"] = file
-    if config.grader:
-        paths["grader"] = grader_file(config.grader)
+    for role, grader in (("grader", config.grader), ("audit_grader", config.audit_grader)):
+        if grader:
+            paths[role] = grader_file(grader)
     found = {}
     for role, path in paths.items():
         if path and Path(path).is_file():

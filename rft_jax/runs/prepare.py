@@ -17,6 +17,7 @@ from rft_jax.config.validate import validate, validate_adapters, validate_mesh, 
 from rft_jax.grammars import grammar_of, load_response_format, read_response_format
 from rft_jax.models import check_partition
 from rft_jax.parallel import LEARNER_RULES, batch_parts, first_host_first, is_first, make_mesh
+from rft_jax.runs.audit import AUDIT_FILE, check_audit, open_audit
 from rft_jax.runs.datasets import StageReader, write_files
 from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
@@ -68,6 +69,7 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         grader = open_judges(grader, mesh)
         for stage in config.rl_stages:
             validate_placement(stage, grader.needs_host)
+    audit = open_audit(config, mesh)
     files = write_files(config.data, workdir, new=not stored.exists())
     inputs = input_sums(config, files, workdir)
     check_input_sums(workdir, inputs)
@@ -76,6 +78,8 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         for stage in config.stages
     }
     check_batches(config, rows)
+    if audit is not None:
+        check_audit(config, audit, rows)
     sources = find_sources(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
@@ -84,9 +88,9 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         tokenizer = stored_tokenizer(config, sources, workdir) or train_tokenizer(
             config, rows, files.symbols, temporary
         )
-        if grader is not None:
-            grader.check_tokenizer(tokenizer)
-        run = Run(config, workdir, mesh, grader, tokenizer, sources, {})
+        for judging in filter(None, (grader, audit)):
+            judging.check_tokenizer(tokenizer)
+        run = Run(config, workdir, mesh, grader, tokenizer, sources, {}, audit)
         for stage in config.training_stages:
             if "/" in stage.init:
                 check_init(run, stage)
@@ -106,10 +110,9 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
     if not stored.exists():
         if config.tokenizer.path and not sources:
             shutil.copyfile(config.tokenizer.path, tokenizer_path)
-        if grader is not None and (
-            isinstance(config.grader, dict) or Path(config.grader).is_file()
-        ):
-            write_atomically(workdir / GRADER_FILE, grader_text(config.grader))
+        for file, used in ((GRADER_FILE, config.grader), (AUDIT_FILE, config.audit_grader)):
+            if used and (isinstance(used, dict) or Path(used).is_file()):
+                write_atomically(workdir / file, grader_text(used))
         write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
     if is_first():  # a run that is made longer has other settings
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")

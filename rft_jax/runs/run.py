@@ -36,6 +36,7 @@ class Run:
     tokenizer: Tokenizer
     sources: dict[str, Source]  # by model
     data: dict[str, StageData]  # by stage
+    audit_grader: Grader | None = None
 
     def model_config(self, stage: TrainingStageConfig) -> ModelConfig:
         """The architecture of the stage's model."""

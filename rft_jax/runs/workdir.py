@@ -34,7 +34,15 @@ MAY_CHANGE_IN_STAGE = (
 LOCK_FILE = ".lock"
 CONFIG_FILE = "config.json"
 # What a run that was killed before it had a configuration may have left.
-FIRST_FILES = (LOCK_FILE, "inputs.json", "grader.json", "tokenizer.model", "data", "models")
+FIRST_FILES = (
+    LOCK_FILE,
+    "inputs.json",
+    "grader.json",
+    "audit_grader.json",
+    "tokenizer.model",
+    "data",
+    "models",
+)
 
 
 @contextlib.contextmanager

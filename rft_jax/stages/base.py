@@ -24,6 +24,7 @@ from rft_jax.utils.types import JsonObject, PyTree
 
 Row = JsonObject  # of metrics, by name; seconds stand under `timing`
 Evaluator = Callable[[Params], Evaluation]
+Auditor = Callable[[Evaluation, int], JsonObject]
 
 
 class Compiled(NamedTuple):
@@ -33,10 +34,13 @@ class Compiled(NamedTuple):
         step: Takes the state and a batch, and returns the next state and the step's output. The
             state is donated.
         evaluator: Takes all weights and grades the validation items; None without validation.
+        auditor: Takes an evaluation and its step, and returns the audit grader's metrics; None
+            without such a grader.
     """
 
     step: Callable[[TrainState, PyTree], tuple[TrainState, PyTree]]
     evaluator: Evaluator | None
+    auditor: Auditor | None = None
 
 
 class Stage(StageReader, Protocol):

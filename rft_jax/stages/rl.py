@@ -9,6 +9,7 @@ import numpy as np
 
 from rft_jax import data
 from rft_jax.config import Config, DataConfig, RLStage
+from rft_jax.evaluation.audit import make_auditor
 from rft_jax.evaluation.evaluator import make_evaluator
 from rft_jax.graders import Grader, Items
 from rft_jax.graders.template import item_fields
@@ -99,9 +100,10 @@ class RL:
     @contextlib.contextmanager
     def open(self) -> Iterator[Compiled]:
         """The step, in one program or cut in two for a grader on the host, and the evaluator."""
-        run, items, grader = self._run, self._items, self._grader
-        with enter_on_all_hosts(grader.open_host()) as host:
-            evaluator = None
+        run, items, grader, audit = self._run, self._items, self._grader, self._run.audit_grader
+        with contextlib.ExitStack() as stack:
+            host = stack.enter_context(enter_on_all_hosts(grader.open_host()))
+            evaluator = auditor = None
             if items.valid is not None and self.eval_interval > 0:
                 evaluator = make_evaluator(
                     self._program.sampler,
@@ -112,13 +114,19 @@ class RL:
                     run.seed(self.config, "valid"),
                     at_once=self.config.batch_size * self.config.rollout.group_size,
                 )
+                if audit is not None:
+                    auditor = make_auditor(
+                        run,
+                        stack.enter_context(enter_on_all_hosts(audit.open_host())),
+                        Items(items.valid.items, items.valid.source),
+                        run.directory(self.config),
+                    )
             if grader.needs_host:
                 rows = Items(items.prompts.items, items.prompts.source)
-                yield Compiled(
-                    make_host_step(self._program, host, rows, self.config.host_chunks), evaluator
-                )
+                step = make_host_step(self._program, host, rows, self.config.host_chunks)
+                yield Compiled(step, evaluator, auditor)
             else:
-                yield Compiled(compile_step(self._program), evaluator)
+                yield Compiled(compile_step(self._program), evaluator, auditor)
 
     def batch(self, k: int, state: TrainState) -> Batch | tuple[Batch, ...] | Batches:
         """The prompts of the k-th step; several batches where the step may resample."""

@@ -50,7 +50,9 @@ def evaluation(rewards, answers):
     valid = np.ones_like(rewards, bool)
     zero = np.zeros_like(rewards)
     details, tokens, text = {"letter/answer": answers}, zero[..., None], None
-    return Evaluation(rewards, valid, {}, details, {}, zero, zero, ~valid, tokens, text)
+    return Evaluation(
+        rewards, valid, {}, details, {}, zero, zero, ~valid, tokens, text, valid, ~valid
+    )
 
 
 def summarized(found):

@@ -1,11 +1,14 @@
 r"""`math` reads final answers as people and models write them."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.config import HostOptions
 from rft_jax.graders import build_grader, grade_texts, load_grader
+from rft_jax.graders.host.pool import Outcome
 from rft_jax.graders.types import HostSample, HostView, Items
 from rft_jax.utils.errors import InputError
 
@@ -211,3 +214,95 @@ def test_the_host_decides_what_the_device_cannot(placement):
     assert grade.reward.tolist() == [wanted for _, _, wanted, _ in cases]
     assert grade.details["m/undecided"].tolist() == [asked for _, _, _, asked in cases]
     assert grade.valid.all()
+
+
+def nested(**fields):
+    """A `math` in every place that a grader can have, by what is around it."""
+    math = spec(symbolic="auto", **fields)
+    regex = {
+        "type": "regex",
+        "name": "r",
+        "input": "{{sample.output_text}}",
+        "pattern": "(?s).*<a>(.*)</a>",
+        "grader": math,
+    }
+    length = {"type": "format", "name": "f", "markers": ["<a>"]}
+
+    def multi(part):
+        graders = {"part": part, "form": length}
+        return {"type": "multi", "name": "m", "graders": graders, "calculate_output": "part"}
+
+    def switch(part):
+        other = {"type": "number", "input": "{{sample.output_text}}", "reference": "1"}
+        kinds = {"formula": part, "other": other}
+        return {"type": "switch", "name": "s", "on": "{{item.kind}}", "graders": kinds}
+
+    return {
+        "alone": math,
+        "multi": multi(math),
+        "switch": switch(math),
+        "regex": regex,
+        "regex in regex": regex | {"grader": regex | {"pattern": "(.*)"}},
+        "regex in multi": multi(regex),
+        "multi in switch": switch(multi(math)),
+        "switch in multi": multi(switch(math)),
+        "regex in multi in switch": switch(multi(regex)),
+    }
+
+
+class Decides:
+    """Stands for the host's worker: two texts are equal if both have a root."""
+
+    asked: list = []
+
+    def __init__(self, source, options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def grade(self, requests):
+        requests = [json.loads(request) for request in requests]
+        self.asked.extend((r["sample"], r["item"]) for r in requests)
+        right = [all("sqrt" in text for text in r.values()) for r in requests]
+        return [Outcome(float(found)) for found in right]
+
+
+# Of those on the device the deepest by default: each takes seconds to compile.
+DEEPEST = "regex in multi in switch"
+PLACES = [
+    pytest.param(place, placement, marks=[pytest.mark.slow] if slow else [])
+    for place in nested()
+    for placement, slow in (("auto", place != DEEPEST), ("host", False))
+]
+
+
+@pytest.mark.parametrize(("place", "placement"), PLACES)
+def test_the_host_is_asked_from_every_place_and_only_what_is_undecided(
+    place, placement, monkeypatch
+):
+    monkeypatch.setattr("rft_jax.graders.host.symbolic.WorkerPool", Decides)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(Decides, "asked", [])
+    grader = build_grader(load_grader(nested()[place]), placement)
+    answers = ["2\\sqrt{2}", "\\sqrt{8}", "2^3", "2.83", ""]
+    texts = [f"<a>so \\boxed{{{answer}}}</a>" for answer in answers]
+    rows = [{"r": "\\sqrt{8}", "kind": "formula"}] * 5
+    grade = grade_texts(grader, [*texts, "nothing"], [*rows, {"r": "1", "kind": "formula"}])
+    assert grade.reward.tolist() == [1, 1, 0, 0, 0, 0] and grade.valid.all()
+    assert Decides.asked == [(a, "\\sqrt{8}") for a in ("2\\sqrt{2}", "2^3", "2.83")]
+
+
+@pytest.mark.slow
+def test_items_of_another_kind_are_not_asked_about(monkeypatch):
+    monkeypatch.setattr("rft_jax.graders.host.symbolic.WorkerPool", Decides)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(Decides, "asked", [])
+    grader = build_grader(load_grader(nested()[DEEPEST]))
+    texts = ["<a>\\boxed{2\\sqrt{2}}</a>", "<a>1</a>"]
+    rows = [{"r": "\\sqrt{8}", "kind": "formula"}, {"r": "\\pi", "kind": "other"}]
+    assert grade_texts(grader, texts, rows).reward.tolist() == [1, 1]
+    assert Decides.asked == [("2\\sqrt{2}", "\\sqrt{8}")]

@@ -31,7 +31,7 @@ def _sample(reward=0.5, **changes):
 def make_run(tmp_path):
     """Writes a work directory with two stages; `samples` by step, `rows` of the second stage."""
 
-    def make(rows=(), samples=None, results=None, cases=None, name="a run"):
+    def make(rows=(), samples=None, results=None, cases=None, name="a run", audit=None):
         stages = [
             {"class": "rft_jax.config.schema:SFTStage", "name": "sft", "steps": 40},
             {"class": "rft_jax.config.schema:RLStage", "name": "rft", "steps": 100},
@@ -52,8 +52,11 @@ def make_run(tmp_path):
                 (tmp_path / stage).mkdir()
                 text = "".join(json.dumps(line) + "\n" for line in lines)
                 (tmp_path / stage / "metrics.jsonl").write_text(text)
-        for step, found in (samples or {}).items():
-            folder = tmp_path / "rft" / "samples"
+        folders = {"samples": samples or {}, "audit": audit or {}}
+        for kind, step, found in [
+            (k, s, f) for k, steps in folders.items() for s, f in steps.items()
+        ]:
+            folder = tmp_path / "rft" / kind
             folder.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(row | {"step": step}, ensure_ascii=False) + "\n" for row in found]
             path = folder / f"step_{step:06d}.jsonl"

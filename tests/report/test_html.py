@@ -139,6 +139,19 @@ def test_the_models_answers_to_a_case_stand_together(make_run, rows, cases):
     assert data["sampling"] == ["unseen: the first 2 cases."]
 
 
+def test_reward_and_audit_are_in_one_chart_and_where_they_differ_below(make_run, rows, sample):
+    for row in rows[::20]:
+        row |= {"valid_audit/reward_mean": 0.5, "valid_answers/bytes_mean": 7.0}
+    audit = {20 * k: [sample(1.0, audit=0.0, answer=f"{k}")] for k in range(1, 21)}
+    data = html.page_data(read_run(make_run(rows, audit=audit)))
+    (stage,) = (stage for stage in data["stages"] if stage["name"] == "rft")
+    first = stage["sections"][0]["charts"][0]
+    assert "valid_audit/reward_mean" in [curve["name"] for curve in first["series"]]
+    assert "Form of the answers" in [section["title"] for section in stage["sections"]]
+    assert len(data["audit"]) == 8 and data["audit"][-1]["step"] == 400
+    assert data["audit"][-1]["samples"][0]["audit"] == 0 and data["groups"] == []
+
+
 def test_the_same_run_gives_the_same_report(make_run, rows, sample):
     path = write_report(make_run(rows, {10: [sample()]}))
     first = path.read_bytes()

@@ -34,6 +34,25 @@ def test_it_shows_stages_metrics_comparison_and_samples(make_run, rows, sample, 
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 100
 
 
+def test_where_reward_and_audit_differ_is_shown(make_run, rows, sample):
+    for row in rows[::20]:
+        row |= {"valid_audit/reward_mean": 0.5 - row["step"] / 250, "valid_audit/correlation": 0.1}
+    audit = {
+        step: [sample(1.0, audit=0.0, answer=f"trick {step} {n}", expected="work") for n in "abcd"]
+        for step in (80, 100)
+    }
+    for found in audit.values():
+        for line in found:
+            del line["advantage"]
+    text = show(make_run(rows, audit=audit))
+    assert "Audit of validation" in text and "-0.400 since step 0" in text
+    assert "audit/reward_mean" in text and "audit/correlation" in text
+    assert "where reward and audit differ most at step 100" in text
+    answers = [line.split(": ")[1].strip() for line in text.splitlines() if "answer:" in line]
+    assert answers == ["trick 100 a", "trick 100 b", "trick 100 c"]
+    assert "reward 1  audit 0" in text and "expected: work" in text
+
+
 def test_what_a_model_wrote_cannot_steer_the_terminal(make_run, rows, sample):
     text = "\x1b[2J\x1b]0;owned\x07 [bold red]markup[/] \u202ereversed \x9b31m \ud800 a\rb"
     rows[-1]["train_" + text] = 1.0
