@@ -40,7 +40,7 @@ SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 MONEY = {"kilomoney": 3, "megamoney": 6, "gigamoney": 9, "teramoney": 12}
 _SCALE_WORDS = {
     "thousand": r"(?i:thousand)\b",
-    "million": r"(?i:millions?|mn|mio|mln)\b",
+    "million": r"(?:(?i:millions?|mio|mln)|[mM]n)\b",  # mN and MN are newtons
     "billion": r"(?i:billions?|bn|bln)\b",
     "trillion": r"(?i:trillions?|trn)\b",
     "kilomoney": r"[kK]\b",
@@ -137,11 +137,12 @@ def _magnitude(blank: str) -> str:
 
 
 _UNIT_WORD = (
-    "(?:[B-Zb-np-z][A-Za-z]+|[aA](?:[a-mo-z]|n[a-ce-z])[a-z]*|o(?:[a-qs-z]|r[a-z])[a-z]*"
-    r"|[µμ°Ω][A-Za-z]*|℃|℉|\\(?:circ|degree|Omega|mu|AA)\b ?[A-Za-z]*)"
+    r"(?:[kMGmcdnuµμ](?:[Ω\u2126]|\\Omega\b)"
+    "|[B-Zb-np-z][A-Za-z]+|[aA](?:[a-mo-z]|n[a-ce-z])[a-z]*|o(?:[a-qs-z]|r[a-z])[a-z]*"
+    r"|[µμ°Ω\u2126][A-Za-z]*|℃|℉|\\(?:circ|degree|Omega|mu|AA)\b ?[A-Za-z]*)"
 )
 _UNIT_POWER = r"(?:\}?\^?\{?-?[1-4]\b|[²³]|⁻[¹²³])?"
-_ATOM = rf"(?:{_UNIT_WORD}|[mgsNJWVAKCFTLlhHMΩ]){_UNIT_POWER}"
+_ATOM = rf"(?:{_UNIT_WORD}|[mgsNJWVAKCFTLlhHMΩ\u2126]){_UNIT_POWER}"
 _PRODUCT = r"(?:/|·|⋅|\*|\\cdot\b)"
 # What a letter of money goes on with if it is a unit: 5 m/s, 5 m^2.
 _CONTINUED = rf"(?:\}}?\^\{{?-?[1-4]\b|[²³]|[ }}]*{_PRODUCT}{_S}{_ATOM})"
@@ -206,8 +207,11 @@ def _unit() -> str:
     """What may stand behind a number as its unit: words other than `and` and `or`, and symbols."""
     joined = rf"(?:[ }}]*(?:{_PRODUCT}|\\,|per\b)?(?:{_S}{_OPENED})?[ (]*{_ATOM})*"
     degree = r"\^ ?\{? ?\\circ\b ?\}? ?[A-Za-z]*"
+    # A letter right behind a number may be a variable, but not with a unit below it: 3g/mol.
+    glued = rf"[mgsNJWVAKCTLlhM]{_UNIT_POWER}/{_ATOM}"
     first = (
-        rf"(?:{_BLANK}*{_OPENED}{_S}{_ATOM}|{_BLANK}+{_ATOM}|{_UNIT_WORD}{_UNIT_POWER}|{degree})"
+        rf"(?:{_BLANK}*{_OPENED}{_S}{_ATOM}|{_BLANK}+{_ATOM}|{_UNIT_WORD}{_UNIT_POWER}|{degree}"
+        rf"|{glued})"
     )
     return rf"(?:{_is('unit', first + joined)})?"
 

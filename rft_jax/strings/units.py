@@ -64,7 +64,9 @@ _SI = {
     "V": ("volt", "1", "kg m2 s-3 A-1"),
     "C": ("coulomb", "1", "A s"),
     "F": ("farad", "1", "kg-1 m-2 s4 A2"),
-    "Ω": ("ohm Omega", "1", "kg m2 s-3 A-2"),
+    "Ω": ("ohm", "1", "kg m2 s-3 A-2"),
+    "\u2126": ("", "1", "kg m2 s-3 A-2"),  # the sign for ohms
+    "Omega": ("", "1", "kg m2 s-3 A-2"),  # \Omega
     "H": ("henry", "1", "kg m2 s-2 A-2"),
     "T": ("tesla", "1", "kg s-2 A-1"),
     "Hz": ("hertz", "1", "s-1"),

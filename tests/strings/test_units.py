@@ -19,6 +19,8 @@ WRITTEN = {
     " N·m": "N*m",
     "\\mathrm{\\mu m": "µm",
     " kWh": "kW*h",
+    "\\,k\\Omega": "kΩ",
+    " \\mathrm{M\u2126": "MΩ",
     " apples": "",
     "": "",
 }
