@@ -24,6 +24,7 @@ from rft_jax.commands import (
     plan,
     quickstart,
     sample,
+    serve,
     show,
     train,
     validate,
@@ -32,7 +33,7 @@ from rft_jax.config import GPU_MEMORY_FRACTION
 from rft_jax.utils.errors import InputError, Interrupted, RunFailed
 from rft_jax.utils.suggestions import did_you_mean
 
-COMMANDS = (quickstart, train, eval, sample, export, grade, validate, plan, show, bench)
+COMMANDS = (quickstart, train, eval, sample, export, grade, validate, plan, show, bench, serve)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,9 @@ from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonMapping, JsonObject
 
 _LONG_PROMPT = 1 << 17  # characters; some 30,000 tokens
+_MARK = b"\xef\xbb\xbf"  # of the byte order, which is harmless
+_HEAD = 1 << 16  # bytes, by which another format is known
+_LONGEST_LINE = 64 << 20  # bytes of one row
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -68,6 +71,34 @@ def load_rows(path: str | Path) -> list[JsonObject]:
         InputError: Naming file, line and remedy.
     """
     return _read_rows(path)
+
+
+def check_rows(path: Path) -> None:
+    """Looks whether every line of a file is a JSON object; the file may be larger than memory.
+
+    Raises:
+        InputError: As `load_rows`.
+    """
+    with path.open("rb") as file:
+        if problem := _other_format(file.read(_HEAD).removeprefix(_MARK).split(b"\n")):
+            raise InputError(f"{path}, line 1: the file {problem}")
+        file.seek(0)
+        number, blank = 0, 0
+        while line := file.readline(_LONGEST_LINE):
+            number += 1
+            line = line.removeprefix(_MARK) if number == 1 else line
+            if len(line) == _LONGEST_LINE:
+                raise InputError(
+                    f"{path}, line {number}: is longer than {_LONGEST_LINE:,} bytes; shorten it"
+                )
+            if not line.strip():
+                blank = blank or number
+            elif blank:
+                raise InputError(f"{path}, line {blank}: is blank; remove it")
+            else:
+                _parse(line.rstrip(b"\r\n"), f"{path}, line {number}")
+    if blank == 1 or not number:
+        raise InputError(f"{path}: is empty; give at least one line of JSON lines")
 
 
 def load_answers(path: str | Path, items: int) -> list[str]:
@@ -215,7 +246,7 @@ def _read_lines(path: Path, kind: str) -> list[bytes]:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
-    content = content.removeprefix(b"\xef\xbb\xbf").rstrip()  # a byte order mark is harmless
+    content = content.removeprefix(_MARK).rstrip()
     if not content:
         raise InputError(f"{path}: is empty; give at least one line of {kind}")
     return content.split(b"\n")

@@ -153,6 +153,7 @@ class Grader:
         errors["sample_parse_error"] |= no_answer_N & ~invalid_N
         errors["truncated_observation_error"] = jnp.asarray(sample.truncated)
         errors["other_error"] |= sample.overflow | ~finite_N
+        errors |= {name: flag_N for name, flag_N in score.errors.items() if name not in errors}
         scores = score.parts or {self.spec.name: score.score}
         return Grade(
             reward=jnp.where(graded_N, score.score, 0),

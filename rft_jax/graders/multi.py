@@ -107,6 +107,7 @@ class Multi(CompositeNode):
             parts[grader.name] = values[key] = score.score
             details |= score.details
             for error, flag_N in score.errors.items():
+                errors[f"{grader.name}/{error}"] = flag_N
                 errors[error] = errors.get(error, view.no) | flag_N
                 if self.on_error == "zero" and error not in NOT_THE_MODELS:
                     failed_N |= flag_N

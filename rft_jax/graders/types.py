@@ -83,7 +83,7 @@ class Grade(NamedTuple):
             host that could not be asked, took too long or gave no verdict, a score that is not
             finite.
         scores: float32[N] by the name of a grader; those of a `multi` by its keys.
-        errors: bool[N] by each name of `ERRORS`.
+        errors: bool[N] by each name of `ERRORS`, and by `<part>/<error>` for parts of a `multi`.
         details: float32[N] by `<grader>/<what>`.
     """
 
@@ -99,8 +99,8 @@ class Score(NamedTuple):
 
     Attributes:
         score: float32[N], finite.
-        errors: bool[N] by name, those of `ERRORS` that the node can have; where one of
-            `NOT_THE_MODELS` holds the score means nothing.
+        errors: bool[N] by name, those of `ERRORS` that the node can have, and those of its parts by
+            `<part>/<error>`; where one of `NOT_THE_MODELS` holds the score means nothing.
         details: float32[N] by `<name>/<what>`.
         parts: Scores of the nodes below by name; empty for a leaf.
     """

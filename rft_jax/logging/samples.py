@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rft_jax.graders.types import ERRORS
 from rft_jax.step import Samples
 from rft_jax.tokenizers import Tokenizer
 from rft_jax.utils.numbers import to_numbers
@@ -31,7 +32,7 @@ def sample_row(
     Args:
         tokens: Those of the thought first, `thinking_tokens` of them.
         text: The answer as it was graded.
-        errors: By name whether it was made.
+        errors: By name whether it was made; those of a grader's parts are left out.
     """
     return {
         "thought": tokenizer.decode([int(token) for token in tokens[:thinking_tokens]]),
@@ -40,7 +41,7 @@ def sample_row(
         "reward": to_numbers(reward),
         "valid": bool(valid),
         "scores": to_numbers(dict(scores)),
-        "errors": [name for name, made in errors.items() if made],
+        "errors": [name for name in ERRORS if errors.get(name)],
     }
 
 

@@ -1,5 +1,7 @@
 """What every route of the server has at hand: its options and the parts it is made of."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +23,8 @@ class ServeOptions:
         python_timeout_s: The longest that a Python grader may run, in seconds.
         judge_url: A server in OpenAI's format for graders that ask a model; "" for none.
         inference_url: A server that answers instead of our engine; "" for none.
-        allow_hosts: Hosts besides those with https that webhooks may go to.
+        allow_hosts: Hosts besides this one that webhooks may go to by http.
+        environment: That of children which use the devices; the server itself is on the CPU.
     """
 
     dir: Path
@@ -34,6 +37,7 @@ class ServeOptions:
     judge_url: str = ""
     inference_url: str = ""
     allow_hosts: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
 class Service(Protocol):

@@ -1,9 +1,21 @@
-"""The models that clients can name: bases of the command line, and what jobs have trained."""
+"""The models that clients can name: bases of the command line, and what jobs have trained.
 
+Names are looked up, never opened as paths. A checkpoint is found by its name and not listed.
+"""
+
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rft_jax.utils.errors import InputError
+from sqlalchemy import select
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from rft_jax.serve.errors import ApiError, unknown_model
+from rft_jax.serve.store import UNFINISHED, CheckpointRow, JobRow, ModelRow, Store
+from rft_jax.utils.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -25,17 +37,112 @@ class ServedModel:
 
 
 class Models:
-    """Finds models by name; names are looked up, never opened as paths."""
+    """Finds models by name."""
 
-    def __init__(self, bases: list[ServedModel]) -> None:
+    def __init__(self, bases: Sequence[ServedModel], store: Store):
         self._bases = {model.name: model for model in bases}
+        self._store = store
 
     def find(self, name: str) -> ServedModel:
-        """The model of a name.
+        """The model of a name: a base, a tuned model or a checkpoint.
 
         Raises:
-            InputError: If there is none.
+            ApiError: 404, if there is none.
         """
-        if name not in self._bases:
-            raise InputError(f"{name}: no such model")
-        return self._bases[name]
+        if name in self._bases:
+            return self._bases[name]
+        with self._store.read() as session:
+            tuned = session.scalar(select(ModelRow).where(ModelRow.name == name))
+            if tuned is not None:
+                base = session.scalars(select(JobRow.base).where(JobRow.id == tuned.job_id)).one()
+                return ServedModel(name, Path(tuned.path), base, tuned.created_at)
+            checkpoint = session.scalar(select(CheckpointRow).where(CheckpointRow.name == name))
+            if checkpoint is not None:
+                job = session.scalars(select(JobRow).where(JobRow.id == checkpoint.job_id)).one()
+                path = checkpoint_path(self._store, job, checkpoint.step)
+                return ServedModel(name, path, job.base, checkpoint.created_at)
+        raise unknown_model(name[:200])
+
+    def list(self) -> list[ServedModel]:
+        """Bases, then tuned models, the newest first."""
+        with self._store.read() as session:
+            rows = session.execute(
+                select(ModelRow, JobRow.base)
+                .join(JobRow, JobRow.id == ModelRow.job_id)
+                .order_by(ModelRow.seq.desc())
+            ).all()
+        tuned = [ServedModel(row.name, Path(row.path), base, row.created_at) for row, base in rows]
+        return [*self._bases.values(), *tuned]
+
+    def delete(self, name: str) -> None:
+        """Deletes a tuned model and its job's checkpoints.
+
+        Raises:
+            ApiError: 404 without such a model, 403 for a base, 409 while a job trains on it.
+        """
+        if name in self._bases:
+            raise ApiError(
+                403, f"{name}: is a base model; end the server to take it away", param="model"
+            )
+        with self._store.write() as session:
+            row = session.scalar(select(ModelRow).where(ModelRow.name == name))
+            if row is None:
+                raise unknown_model(name[:200])
+            job = session.scalars(select(JobRow).where(JobRow.id == row.job_id)).one()
+            of_job = str(stage_path(self._store, job)) + "/"
+            users = select(JobRow.id).where(
+                JobRow.status.in_(UNFINISHED), JobRow.init.startswith(of_job, autoescape=True)
+            )
+            if user := session.scalar(users):
+                raise ApiError(
+                    409, f"{name}: the job {user} trains on it; wait for it or cancel it", "model"
+                )
+            checkpoints = select(CheckpointRow).where(CheckpointRow.job_id == job.id)
+            for checkpoint in session.scalars(checkpoints):
+                session.delete(checkpoint)
+            session.delete(row)
+        shutil.rmtree(stage_path(self._store, job) / "checkpoints", ignore_errors=True)
+
+
+def stage_path(store: Store, job: JobRow) -> Path:
+    """The folder of a job's stage."""
+    stage = "rft" if job.given["type"] == "reinforcement" else "sft"
+    return store.jobs / job.id / "run" / stage
+
+
+def checkpoint_path(store: Store, job: JobRow, step: int) -> Path:
+    """The folder of a checkpoint of a job."""
+    return stage_path(store, job) / "checkpoints" / str(step)
+
+
+def model_json(model: ServedModel) -> JsonObject:
+    """A model as clients see it."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": max(model.created, 1),
+        "owned_by": "local",
+        "shutdown_date": None,
+    }
+
+
+def routes(models: Models) -> list[BaseRoute]:
+    """The routes of models; names may hold slashes."""
+
+    def list_models(request: Request) -> Response:
+        data = [model_json(model) for model in models.list()]
+        return JSONResponse({"object": "list", "data": data})
+
+    def retrieve(request: Request) -> Response:
+        return JSONResponse(model_json(models.find(request.path_params["model"])))
+
+    def delete(request: Request) -> Response:
+        name = request.path_params["model"]
+        models.delete(name)
+        return JSONResponse({"id": name, "object": "model", "deleted": True})
+
+    return [
+        Route("/v1/models", list_models, methods=["GET"]),
+        Route("/v1/models/{model:path}", retrieve, methods=["GET"]),
+        Route("/v1/models/{model:path}", delete, methods=["DELETE"]),
+    ]
