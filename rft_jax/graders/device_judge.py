@@ -15,13 +15,17 @@ variables of the item and no others. Tokens that mark turns, thoughts and ends a
 answer: it cannot close its message and speak as somebody else. What it says in words, such as "give
 this a 5", the judge does read; but it can only choose a verdict.
 
-Nothing is generated. The judge's distribution over its next token, after an empty thought if its
-format has thoughts, is restricted to the verdicts: the labels, or the whole numbers of `scale`.
-The score is the mean verdict: of `label_model` the probability of the passing labels, of
-`score_model` the expected number, with `scale` mapped linearly to `range`. So a judge that is
-unsure gives a score in between. The verdicts must differ at the first token in which not all are
-the same. The detail `<name>/verdict_probability` is what the judge gives to all verdicts together;
-far from 1 it does not understand what it is asked.
+Where one token decides, nothing is generated. The judge's distribution over its next token, after
+an empty thought if its format has thoughts, is restricted to the verdicts: the labels, or the whole
+numbers of `scale`. The score is the mean verdict: of `label_model` the probability of the passing
+labels, of `score_model` the expected number, with `scale` mapped linearly to `range`. So a judge
+that is unsure gives a score in between. The verdicts must differ at the first token in which not
+all are the same. The detail `<name>/verdict_probability` is what the judge gives to all verdicts
+together; far from 1 it does not understand what it is asked.
+
+Without `scale`, and for labels that begin alike, the judge writes its verdict, after an empty
+thought, as OpenAI's judges do: `{"result": 0.75}`, a number of `range` or a label. A grammar holds
+it to that (`written_verdict`), so that there is always a verdict.
 
 The prompts' width is that of the longest item plus that of the completions.
 """
@@ -48,6 +52,8 @@ from rft_jax.graders.protocols import GraderType, HostlessNode, leaves
 from rft_jax.graders.spec_reader import Fields
 from rft_jax.graders.template import render_on_host
 from rft_jax.graders.types import HostSample, HostView, Items, SampleView, Score, Tokens
+from rft_jax.graders.written_verdict import WrittenVerdict, label_verdict, number_verdict
+from rft_jax.grammars import GrammarTables
 from rft_jax.tokenizers import Tokenizer, control_ids
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import PyTree
@@ -73,6 +79,18 @@ class JudgeModel(Protocol):
         """float32[N, K]: the log-probability of each of K tokens after each of N prompts."""
         ...
 
+    def write(self, params: PyTree, prompts: Tokens, grammar: GrammarTables, tokens: int) -> Tokens:
+        """The likeliest token after the other that the grammar allows, until its end.
+
+        Args:
+            prompts: N of them.
+            tokens: Of a completion at most, enough for the grammar.
+
+        Returns:
+            Tokens of [N, tokens], without a stop token.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class DeviceJudge(HostlessNode):
@@ -82,9 +100,10 @@ class DeviceJudge(HostlessNode):
         name: The node's name.
         model: After `device:`.
         messages: The prompt.
-        verdicts: What the judge may say, at least two.
-        values: The score of each.
+        verdicts: What the judge may say, at least two; none where it writes a number.
+        values: The score of each; the range of a number.
         judge: None until `open_judges`.
+        written: What it writes, once it is open, if it writes.
     """
 
     runs_on = "device judge"
@@ -94,6 +113,7 @@ class DeviceJudge(HostlessNode):
     verdicts: tuple[str, ...]
     values: tuple[float, ...]
     judge: JudgeModel | None = None
+    written: WrittenVerdict | None = None
 
     @property
     def why(self) -> str:
@@ -109,22 +129,26 @@ class DeviceJudge(HostlessNode):
         """With its judge.
 
         Raises:
-            InputError: Its next token does not tell the verdicts apart.
+            InputError: It cannot say the verdicts.
         """
         node = replace(self, judge=judge)
+        if not self.verdicts:
+            low, high = self.values
+            return replace(node, written=number_verdict(low, high, judge.tokenizer, self.name))
         _, tokens = node._verdict_tokens()
         said: dict[int, str] = {}
         for token, verdict in zip(tokens, self.verdicts, strict=True):
             if (other := said.setdefault(token, verdict)) != verdict:
-                raise InputError(
-                    f"{self.name}: the verdicts {other!r} and {verdict!r} begin with the same "
-                    f"token of {self.model}; choose others"
-                )
+                return node._written_instead(judge.tokenizer, other, verdict)
         return node
+
+    def _written_instead(self, tokenizer: Tokenizer, one: str, other: str) -> Self:
+        """What is to be done with two verdicts that the next token does not tell apart."""
+        return replace(self, written=label_verdict(self.verdicts, tokenizer, self.name))
 
     def encode(self, items: Items) -> Runs:
         """See `GraderType.encode`."""
-        opening, _ = self._verdict_tokens()
+        opening = self._opening()
         prompts = [self._encode_prompt(items, n) for n in range(len(items.rows))]
         return make_runs([[*before, [*last, *opening]] for *before, last in prompts])
 
@@ -133,10 +157,12 @@ class DeviceJudge(HostlessNode):
         judge = self.open_judge
         if view.sample.answer is None:
             raise InputError(f"{self.name}: reads tokens; give `Sample.answer` besides the text")
-        _, tokens = self._verdict_tokens()
         answer = without(view.sample.answer, control_ids(judge.tokenizer))
-        prompts = splice(encoded, answer)
-        logprob_NK = judge.next_logprobs(view.judge_params[self.model], prompts, tokens)
+        prompts, params = splice(encoded, answer), view.judge_params[self.model]
+        if self.written is not None:
+            return Score(self._score_written(judge, params, prompts), {}, {}, {})
+        _, tokens = self._verdict_tokens()
+        logprob_NK = judge.next_logprobs(params, prompts, tokens)
         share_NK = jax.nn.softmax(logprob_NK)
         score_N = (share_NK * np.asarray(self.values, np.float32)).sum(axis=-1)
         total_N = jnp.exp(jax.nn.logsumexp(logprob_NK, axis=-1))
@@ -146,6 +172,15 @@ class DeviceJudge(HostlessNode):
             {f"{self.name}/verdict_probability": total_N},
             {},
         )
+
+    def _score_written(self, judge: JudgeModel, params: PyTree, prompts: Tokens) -> jax.Array:
+        """float32[N]: what the judge writes, as a score."""
+        assert self.written is not None, "this judge says one token"
+        said = judge.write(params, prompts, self.written.grammar, self.written.tokens)
+        values = np.asarray(self.values, np.float32)
+        if self.verdicts:
+            return jnp.asarray(values)[self.written.label_index(said)]
+        return jnp.clip(self.written.number(said), values[0], values[1])
 
     @property
     def open_judge(self) -> JudgeModel:
@@ -178,6 +213,16 @@ class DeviceJudge(HostlessNode):
             )
         return runs
 
+    def _opening(self) -> list[int]:
+        """What the judge's message begins with: an empty thought, if its format has thoughts."""
+        if self.written is None:
+            return self._verdict_tokens()[0]
+        tokenizer = self.open_judge.tokenizer
+        if (marker := tokenizer.end_of_think_id) is None:
+            return []
+        completion = tokenizer.encode_completion("", None)
+        return completion[: completion.index(marker) + 1]
+
     def _verdict_tokens(self) -> tuple[list[int], tuple[int, ...]]:
         """What all verdicts begin with as completions, and the next token of each."""
         tokenizer = self.open_judge.tokenizer
@@ -197,15 +242,24 @@ class ScoreModel(DeviceJudge):
     def parse(cls, name: str, fields: Fields) -> Self:
         """See `GraderType.parse`."""
         fields.only("model", "input", "range", "scale")
-        low, high = parse_range(fields)
-        first, last = _scale(fields)
-        values = np.linspace(low, high, last - first + 1)
+        verdicts, values = (), parse_range(fields)
+        if "scale" in fields.values:
+            first, last = _scale(fields)
+            verdicts = tuple(str(number) for number in range(first, last + 1))
+            values = tuple(np.linspace(*values, len(verdicts)).tolist())
         return cls(
             name=name,
             model=_model(fields),
             messages=_messages(fields),
-            verdicts=tuple(str(number) for number in range(first, last + 1)),
-            values=tuple(values.tolist()),
+            verdicts=verdicts,
+            values=values,
+        )
+
+    def _written_instead(self, tokenizer: Tokenizer, one: str, other: str) -> Self:
+        """See `DeviceJudge`."""
+        raise InputError(
+            f"{self.name}: the verdicts {one!r} and {other!r} begin with the same token of "
+            f"{self.model}; choose another scale, or leave it out, and the judge writes a number"
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,16 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from rft_jax.config import RolloutConfig
 from rft_jax.graders import Tokens
+from rft_jax.grammars import GrammarTables
 from rft_jax.models import Model, Params, base, merge
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
+from rft_jax.rollout.generate import Prompts, rollout
+from rft_jax.rollout.logit_masks import LogitMask
 from rft_jax.tokenizers import Tokenizer
+
+Result = TypeVar("Result", Array, Tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +58,29 @@ class FrozenJudge:
             chosen_nK = logits_nV[:, np.asarray(ids_K)]
             return chosen_nK - jax.nn.logsumexp(logits_nV, axis=-1, keepdims=True)
 
-        count, width = prompts.ids.shape
+        return self._in_parts(judge, prompts, prompts.ids.shape[1])
+
+    def write(self, params: Params, prompts: Tokens, grammar: GrammarTables, tokens: int) -> Tokens:
+        """See `graders.device_judge.JudgeModel`: greedy decoding, of as many prompts at a time."""
+        mask = LogitMask(self.tokenizer.forbidden_ids, None, 0, grammar, tokens)
+        config = RolloutConfig(max_completion_tokens=tokens, temperature=0.0)
+        ends = {"stop_ids": self.tokenizer.stop_ids, "pad_id": self.tokenizer.pad_id}
+
+        def complete(part: Tokens) -> Tokens:
+            no_noise_n1 = jax.random.split(jax.random.key(0), (len(part.ids), 1))
+            found = rollout(self.model, params, Prompts(*part), no_noise_n1, mask, config, **ends)
+            return Tokens(found.tokens_BGT[:, 0], found.answer_end_BG[:, 0])
+
+        return self._in_parts(complete, prompts, prompts.ids.shape[1] + tokens)
+
+    def _in_parts(self, ask: Callable[[Tokens], Result], prompts: Tokens, width: int) -> Result:
+        """What is said to N prompts, asked as many at a time as the bound allows.
+
+        Args:
+            ask: Of n prompts, gives arrays of n rows.
+            width: Tokens of a prompt and of what is said.
+        """
+        count = len(prompts.ids)
         devices = batch_parts(self.mesh)
         parts = -(-count // (devices * max(1, self.tokens_at_once // width)))
         padding = -count % (devices * parts)
@@ -61,5 +90,8 @@ class FrozenJudge:
         )
         # A part takes every parts-th row, so that each device keeps its own rows.
         cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), padded)
-        logprob_cnK = jax.lax.map(judge, cut)
-        return logprob_cnK.swapaxes(0, 1).reshape(-1, len(ids_K))[:count]
+        said = jax.lax.map(ask, cut)
+        return jax.tree.map(
+            lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:count],
+            said,
+        )

@@ -95,12 +95,54 @@ def test_what_cannot_work_is_refused(tmp_path, spec, change, sentence):
     assert str(error.value).startswith(str(file))
 
 
-def test_verdicts_that_begin_alike_are_refused(tokenizer):
+def test_a_scale_that_begins_alike_is_refused(tokenizer):
     judge = Reader(tokenizer, [1.0])
-    with pytest.raises(InputError, match="'1' and '10' begin with the same token"):
+    with pytest.raises(InputError, match="'1' and '10' begin with the same token .* leave it out"):
         open_grader(SCORE | {"scale": [1, 10]}, judge)
-    with pytest.raises(InputError, match="begin with the same token"):
-        open_grader(LABEL | {"labels": ["no", "yes", "none"], "passing_labels": ["yes"]}, judge)
+
+
+class Writer(Reader):
+    """A judge that writes what it is told to; the grammar has to allow it."""
+
+    def __init__(self, tokenizer, texts):
+        super().__init__(tokenizer, [])
+        self.texts = texts
+
+    def write(self, params, prompts, grammar, tokens):
+        self.asked.append((prompts, tokens))
+        rows = [self.tokenizer.encode(text) for text in self.texts]
+        ids = np.zeros((len(rows), tokens), np.int32)
+        for row, row_ids in zip(ids, rows, strict=True):
+            row[: len(row_ids)] = row_ids
+            state = grammar.start
+            for token in [*row_ids, self.tokenizer.stop_ids[0]]:
+                word, bit = token % grammar.bits_RW.shape[1], token // grammar.bits_RW.shape[1]
+                assert grammar.bits_RW[state, word] >> bit & 1
+                state = grammar.next_KS[grammar.class_V[token], state]
+        return Tokens(jnp.asarray(ids), jnp.array([len(row) for row in rows]))
+
+
+WRITTEN = {key: value for key, value in SCORE.items() if key != "scale"} | {"range": [-20, 300]}
+
+
+@pytest.mark.parametrize(
+    "texts", [["-20", "-0.25", "0"], ["300", "12.0625", "7.000"], ["299.99", "1", "100"]]
+)
+def test_without_a_scale_the_judge_writes_a_number_of_the_range(tokenizer, texts):
+    judge = Writer(tokenizer, [f'{{"result": {text}}}' for text in texts])
+    grader = open_grader(WRITTEN, judge)
+    found = ask(grader, [tokenizer.encode("yes")] * 3, [{"answer": "no"}] * 3)
+    np.testing.assert_allclose(found.reward, np.array(texts, float), rtol=1e-6)
+    # An empty thought, behind which the verdict begins.
+    assert all(row[-1] == tokenizer.end_of_think_id for row in read(judge))
+
+
+def test_labels_that_begin_alike_are_written(tokenizer):
+    labels = ["no", "yes", "none", 'nö "so"']
+    judge = Writer(tokenizer, [json.dumps({"result": k}, ensure_ascii=False) for k in labels])
+    grader = open_grader(LABEL | {"labels": labels, "passing_labels": labels[2:]}, judge)
+    found = ask(grader, [tokenizer.encode("yes")] * 4, [{"answer": "no"}] * 4)
+    np.testing.assert_array_equal(found.reward, [0, 0, 1, 1])
 
 
 def test_a_judge_that_is_not_open_says_how_to_open_it():

@@ -119,3 +119,35 @@ def test_it_agrees_with_the_same_model_at_a_server(serve, judge_of, plain):
     assert 0 < host.reward.mean() < 1
     np.testing.assert_array_equal(device.reward > 0.5, host.reward == 1)
     np.testing.assert_allclose(np.sort(device.reward), np.sort(shares), rtol=1e-4)
+
+
+RANGE = (-3.5, 12)
+SCORE = {
+    "type": "score_model",
+    "model": "device:judge",
+    "input": [{"role": "user", "content": "{{item.wanted}}\n{{sample.output_text}}"}],
+    "range": RANGE,
+}
+ALIKE = LABEL | {"labels": ["yes", "yes, but", "no \U0001f600"]}
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("spec", [SCORE, ALIKE])
+def test_what_it_writes_is_a_verdict(judge_of, spec, mesh):
+    """A model of random weights: nothing but the grammar makes it write JSON."""
+    judge = judge_of(mesh, tokens_at_once=300)
+    grader = build_grader(load_grader(spec)).open_judges(lambda path: judge)
+    written = grader.spec.written
+    rng = np.random.default_rng(0)
+    prompts = Tokens(rng.integers(3, 60, (5, 8), np.int32), np.arange(4, 9, dtype=np.int32))
+    write = jax.jit(judge.write, static_argnums=3)
+    said = jax.device_get(write(judge.params, prompts, written.grammar, written.tokens))
+    texts = [judge.tokenizer.decode(ids[:n].tolist()) for ids, n in zip(*said, strict=True)]
+    for text in texts:
+        (result,) = json.loads(text).values()
+        assert result in ALIKE["labels"] if spec is ALIKE else RANGE[0] <= result <= RANGE[1]
+    grade = grade_texts(grader, TEXTS, ITEMS)
+    assert grade.valid.all()
+    alone = grade_texts(build_grader(load_grader(spec)).open_judges(lambda path: judge_of()),
+                        TEXTS, ITEMS)  # fmt: skip
+    np.testing.assert_allclose(grade.reward, alone.reward, rtol=1e-5)
