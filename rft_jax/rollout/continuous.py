@@ -98,7 +98,7 @@ def decode_queue(
         slots, new_CM = decode(decoder, _in_slots(queue, loop.lanes), loop.slots)
         return loop._replace(slots=slots, record_BGT=_write(loop, new_CM))
 
-    tokens = decoder.config.max_completion_tokens
+    tokens = decoder.tokens
     bound = most_tokens(count, B, G, tokens)
     return decode_while(unfinished, step, _empty(decoder, queue, C, M), tokens, bound).record_BGT
 

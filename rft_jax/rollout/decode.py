@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rft_jax.config import RolloutConfig
 from rft_jax.models import Cache, Model, Params, Prefix
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
-from rft_jax.rollout.sampling import sample, token_uniform
+from rft_jax.rollout.sampling import Sampling, sample, token_uniform
 
 SEGMENTS = 4  # at most; each is compiled by itself
 SEGMENT_TOKENS = 64  # tokens at least
@@ -20,13 +19,14 @@ SEGMENT_TOKENS = 64  # tokens at least
 
 @dataclass(frozen=True, eq=False)
 class DecodeContext:
-    """What stays the same from token to token; the fields are those of `rollout.rollout`."""
+    """What stays the same from token to token; the fields are much as those of `rollout`."""
 
     model: Model
     params: Params
     layers: tuple[Params, ...] | None  # from `Model.prepare_decoding`
     mask: LogitMask
-    config: RolloutConfig
+    sampling: Sampling
+    tokens: int  # T: the longest completion
     stop_ids: tuple[int, ...]
     pad_id: int
 
@@ -78,7 +78,7 @@ Loop = TypeVar("Loop", bound=HasSlots)
 
 def init_slots(decoder: DecodeContext, pairs: PromptSamples) -> DecodeSlots:
     """A slot for each pair, before its first token; the cache has room for the first segment."""
-    shape, T = pairs.keys_CM.shape, decoder.config.max_completion_tokens
+    shape, T = pairs.keys_CM.shape, decoder.tokens
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
     return DecodeSlots(
         hidden_CMD=hidden_CMD,
@@ -90,7 +90,7 @@ def init_slots(decoder: DecodeContext, pairs: PromptSamples) -> DecodeSlots:
 
 def empty_record(decoder: DecodeContext, keys_BG: Array) -> SampledTokens:
     """Completions [B, G, T] of padding only."""
-    shape = (*keys_BG.shape, decoder.config.max_completion_tokens)
+    shape = (*keys_BG.shape, decoder.tokens)
     tokens, no = jnp.full(shape, decoder.pad_id, jnp.int32), jnp.zeros(shape, bool)
     return SampledTokens(tokens, no, jnp.zeros(shape), no)
 
@@ -135,18 +135,25 @@ def decode(
     decoder: DecodeContext, pairs: PromptSamples, slots: DecodeSlots
 ) -> tuple[DecodeSlots, SampledTokens]:
     """Samples a token in every slot, [C, M], and runs the model on it."""
-    config, mask, T = decoder.config, decoder.mask, decoder.config.max_completion_tokens
-    position_CM = slots.cache.length_BG
     # Logits first: the prompt's last hidden state is there before the loop, and a token's, which
     # the model makes below, is asked for in the next trip. So a trip is one pass, the first too.
     logits_CMV = decoder.model.logits(decoder.params, slots.hidden_CMD)
-    logits_CMV = logit_masks.policy_logits(mask, slots.state, logits_CMV, config.temperature)
+    return decode_from(decoder, pairs, slots, logits_CMV)
+
+
+def decode_from(
+    decoder: DecodeContext, pairs: PromptSamples, slots: DecodeSlots, logits_CMV: Array
+) -> tuple[DecodeSlots, SampledTokens]:
+    """As `decode`, from the model's logits of the slots' hidden states."""
+    sampling, mask = decoder.sampling, decoder.mask
+    position_CM = slots.cache.length_BG
+    logits_CMV = logit_masks.policy_logits(mask, slots.state, logits_CMV, sampling.temperature)
     token_CM, logprob_CM = sample(
         logits_CMV,
         token_uniform(pairs.keys_CM, position_CM),
-        greedy=config.temperature == 0,
-        top_k=config.top_k,
-        top_p=config.top_p,
+        greedy=sampling.greedy,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
     )
     forced_CM, running_CM = logit_masks.forced(mask, slots.state), slots.running_CM
     token_CM = jnp.where(forced_CM, logit_masks.forced_token(mask, slots.state), token_CM)
@@ -167,7 +174,7 @@ def decode(
         hidden_CMD=hidden_CMD,
         cache=cache,
         state=logit_masks.advance(mask, slots.state, token_CM),
-        running_CM=running_CM & ~stop_CM & (position_CM + 1 < T),
+        running_CM=running_CM & ~stop_CM & (position_CM + 1 < sampling.most_tokens),
     )
     logprob_CM = jnp.where(decided_CM, logprob_CM, 0)
     return slots, SampledTokens(token_CM, decided_CM, logprob_CM, running_CM)

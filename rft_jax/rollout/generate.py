@@ -28,6 +28,7 @@ from rft_jax.rollout.decode import (
     is_stop,
 )
 from rft_jax.rollout.logit_masks import LogitMask
+from rft_jax.rollout.sampling import Sampling
 
 
 class Prompts(NamedTuple):
@@ -95,12 +96,15 @@ def rollout(
     apart = parts > 1 and slots > 0
     alone = dataclasses.replace(model, row_sharding=None) if apart else model
 
+    T = config.max_completion_tokens
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, T)
+
     def record(params: Params, prompts: Prompts, keys_BG: Array) -> SampledTokens:
         last_BD, prefix = alone.prefill(params, prompts.tokens_BP, prompts.length_B)
         prefix = prefix.in_int8() if config.int8_cache else prefix
         layers, prefix = alone.prepare_decoding(params, prefix)
         pairs = PromptSamples(prefix, prompts.length_B[:, None], last_BD[:, None], keys_BG)
-        decoder = DecodeContext(alone, params, layers, mask, config, stop_ids, pad_id)
+        decoder = DecodeContext(alone, params, layers, mask, sampling, T, stop_ids, pad_id)
         if not slots:
             return _decode_all(decoder, pairs)
         return decode_queue(decoder, pairs, slots, in_any_part if apart else jnp.asarray)
@@ -120,7 +124,7 @@ def _decode_all(decoder: DecodeContext, pairs: PromptSamples) -> SampledTokens:
         return _Loop(slots, record_BGT)
 
     loop = _Loop(init_slots(decoder, pairs), empty_record(decoder, pairs.keys_CM))
-    tokens = decoder.config.max_completion_tokens
+    tokens = decoder.tokens
     loop = decode_while(lambda loop: loop.slots.running_CM.any(), step, loop, tokens, tokens)
     return loop.record_BGT
 

@@ -85,11 +85,11 @@ def allowed(tables: GrammarTables, at: GrammarState, vocab_size: int) -> Array:
     return flag_xBW.reshape(*bits_xW.shape[:-1], -1)[..., :vocab_size] == 1
 
 
-def must_end(tables: GrammarTables, at: GrammarState, tokens: int) -> Array:
+def must_end(tables: GrammarTables, at: GrammarState, tokens: int | Array) -> Array:
     """bool [...]: after some allowed token those that are left might not suffice for the end.
 
     Args:
-        tokens: The tokens of a completion, T.
+        tokens: The tokens of a completion, T; one for all, or int32 [...].
     """
     most = _of(tables.most_S, at.state) + _filling_tokens(tables, at)
     return tokens - at.written < most + 2  # this token, and the stop

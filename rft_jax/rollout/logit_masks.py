@@ -28,15 +28,16 @@ class LogitMask:
         forbidden_ids: Tokens that are never sampled.
         end_of_think_id: The marker between thought and answer; None: answers without thought.
         thinking_tokens: Budget of tokens before the marker; when it is spent the marker is forced.
+            One for all, or an array with one for each completion of the batch.
         grammar: What answers must look like; None: anything.
-        completion_tokens: T, within which an answer with a grammar is brought to its end.
+        completion_tokens: T, within which an answer with a grammar is brought to its end; likewise.
     """
 
     forbidden_ids: tuple[int, ...]
     end_of_think_id: int | None
-    thinking_tokens: int
+    thinking_tokens: int | Array
     grammar: GrammarTables | None = None
-    completion_tokens: int = 0
+    completion_tokens: int | Array = 0
 
 
 class MaskState(NamedTuple):
@@ -110,15 +111,23 @@ def replay(mask: LogitMask, tokens_xT: Array) -> MaskState:
     return MaskState(thought_xT, passed_xT, grammar_xT)
 
 
-def policy_logits(mask: LogitMask, state: MaskState, logits_xV: Array, temperature: float) -> Array:
+def policy_logits(
+    mask: LogitMask, state: MaskState, logits_xV: Array, temperature: float | Array
+) -> Array:
     """Logits whose softmax is the policy: over the temperature, masked, before any truncation.
 
     Masked are forbidden tokens, the marker once it has been passed, and what the grammar excludes.
+
+    Args:
+        temperature: One for all, or float32 [...]; 0 leaves logits as they are.
     """
     # Sums, next to which a logit is nothing: of a `where`, the other value would become an array of
     # its own outside of a scan.
     ids_V = np.arange(logits_xV.shape[-1])
-    logits_xV = logits_xV / temperature if temperature > 0 else logits_xV
+    if isinstance(temperature, Array):
+        logits_xV = logits_xV / jnp.where(temperature > 0, temperature, 1)[..., None]
+    elif temperature > 0:
+        logits_xV = logits_xV / temperature
     logits_xV = logits_xV + np.where(np.isin(ids_V, mask.forbidden_ids), FORBIDDEN_LOGIT, 0)
     if mask.grammar is not None:
         assert state.grammar is not None

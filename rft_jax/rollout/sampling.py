@@ -1,10 +1,34 @@
 """Sampling a token: noise that belongs to the token, truncation, inverse CDF."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 CDF_BLOCK = 128
+
+
+class Sampling(NamedTuple):
+    """How tokens are drawn: static and the same for all completions, or an array with a value for
+    each, whose shape is that of the batch.
+
+    Attributes:
+        temperature: 0 decodes greedily.
+        top_k: As in `sample`; static always.
+        top_p: Likewise, but for arrays.
+        most_tokens: int32, where a completion is cut.
+    """
+
+    temperature: float | Array
+    top_k: int
+    top_p: float | Array
+    most_tokens: int | Array
+
+    @property
+    def greedy(self) -> bool | Array:
+        """Whether the most probable token is taken."""
+        return self.temperature == 0
 
 
 def completion_keys(seed: Array, step: Array, prompt_id_B: Array, draw_B: Array, group: int):
@@ -21,14 +45,24 @@ def completion_keys(seed: Array, step: Array, prompt_id_B: Array, draw_B: Array,
         group: Samples per prompt, G.
     """
     key = jax.random.fold_in(jax.random.key(seed), step)
+    per_prompt = jax.vmap(_sample_key, in_axes=(None, None, None, 0))
+    per_batch = jax.vmap(per_prompt, in_axes=(None, 0, 0, None))
+    return per_batch(key, prompt_id_B, draw_B, jnp.arange(group))
 
-    def sample_key(prompt_id, draw, sample):
-        return jax.random.fold_in(
-            jax.random.fold_in(jax.random.fold_in(key, prompt_id), draw), sample
-        )
 
-    per_prompt = jax.vmap(sample_key, in_axes=(None, None, 0))
-    return jax.vmap(per_prompt, in_axes=(0, 0, None))(prompt_id_B, draw_B, jnp.arange(group))
+def completion_key(seed: Array, step: Array, sample: Array) -> Array:
+    """The PRNG key of one sample of a single prompt: that of `completion_keys` for row 0, draw 0.
+
+    Args:
+        seed: uint32.
+        step: int32.
+        sample: int32, the sample's index.
+    """
+    return _sample_key(jax.random.fold_in(jax.random.key(seed), step), 0, 0, sample)
+
+
+def _sample_key(key: Array, prompt_id: Array | int, draw: Array | int, sample: Array) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, prompt_id), draw), sample)
 
 
 def token_uniform(keys_BG: Array, position: Array) -> Array:
@@ -46,16 +80,21 @@ def token_uniform(keys_BG: Array, position: Array) -> Array:
 
 
 def sample(
-    logits_xV: Array, uniform_x: Array, *, greedy: bool, top_k: int, top_p: float
+    logits_xV: Array,
+    uniform_x: Array,
+    *,
+    greedy: bool | Array,
+    top_k: int,
+    top_p: float | Array,
 ) -> tuple[Array, Array]:
     """Draws a token.
 
     Args:
         logits_xV: float32 logits of the policy.
         uniform_x: Uniform numbers in [0, 1).
-        greedy: Take the most probable token instead.
+        greedy: Take the most probable token instead; or bool [...], where to.
         top_k: Draw among the k most probable only; 0: all.
-        top_p: Draw among the fewest tokens whose probability reaches p; 1: all.
+        top_p: Draw among the fewest tokens whose probability reaches p; 1: all; or float32 [...].
 
     Returns:
         The token ids (int32) and their log-probabilities under the distribution that they were
@@ -63,20 +102,24 @@ def sample(
     """
     peak_x1 = logits_xV.max(axis=-1, keepdims=True)
     weight_xV = jnp.exp(logits_xV - peak_x1)
-    if greedy:
+    if isinstance(greedy, bool) and greedy:
         token_x = jnp.argmax(logits_xV, axis=-1).astype(jnp.int32)
         total_x = weight_xV.sum(axis=-1)
     else:
         weight_xV = truncate(weight_xV, top_k, top_p)
         token_x = inverse_cdf(weight_xV, uniform_x)
+        if not isinstance(greedy, bool):  # of tokens of equal weight the first, truncated or not
+            token_x = jnp.where(greedy, jnp.argmax(logits_xV, axis=-1), token_x).astype(jnp.int32)
         total_x = _cumulative(_blocks(weight_xV))[..., -1]  # as `inverse_cdf`: one pass for both
     log_total_x = jnp.log(total_x) + peak_x1[..., 0]
     logit_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0]
     return token_x, logit_x - log_total_x
 
 
-def truncate(weight_xV: Array, top_k: int, top_p: float) -> Array:
+def truncate(weight_xV: Array, top_k: int, top_p: float | Array) -> Array:
     """Sets the weights of tokens outside the top k and the top-p nucleus to zero.
+
+    Where `top_p` is an array, nothing is sorted as long as all of it is 1.
 
     Tokens of equal weight at the border are all kept. Nucleus sampling is
     https://arxiv.org/abs/1904.09751; as in transformers, top-k comes first.
@@ -84,13 +127,22 @@ def truncate(weight_xV: Array, top_k: int, top_p: float) -> Array:
     if 0 < top_k < weight_xV.shape[-1]:
         least_x1 = jax.lax.top_k(weight_xV, top_k)[0][..., -1:]
         weight_xV = jnp.where(weight_xV >= least_x1, weight_xV, 0)
-    if top_p < 1:
-        sorted_xV = -jnp.sort(-weight_xV, axis=-1)
-        before_xV = jnp.cumsum(sorted_xV, axis=-1) - sorted_xV
-        inside_xV = before_xV < top_p * sorted_xV.sum(axis=-1, keepdims=True)
-        least_x1 = jnp.where(inside_xV, sorted_xV, jnp.inf).min(axis=-1, keepdims=True)
-        weight_xV = jnp.where(weight_xV >= least_x1, weight_xV, 0)
-    return weight_xV
+    if isinstance(top_p, Array):
+        top_x1 = top_p[..., None]
+
+        def some(weight_xV: Array) -> Array:
+            return jnp.where(top_x1 < 1, _nucleus(weight_xV, top_x1), weight_xV)
+
+        return jax.lax.cond((top_p < 1).any(), some, lambda weight_xV: weight_xV, weight_xV)
+    return _nucleus(weight_xV, top_p) if top_p < 1 else weight_xV
+
+
+def _nucleus(weight_xV: Array, top_p: float | Array) -> Array:
+    sorted_xV = -jnp.sort(-weight_xV, axis=-1)
+    before_xV = jnp.cumsum(sorted_xV, axis=-1) - sorted_xV
+    inside_xV = before_xV < top_p * sorted_xV.sum(axis=-1, keepdims=True)
+    least_x1 = jnp.where(inside_xV, sorted_xV, jnp.inf).min(axis=-1, keepdims=True)
+    return jnp.where(weight_xV >= least_x1, weight_xV, 0)
 
 
 def inverse_cdf(weight_xV: Array, uniform_x: Array) -> Array:
