@@ -73,8 +73,15 @@ class Run:
         """The folder of the stage's checkpoints."""
         return self.directory(stage) / "checkpoints"
 
-    def load_params(self, stage: TrainingStageConfig, step: int | None = None) -> Params:
+    def load_params(
+        self, stage: TrainingStageConfig, step: int | None = None, base: Params | None = None
+    ) -> Params:
         """The weights of a stage's checkpoint, by default its newest.
+
+        Args:
+            stage: The stage.
+            step: That of the checkpoint.
+            base: The weights under its adapters, if they are there; None: they are loaded.
 
         Raises:
             InputError: If there is no such checkpoint, or it is damaged.
@@ -90,7 +97,8 @@ class Run:
         sharding, _ = split(self._shardings(stage))
         step = known[-1] if step is None else step
         trained = load_params(directory, step, abstract(shape, sharding))
-        base = None if model.config.lora is None else self.load_base(stage)
+        if model.config.lora is not None and base is None:
+            base = self.load_base(stage)
         return model.adapt(trained, base)
 
     def _remedy(self, stage: TrainingStageConfig) -> str:

@@ -1,0 +1,359 @@
+"""Which completions are in a model's slots: admits, dispatches, reads, streams, frees.
+
+One `Batcher` a model. A `Task` is a request of n samples; tasks take turns, a sample each. Between
+two dispatches `step` puts waiting samples into free slots, and hands out what has been decoded. A
+prompt that is in some slot already, running or ended, is copied from there instead of run again.
+"""
+
+import functools
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rft_jax.grammars import GrammarTables
+from rft_jax.serve.answer_text import AnswerText, TokenLogprob
+from rft_jax.serve.grammar_pool import ANYTHING, GrammarPool
+from rft_jax.serve.loaded import LoadedModel
+from rft_jax.serve.slots import (
+    Decoded,
+    Sample,
+    begin,
+    decode_tokens,
+    empty_slots,
+    repeat,
+    resize,
+)
+from rft_jax.utils.types import JsonObject
+
+SLOTS = 16
+STEPS = 8  # tokens of a dispatch, at most
+_LEAST_ROOM = 64
+_MINUS_INFINITY = -9999.0  # as OpenAI's API writes it
+
+_empty = jax.jit(empty_slots, static_argnums=(0, 1, 2, 3))  # arrays of their own, to be donated
+_begin = jax.jit(begin, static_argnums=0, donate_argnums=2)
+_repeat = jax.jit(repeat, static_argnums=0, donate_argnums=1)
+_decode = jax.jit(decode_tokens, static_argnums=(0, 1), donate_argnums=3)
+_resize = jax.jit(resize, static_argnums=(1, 2), donate_argnums=0)
+
+
+@dataclass
+class Task:
+    """A request of some samples of one prompt.
+
+    Attributes:
+        id: The request's.
+        prompt: Token ids.
+        samples: How many.
+        seed: uint64.
+        limit: Tokens of a completion.
+        thinking_tokens: The budget.
+        grammar: Its key and tables; None for any text.
+        grammar_tokens: Within which an answer with a grammar ends.
+        stops: Texts that end an answer.
+        top: Alternatives whose log-probabilities are told; None: none, nor the tokens' own.
+        streams: Whether parts of answers are handed out before their end.
+    """
+
+    id: int
+    prompt: tuple[int, ...]
+    samples: int
+    seed: int
+    temperature: float
+    top_p: float
+    limit: int
+    thinking_tokens: int
+    grammar: tuple[str, GrammarTables] | None = None
+    grammar_tokens: int = 0
+    stops: tuple[str, ...] = ()
+    top: int | None = None
+    streams: bool = False
+    begun: int = 0
+    ended: int = 0
+    usage: dict[str, int] = field(default_factory=lambda: {"completion": 0, "reasoning": 0})
+
+
+@dataclass
+class _Running:
+    """A sample in a slot."""
+
+    task: Task
+    index: int
+    text: AnswerText
+    tokens: int = 0
+    thought: int = 0
+    answering: bool = True
+
+
+class Batcher:
+    """The slots of one model, and what waits for them."""
+
+    def __init__(self, model: LoadedModel, slots: int = SLOTS, steps: int = STEPS):
+        self.model = model
+        self._steps = steps
+        self._room = _LEAST_ROOM, _LEAST_ROOM  # of prompts, of completions
+        self._slots = _empty(model.decoding, slots, *self._room)
+        self._running: dict[int, _Running] = {}
+        self._free = deque(range(slots))  # that which has been free longest first
+        self._prompt_in: list[tuple[int, ...] | None] = [None] * slots
+        self._cancel: set[int] = set()
+        self._waiting: deque[Task] = deque()
+        self._tasks: dict[int, Task] = {}
+        self._pool = GrammarPool()
+        self._tables: tuple[GrammarTables, GrammarTables] | None = None  # of the pool, and a copy
+        self._compiled: set[tuple] = set()
+        self._compiling = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._running or self._waiting)
+
+    def add(self, task: Task) -> None:
+        """Lets a task wait for slots."""
+        self._tasks[task.id] = task
+        self._waiting.append(task)
+
+    def cancel(self, task_id: int) -> None:
+        """Forgets a task, if it is there, and frees its slots."""
+        if (task := self._tasks.pop(task_id, None)) is None:
+            return
+        if task in self._waiting:
+            self._waiting.remove(task)
+        for slot, running in list(self._running.items()):
+            if running.task is task:
+                self._end(slot)
+                self._cancel.add(slot)
+
+    def step(self) -> list[JsonObject]:
+        """Decodes some tokens of all that run, and says what has become of them.
+
+        Returns:
+            Events: `{"id", "sample", "text", "tokens"}` for a part of an answer, with `finish` for
+            its last, and `{"id", "done", "usage"}` behind the last of a task.
+        """
+        self._admit()
+        if not self._running:
+            return []
+        return list(self._hand_out(self._dispatch()))
+
+    def compile_for(self, task: Task) -> None:
+        """Compiles what a task needs, if that has not been done; in any thread.
+
+        So the thread that calls `step` seldom compiles while others wait. What several tasks need
+        at once is seen only there.
+        """
+        length = _rounded(len(task.prompt))
+        rooms = max(length, self._room[0]), max(_rounded(task.limit), self._room[1])
+        pool = GrammarPool()
+        state = ANYTHING
+        if task.grammar is not None:
+            state = self._first_state(pool, task.grammar) or ANYTHING
+        wanted = rooms, length, pool.shapes
+        with self._compiling:
+            if wanted in self._compiled:
+                return
+            decoding, weights = self.model.decoding, self.model.weights
+            slots = _empty(decoding, len(self._prompt_in), *rooms)
+            sample, zero = _sample(task, state), np.int32(0)
+            tokens_1P = np.full((1, length), decoding.pad_id, np.int32)
+            slots = _begin(decoding, weights, slots, tokens_1P, np.int32(1), zero, sample)
+            slots = _repeat(decoding, slots, zero, zero, sample)
+            cancel_S = np.ones(len(self._prompt_in), bool)
+            tables = jax.tree.map(jnp.asarray, pool.tables)
+            jax.block_until_ready(_decode(decoding, self._steps, weights, slots, cancel_S, tables))
+            self._compiled.add(wanted)
+
+    def usual_task(self) -> Task:
+        """A task as most are, to compile for."""
+        length = max(1, min(self.model.usual_prompt, self.model.context - 1))
+        prompt = (self.model.decoding.pad_id,) * length
+        return Task(-1, prompt, 1, 0, 1.0, 1.0, self.model.default_tokens, 1)
+
+    def _first_state(self, pool: GrammarPool, grammar: tuple[str, GrammarTables]) -> int | None:
+        if pool.tables is None:
+            pool.first_state("", self.model.counted)
+        return pool.first_state(*grammar)
+
+    def _admit(self) -> None:
+        """Puts waiting samples into free slots."""
+        if not self._running:
+            self._pool.clear()
+        blocked = 0
+        while self._free and blocked < len(self._waiting):
+            task = self._waiting[0]
+            self._waiting.rotate(-1)
+            first = ANYTHING
+            if task.grammar is not None:
+                found = self._first_state(self._pool, task.grammar)
+                if found is None:
+                    blocked += 1
+                    continue
+                first = found
+            blocked = 0
+            self._make_room(task)
+            self._begin(task, first)
+            if task.begun == task.samples:
+                self._waiting.remove(task)
+
+    def _make_room(self, task: Task) -> None:
+        needed = _rounded(len(task.prompt)), _rounded(task.limit)
+        if self._running:
+            needed = tuple(map(max, needed, self._room))
+        elif all(map(int.__le__, needed, self._room)) and max(self._room) <= 1024:
+            return  # room that is small is not worth another program
+        self._resize(*needed)
+
+    def _resize(self, prompt_room: int, room: int) -> None:
+        if (prompt_room, room) != self._room:
+            self._room = prompt_room, room
+            self._slots = _resize(self._slots, prompt_room, room)
+            fits = [p if p and len(p) <= prompt_room else None for p in self._prompt_in]
+            self._prompt_in = fits
+
+    def _begin(self, task: Task, grammar: int) -> None:
+        """Begins the task's next sample."""
+        decoding = self.model.decoding
+        known = [slot for slot, prompt in enumerate(self._prompt_in) if prompt == task.prompt]
+        slot = next((slot for slot in self._free if slot in known), self._free[0])
+        self._free.remove(slot)
+        self._cancel.discard(slot)
+        sample = _sample(task, grammar)
+        if known:
+            source = slot if slot in known else known[0]
+            self._slots = _repeat(decoding, self._slots, np.int32(source), np.int32(slot), sample)
+        else:
+            length = len(task.prompt)
+            tokens_1P = np.full((1, _rounded(length)), decoding.pad_id, np.int32)
+            tokens_1P[0, :length] = task.prompt
+            self._slots = _begin(
+                decoding, self.model.weights, self._slots, tokens_1P, np.int32(length),
+                np.int32(slot), sample,
+            )  # fmt: skip
+        self._prompt_in[slot] = task.prompt
+        answering = decoding.end_of_think_id is None
+        text = AnswerText(self.model.texts, task.stops)
+        self._running[slot] = _Running(task, task.begun, text, answering=answering)
+        task.begun += 1
+
+    def _dispatch(self) -> Decoded:
+        cancel_S = np.zeros(len(self._prompt_in), bool)
+        cancel_S[list(self._cancel)] = True
+        self._cancel.clear()
+        grammar = None
+        if any(running.task.grammar for running in self._running.values()):
+            grammar = self._grammar()
+        self._slots, decoded = _decode(
+            self.model.decoding, self._steps, self.model.weights, self._slots, cancel_S, grammar
+        )
+        if not any(running.task.top for running in self._running.values()):
+            nothing = np.zeros((len(self._prompt_in), self._steps, 0))
+            decoded = decoded._replace(top_SKN=nothing, top_logprobs_SKN=nothing)
+        return jax.device_get(decoded)
+
+    def _grammar(self) -> GrammarTables:
+        """The pool's tables, on the device."""
+        tables = self._pool.tables
+        assert tables is not None, "a slot has a grammar"
+        if self._tables is None or self._tables[0] is not tables:
+            self._tables = tables, jax.tree.map(jnp.asarray, tables)
+        return self._tables[1]
+
+    def _hand_out(self, decoded: Decoded) -> Iterator[JsonObject]:
+        for slot, running in list(self._running.items()):
+            for at in range(decoded.written_S[slot]):
+                self._take(running, int(decoded.tokens_SK[slot, at]), decoded, slot, at)
+                if running.text.stopped:
+                    break
+                if running.task.streams:
+                    yield from self._part(running, None)
+            if finish := self._finish(running, decoded, slot):
+                running.text.finish()
+                yield from self._part(running, finish)
+                yield from self._ended(slot)
+
+    def _part(self, running: _Running, finish: str | None) -> Iterator[JsonObject]:
+        """What is ready of an answer, if anything, or its end."""
+        task, piece = running.task, running.text.take()
+        if not piece.text and finish is None:
+            return
+        part: JsonObject = {"id": task.id, "sample": running.index, "text": piece.text}
+        if task.top is not None:
+            part["tokens"] = [token.to_json(self.model.texts) for token in piece.tokens]
+        if finish is not None:
+            part["finish"] = finish
+        yield part
+
+    def _take(self, running: _Running, token: int, decoded: Decoded, slot: int, at: int) -> None:
+        """One token more of a sample."""
+        decoding, task = self.model.decoding, running.task
+        running.tokens += 1
+        if token in decoding.stop_ids:
+            return
+        if not running.answering:
+            if token == decoding.end_of_think_id:
+                running.answering = True
+            else:
+                running.thought += 1
+            return
+        logprob = TokenLogprob(token, 0.0)
+        if task.top is not None:
+            logprob.logprob = _number(decoded.logprobs_SK[slot, at])
+            top = decoded.top_SKN[slot, at, : task.top], decoded.top_logprobs_SKN[slot, at]
+            logprob.top = [(int(other), _number(value)) for other, value in zip(*top)]  # noqa: B905
+        running.text.add(logprob)
+
+    def _finish(self, running: _Running, decoded: Decoded, slot: int) -> str | None:
+        """Why a sample has ended, if it has."""
+        if running.text.stopped:
+            if decoded.running_S[slot]:
+                self._cancel.add(slot)
+            return "stop"
+        if decoded.running_S[slot]:
+            return None
+        last = int(decoded.tokens_SK[slot, decoded.written_S[slot] - 1])
+        return "stop" if last in self.model.decoding.stop_ids else "length"
+
+    def _ended(self, slot: int) -> Iterator[JsonObject]:
+        running = self._end(slot)
+        task = running.task
+        task.ended += 1
+        task.usage["completion"] += running.tokens
+        task.usage["reasoning"] += running.thought
+        if task.ended == task.samples:
+            self._tasks.pop(task.id, None)
+            yield {"id": task.id, "done": True, "usage": task.usage}
+
+    def _end(self, slot: int) -> _Running:
+        self._free.append(slot)
+        return self._running.pop(slot)
+
+
+def _sample(task: Task, grammar: int) -> Sample:
+    return Sample(
+        seed=np.uint32(task.seed & 0xFFFFFFFF),
+        step=np.uint32(task.seed >> 32).astype(np.int32),
+        index=np.int32(task.begun),
+        temperature=np.float32(task.temperature),
+        top_p=np.float32(task.top_p),
+        thinking_tokens=np.int32(task.thinking_tokens),
+        most_tokens=np.int32(task.limit),
+        grammar=np.int32(grammar),
+        grammar_tokens=np.int32(task.grammar_tokens if task.grammar else 0),
+        tells=np.bool_(task.top is not None),
+    )
+
+
+@functools.cache
+def _rounded(size: int) -> int:
+    """The next power of two, `_LEAST_ROOM` at least."""
+    return max(_LEAST_ROOM, 1 << (size - 1).bit_length())
+
+
+def _number(logprob: np.floating) -> float:
+    return max(float(logprob), _MINUS_INFINITY)

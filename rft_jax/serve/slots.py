@@ -1,0 +1,397 @@
+"""Continuous batching for requests that come one by one: slots, and programs over all of them.
+
+A slot has a prompt's keys and values of its own, the completion that grows behind it, and how that
+is sampled. Three programs change the slots, which are donated: `begin` runs a prompt and puts it
+into a slot, `repeat` begins in one slot with the prompt that is in another, `decode_tokens` decodes
+up to k tokens in all slots. Between them the host takes tokens and frees slots (`batcher`).
+
+Letters as in docs/architecture.md; S is the slots, each a row by itself (C = S, M = 1 of
+`rollout.decode`), P the room for prompts, T that for completions.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from rft_jax.grammars import FREE, GrammarTables
+from rft_jax.models import Cache, Model, Params, Prefix
+from rft_jax.models.cache import Stack, Unrolled
+from rft_jax.rollout import logit_masks
+from rft_jax.rollout.decode import DecodeContext, DecodeSlots, PromptSamples, decode_from
+from rft_jax.rollout.grammar_mask import GrammarState
+from rft_jax.rollout.logit_masks import FORBIDDEN_LOGIT, LogitMask, MaskState
+from rft_jax.rollout.sampling import Sampling, completion_key
+
+TOP = 20  # alternatives whose log-probabilities are told
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What programs are compiled for, besides shapes."""
+
+    model: Model
+    forbidden_ids: tuple[int, ...]
+    end_of_think_id: int | None
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+
+class Weights(NamedTuple):
+    """A model's weights, as prefill and as decoding take them."""
+
+    params: Params
+    layers: tuple[Params, ...]  # the same layers, each by itself
+
+
+class Sample(NamedTuple):
+    """How one completion is sampled; in `Slots` arrays [S], else scalars.
+
+    Attributes:
+        seed: uint32.
+        step: int32, with the seed the noise's.
+        index: int32, of the sample among those of its request.
+        temperature: float32; 0 decodes greedily.
+        top_p: float32.
+        thinking_tokens: int32, the budget.
+        most_tokens: int32, where the completion is cut.
+        grammar: int32, the grammar's first state, or that where anything may follow.
+        grammar_tokens: int32, within which an answer with a grammar ends.
+        tells: bool, whether log-probabilities of alternatives are wanted.
+    """
+
+    seed: Array | np.uint32
+    step: Array | np.int32
+    index: Array | np.int32
+    temperature: Array | np.float32
+    top_p: Array | np.float32
+    thinking_tokens: Array | np.int32
+    most_tokens: Array | np.int32
+    grammar: Array | np.int32
+    grammar_tokens: Array | np.int32
+    tells: Array | np.bool_
+
+
+class Slots(NamedTuple):
+    """All slots; donated from program to program."""
+
+    kv_SKPQ: tuple[Stack, Stack]  # of the prompts, each layer by itself
+    prompt_length_S: Array  # int32
+    last_SD: Array  # hidden state of the prompt's last token
+    keys_S: Array
+    sample: Sample
+    decode: DecodeSlots
+
+
+class Decoded(NamedTuple):
+    """Up to k tokens of every slot.
+
+    Attributes:
+        tokens_SK: int32.
+        written_S: int32, how many of them are the completion's.
+        running_S: bool, whether it goes on.
+        logprobs_SK: float32, under the model as it is: no temperature, no truncation, no grammar.
+        top_SKN: int32, the most probable tokens, where anybody asked for them.
+        top_logprobs_SKN: float32.
+    """
+
+    tokens_SK: Array
+    written_S: Array
+    running_S: Array
+    logprobs_SK: Array
+    top_SKN: Array
+    top_logprobs_SKN: Array
+
+
+def empty_slots(decoding: Decoding, count: int, prompt_room: int, room: int) -> Slots:
+    """Slots with nothing in them.
+
+    Args:
+        count: S.
+        prompt_room: P.
+        room: T.
+    """
+    c, dtype = decoding.model.config, decoding.model.dtype
+    shape = (count, c.num_kv_heads, prompt_room, c.head_dim)
+
+    def layers() -> tuple[Array, ...]:
+        return tuple(jnp.zeros(shape, dtype) for _ in range(c.num_layers))
+
+    kv = layers(), layers()
+    zero_S = jnp.zeros(count, jnp.int32)
+    number_S = jnp.zeros(count, jnp.float32)
+    no_S1 = jnp.zeros((count, 1), bool)
+    zero_S1 = zero_S[:, None]
+    return Slots(
+        kv_SKPQ=kv,
+        prompt_length_S=zero_S,
+        last_SD=jnp.zeros((count, c.hidden_size), dtype),
+        keys_S=jax.random.split(jax.random.key(0), count),
+        sample=Sample(
+            jnp.zeros(count, jnp.uint32), zero_S, zero_S, number_S, number_S + 1, zero_S, zero_S,
+            zero_S, zero_S, jnp.zeros(count, bool),
+        ),
+        decode=DecodeSlots(
+            hidden_CMD=jnp.zeros((count, 1, c.hidden_size), dtype),
+            cache=decoding.model.init_cache(_prefix(kv, zero_S), 1, room),
+            state=MaskState(zero_S1, no_S1, GrammarState(zero_S1, zero_S1, zero_S1)),
+            running_CM=no_S1,
+        ),
+    )  # fmt: skip
+
+
+def begin(
+    decoding: Decoding,
+    weights: Weights,
+    slots: Slots,
+    tokens_1P: Array,
+    length: Array,
+    slot: Array,
+    sample: Sample,
+) -> Slots:
+    """Runs a prompt and begins a completion of it in a slot.
+
+    Args:
+        tokens_1P: int32, padded on the right; P at most that of the slots.
+        length: int32.
+        slot: int32.
+        sample: Scalars.
+    """
+    last_1D, prefix = decoding.model.prefill(weights.params, tokens_1P, length[None])
+
+    def put(whole_SKPQ: Array, one_1KPQ: Array) -> Array:
+        return jax.lax.dynamic_update_slice(whole_SKPQ, one_1KPQ, (slot, 0, 0, 0))
+
+    prefix = prefix.unrolled()
+    slots = slots._replace(
+        kv_SKPQ=jax.tree.map(put, slots.kv_SKPQ, (prefix.k_LBKPQ, prefix.v_LBKPQ)),
+        prompt_length_S=slots.prompt_length_S.at[slot].set(length),
+        last_SD=slots.last_SD.at[slot].set(last_1D[0]),
+    )
+    return _begin_sample(decoding, slots, slot, sample)
+
+
+def repeat(decoding: Decoding, slots: Slots, source: Array, slot: Array, sample: Sample) -> Slots:
+    """Begins a completion in a slot of the prompt that is in another, or in itself."""
+
+    def copy(x_Sx: Array) -> Array:
+        return x_Sx.at[slot].set(x_Sx[source])
+
+    slots = slots._replace(
+        kv_SKPQ=jax.tree.map(copy, slots.kv_SKPQ),
+        prompt_length_S=copy(slots.prompt_length_S),
+        last_SD=copy(slots.last_SD),
+    )
+    return _begin_sample(decoding, slots, slot, sample)
+
+
+def _begin_sample(decoding: Decoding, slots: Slots, slot: Array, sample: Sample) -> Slots:
+    """The slots with a new completion of the prompt that is in one of them."""
+    decode = slots.decode
+
+    def put(whole_S1: Array, value: Array | int) -> Array:
+        return whole_S1.at[slot, 0].set(value)
+
+    answering = jnp.bool_(decoding.end_of_think_id is None)
+    state, grammar = decode.state, decode.state.grammar
+    assert grammar is not None
+    # A thought is free, but where no grammar follows it, its end is as free as all else.
+    anything = sample.grammar_tokens == 0
+    first = jnp.where(answering | anything, sample.grammar, FREE)
+    state = MaskState(
+        put(state.thought, 0),
+        put(state.answering, answering),
+        GrammarState(put(grammar.state, first), put(grammar.count, 0), put(grammar.written, 0)),
+    )
+    # The keys of the completion before stay in the cache; a length of 0 hides them.
+    cache = decode.cache._replace(length_BG=put(decode.cache.length_BG, 0))
+    key = completion_key(sample.seed, sample.step, sample.index)
+    return slots._replace(
+        keys_S=slots.keys_S.at[slot].set(key),
+        sample=jax.tree.map(lambda all_S, one: all_S.at[slot].set(one), slots.sample, sample),
+        decode=DecodeSlots(
+            hidden_CMD=decode.hidden_CMD.at[slot, 0].set(slots.last_SD[slot]),
+            cache=cache,
+            state=state,
+            running_CM=put(decode.running_CM, True),
+        ),
+    )
+
+
+def decode_tokens(
+    decoding: Decoding,
+    most: int,
+    weights: Weights,
+    slots: Slots,
+    cancel_S: Array,
+    grammar: GrammarTables | None,
+) -> tuple[Slots, Decoded]:
+    """Decodes tokens in all slots that run, until none does.
+
+    Args:
+        most: K, tokens of a slot at most.
+        cancel_S: bool, completions that nobody waits for.
+        grammar: Those of all slots in one; None where none has any.
+    """
+    before = slots.decode.state.grammar
+    if grammar is None:
+        slots = _with_grammar_state(slots, None)
+    running_S1 = slots.decode.running_CM & ~cancel_S[:, None]
+    slots = slots._replace(decode=slots.decode._replace(running_CM=running_S1))
+    context, pairs = _context(decoding, weights, slots, grammar)
+
+    def step(carry: tuple[Array, DecodeSlots, Decoded]) -> tuple[Array, DecodeSlots, Decoded]:
+        at, decode, record = carry
+        logits_S1V = decoding.model.logits(weights.params, decode.hidden_CMD)
+        after, new = decode_from(context, pairs, decode, logits_S1V)
+        told = _told(context, decode.state, logits_S1V, new.tokens_x, slots.sample.tells)
+        return at + 1, after, _record(record, at, new.tokens_x, new.written_x, told)
+
+    def unfinished(carry: tuple[Array, DecodeSlots, Decoded]) -> Array:
+        at, decode, _ = carry
+        return (at < most) & decode.running_CM.any()
+
+    carry = jnp.int32(0), slots.decode, _empty_record(len(cancel_S), most)
+    _, decode, record = jax.lax.while_loop(unfinished, step, carry)
+    # Modulo its size a ring stays the same, and the count within its type.
+    kv = decode.cache.kv
+    decode = decode._replace(
+        cache=decode.cache._replace(written=decode.cache.written % kv.capacity)
+    )
+    slots = slots._replace(decode=decode)
+    if grammar is None:
+        slots = _with_grammar_state(slots, before)
+    return slots, record._replace(running_S=decode.running_CM[:, 0])
+
+
+def resize(slots: Slots, prompt_room: int, room: int) -> Slots:
+    """Slots with other room, at least for what is in those that run."""
+
+    def prompts(x_SKPQ: Array) -> Array:
+        return _resized(x_SKPQ, 2, prompt_room)
+
+    cache = slots.decode.cache
+    kv = cache.kv
+    assert isinstance(kv, Unrolled)
+    turn, key_axis = cache.written % kv.capacity, 3 if kv.transposed else 2
+    size = min(room, kv.capacity)
+
+    def ring(x: Array, axis: int) -> Array:
+        # The oldest first, and of these the newest; the next token goes behind them.
+        x = jnp.roll(x, -turn, axis)
+        return _resized(jax.lax.slice_in_dim(x, kv.capacity - size, None, axis=axis), axis, room)
+
+    kv = dataclasses.replace(
+        kv,
+        k_RKxx=tuple(ring(k, key_axis) for k in kv.k_RKxx),  # pyright: ignore[reportArgumentType]
+        v_RKTQ=tuple(ring(v, 2) for v in kv.v_RKTQ),  # pyright: ignore[reportArgumentType]
+    )
+    cache = Cache(kv, jnp.full((), size % room, jnp.int32), cache.length_BG)
+    return slots._replace(
+        kv_SKPQ=jax.tree.map(prompts, slots.kv_SKPQ), decode=slots.decode._replace(cache=cache)
+    )
+
+
+def _resized(x: Array, axis: int, size: int) -> Array:
+    """The array with so much of the axis, or filled up to it."""
+    x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, size - x.shape[axis])
+    return jnp.pad(x, widths)
+
+
+def _prefix(kv_SKPQ: tuple[Stack, Stack], length_S: Array) -> Prefix:
+    position_P = jnp.arange(kv_SKPQ[0][0].shape[2])
+    return Prefix(*kv_SKPQ, (position_P < length_S[:, None])[:, None, None], position_P)
+
+
+def _context(
+    decoding: Decoding, weights: Weights, slots: Slots, grammar: GrammarTables | None
+) -> tuple[DecodeContext, PromptSamples]:
+    """How tokens are decoded, and behind what."""
+    sample = jax.tree.map(lambda x_S: x_S[:, None], slots.sample)
+    if grammar is not None:
+        grammar = grammar._replace(start=sample.grammar)
+    mask = LogitMask(
+        decoding.forbidden_ids,
+        decoding.end_of_think_id,
+        sample.thinking_tokens,
+        grammar,
+        sample.grammar_tokens,
+    )
+    sampling = Sampling(sample.temperature, 0, sample.top_p, sample.most_tokens)
+    context = DecodeContext(
+        decoding.model,
+        weights.params,
+        weights.layers,
+        mask,
+        sampling,
+        slots.decode.cache.kv.capacity,
+        decoding.stop_ids,
+        decoding.pad_id,
+    )
+    pairs = PromptSamples(
+        _prefix(slots.kv_SKPQ, slots.prompt_length_S),
+        slots.prompt_length_S[:, None],
+        slots.last_SD[:, None],
+        slots.keys_S[:, None],
+    )
+    return context, pairs
+
+
+class _Told(NamedTuple):
+    """Log-probabilities of one token of every slot."""
+
+    logprob_S: Array
+    top_SN: Array
+    top_logprob_SN: Array
+
+
+def _told(
+    context: DecodeContext, state: MaskState, logits_S1V: Array, token_S1: Array, tells_S: Array
+) -> _Told:
+    """What the model itself holds of a token and of its alternatives, where anybody asks."""
+    plain = dataclasses.replace(context.mask, grammar=None)
+
+    def tell() -> _Told:
+        masked_S1V = logit_masks.policy_logits(plain, state, logits_S1V, 0.0)
+        logprob_SV = jax.nn.log_softmax(masked_S1V[:, 0], axis=-1)
+        # A token that a mask excludes can be forced.
+        logprob_SV = jnp.maximum(logprob_SV, FORBIDDEN_LOGIT)
+        own_S = jnp.take_along_axis(logprob_SV, token_S1, axis=1)[:, 0]
+        top, index = jax.lax.top_k(logprob_SV, TOP)
+        return _Told(own_S, index, top)
+
+    def nothing() -> _Told:
+        count = len(token_S1)
+        zeros = jnp.zeros((count, TOP), jnp.float32)
+        return _Told(zeros[:, 0], zeros.astype(jnp.int32), zeros)
+
+    return jax.lax.cond(tells_S.any(), tell, nothing)
+
+
+def _empty_record(count: int, most: int) -> Decoded:
+    zero = jnp.zeros((count, most), jnp.int32)
+    number = zero.astype(jnp.float32)
+    top = jnp.zeros((count, most, TOP), jnp.int32)
+    return Decoded(zero, zero[:, 0], jnp.zeros(count, bool), number, top, top.astype(jnp.float32))
+
+
+def _record(record: Decoded, at: Array, token_S1: Array, written_S1: Array, told: _Told) -> Decoded:
+    return Decoded(
+        tokens_SK=record.tokens_SK.at[:, at].set(token_S1[:, 0]),
+        written_S=record.written_S + written_S1[:, 0],
+        running_S=record.running_S,
+        logprobs_SK=record.logprobs_SK.at[:, at].set(told.logprob_S),
+        top_SKN=record.top_SKN.at[:, at].set(told.top_SN),
+        top_logprobs_SKN=record.top_logprobs_SKN.at[:, at].set(told.top_logprob_SN),
+    )
+
+
+def _with_grammar_state(slots: Slots, state: GrammarState | None) -> Slots:
+    decode = slots.decode
+    return slots._replace(decode=decode._replace(state=decode.state._replace(grammar=state)))
