@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # this module imports jax, which the server's own process doe
     from rft_jax.utils.types import JsonObject
 
 _CLOSED_REQUEST = 499  # nobody reads it
+_OWN_PARAMS = {"response_format.json_schema": "text.format", "response_format": "text.format"}
 
 T = TypeVar("T")
 
@@ -65,14 +66,17 @@ def routes(context: Context) -> list[BaseRoute]:
 
 
 @contextlib.contextmanager
-def _own_params():
+def _own_params() -> Iterator[None]:
     """Names parameters of responses where the engine names those of chat."""
-    names = {"messages": "input", "response_format.json_schema.schema": "text.format.schema"}
     try:
         yield
     except ApiError as error:
-        if error.param is not None:
-            error.param = names.get(error.param, error.param)
+        if error.param == "messages":
+            error.param = "input"
+        elif error.param is not None:
+            for theirs, ours in _OWN_PARAMS.items():
+                error.param = error.param.replace(theirs, ours)
+                error.message = error.message.replace(theirs, ours)
         raise
 
 
@@ -135,7 +139,7 @@ async def _stream(
     events = _engine(context).answer(ask.request)
     first = await anext(events)
 
-    async def body() -> AsyncIterator[str]:
+    async def body() -> AsyncGenerator[str]:
         async with contextlib.aclosing(events):
             try:
                 for part in write(first):

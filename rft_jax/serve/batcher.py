@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from rft_jax.grammars import GrammarTables
 from rft_jax.serve.answer_text import AnswerText, TokenLogprob
@@ -33,13 +34,14 @@ from rft_jax.utils.types import JsonObject
 SLOTS = 16
 STEPS = 8  # tokens of a dispatch, at most
 _LEAST_ROOM = 64
+_LEAST_TOP_P = 1e-6  # the most probable token is always in the nucleus
 _MINUS_INFINITY = -9999.0  # as OpenAI's API writes it
 
 _empty = jax.jit(empty_slots, static_argnums=(0, 1, 2, 3))  # arrays of their own, to be donated
 _begin = jax.jit(begin, static_argnums=0, donate_argnums=2)
 _repeat = jax.jit(repeat, static_argnums=0, donate_argnums=1)
 _decode = jax.jit(decode_tokens, static_argnums=(0, 1), donate_argnums=3)
-_resize = jax.jit(resize, static_argnums=(1, 2), donate_argnums=0)
+_resize = jax.jit(resize, static_argnums=(1, 2))
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Batcher:
     def __init__(self, model: LoadedModel, slots: int = SLOTS, steps: int = STEPS):
         self.model = model
         self._steps = steps
-        self._room = _LEAST_ROOM, _LEAST_ROOM  # of prompts, of completions
+        self._room = self._usual_room = _room_of(self.usual_task())  # of prompts, of completions
         self._slots = _empty(model.decoding, slots, *self._room)
         self._running: dict[int, _Running] = {}
         self._free = deque(range(slots))  # that which has been free longest first
@@ -148,8 +150,8 @@ class Batcher:
         So the thread that calls `step` seldom compiles while others wait. What several tasks need
         at once is seen only there.
         """
-        length = _rounded(len(task.prompt))
-        rooms = max(length, self._room[0]), max(_rounded(task.limit), self._room[1])
+        length, before = _rounded(len(task.prompt)), self._room
+        rooms = _roomier(_room_of(task), before)
         pool = GrammarPool()
         state = ANYTHING
         if task.grammar is not None:
@@ -159,7 +161,10 @@ class Batcher:
             if wanted in self._compiled:
                 return
             decoding, weights = self.model.decoding, self.model.weights
-            slots = _empty(decoding, len(self._prompt_in), *rooms)
+            slots = _empty(decoding, len(self._prompt_in), *before)
+            if rooms != before:
+                slots = _resize(slots, *rooms)
+                _resize(slots, *self._usual_room)
             sample, zero = _sample(task, state), np.int32(0)
             tokens_1P = np.full((1, length), decoding.pad_id, np.int32)
             slots = _begin(decoding, weights, slots, tokens_1P, np.int32(1), zero, sample)
@@ -202,12 +207,8 @@ class Batcher:
                 self._waiting.remove(task)
 
     def _make_room(self, task: Task) -> None:
-        needed = _rounded(len(task.prompt)), _rounded(task.limit)
-        if self._running:
-            needed = tuple(map(max, needed, self._room))
-        elif all(map(int.__le__, needed, self._room)) and max(self._room) <= 1024:
-            return  # room that is small is not worth another program
-        self._resize(*needed)
+        # Room that one request made others do without as soon as they can.
+        self._resize(*_roomier(_room_of(task), self._room if self._running else self._usual_room))
 
     def _resize(self, prompt_room: int, room: int) -> None:
         if (prompt_room, room) != self._room:
@@ -336,17 +337,26 @@ class Batcher:
 
 def _sample(task: Task, grammar: int) -> Sample:
     return Sample(
-        seed=np.uint32(task.seed & 0xFFFFFFFF),
-        step=np.uint32(task.seed >> 32).astype(np.int32),
-        index=np.int32(task.begun),
-        temperature=np.float32(task.temperature),
-        top_p=np.float32(task.top_p),
-        thinking_tokens=np.int32(task.thinking_tokens),
-        most_tokens=np.int32(task.limit),
-        grammar=np.int32(grammar),
-        grammar_tokens=np.int32(task.grammar_tokens if task.grammar else 0),
-        tells=np.bool_(task.top is not None),
+        seed=np.array(task.seed & 0xFFFFFFFF, np.uint32),
+        step=np.array(task.seed >> 32, np.uint32).astype(np.int32),
+        index=np.array(task.begun, np.int32),
+        temperature=np.array(task.temperature, np.float32),
+        top_p=np.array(max(task.top_p, _LEAST_TOP_P), np.float32),
+        thinking_tokens=np.array(task.thinking_tokens, np.int32),
+        most_tokens=np.array(task.limit, np.int32),
+        grammar=np.array(grammar, np.int32),
+        grammar_tokens=np.array(task.grammar_tokens if task.grammar else 0, np.int32),
+        tells=np.array(task.top is not None),
     )
+
+
+def _room_of(task: Task) -> tuple[int, int]:
+    """The room for prompts and for completions that a task takes."""
+    return _rounded(len(task.prompt)), _rounded(task.limit)
+
+
+def _roomier(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return max(a[0], b[0]), max(a[1], b[1])
 
 
 @functools.cache
@@ -355,5 +365,5 @@ def _rounded(size: int) -> int:
     return max(_LEAST_ROOM, 1 << (size - 1).bit_length())
 
 
-def _number(logprob: np.floating) -> float:
+def _number(logprob: Array | float) -> float:
     return max(float(logprob), _MINUS_INFINITY)

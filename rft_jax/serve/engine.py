@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,7 +111,7 @@ class Engine:
         """The child's process id; None while there is none."""
         return None if self._process is None else self._process.pid
 
-    async def answer(self, request: AnswerRequest) -> AsyncIterator[JsonObject]:
+    async def answer(self, request: AnswerRequest) -> AsyncGenerator[JsonObject]:
         """Asks, and gives events as they come; leaving the iterator cancels the request.
 
         Yields:

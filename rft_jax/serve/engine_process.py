@@ -24,8 +24,7 @@ from pathlib import Path
 import jax
 
 from rft_jax.grammars import GrammarTables, open_grammar
-from rft_jax.grammars.json_object import object_automaton
-from rft_jax.grammars.token_tables import Vocabulary, build_tables
+from rft_jax.grammars.errors import ResponseFormatError
 from rft_jax.serve.batcher import Batcher, Task
 from rft_jax.serve.frames import read_frame, write_frame
 from rft_jax.serve.loaded import LoadedModel, load_model
@@ -116,18 +115,15 @@ class _Served:
         return key, tables
 
     def _build(self, form: JsonObject) -> GrammarTables:
-        tokenizer = self.batcher.model.tokenizer
         try:
-            if form["type"] == "json_object":
-                vocabulary = Vocabulary.of(tokenizer)
-                automaton = object_automaton(vocabulary.separator)
-                return build_tables(automaton, vocabulary, "response_format")
-            return open_grammar(form, tokenizer)
-        except InputError as error:
-            message = str(error)
+            tables = open_grammar(form, self.batcher.model.tokenizer)
+        except ResponseFormatError as error:
+            raise Refused(str(error), error.place) from None
         except (RecursionError, MemoryError):
             message = "response_format: is too large or nested too deep; write it simpler"
-        raise Refused(message, "response_format.json_schema.schema")
+            raise Refused(message, "response_format") from None
+        assert tables is not None, "the server sends no format for any text"
+        return tables
 
 
 def prepare(request: JsonObject, served: _Served) -> Task:

@@ -105,7 +105,7 @@ def _merge(parts: list[_Part]) -> GrammarTables:
         row += len(own.bits_RW) - size
         way_S[at], least_S[at], most_S[at] = own.way_S[1:], own.least_S[1:], own.most_S[1:]
     return GrammarTables(
-        start=np.int32(FREE),
+        start=np.array(FREE, np.int32),
         bits_RW=bits_RW,
         class_V=class_V.reshape(-1).astype(np.int32),
         next_KS=next_KS,

@@ -58,7 +58,9 @@ class LoadedModel:
     @functools.cached_property
     def counted(self) -> GrammarTables:
         """A grammar in which characters are counted, which makes all pools of the same shapes."""
-        return open_grammar(_COUNTED, self.tokenizer)
+        tables = open_grammar(_COUNTED, self.tokenizer)
+        assert tables is not None, "it is no format of any text"
+        return tables
 
 
 def load_model(path: Path, bases: dict[str, Weights]) -> LoadedModel:

@@ -64,16 +64,16 @@ class Sample(NamedTuple):
         tells: bool, whether log-probabilities of alternatives are wanted.
     """
 
-    seed: Array | np.uint32
-    step: Array | np.int32
-    index: Array | np.int32
-    temperature: Array | np.float32
-    top_p: Array | np.float32
-    thinking_tokens: Array | np.int32
-    most_tokens: Array | np.int32
-    grammar: Array | np.int32
-    grammar_tokens: Array | np.int32
-    tells: Array | np.bool_
+    seed: Array | np.ndarray
+    step: Array | np.ndarray
+    index: Array | np.ndarray
+    temperature: Array | np.ndarray
+    top_p: Array | np.ndarray
+    thinking_tokens: Array | np.ndarray
+    most_tokens: Array | np.ndarray
+    grammar: Array | np.ndarray
+    grammar_tokens: Array | np.ndarray
+    tells: Array | np.ndarray
 
 
 class Slots(NamedTuple):
@@ -209,7 +209,7 @@ def _begin_sample(decoding: Decoding, slots: Slots, slot: Array, sample: Sample)
     )
     # The keys of the completion before stay in the cache; a length of 0 hides them.
     cache = decode.cache._replace(length_BG=put(decode.cache.length_BG, 0))
-    key = completion_key(sample.seed, sample.step, sample.index)
+    key = completion_key(*map(jnp.asarray, (sample.seed, sample.step, sample.index)))
     return slots._replace(
         keys_S=slots.keys_S.at[slot].set(key),
         sample=jax.tree.map(lambda all_S, one: all_S.at[slot].set(one), slots.sample, sample),
@@ -243,12 +243,13 @@ def decode_tokens(
     running_S1 = slots.decode.running_CM & ~cancel_S[:, None]
     slots = slots._replace(decode=slots.decode._replace(running_CM=running_S1))
     context, pairs = _context(decoding, weights, slots, grammar)
+    tells = jnp.asarray(slots.sample.tells).any()
 
     def step(carry: tuple[Array, DecodeSlots, Decoded]) -> tuple[Array, DecodeSlots, Decoded]:
         at, decode, record = carry
         logits_S1V = decoding.model.logits(weights.params, decode.hidden_CMD)
         after, new = decode_from(context, pairs, decode, logits_S1V)
-        told = _told(context, decode.state, logits_S1V, new.tokens_x, slots.sample.tells)
+        told = _told(context, decode.state, logits_S1V, new.tokens_x, tells)
         return at + 1, after, _record(record, at, new.tokens_x, new.written_x, told)
 
     def unfinished(carry: tuple[Array, DecodeSlots, Decoded]) -> Array:
@@ -287,8 +288,8 @@ def resize(slots: Slots, prompt_room: int, room: int) -> Slots:
 
     kv = dataclasses.replace(
         kv,
-        k_RKxx=tuple(ring(k, key_axis) for k in kv.k_RKxx),  # pyright: ignore[reportArgumentType]
-        v_RKTQ=tuple(ring(v, 2) for v in kv.v_RKTQ),  # pyright: ignore[reportArgumentType]
+        k_RKxx=jax.tree.map(lambda k: ring(k, key_axis), kv.k_RKxx),
+        v_RKTQ=jax.tree.map(lambda v: ring(v, 2), kv.v_RKTQ),
     )
     cache = Cache(kv, jnp.full((), size % room, jnp.int32), cache.length_BG)
     return slots._replace(
@@ -305,7 +306,8 @@ def _resized(x: Array, axis: int, size: int) -> Array:
 
 
 def _prefix(kv_SKPQ: tuple[Stack, Stack], length_S: Array) -> Prefix:
-    position_P = jnp.arange(kv_SKPQ[0][0].shape[2])
+    prompt_room = jax.tree.leaves(kv_SKPQ)[0].shape[2]
+    position_P = jnp.arange(prompt_room)
     return Prefix(*kv_SKPQ, (position_P < length_S[:, None])[:, None, None], position_P)
 
 
@@ -352,7 +354,7 @@ class _Told(NamedTuple):
 
 
 def _told(
-    context: DecodeContext, state: MaskState, logits_S1V: Array, token_S1: Array, tells_S: Array
+    context: DecodeContext, state: MaskState, logits_S1V: Array, token_S1: Array, tells: Array
 ) -> _Told:
     """What the model itself holds of a token and of its alternatives, where anybody asks."""
     plain = dataclasses.replace(context.mask, grammar=None)
@@ -371,7 +373,7 @@ def _told(
         zeros = jnp.zeros((count, TOP), jnp.float32)
         return _Told(zeros[:, 0], zeros.astype(jnp.int32), zeros)
 
-    return jax.lax.cond(tells_S.any(), tell, nothing)
+    return jax.lax.cond(tells, tell, nothing)
 
 
 def _empty_record(count: int, most: int) -> Decoded:
