@@ -21,7 +21,6 @@ from rft_jax.serve import chat, responses
 from rft_jax.serve.ask import Answers, Ask
 from rft_jax.serve.bodies import read_json
 from rft_jax.serve.context import Context
-from rft_jax.serve.engine import Engine
 from rft_jax.serve.errors import ApiError, error_body
 from rft_jax.serve.pass_on import pass_on
 
@@ -86,11 +85,6 @@ def _with_path(context: Context, ask: Ask) -> Ask:
     return dataclasses.replace(ask, request=dataclasses.replace(ask.request, path=path))
 
 
-def _engine(context: Context) -> Engine:
-    assert isinstance(context.engine, Engine), "the server answers by itself"
-    return context.engine
-
-
 async def _whole(
     request: Request, context: Context, ask: Ask, write: Callable[[Ask, Answers], JsonObject]
 ) -> Response:
@@ -98,7 +92,7 @@ async def _whole(
 
     async def collect() -> Answers:
         answers = Answers.to(ask.request)
-        async with contextlib.aclosing(_engine(context).answer(ask.request)) as events:
+        async with contextlib.aclosing(context.engine.answer(ask.request)) as events:
             async for event in events:
                 answers.take(event)
         return answers
@@ -136,7 +130,7 @@ async def _stream(
     end: str,
 ) -> Response:
     """The answer as server-sent events; what is refused before the first is a plain error."""
-    events = _engine(context).answer(ask.request)
+    events = context.engine.answer(ask.request)
     first = await anext(events)
 
     async def body() -> AsyncGenerator[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from rft_jax.serve.engine import Engine
 from rft_jax.serve.graders import Graders
 from rft_jax.serve.models import Models
 from rft_jax.serve.store import Store
@@ -67,6 +68,6 @@ class Context:
     options: ServeOptions
     store: Store
     models: Models
-    engine: Service
+    engine: Engine
     graders: Graders
     services: list[Service] = field(default_factory=list)

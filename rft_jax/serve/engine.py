@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import os
 import socket
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rft_jax.serve.errors import ApiError
-from rft_jax.serve.frames import encode_frame, frame_size
+from rft_jax.serve.frames import frame, receive_frame
 
 if TYPE_CHECKING:  # this module imports jax, which the server's own process does without
     from rft_jax.utils.types import JsonObject
@@ -151,7 +150,7 @@ class Engine:
 
     def _send(self, message: JsonObject) -> None:
         if self._writer is not None:
-            self._writer.write(encode_frame(message))
+            self._writer.write(frame(message))
 
     async def _keep_running(self) -> None:
         """Starts the child whenever there is none."""
@@ -189,8 +188,7 @@ class Engine:
             self._send(pending.message)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                size = frame_size(await reader.readexactly(4))
-                for event in json.loads(await reader.readexactly(size)):
+                for event in (await receive_frame(reader))["events"]:
                     if (pending := self._pending.get(event["id"])) is not None:
                         pending.events.put_nowait(event)
 

@@ -7,6 +7,7 @@ prepare requests (open the model, encode the prompt, build the grammar, compile)
 goes round the models that have something to do, a dispatch each.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -26,7 +27,7 @@ import jax
 from rft_jax.grammars import GrammarTables, open_grammar
 from rft_jax.grammars.errors import ResponseFormatError
 from rft_jax.serve.batcher import Batcher, Task
-from rft_jax.serve.frames import read_frame, write_frame
+from rft_jax.serve.frames import frame, read_frame
 from rft_jax.serve.loaded import LoadedModel, load_model
 from rft_jax.serve.slots import Weights
 from rft_jax.utils.compilation_cache import use_compilation_cache
@@ -293,15 +294,17 @@ def main() -> None:
     lock = threading.Lock()
 
     def send(events: list[JsonObject]) -> None:
-        with lock:
-            write_frame(writer, events)
+        with lock, contextlib.suppress(OSError):  # then the end is read, too
+            writer.write(frame({"events": events}))
+            writer.flush()
 
     use_compilation_cache(None)
     worker = Worker(OpenModels(memory_budget(), load_model), send)
 
     def read() -> None:
-        while (message := read_frame(reader)) is not None:
-            worker.take(message)
+        with contextlib.suppress(OSError, ValueError):  # the end, in the middle of a message too
+            while (message := read_frame(reader)) is not None:
+                worker.take(message)
         os._exit(0)  # whatever is being computed, nobody waits for it
 
     threading.Thread(target=read, daemon=True, name="read").start()
