@@ -81,10 +81,12 @@ class Engine:
 
     Args:
         load: Paths of models that are loaded at the start already.
+        environment: Of the child, which may use the devices; None: this process's.
     """
 
-    def __init__(self, load: Sequence[Path] = ()):
+    def __init__(self, load: Sequence[Path] = (), environment: Mapping[str, str] | None = None):
         self._load = [str(path) for path in load]
+        self._environment = _environment(os.environ if environment is None else environment)
         self._pending: dict[int, _Pending] = {}
         self._numbers = itertools.count(1)
         self._process: asyncio.subprocess.Process | None = None
@@ -177,7 +179,7 @@ class Engine:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "rft_jax.serve.engine_process", str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=_environment(),
+                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=self._environment,
             )  # fmt: skip
         finally:
             theirs.close()
@@ -267,13 +269,14 @@ def _unavailable() -> ApiError:
     )
 
 
-def _environment() -> dict[str, str]:
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
     """The child's environment.
 
     A process takes the chips of a TPU for itself, which a training needs; so the engine answers
     from the CPU there. On a GPU the two share the memory.
     """
-    environment = dict(os.environ)
+    environment = dict(given)
+    environment.pop("RFT_API_KEY", None)
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     if chips:
         environment["JAX_PLATFORMS"] = "cpu"

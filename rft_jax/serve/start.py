@@ -10,6 +10,7 @@ from typing import TextIO
 
 from rft_jax.serve.app import make_app
 from rft_jax.serve.context import Context, ServeOptions
+from rft_jax.serve.engine import Engine
 from rft_jax.serve.graders import Graders
 from rft_jax.serve.listen import run_server
 from rft_jax.serve.models import Models, ServedModel
@@ -64,17 +65,9 @@ def make_context(options: ServeOptions, bases: list[ServedModel]) -> Context:
     """The parts of a server, none of them started."""
     store = Store(options.dir)
     models = Models(bases, store)
-    return Context(options, store, models, _NoEngine(), Graders(options, models))
-
-
-class _NoEngine:
-    """Takes the place of the engine, which answers prompts."""
-
-    async def start(self) -> None:
-        """Nothing."""
-
-    async def stop(self) -> None:
-        """Nothing."""
+    load = [] if options.inference_url else [base.path for base in bases]
+    engine = Engine(load, options.environment)
+    return Context(options, store, models, engine, Graders(options, models))
 
 
 def open_bases(base_models: tuple[tuple[str, str], ...]) -> list[ServedModel]:
