@@ -254,7 +254,7 @@ class RolloutConfig:
     truncated_completions: Literal["score", "mask", "zero"] = "score"
     # What answers must look like: a JSON file with OpenAI's response_format, a JSON schema or
     # {"type": "regex", "pattern": ...}, or its content; empty: anything. Answers always end.
-    response_format: str | dict[str, Any] = ""
+    response_format: str | dict[str, Any] = field(default="", hash=False)  # a dict has no hash
     # Completions that are decoded at a time, of the whole batch; one that ends makes room for
     # another, so that memory and time follow their mean length instead of the longest. Best a
     # multiple of group_size / 2 on each device. 0: all at once.

@@ -20,3 +20,4 @@ from rft_jax.grammars.token_tables import CounterTables as CounterTables
 from rft_jax.grammars.token_tables import GrammarTables as GrammarTables
 from rft_jax.grammars.token_tables import Vocabulary as Vocabulary
 from rft_jax.grammars.token_tables import build_tables as build_tables
+from rft_jax.grammars.token_tables import table_bytes as table_bytes

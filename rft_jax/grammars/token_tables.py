@@ -121,6 +121,25 @@ class GrammarTables(NamedTuple):
         return int(self.least_S[self.start]) + 1
 
 
+def table_bytes(
+    states: int, classes: int, rows: int, vocab_size: int, most_added: int | None = None
+) -> int:
+    """Memory of tables in closed form.
+
+    Args:
+        states: S, with `FREE`, and where a tokenizer drops a text's first space one more.
+        classes: K.
+        rows: R, those of the states among them.
+        most_added: G; None: nothing is counted.
+    """
+    row = 4 * -(-vocab_size // WORD)
+    total = 4 + rows * row + 4 * vocab_size + 2 * classes * states + 3 * 4 * states
+    if most_added is not None:
+        total += 2 * 2 * classes * states + (4 + 4 + 1) * states
+        total += 4 * states * (most_added + 1 + most_added + 2) + 4 * (most_added + 1)
+    return total
+
+
 def build_tables(automaton: ByteAutomaton, vocabulary: Vocabulary, place: str) -> GrammarTables:
     """The tables of an automaton for a vocabulary.
 
@@ -137,9 +156,8 @@ def build_tables(automaton: ByteAutomaton, vocabulary: Vocabulary, place: str) -
     states = walk.next_KS.shape[1]
     room = _Room(automaton, vocabulary, states) if automaton.stretches else None
     extra_rows = len(room.rows_XK) if room else 0
-    words = -(-len(vocabulary.written_V) // WORD)
-    per_pair = 6 if room else 2
-    if 4 * words * (states + extra_rows + 1) + per_pair * walk.next_KS.size > MOST_BYTES:
+    sizes = states, len(walk.next_KS), states + extra_rows, len(vocabulary.written_V)
+    if table_bytes(*sizes, room.most if room else None) > MOST_BYTES:
         raise _too_large(place, vocabulary)
     ways = _Ways(automaton, walk, room, vocabulary.stop_ids[0])
     start = states - 1 if drops_space(vocabulary.pieces) else automaton.start

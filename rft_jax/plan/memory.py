@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rft_jax.config import RolloutConfig
+from rft_jax.grammars import read_response_format, table_bytes
 from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import Prefix, base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
@@ -14,6 +16,10 @@ from rft_jax.plan.aot import PlannedStep, abstract_state
 from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
 from rft_jax.runs.checkpoint import abstract
 from rft_jax.utils.types import PyTree
+
+GRAMMAR_CLASSES = 2048  # of tokens
+GRAMMAR_ROWS = 512  # of allowed tokens by the room that a counted string has left
+MOST_ADDED = 128  # characters of one token, such as spaces
 
 
 class Kept(NamedTuple):
@@ -26,6 +32,7 @@ class Kept(NamedTuple):
         gradient: The trainable weights', while there is an update.
         rollout_weights: The rollout's copy.
         cache: Keys and values of prompts and completions.
+        grammar: Tables of the response format; about, as they depend on the tokenizer.
     """
 
     weights: float
@@ -34,11 +41,12 @@ class Kept(NamedTuple):
     gradient: float
     rollout_weights: float
     cache: float
+    grammar: float
 
     @property
     def state(self) -> float:
         """What is there in all of a step."""
-        return self.weights + self.reference + self.optimizer
+        return self.weights + self.reference + self.optimizer + self.grammar
 
 
 def device_bytes(tree: PyTree) -> float:
@@ -62,7 +70,29 @@ def kept_bytes(program: PlannedStep) -> Kept:
         gradient=device_bytes(state.params),
         rollout_weights=_rollout_weights(program, state),
         cache=_cache(program),
+        grammar=grammar_bytes(program.stage.rollout, program.model.vocab_size),
     )
+
+
+def grammar_bytes(rollout: RolloutConfig, vocab_size: int) -> float:
+    """Tables of the response format, which every device holds; not less than they take.
+
+    States are those of its automaton. How many classes tokens fall into depends on the tokenizer;
+    assumed are more than vocabularies of up to 262,144 tokens have for ordinary schemas.
+
+    Raises:
+        InputError: It cannot be read or enforced.
+    """
+    wanted = read_response_format(rollout.response_format) if rollout.response_format else None
+    if wanted is None:
+        return 0.0
+    automaton = wanted.automaton()
+    states = automaton.states + 1
+    classes = min(GRAMMAR_CLASSES, vocab_size)
+    counted = automaton.stretches
+    rows = states + (GRAMMAR_ROWS if counted else 0)
+    most_added = MOST_ADDED if counted else None
+    return float(table_bytes(states, classes, rows, vocab_size, most_added))
 
 
 def _rollout_weights(program: PlannedStep, state: TrainState) -> float:

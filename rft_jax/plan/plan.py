@@ -87,6 +87,7 @@ class Plan:
                 "weights": round(kept.weights),
                 "reference": round(kept.reference),
                 "optimizer": round(kept.optimizer),
+                "grammar": round(kept.grammar),
                 "rollout": {
                     "weights": round(kept.rollout_weights),
                     "kv_cache": round(kept.cache),

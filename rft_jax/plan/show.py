@@ -27,6 +27,7 @@ def show_plan(plan: Plan) -> None:
         ("weights, float32", kept.weights, kept.weights),
         ("reference policy", kept.reference, kept.reference),
         ("optimizer", kept.optimizer, kept.optimizer),
+        ("grammar", kept.grammar, kept.grammar),
         ("rollout's weights", kept.rollout_weights, 0),
         ("KV cache", kept.cache, 0),
         ("gradient", 0, kept.gradient),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_jax.config import RolloutConfig
-from rft_jax.grammars import build_tables, grammar, grammar_of, open_grammar
+from rft_jax.grammars import build_tables, grammar, grammar_of, open_grammar, table_bytes
 from rft_jax.grammars.byte_automaton import BASE, DEAD
 from rft_jax.grammars.json_schema import schema_automaton
 from rft_jax.grammars.response_format import ResponseFormat
@@ -195,6 +195,21 @@ def test_the_disk_keeps_what_was_read_last(tmp_path, monkeypatch):
     assert grammar._load(files[0]) is not None  # after the other
     grammar._save(tables, files[2])
     assert [file.exists() for file in files] == [True, False, True]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("schema", [EVERY, {"type": "number", "minimum": 3}])
+def test_the_closed_form_is_the_arrays_bytes(schema, style):
+    tables = build_tables(schema_automaton(schema, "schema"), vocabulary(style), "schema")
+    (classes, states), rows = tables.next_KS.shape, len(tables.bits_RW)
+    counters = tables.counters
+    most = None if counters is None else counters.room_SX.shape[1] - 1
+    # Not every number of characters up to G need be had by one token.
+    spare = 0 if counters is None else 4 * (counters.room_SX.shape[1] - len(counters.adding_G))
+    size = len(tables.class_V)
+    assert table_bytes(states, classes, rows, size, most) == tables.bytes + spare
+    leaves = jax.tree.leaves(jax.device_put(tables))
+    assert sum(leaf.nbytes for leaf in leaves) == tables.bytes  # no type is another on the device
 
 
 def test_a_tokenizer_that_cannot_spell_is_refused():
