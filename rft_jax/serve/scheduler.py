@@ -32,6 +32,7 @@ _SWEEP_S = 60.0
 _KILL_S = 30.0  # from a cancellation to the trainer's end, if it does not leave by itself
 _LEAVE_S = 20.0  # that the trainer has to save when the server ends
 _CRASHES = 1  # after which a job is tried again
+_GPU_MEMORY_FRACTION = "0.6"  # the rest is the engine's
 _LOG = logging.getLogger(__name__)
 
 
@@ -261,6 +262,7 @@ class Scheduler:
             PARENT: str(os.getpid()),
             SERVER_KEY_ENV: options.api_key,
         }
+        environment.setdefault("XLA_CLIENT_MEM_FRACTION", _GPU_MEMORY_FRACTION)
         if not on_device:
             environment["JAX_PLATFORMS"] = "cpu"
         with folder.log.open("ab") as log:
