@@ -23,6 +23,7 @@ from rft_jax.commands import (
     grade,
     plan,
     quickstart,
+    record,
     sample,
     serve,
     show,
@@ -33,7 +34,20 @@ from rft_jax.config import GPU_MEMORY_FRACTION
 from rft_jax.utils.errors import InputError, Interrupted, RunFailed
 from rft_jax.utils.suggestions import did_you_mean
 
-COMMANDS = (quickstart, train, eval, sample, export, grade, validate, plan, show, bench, serve)
+COMMANDS = (
+    quickstart,
+    train,
+    eval,
+    sample,
+    export,
+    grade,
+    validate,
+    plan,
+    show,
+    bench,
+    serve,
+    record,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

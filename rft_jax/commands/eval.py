@@ -21,6 +21,10 @@ def add_parser(commands: Subparsers) -> None:
     )
     add_model(parser, "append")
     parser.add_argument("--data", help="items as JSON lines; default: the run's validation file")
+    parser.add_argument(
+        "--answers", type=Path, action="append", default=[], metavar="FILE",
+        help="answers from elsewhere, an output_text an item, as rft record writes; repeatable",
+    )  # fmt: skip
     parser.add_argument("--num-samples", type=int, default=1, help="samples per item; default: 1")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
@@ -48,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--num-samples: must be at least 1, got {options.num_samples}")
     if repeated := [path for n, path in enumerate(paths) if path in paths[:n]]:
         raise InputError(f"--model: {repeated[0]} is named twice; leave one out")
+    answers = {str(file): str(file) for file in options.answers}
     settings = EvalStage(
         samples=options.num_samples,
         cluster_by=options.cluster_by,
@@ -58,7 +63,10 @@ def run(options: argparse.Namespace) -> None:
         _check_place(options.html)
     with distributed_session():
         models = []
-        for result in evaluate_models(paths, options.data, settings, options.seed, best=True):
+        results = evaluate_models(
+            paths, options.data, settings, options.seed, answers=answers, best=True
+        )
+        for result in results:
             if is_first() and not on_terminal():
                 print_json(result.to_json())
             models.append(result)
