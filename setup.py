@@ -69,6 +69,7 @@ setup(
         "rft_jax.experiments": ["*.py", "claims/*"],
         "rft_jax.strings": ["*.npz", "*.txt", "*.json"],
         "rft_jax.report": ["*.html", "*.css", "*.js"],
+        "rft_jax.serve.pages": ["*.html", "*.css", "*.js"],
         "rft_jax.tasks.rare_disease": ["subset.json"],
     },
     entry_points={"console_scripts": ["rft = rft_jax.commands.entry:main"]},
