@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 
-from rft_jax.serve import answers, files, graders, jobs, models, webhooks
+from rft_jax.serve import answers, files, graders, jobs, models, pages, webhooks
 from rft_jax.serve.context import Context, Service
 from rft_jax.serve.errors import exception_handlers
 from rft_jax.serve.files import sweep_uploads
@@ -46,6 +46,7 @@ def make_app(context: Context) -> Starlette:
         *webhooks.routes(context),
         *graders.routes(context),
         *answers.routes(context),
+        *pages.routes(context),
     ]
     options = context.options
     app = Starlette(

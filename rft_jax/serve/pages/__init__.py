@@ -101,7 +101,7 @@ class _Pages:
 
 
 def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("rft_jax.serve.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 def _read(path: Path) -> bytes:
