@@ -15,13 +15,32 @@ _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 
+_TIME = rf"{_CLOCK}:[0-5][0-9](?:\.[0-9]+)?(?:Z|[+-]{_CLOCK})"
+_DAYS = "(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
+_HOURS = "(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))"
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_GROUP = "[0-9A-Fa-f]{1,4}"
+
+
+def _ipv6() -> str:
+    """All groups, or at most seven on the two sides of a `::`."""
+    some = [f"(?:{_GROUP}(?::{_GROUP}){{0,{most - 1}}})?" if most else "" for most in range(8)]
+    left = [f"(?:{_GROUP}(?::{_GROUP}){{{most - 1}}})" if most else "" for most in range(8)]
+    parts = [f"{left[before]}::{some[7 - before]}" for before in range(8)]
+    return f"(?:(?:{_GROUP}:){{7}}{_GROUP}|{'|'.join(parts)})"
+
+
 # RFC 3339 without leap seconds, with the days that the months have; RFC 5321 without quotes and
-# addresses of numbers; RFC 4122.
+# addresses of numbers; RFC 4122; RFC 4291 without an IPv4 address at the end.
 FORMATS = {
     "date": _DATE,
-    "date-time": rf"{_DATE}T{_CLOCK}:[0-5][0-9](?:\.[0-9]+)?(?:Z|[+-]{_CLOCK})",
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "duration": f"P(?:[0-9]+W|{_DAYS}{_HOURS}?|{_HOURS})",
     "email": rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*",
     "uuid": "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}",
+    "ipv4": rf"{_BYTE}(?:\.{_BYTE}){{3}}",
+    "ipv6": _ipv6(),
 }
 
 # What follows at each place within a character: first byte, last byte, and the next place.

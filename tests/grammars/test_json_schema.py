@@ -1,6 +1,8 @@
 """Schemas as automata: what jsonschema accepts, in the one spelling; errors name the place."""
 
 import datetime
+import functools
+import ipaddress
 import json
 import random
 import re
@@ -136,6 +138,40 @@ def test_uuids_and_times():
     assert automaton.accepts(b'"2024-02-29T23:59:59.25+01:00"')
     assert not automaton.accepts(b'"2024-02-29T24:00:00Z"')
     assert not automaton.accepts(b'"2024-02-29 23:00:00Z"')
+
+
+@functools.cache
+def addresses(version):
+    return automaton_of({"type": "string", "format": f"ipv{version}"})
+
+
+def is_address(text, version):
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+@given(
+    st.ip_addresses().map(str)
+    | st.ip_addresses(v=6).map(lambda address: address.exploded)
+    | st.from_regex(r"[0-9.]{6,9}|[0-9af:]{2,12}", fullmatch=True)
+    | st.lists(st.sampled_from(["", "0", "1f"]), max_size=10).map(":".join)
+)
+def test_addresses_are_python_s(text):
+    for version in (4, 6):
+        assert addresses(version).accepts(dumps(text)) == is_address(text, version)
+
+
+def test_times_and_durations():
+    for kind, right, wrong in (
+        ("time", ["00:00:00Z", "23:59:59.125-07:30"], ["24:00:00Z", "12:00:00", "1:00:00Z"]),
+        ("duration", ["P1Y2M3DT4H5M6S", "P2W", "PT36H", "P1M", "PT5M", "P10D"],
+         ["P", "PT", "P1D2M", "1D", "P1.5D", "P1YT", "PT1S1H"]),
+    ):  # fmt: skip
+        automaton = automaton_of({"type": "string", "format": kind})
+        for text in right + wrong:
+            assert automaton.accepts(dumps(text)) == (text in right), text
 
 
 def test_only_one_white_space_and_order():
