@@ -42,14 +42,6 @@ def test_a_grader_that_is_gamed_is_seen_in_the_report(tmp_path, capsys):
     train(dataclasses.replace(config, grader=RIGGED, audit_grader=FRESH), tmp_path)
     rows = read_metrics(tmp_path / "rft" / "metrics.jsonl")
     found = [row for row in rows if "valid_audit/reward_mean" in row]
-    for row in found:
-        print(
-            {
-                k: v
-                for k, v in row.items()
-                if k.startswith(("valid_audit", "valid_answers", "valid_reward_mean"))
-            }
-        )
     first, last = found[0], found[-1]
     assert last["valid_reward_mean"] > first["valid_reward_mean"] + 0.3
     assert last["valid_audit/reward_mean"] < first["valid_audit/reward_mean"] - 0.3

@@ -28,7 +28,7 @@ _BLANK = r"(?:[ ~\u00a0\u2009\u200a\u202f]|\\[ ,;:!])"
 _S = _BLANK + "*"
 _OPEN, _CLOSE = r"\(", r"\)"
 _INFINITY = r"\\infty\b|∞|\binfinity\b"
-_DASH = "[-\u2212\ufe63\uff0d]"
+_DASH = "[-\u2212\u2013\ufe63\uff0d]"
 VULGAR = {
     "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5),
     "⅗": (3, 5), "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8),
@@ -78,7 +78,7 @@ _GROUPED = "|".join(
 )
 _INTEGER = f"(?:{_GROUPED}|{_DIGIT}+)"
 _CURRENCY = (
-    r"(?:(?:US|A|C|HK|NZ|S)?\\?\$|[€£¥₹₩]"
+    r"(?:(?:US|A|C|HK|NZ|S)?\\?\$|[€£¥₹₩]|\\(?:pounds|euro|yen)\b"
     r"|(?:USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|NZD|HKD|SGD|SEK|NOK|DKK|Rs\.?))"
 )
 _TIMES = r"(?:\\times|×|·|⋅|\\cdot|\*|x)"
@@ -150,7 +150,7 @@ _CONTINUED = rf"(?:\}}?\^\{{?-?[1-4]\b|[²³]|[ }}]*{_PRODUCT}{_S}{_ATOM})"
 
 def _number(blank: str, unit: str) -> str:
     """A number; `blank` may stand behind its sign, and `unit` behind all of it."""
-    sign = rf"(?:(?:{_is('minus', _DASH)}|\+){blank})?"
+    sign = rf"(?:(?:{_is('minus', _DASH)}|[+\uff0b]){blank})?"
     opens = rf"(?:{_is('opens', _OPEN)}{blank})?"
     currency = f"(?:{_is('currency', _CURRENCY)}{_S})?"
     inner = rf"(?:{_is('minus', _DASH)}|{_is('opens', _OPEN)})?"
@@ -198,7 +198,7 @@ def _word() -> str:
     in_command = _is("word", rf"{_LETTER}+(?:[ -]{_LETTER}+)*")
     index = r"_(?:\{[A-Za-z0-9]+\}|[A-Za-z0-9])"
     alone = _is(
-        "word", rf"{_LETTER}{index}|(?:{_LETTER}|[Nn]o|{_LETTER}{{3,}}(?:[ -]{_LETTER}+)*)\b"
+        "word", rf"{_LETTER}{index}|(?:{_LETTER}|(?:[Nn]o|{_LETTER}{{3,}})(?:[ -]{_LETTER}+)*)\b"
     )
     return rf"{_OPENED}[ (]*{in_command}|{alone}"
 

@@ -191,6 +191,9 @@ REFUSED = {
         models=(ModelConfig(), ModelConfig())
     ),
     "stages: at least one is needed": Config(stages=()),
+    "stages: must be a tuple; with one member a comma stands behind it": Config(
+        stages=(RLStage(init=""))  # pyright: ignore[reportArgumentType]  # without its comma
+    ),
     "stages: at least one is needed and names must differ": Config(stages=(SFTStage(), SFTStage())),
     "stages: the name 'a.b' must be non-empty, without '/' and '.'": supervised(name="a.b"),
     "stages: the name 'a/b' must be": supervised(name="a/b"),

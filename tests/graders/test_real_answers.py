@@ -3,10 +3,13 @@
 The files in `data_files/cases` failed once; each stands for its kind.
 """
 
+import json
+
 import pytest
 
+from rft_jax.config import HostOptions
 from rft_jax.data import load_items, load_rows
-from rft_jax.graders import Items, build_grader, grade_texts, load_grader
+from rft_jax.graders import Grader, Items, build_grader, grade_texts, load_grader
 from rft_jax.graders.probe import probe, warnings
 from rft_jax.graders.types import HostSample, HostView
 
@@ -90,3 +93,31 @@ def test_lists_of_law_and_finance(spec, cases):
         items = Items([{"x": reference}], "items.jsonl")
         score = grader.score_on_host(HostView(HostSample(text)), items, 0)
         assert score.score == pytest.approx(reward)
+
+
+@pytest.fixture(scope="module", params=["domains", "more"])
+def families(cases, request):
+    """Texts with what they should earn by their graders: of four domains, and more of each kind."""
+    specs = json.loads((cases / f"{request.param}_graders.json").read_text())
+    rows = load_rows(cases / f"{request.param}.jsonl")
+    return [(spec, [row for row in rows if row["grader"] == name]) for name, spec in specs.items()]
+
+
+def test_texts_earn_what_they_should(families):
+    for spec, rows in families:
+        grader = load_grader(spec)
+        items = Items([row["item"] for row in rows], "cases.jsonl")
+        for n, row in enumerate(rows):
+            score = grader.score_on_host(HostView(HostSample(row["text"])), items, n)
+            assert score.score == pytest.approx(row["expected"]), row
+
+
+@pytest.mark.slow
+def test_texts_earn_what_they_should_on_the_device(families):
+    for spec, rows in families:
+        texts, items = ([row[part] for row in rows] for part in ("text", "item"))
+        # What goes to the host for a verdict is not asked there: its reward is that of the device.
+        grader = Grader(load_grader(spec), HostOptions())
+        grade = grade_texts(grader, texts, items)
+        assert grade.reward.tolist() == pytest.approx([row["expected"] for row in rows]), spec
+        assert grade.valid.all()
