@@ -26,10 +26,11 @@ import numpy as np
 import optax
 from jax import Array
 
-from rft_jax.config import PolicyLossConfig, RLStage, RolloutConfig
+from rft_jax.config import PolicyLossSettings, RLStage, RolloutConfig
+from rft_jax.config.presets import policy_loss
 from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
 from rft_jax.grammars import GrammarTables, grammar_of
-from rft_jax.learn.advantages import advantages, unequal_rewards
+from rft_jax.learn.advantages import advantages, teaching_groups, unequal_rewards
 from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
@@ -184,7 +185,7 @@ def make_grading(grader: Grader, tokenizer: Tokenizer, config: RolloutConfig) ->
 
 
 def make_learner(
-    sampler: Sampler, optimizer: optax.GradientTransformation, config: PolicyLossConfig
+    sampler: Sampler, optimizer: optax.GradientTransformation, config: PolicyLossSettings
 ) -> Learner:
     """What learns from a sampler's completions."""
     return Learner(
@@ -206,11 +207,13 @@ def make_program(
     mesh: AnyMesh,
 ) -> Program:
     """Collects what the step needs of a tokenizer and a stage."""
+    settings = policy_loss(stage)
+    model = replace(model, float32_head=settings.float32_head)
     sampler = make_sampler(model, tokenizer, stage.rollout, mesh)
     return Program(
         sampler=sampler,
         grading=make_grading(grader, tokenizer, stage.rollout),
-        learner=make_learner(sampler, optimizer, stage.policy_loss),
+        learner=make_learner(sampler, optimizer, settings),
         batch_size=stage.batch_size,
         max_resample_batches=stage.max_resample_batches,
     )
@@ -284,7 +287,8 @@ def make_dynamic_step(program: Program) -> Step:
                 name: metrics[name]
                 for name in ("reward_mean", "zero_std_groups_fraction", "completion_tokens")
             }
-            unequal_B = unequal_rewards(grade.reward, grade.valid)
+            parts = tuple(grade.scores.values())
+            unequal_B = teaching_groups(grade.reward, grade.valid, learner.config, parts)
             return Graded(batch.prompts, batch.prompt_id_B, completed, grade), unequal_B, metrics
 
         found = sample_groups(sample_batch, size, program.max_resample_batches, sharding)
@@ -317,6 +321,8 @@ def rollout_params(sampler: Sampler, params: Params) -> Params:
     """
     model = sampler.model
     copy, axes = merge(params, model.dtype), base(model.axes)
+    if model.float32_head:
+        copy = {**copy, model.head: params[model.head].astype(jnp.float32)}
     if sampler.config.int8_weights:
         copy, axes = quantize_weights(copy), quantized_axes(axes)
     return constrain(copy, shardings(sampler.mesh, ROLLOUT_RULES, axes))
@@ -386,7 +392,11 @@ def grade_completed(
     if grading.truncated_completions == "mask":
         return grade._replace(valid=grade.valid & completions.stopped_BG)
     if grading.truncated_completions == "zero":
-        return grade._replace(reward=jnp.where(completions.stopped_BG, grade.reward, 0))
+        earned = jax.tree.map(
+            lambda score_BG: jnp.where(completions.stopped_BG, score_BG, 0),
+            {"reward": grade.reward, "scores": grade.scores},
+        )
+        return grade._replace(**earned)
     return grade
 
 
@@ -413,9 +423,14 @@ def learn(
 ) -> tuple[TrainState, StepOutput]:
     """Strengthens what scored well; the state's cursor is `consumed` prompts further then."""
     prompts, prompt_id_B, completed, grade = graded
-    advantage_BG = advantages(grade.reward, grade.valid, learner.config)
+    config, valid_BG = learner.config, grade.valid
+    parts = tuple(grade.scores.values())
+    tokens_BG = completed.rollout.policy_mask_BGT.sum(axis=-1)
+    advantage_BG = advantages(grade.reward, valid_BG, config, parts, tokens_BG)
+    if config.drop_uniform_groups:
+        valid_BG &= teaching_groups(grade.reward, valid_BG, config, parts)[:, None]
     state, metrics = policy_update(
-        learner, state, prompts, completed.rollout, advantage_BG, grade.valid
+        learner, state, prompts, completed.rollout, advantage_BG, valid_BG
     )
     metrics |= describe(completed, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)

@@ -1,5 +1,7 @@
 """Every setting and its default, and what is done with configurations as text."""
 
+from rft_jax.config.policy_loss import PolicyLossConfig as PolicyLossConfig
+from rft_jax.config.policy_loss import PolicyLossSettings as PolicyLossSettings
 from rft_jax.config.schema import GPU_MEMORY_FRACTION as GPU_MEMORY_FRACTION
 from rft_jax.config.schema import NOT_OF_SOURCE as NOT_OF_SOURCE
 from rft_jax.config.schema import REASONING_EFFORTS as REASONING_EFFORTS
@@ -15,7 +17,6 @@ from rft_jax.config.schema import LoraTarget as LoraTarget
 from rft_jax.config.schema import MeshConfig as MeshConfig
 from rft_jax.config.schema import ModelConfig as ModelConfig
 from rft_jax.config.schema import OptimizerConfig as OptimizerConfig
-from rft_jax.config.schema import PolicyLossConfig as PolicyLossConfig
 from rft_jax.config.schema import RLStage as RLStage
 from rft_jax.config.schema import RolloutConfig as RolloutConfig
 from rft_jax.config.schema import RopeScaling as RopeScaling

@@ -132,23 +132,28 @@ def function_files(settings: Any) -> dict[str, str]:
     """The files of the functions of one's own that a data class of settings holds, by setting."""
     found = {}
     for setting in dataclasses.fields(settings):
-        if (algorithms := setting.metadata.get("algorithms")) is None:
+        algorithms, value = setting.metadata.get("algorithms"), getattr(settings, setting.name)
+        if algorithms is None or value is None:
             continue
-        stored = algorithms.stored(getattr(settings, setting.name))
+        stored = algorithms.stored(value)
         module = sys.modules.get(stored.partition(":")[0]) if is_reference(stored) else None
         if file := getattr(module, "__file__", None):
             found[setting.name] = file
     return found
 
 
-def shown(value: Algorithm) -> str:
+def shown(value: object) -> str:
     """What a setting holds, for people."""
-    if isinstance(value, str):
-        return value
+    if not callable(value):
+        return str(value)
     return f"{value.__module__}:{getattr(value, '__qualname__', repr(value))}"
 
 
-POLICY_LOSSES = Algorithms("policy loss", "new old advantage mask config", "ppo_clip gspo cispo")
-ADVANTAGES = Algorithms("advantage", "reward valid config", "group_mean leave_one_out")
+POLICY_LOSSES = Algorithms(
+    "policy loss",
+    "new old advantage mask config",
+    "ppo_clip gspo cispo sapo dppo_tv dppo_kl reinforce",
+)
+ADVANTAGES = Algorithms("advantage", "reward valid config", "group_mean leave_one_out max_at_k")
 IMPORTANCE_WEIGHTS = Algorithms("importance weight", "old sampler mask config", "none tis icepop")
 KL_ESTIMATORS = Algorithms("KL estimator", "new reference mask", "k1 k2 k3")

@@ -14,7 +14,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from rft_jax.config import schema
+from rft_jax.config import policy_loss, schema
+from rft_jax.config.presets import presets_text
 from rft_jax.config.types import alternatives, is_settings_class
 
 _LEFT = 46  # columns of names and defaults
@@ -36,6 +37,7 @@ def settings_text() -> str:
     for title, found in _sections():
         parts += ["", *textwrap.wrap(title, width)] if title else [""]
         parts += [line for setting in found for line in _lines(setting, width)]
+    parts += ["", presets_text(width)]
     return "\n".join(parts)
 
 
@@ -83,7 +85,10 @@ def _allowed(field: dataclasses.Field, kind: Any) -> str:
 
 def _notes() -> dict[tuple[str, str], str]:
     """The comment behind each field, or in the lines right above it, by class and field."""
-    source = inspect.getsource(schema)
+    return _notes_of(inspect.getsource(policy_loss)) | _notes_of(inspect.getsource(schema))
+
+
+def _notes_of(source: str) -> dict[tuple[str, str], str]:
     comments, alone = {}, set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

@@ -80,6 +80,9 @@ def _section(value: Any, kind: Any) -> Any:
 
 
 def _parse(text: str, kind: Any, setting: str) -> Any:
+    # A word that the setting knows is that word, `none` too.
+    if any(text in typing.get_args(option) for option in alternatives(kind)):
+        return text
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -104,7 +107,7 @@ def to_json(config: Any) -> Any:
 
 def _field_to_json(setting: dataclasses.Field, config: Any) -> Any:
     value = getattr(config, setting.name)
-    if "algorithms" in setting.metadata:
+    if "algorithms" in setting.metadata and value is not None:
         return setting.metadata["algorithms"].stored(value)
     return to_json(value)
 

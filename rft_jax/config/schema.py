@@ -8,13 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-from rft_jax.config.algorithms import (
-    ADVANTAGES,
-    IMPORTANCE_WEIGHTS,
-    KL_ESTIMATORS,
-    POLICY_LOSSES,
-    Algorithm,
-)
+from rft_jax.config.policy_loss import PolicyLossConfig
 
 REASONING_EFFORTS = ("low", "medium", "high")
 # Of a GPU's memory, what `rft` allocates at its start unless XLA_CLIENT_MEM_FRACTION is set.
@@ -243,7 +237,7 @@ class RolloutConfig:
     output_bytes: int = 1024  # L, the static length of the answer's text
     temperature: float = 1.0  # DeepSeek-R1, DAPO: the policy itself; 0 is greedy decoding
     # Truncated sampling is another policy than the one that learns, which
-    # `policy_loss.importance` must correct.
+    # `policy_loss.importance` corrects.
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     reasoning_effort: str | int = "medium"  # a name below, or a number of thinking tokens
@@ -260,7 +254,7 @@ class RolloutConfig:
     # multiple of group_size / 2 on each device. 0: all at once.
     slots: int = 0
     # Sample with weights, or with keys and values, in eight bits: less memory and traffic, and
-    # another policy than the learner's, which `policy_loss.importance` must correct.
+    # another policy than the learner's, which `policy_loss.importance` corrects.
     int8_weights: bool = False
     int8_cache: bool = False
 
@@ -273,47 +267,14 @@ class RolloutConfig:
         return budgets[self.reasoning_effort]
 
     @property
+    def int8(self) -> bool:
+        """Whether what samples has fewer bits than what learns."""
+        return self.int8_weights or self.int8_cache
+
+    @property
     def truncates(self) -> bool:
         """Whether tokens are drawn from a part of the policy's distribution only."""
         return self.top_k > 0 or self.top_p < 1
-
-
-@dataclass(frozen=True)
-class PolicyLossConfig:
-    """The policy-gradient objective; see `learn.advantages` and `learn.losses`.
-
-    Where a function is chosen, `module:name` of one's own may stand as well, or in an experiment
-    file the function itself; `learn.losses` has an example.
-    """
-
-    # How much better a sample was than the others of its prompt: group_mean (GRPO) or
-    # leave_one_out (RLOO); or a function of your own, as for the three settings after it.
-    advantage: Algorithm = field(default="group_mean", metadata={"algorithms": ADVANTAGES})
-    # What advantages are divided by: the rewards' standard deviation in the group (GRPO) or in the
-    # batch, the group's mean (MaxRL), nothing (Dr. GRPO).
-    scale_rewards: Literal["group", "batch", "mean", "none"] = "group"
-    # ppo_clip, gspo or cispo
-    loss: Algorithm = field(default="ppo_clip", metadata={"algorithms": POLICY_LOSSES})
-    clip_low: float = 0.2  # PPO; DAPO (https://arxiv.org/abs/2503.14476) for the pair
-    clip_high: float = 0.28
-    two_sided: bool = True  # CISPO: keep the ratio above 1 - clip_low as well
-    dual_clip: float | None = None  # https://arxiv.org/abs/1912.09729 uses 3
-    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"] = "token_mean"
-    # Weights against a mismatch of sampler and learner: none, tis or icepop
-    importance: Algorithm = field(default="none", metadata={"algorithms": IMPORTANCE_WEIGHTS})
-    tis_cap: float = 2.0  # https://fengyao.notion.site/off-policy-rl
-    icepop_low: float = 0.5  # https://arxiv.org/abs/2510.18855
-    icepop_high: float = 2.0
-    kl_coefficient: float = 0.0  # to the policy that the stage started from
-    # k1, k2 or k3: http://joschu.net/blog/kl-approx.html
-    kl_estimator: Algorithm = field(default="k3", metadata={"algorithms": KL_ESTIMATORS})
-    epochs_per_batch: int = 1  # per rollout batch
-    # The update's prompts in so many parts, whose gradients are summed: less memory, same results.
-    gradient_accumulation: int = 1
-    # Completions side by side in rows of max_completion_tokens, so many rows of each device at
-    # once; 0: a row each, padded. For lengths that differ; with full rows it only costs.
-    pack_rows: int = 0
-    logit_chunk: int = 16  # positions of every completion whose logits exist at once
 
 
 class UpdateParts(NamedTuple):
@@ -373,13 +334,18 @@ class RLStage:
     samples_interval: int = 10  # steps between dumps of the step's samples
     host_chunks: int = 4  # a batch for graders on the host is sampled and graded in so many parts
     # While the host grades a batch, sample the next from the policy before the update, which
-    # `policy_loss.importance` must correct. Interrupted, such a run goes on a little differently.
+    # `policy_loss.importance` corrects. Interrupted, such a run goes on a little differently.
     async_rollout: bool = False
 
     @property
     def decode_slots(self) -> int:
         """Completions that are decoded at a time; 0 for all."""
         return self.rollout.slots
+
+    @property
+    def samples_on_policy(self) -> bool:
+        """Whether what samples is what learns: the same weights in the same program."""
+        return not (self.async_rollout or self.rollout.int8 or self.rollout.truncates)
 
     @property
     def update_parts(self) -> UpdateParts:

@@ -28,7 +28,8 @@ MISMATCH = object()  # what `convert` returns for a value of another type
 
 def alternatives(kind: Any) -> tuple:
     """The types of a union, or the one type."""
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    return typing.get_args(kind) if union else (kind,)
 
 
 def convert(value: object, kind: Any) -> Any:
@@ -54,8 +55,9 @@ def describe(kind: Any) -> str:
     """The type for people."""
     if any(typing.get_origin(option) is collections.abc.Callable for option in alternatives(kind)):
         return "a name, module:name of a function, or a function"
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    for option in alternatives(kind):
+        if typing.get_origin(option) is Literal:
+            return "one of " + ", ".join(map(str, typing.get_args(option)))
     return (
         "a value of type " + getattr(kind, "__name__", str(kind))
         if isinstance(kind, type)

@@ -17,12 +17,13 @@ from rft_jax.config import (
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
-    PolicyLossConfig,
+    PolicyLossSettings,
     RLStage,
     SFTStage,
     StageConfig,
     TrainingStageConfig,
 )
+from rft_jax.config.presets import policy_loss
 from rft_jax.config.types import (
     MISMATCH,
     DataclassInstance,
@@ -208,7 +209,7 @@ def _validate_rl(
     section: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
 ) -> None:
     _validate_training(section, stage, config, earlier)
-    rollout, loss = stage.rollout, stage.policy_loss
+    rollout, loss = stage.rollout, policy_loss(stage)
     where = f"{section}.rollout"
     _positive(section, stage, "max_resample_batches")
     sizes = "max_prompt_tokens", "prompt_buckets", "max_completion_tokens", "output_bytes"
@@ -241,10 +242,15 @@ def _validate_rl(
     if rollout.output_bytes < 4:
         raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")
     _validate_loss(f"{section}.policy_loss", loss)
-    if loss.importance == "none":
+    if loss.advantage == "max_at_k" and not 1 <= loss.best_of < rollout.group_size:
+        raise InputError(
+            f"{section}.policy_loss.best_of: {loss.best_of} must be at least 1 and below "
+            f"group_size={rollout.group_size}"
+        )
+    if loss.importance == "none" and loss.old_logprobs == "learner":
         another = "samples come from another policy than is trained; set "
-        another += f"{section}.policy_loss.importance=tis"
-        if rollout.int8_weights or rollout.int8_cache:
+        another += f"{section}.policy_loss.importance=auto"
+        if rollout.int8:
             raise InputError(f"{where}: with int8_weights or int8_cache {another}")
         if stage.async_rollout:
             raise InputError(f"{section}.async_rollout: with it {another}")
@@ -286,7 +292,7 @@ def _validate_eval(
         )
 
 
-def _validate_loss(section: str, loss: PolicyLossConfig) -> None:
+def _validate_loss(section: str, loss: PolicyLossSettings) -> None:
     _positive(section, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
     for setting in dataclasses.fields(loss):
         if "algorithms" in setting.metadata:
@@ -298,6 +304,8 @@ def _validate_loss(section: str, loss: PolicyLossConfig) -> None:
     _require(section, loss, "clip_high", lambda high: high > 0, "be above 0")
     if loss.dual_clip is not None and (loss.loss != "ppo_clip" or not loss.dual_clip > 1):
         raise InputError(f"{section}.dual_clip: must be above 1, and is for loss=ppo_clip only")
+    for name in ("gate_positive", "gate_negative"):
+        _require(section, loss, name, lambda temperature: temperature > 0, "be above 0")
     _require(section, loss, "tis_cap", lambda cap: cap > 0, "be above 0")
     high = loss.icepop_high
     _require(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rft_jax.config import MeshConfig, OptimizerConfig, PolicyLossConfig, RolloutConfig
+from rft_jax.config import MeshConfig, OptimizerConfig, PolicyLossSettings, RolloutConfig
 from rft_jax.config.validate import validate_split
 from rft_jax.graders import build_grader, device_grader
 from rft_jax.learn.advantages import advantages
@@ -106,7 +106,7 @@ def bench(
     sampler = dataclasses.replace(sampler, mask=mask)
     grading = make_grading(build_grader(vowel_fraction), run.tokenizer, rollout)
     optimizer = make_optimizer(OptimizerConfig(), steps)
-    learner = make_learner(sampler, optimizer, PolicyLossConfig())
+    learner = make_learner(sampler, optimizer, PolicyLossSettings())
     program = Program(sampler, grading, learner, num_prompts)
     params = dataclasses.replace(run, mesh=mesh).load_params(source, at)
     batches = [_random_batch(program, seed) for seed in range(steps)]

@@ -8,7 +8,7 @@
 Everywhere: `new` [..., T] are the log-probabilities (nats) that the gradient flows through, `old`
 those at the start of the step, `sampler` the sampler's, `reference` the reference policy's; `mask`
 [..., T] is bool, True for the policy's own tokens of valid samples; `advantage` [...] is one number
-a sequence; `config` is the stage's `PolicyLossConfig`. Leading axes are arbitrary ([B, G] in the
+a sequence; `config` is the stage's `PolicyLossSettings`. Leading axes are arbitrary ([B, G] in the
 update). Where `mask` is False anything may stand, infinities and NaN included: it reaches neither a
 loss nor a gradient.
 
@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rft_jax.config import PolicyLossConfig
+from rft_jax.config import PolicyLossSettings
 from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES
 
 register_policy_loss = POLICY_LOSSES.register
@@ -48,6 +48,7 @@ register_importance_weight = IMPORTANCE_WEIGHTS.register
 register_kl_estimator = KL_ESTIMATORS.register
 
 MAX_LOG_RATIO = 20.0
+MAX_DPPO_RATIO = 20.0  # https://arxiv.org/abs/2602.04879, section 5.4: a large one
 
 
 class PolicyLoss(NamedTuple):
@@ -66,7 +67,7 @@ class PolicyLoss(NamedTuple):
 
 @register_policy_loss("ppo_clip")
 def ppo_clip(
-    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossConfig
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossSettings
 ) -> PolicyLoss:
     """PPO's clipped surrogate with an asymmetric range and an optional dual clip.
 
@@ -83,7 +84,7 @@ def ppo_clip(
 
 @register_policy_loss("gspo")
 def gspo(
-    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossConfig
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossSettings
 ) -> PolicyLoss:
     """Group sequence policy optimization: one ratio a sequence, clipped as a whole.
 
@@ -105,7 +106,7 @@ def gspo(
 
 @register_policy_loss("cispo")
 def cispo(
-    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossConfig
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossSettings
 ) -> PolicyLoss:
     """CISPO: REINFORCE weighted by a clipped, constant ratio; no token loses its gradient.
 
@@ -125,9 +126,75 @@ def cispo(
     )
 
 
+@register_policy_loss("sapo")
+def sapo(
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossSettings
+) -> PolicyLoss:
+    """Soft adaptive policy optimization: a gate instead of a clip.
+
+    -4 / t sigmoid(t (ratio - 1)) A, ratio = exp(new - old), where the temperature t is
+    `gate_positive` for A > 0 and `gate_negative` else: the gradient is that of -ratio A at 1 and
+    fades with the distance from there, on both sides. The paper averages with `sequence_mean`.
+
+    References:
+        https://arxiv.org/abs/2511.20347
+    """
+    ratio, advantage = jnp.exp(_log_ratio(new, old, mask)), advantage[..., None]
+    temperature = jnp.where(advantage > 0, config.gate_positive, config.gate_negative)
+    return PolicyLoss(-jax.nn.sigmoid(temperature * (ratio - 1)) * (4 / temperature) * advantage)
+
+
+@register_policy_loss("dppo_tv")
+def dppo_tv(
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossSettings
+) -> PolicyLoss:
+    """DPPO: tokens whose probability moved too far, in the direction of A, are left out.
+
+    -stop_gradient(ratio) A new where p - q <= clip_high (A > 0) or q - p <= clip_low (A < 0), else
+    0; p = exp(new), q = exp(old). |p - q| is the total variation of the two policies, of this token
+    against all others. A ratio's clip leaves rare tokens no room and frequent ones too much.
+
+    References:
+        https://arxiv.org/abs/2602.04879, the binary form
+    """
+    moved = jnp.exp(jnp.where(mask, new, 0)) - jnp.exp(jnp.where(mask, old, 0))
+    return _divergence_masked(new, old, advantage, mask, moved, config)
+
+
+@register_policy_loss("dppo_kl")
+def dppo_kl(
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossSettings
+) -> PolicyLoss:
+    """DPPO by KL: as `dppo_tv`, with KL(q || p) of this token against all others as the distance.
+
+    q (old - new) + (1 - q) log((1 - q) / (1 - p)), each difference from 1 plus 1e-8.
+
+    References:
+        https://arxiv.org/abs/2602.04879, the binary form
+    """
+    new_, old_ = jnp.where(mask, new, 0), jnp.where(mask, old, 0)
+    p, q = jnp.exp(new_), jnp.exp(old_)
+    divergence = q * (old_ - new_) + (1 - q) * jnp.log((1 - q + 1e-8) / (1 - p + 1e-8))
+    return _divergence_masked(new, old, advantage, mask, jnp.sign(p - q) * divergence, config)
+
+
+@register_policy_loss("reinforce")
+def reinforce(
+    new: Array, old: Array, advantage: Array, mask: Array, config: PolicyLossSettings
+) -> PolicyLoss:
+    """-A new: the policy gradient itself, without a ratio.
+
+    References:
+        REINFORCE, https://doi.org/10.1007/BF00992696; for completions, RLOO,
+        https://arxiv.org/abs/2402.14740.
+    """
+    del old, config
+    return PolicyLoss(-advantage[..., None] * jnp.where(mask, new, 0))
+
+
 @register_importance_weight("none")
 def no_importance_weight(
-    old: Array, sampler: Array, mask: Array, config: PolicyLossConfig
+    old: Array, sampler: Array, mask: Array, config: PolicyLossSettings
 ) -> Array:
     """1 for every token."""
     del sampler, mask, config
@@ -136,7 +203,7 @@ def no_importance_weight(
 
 @register_importance_weight("tis")
 def truncated_importance_weight(
-    old: Array, sampler: Array, mask: Array, config: PolicyLossConfig
+    old: Array, sampler: Array, mask: Array, config: PolicyLossSettings
 ) -> Array:
     """min(exp(old - sampler), tis_cap) per token, a constant.
 
@@ -149,7 +216,7 @@ def truncated_importance_weight(
 
 
 @register_importance_weight("icepop")
-def icepop_weight(old: Array, sampler: Array, mask: Array, config: PolicyLossConfig) -> Array:
+def icepop_weight(old: Array, sampler: Array, mask: Array, config: PolicyLossSettings) -> Array:
     """exp(old - sampler) within [icepop_low, icepop_high], else 0, per token, a constant.
 
     References:
@@ -196,6 +263,19 @@ def k3(new: Array, reference: Array, mask: Array) -> Array:
     return jnp.expm1(log_ratio) - log_ratio
 
 
+def likelihood_ratio(new: Array, old: Array, mask: Array) -> Array:
+    """exp(new - old), with its gradient, which a KL estimate is multiplied by (`unbiased_kl`).
+
+    The expectation of an estimate over tokens of the old policy is over another policy than the one
+    that its gradient is taken of. Times the ratio, `k1` and `k3` are unbiased for KL(new ||
+    reference), and so are their gradients: that of k3 alone is KL(reference || new)'s.
+
+    References:
+        DeepSeek-V3.2, https://arxiv.org/abs/2512.02556, section 3.1
+    """
+    return jnp.exp(_log_ratio(new, old, mask))
+
+
 def denominator(mask: Array, aggregation: str) -> Array:
     """What `aggregate` divides by, from the mask of the whole batch.
 
@@ -206,7 +286,8 @@ def denominator(mask: Array, aggregation: str) -> Array:
     Args:
         mask: bool [..., T], of the batch, not of a micro-batch.
         aggregation: `token_mean`: the number of tokens. `sequence_mean`, `sequence_sum`: the
-            number of sequences. `constant`: that times T.
+            number of sequences. `prompt_mean`: the number of groups. `constant`: that of sequences
+            times T.
 
     Returns:
         A float32 scalar, at least 1.
@@ -220,11 +301,17 @@ def denominator(mask: Array, aggregation: str) -> Array:
             count = mask.sum()
         case "sequence_mean" | "sequence_sum":
             count = sequences
+        case "prompt_mean":
+            count = mask.any(axis=(-2, -1)).sum()
         case "constant":
             count = sequences * mask.shape[-1]
         case _:
             raise ValueError(f"unknown aggregation {aggregation!r}")
     return jnp.maximum(count, 1).astype(jnp.float32)
+
+
+# The axes whose tokens have a mean of their own.
+_MEANS_OVER = {"sequence_mean": (-1,), "prompt_mean": (-2, -1)}
 
 
 def aggregate(loss: Array, mask: Array, aggregation: str, denominator: Array) -> Array:
@@ -235,18 +322,36 @@ def aggregate(loss: Array, mask: Array, aggregation: str, denominator: Array) ->
         mask: bool [..., T].
         aggregation: `token_mean` (DAPO, https://arxiv.org/abs/2503.14476): mean over all tokens.
             `sequence_mean` (GRPO, https://arxiv.org/abs/2402.03300): mean over sequences of their
-            tokens' mean. `constant` (Dr. GRPO, https://arxiv.org/abs/2503.20783): sum over all
-            tokens by the number of sequences and T. `sequence_sum`: mean over sequences of their
-            tokens' sum.
+            tokens' mean. `prompt_mean` (ScaleRL, https://arxiv.org/abs/2510.13786): mean over
+            groups [..., G, T] of their tokens' mean. `constant` (Dr. GRPO,
+            https://arxiv.org/abs/2503.20783): sum over all tokens by the number of sequences and
+            T. `sequence_sum`: mean over sequences of their tokens' sum.
         denominator: From the function of that name, of the whole batch.
 
     Returns:
         A scalar.
     """
     loss = jnp.where(mask, loss, 0)
-    if aggregation == "sequence_mean":
-        loss = loss / jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
+    if aggregation in _MEANS_OVER:
+        loss = loss / jnp.maximum(mask.sum(axis=_MEANS_OVER[aggregation], keepdims=True), 1)
     return loss.sum() / denominator
+
+
+def _divergence_masked(
+    new: Array,
+    old: Array,
+    advantage: Array,
+    mask: Array,
+    moved: Array,
+    config: PolicyLossSettings,
+) -> PolicyLoss:
+    """DPPO's loss; `moved` is how far the probability rose, negative where it fell."""
+    ratio = jnp.minimum(jnp.exp(_log_ratio(new, old, mask)), MAX_DPPO_RATIO)
+    advantage, moved = advantage[..., None], jax.lax.stop_gradient(moved)
+    high = mask & (advantage > 0) & (moved > config.clip_high)
+    low = mask & (advantage <= 0) & (moved < -config.clip_low)
+    loss = -jax.lax.stop_gradient(ratio) * advantage * jnp.where(mask, new, 0)
+    return PolicyLoss(jnp.where(high | low, 0, loss), clipped_high=high, clipped_low=low)
 
 
 def _log_ratio(logprob: Array, base: Array, mask: Array) -> Array:
@@ -262,7 +367,7 @@ def _clipped_surrogate(
     ratio: Array,
     advantage: Array,
     mask: Array,
-    config: PolicyLossConfig,
+    config: PolicyLossSettings,
     dual_clip: float | None,
 ) -> PolicyLoss:
     advantage = advantage[..., None]

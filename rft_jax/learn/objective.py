@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from rft_jax.config import PolicyLossConfig
+from rft_jax.config import PolicyLossSettings
 from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES, shown
 from rft_jax.learn.logprobs import CompletionScores
-from rft_jax.learn.losses import PolicyLoss, aggregate
+from rft_jax.learn.losses import PolicyLoss, aggregate, likelihood_ratio
 from rft_jax.models import Model, Params
 from rft_jax.rollout import LogitMask, Prompts, Rollout
 from rft_jax.utils.errors import InputError
@@ -38,7 +38,7 @@ class Learner:
     optimizer: optax.GradientTransformation
     mask: LogitMask
     temperature: float
-    config: PolicyLossConfig
+    config: PolicyLossSettings
     data_shards: int = 1
 
     @property
@@ -54,8 +54,8 @@ class GradedBatch(NamedTuple):
     completions: Rollout
     advantage_BG: Array
     mask_BGT: Array  # bool: the policy's own tokens of valid samples
-    # Log-probabilities before the first gradient step; None on that step, where they are the new
-    # ones themselves.
+    # The old policy's log-probabilities; None on the first gradient step with those of the learner,
+    # where they are the new ones themselves.
     old_BGT: Array | None = None
 
 
@@ -90,7 +90,7 @@ class Objective:
         denominator: From `losses.denominator`.
     """
 
-    config: PolicyLossConfig
+    config: PolicyLossSettings
     denominator: Array
 
     def __call__(
@@ -120,6 +120,8 @@ class Objective:
         kl_BGT = jnp.zeros_like(new_BGT)
         if reference_BGT is not None:
             kl_BGT = self._kl(new_BGT, masked(reference_BGT), mask_BGT)
+            if config.unbiased_kl:
+                kl_BGT = kl_BGT * likelihood_ratio(new_BGT, old_BGT, mask_BGT)
             loss_BGT = loss_BGT + config.kl_coefficient * kl_BGT
         value = aggregate(loss_BGT, mask_BGT, config.aggregation, self.denominator)
         no_BGT = jnp.zeros_like(mask_BGT)

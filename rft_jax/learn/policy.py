@@ -8,7 +8,7 @@ from jax import Array
 
 from rft_jax.learn.accumulate import accumulate_gradient
 from rft_jax.learn.logprobs import CompletionScores, completion_logprobs
-from rft_jax.learn.losses import denominator
+from rft_jax.learn.losses import denominator, k1, k3
 from rft_jax.learn.objective import GradedBatch, Learner, Objective, PolicyGradient, TokenStatistics
 from rft_jax.learn.optimizer import TrainState, apply_gradient
 from rft_jax.learn.packed_gradient import pack_batch, packed_gradient
@@ -29,10 +29,11 @@ def policy_update(
 ) -> tuple[TrainState, dict[str, Array]]:
     """`epochs_per_batch` optimizer steps on one batch of completions.
 
-    On the first step the old policy is the new one, gradient stopped, as the learner computes it;
-    the sampler's own log-probabilities enter only through the importance weights and the metric
-    `sampler_learner_logprob_gap`. Where sampling is truncated these are of the truncated
-    distribution, so that the weights and the gap know of it. Counters of the state stay.
+    With `old_logprobs=learner`, the old policy of the first step is the new one, gradient stopped,
+    as the learner computes it; the sampler's own log-probabilities enter through the importance
+    weights and the metrics only. With `sampler` these are the old policy's, of every step. Where
+    sampling is truncated they are of the truncated distribution, so that ratios, weights and
+    metrics know of it. Counters of the state stay.
 
     Args:
         learner: The static parts.
@@ -43,22 +44,25 @@ def policy_update(
         valid_BG: bool; other samples take no part.
 
     Returns:
-        The state and scalar metrics: those of the last gradient step, and the gap of the first.
+        The state and scalar metrics: those of the last gradient step, and of the first how far the
+        sampler was from the learner.
     """
     config = learner.config
     mask_BGT = completions.policy_mask_BGT & valid_BG[..., None]
-    batch = GradedBatch(prompts, completions, advantage_BG, mask_BGT)
+    by_sampler = config.old_logprobs == "sampler"
+    old_BGT = completions.logprobs_BGT if by_sampler else None
+    batch = GradedBatch(prompts, completions, advantage_BG, mask_BGT, old_BGT)
     objective = Objective(config, denominator(mask_BGT, config.aggregation))
     gradient_of, padding_fraction = _choose_strategy(learner, batch)
     metrics = {"padding_fraction": padding_fraction}
     for epoch in range(config.epochs_per_batch):
         found = gradient_of(learner, objective, state, batch)
         if epoch == 0:
-            # PPO's old policy: the learner's own numbers, not the sampler's, so that a difference
-            # between the two is no step of the policy.
-            batch = batch._replace(old_BGT=found.tokens.logprob_BGT)
-            gap_BGT = jnp.abs(found.tokens.logprob_BGT - completions.logprobs_BGT)
-            metrics["sampler_learner_logprob_gap"] = _mean(gap_BGT, mask_BGT)
+            if not by_sampler:
+                # PPO's old policy: the learner's own numbers, not the sampler's, so that a
+                # difference between the two is no step of the policy.
+                batch = batch._replace(old_BGT=found.tokens.logprob_BGT)
+            metrics |= _mismatch(completions.logprobs_BGT, found.tokens.logprob_BGT, mask_BGT)
         state, norms = apply_gradient(learner.optimizer, state, found.gradient)
         metrics |= norms | {"loss": found.loss} | _describe(found.tokens, mask_BGT)
     return state, metrics
@@ -106,6 +110,19 @@ def _choose_strategy(learner: Learner, batch: GradedBatch) -> tuple[GradientStra
         )
         strategy, slots = functools.partial(packed_gradient, packed), packed.slots
     return strategy, 1 - length_BG.sum() / jnp.maximum(slots, 1)
+
+
+def _mismatch(sampler_BGT: Array, learner_BGT: Array, mask_BGT: Array) -> dict[str, Array]:
+    """How far what samples is from what learns, before the first update.
+
+    Tokens are the sampler's, so that the means of k1 and k3 estimate KL(sampler || learner): the
+    first has a sign and more variance, the second is never negative.
+    """
+    return {
+        "sampler_learner_logprob_gap": _mean(jnp.abs(learner_BGT - sampler_BGT), mask_BGT),
+        "kl_sampler_learner_k1": _mean(k1(sampler_BGT, learner_BGT, mask_BGT), mask_BGT),
+        "kl_sampler_learner_k3": _mean(k3(sampler_BGT, learner_BGT, mask_BGT), mask_BGT),
+    }
 
 
 def _describe(tokens: TokenStatistics, mask_BGT: Array) -> dict[str, Array]:

@@ -34,6 +34,7 @@ class Model:
     vocab_size: int
     graph: nnx.GraphDef
     row_sharding: NamedSharding | None = None  # of the activations' leading axis
+    float32_head: bool = False  # logits are products in float32, whatever the compute type
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -168,6 +169,11 @@ class Model:
         )
         return hidden_BG1D[:, :, 0], cache
 
+    @property
+    def head(self) -> str:
+        """The name of the weights of `logits`."""
+        return "embed_VD" if self.config.tie_embeddings else "head_VD"
+
     def gather_head(self, params: Params) -> Params:
         """The weights with those of `logits` whole along D, for a loop over it.
 
@@ -175,13 +181,17 @@ class Model:
         """
         if self.row_sharding is None:
             return params
-        name = "embed_VD" if self.config.tie_embeddings else "head_VD"
         sharding = shardings(self.row_sharding.mesh, ROLLOUT_RULES, ("vocab", "embed"))
-        return {**params, name: constrain(params[name], sharding)}
+        return {**params, self.head: constrain(params[self.head], sharding)}
 
     def logits(self, params: Params, hidden_xD: Array) -> Array:
         """float32 logits [..., V]."""
-        return nnx.merge(self.graph, params).logits(hidden_xD)
+        decoder = nnx.merge(self.graph, params)
+        if not self.float32_head:
+            return decoder.logits(hidden_xD)
+        # TPUs and GPUs would round factors in float32 to fewer bits.
+        with jax.default_matmul_precision("highest"):
+            return decoder.logits(hidden_xD.astype(jnp.float32))
 
 
 def build_model(

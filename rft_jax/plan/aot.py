@@ -5,6 +5,7 @@ shardings of `rft train`; nothing is allocated. The grader and the detokenizer b
 out: they need the run's data, and are small beside a language model.
 """
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -21,6 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from rft_jax.config import ModelConfig, RLStage
+from rft_jax.config.presets import policy_loss
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, init_state, make_optimizer, weights
 from rft_jax.learn.policy import policy_update
@@ -139,7 +141,7 @@ class PlannedStep:
     @property
     def learner(self) -> Learner:
         """What learns."""
-        return make_learner(self.sampler, self.optimizer, self.stage.policy_loss)
+        return make_learner(self.sampler, self.optimizer, policy_loss(self.stage))
 
 
 def plan_step(
@@ -151,8 +153,9 @@ def plan_step(
 ) -> PlannedStep:
     """The step of a stage, as on a platform."""
     updates, lora = stage.policy_loss.epochs_per_batch, config.lora is not None
+    model = build_model(config, vocab_size, batch_sharding(mesh), platform)
     return PlannedStep(
-        model=build_model(config, vocab_size, batch_sharding(mesh), platform),
+        model=dataclasses.replace(model, float32_head=policy_loss(stage).float32_head),
         optimizer=make_optimizer(stage.optimizer, stage.steps, updates, lora=lora),
         stage=stage,
         mesh=mesh,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jax.sharding import AbstractMesh, Mesh
 
 from rft_jax.config import Config, MeshConfig, ModelConfig, RLStage
+from rft_jax.config.presets import resolve
 from rft_jax.config.validate import validate, validate_mesh
 from rft_jax.models import check_partition
 from rft_jax.parallel import LEARNER_RULES, batch_parts, make_mesh
@@ -122,7 +123,7 @@ def plan_stage(config: Config) -> RLStage:
     validate(config)
     if not config.rl_stages:
         raise InputError(f"{config.name}: has no stage of reinforcement to plan; add a RLStage")
-    return config.rl_stages[-1]
+    return resolve(config).rl_stages[-1]
 
 
 def estimate_plan(config: Config, topology: Topology) -> Plan:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rft_jax.config import Config, StageConfig
 from rft_jax.config.overrides import to_json
+from rft_jax.config.presets import remarks, resolve
 from rft_jax.config.validate import validate, validate_adapters, validate_mesh, validate_placement
 from rft_jax.grammars import grammar_of, load_response_format, read_response_format
 from rft_jax.models import check_partition
@@ -53,7 +54,8 @@ def open_run(config: Config, workdir: Path, readers: Readers) -> Run:
 
 def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
     validate(config)
-    config = _with_response_formats(config)
+    told = [remark for stage in config.rl_stages for remark in remarks(stage)]
+    config = resolve(_with_response_formats(config))
     mesh = make_mesh(config.mesh)
     for stage in config.training_stages:
         validate_mesh(stage, batch_parts(mesh))
@@ -105,6 +107,8 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         if is_first():
             for warning in length_warnings(config, rows, grader, tokenizer):
                 log(f"warning: {warning}")
+            for remark in told:
+                log(remark)
         if temporary.exists():
             os.replace(temporary, tokenizer_path)
     if not stored.exists():

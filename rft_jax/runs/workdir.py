@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rft_jax.config import Config
 from rft_jax.config.overrides import differences, read_config, to_json
+from rft_jax.config.presets import resolve
 from rft_jax.parallel import is_first
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
@@ -103,8 +104,9 @@ def check_same(stored: Path, config: Config) -> None:
     Raises:
         InputError: Naming them.
     """
-    old = to_json(read_config(stored))  # settings it lacks have their defaults
-    new = json.loads(json.dumps(to_json(config)))
+    # Settings it lacks have their defaults; those that were left open, what they stand for.
+    old = to_json(resolve(read_config(stored)))
+    new = json.loads(json.dumps(to_json(resolve(config))))
     for run in (old, new):
         for name in (*NO_RESULT, *MAY_CHANGE):
             run.pop(name, None)

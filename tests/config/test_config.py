@@ -66,6 +66,8 @@ def setting(config, path):
         ("stages.rft.policy_loss.dual_clip", "4", 4.0),
         ("stages.rft.policy_loss.importance", "none", "none"),
         ("stages.rft.policy_loss.scale_rewards", "none", "none"),
+        ("stages.rft.policy_loss.clip_high", "none", None),
+        ("stages.rft.policy_loss.algorithm", "gspo", "gspo"),
         ("stages.rft.policy_loss.loss", "mine:clip", "mine:clip"),
         ("stages.other.optimizer.learning_rate", "3e-4", 3e-4),
     ],
@@ -258,7 +260,7 @@ REFUSED = {
     "stages.rft.samples_interval: must be at least 1": reinforce(samples_interval=0),
     "stages.rft.host_chunks: must be at least 1": reinforce(host_chunks=0),
     "stages.rft.async_rollout: with it samples come from another policy": reinforce(
-        async_rollout=True
+        async_rollout=True, policy_loss=PolicyLossConfig(importance="none")
     ),
     "stages.rft.eval_interval: must be 0 (never) or more, got -1": reinforce(eval_interval=-1),
     "stages.rft.max_resample_batches: must be at least 1": reinforce(max_resample_batches=0),
@@ -284,8 +286,15 @@ REFUSED = {
     "stages.rft.policy_loss.dual_clip: must be above 1, and is for loss=ppo_clip": learned(
         dual_clip=3.0, loss="gspo"
     ),
-    "stages.rft.rollout: with int8_weights or int8_cache samples come from another": sampled(
-        int8_cache=True
+    "stages.rft.rollout: with int8_weights or int8_cache samples come from another": reinforce(
+        rollout=RolloutConfig(int8_cache=True), policy_loss=PolicyLossConfig(importance="none")
+    ),
+    "stages.rft.policy_loss.best_of: 8 must be at least 1 and below group_size=8": learned(
+        advantage="max_at_k", best_of=8
+    ),
+    "stages.rft.policy_loss.gate_negative: must be above 0": learned(gate_negative=0.0),
+    "stages.rft.policy_loss.algorithm: 'ppo' is not one of grpo, dr_grpo, dapo": learned(
+        algorithm="ppo"
     ),
     "models.policy.lora: adapters change a model that is there already": Config(
         models=(ModelConfig(lora=LoraConfig()),)

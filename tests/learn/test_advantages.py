@@ -1,5 +1,6 @@
 """Advantages: the peers' numbers, a NumPy oracle, and the groups that must carry exactly zero."""
 
+import itertools
 import typing
 
 import jax
@@ -9,22 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.config import PolicyLossConfig
+from rft_jax.config import PolicyLossSettings
 from rft_jax.config.algorithms import ADVANTAGES
 from rft_jax.learn.advantages import advantages
 from rft_jax.utils.errors import InputError
 
 B, G = 4, 5
-SCALES = typing.get_args(typing.get_type_hints(PolicyLossConfig)["scale_rewards"])
+SCALES = typing.get_args(typing.get_type_hints(PolicyLossSettings)["scale_rewards"])
 CONFIGS = [
-    PolicyLossConfig(advantage=advantage, scale_rewards=scale)
+    PolicyLossSettings(advantage=advantage, scale_rewards=scale)
     for advantage in ADVANTAGES.shipped
     for scale in SCALES
 ]
 
 REWARD = np.array([[1, 1, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1], [0, 1, 1, 0]], np.float32)
-GRPO = PolicyLossConfig()
-RLOO = PolicyLossConfig(advantage="leave_one_out", scale_rewards="none")
+GRPO = PolicyLossSettings()
+RLOO = PolicyLossSettings(advantage="leave_one_out", scale_rewards="none")
 PEERS = {  # see tests/data_files/README.md
     GRPO: [
         [0.5, 0.5, -1.5, 0.5],
@@ -50,18 +51,29 @@ masks = st.lists(st.booleans(), min_size=B * G, max_size=B * G).map(
 )
 
 
-def named(config: PolicyLossConfig) -> str:
+def named(config: PolicyLossSettings) -> str:
     return f"{config.advantage}-{config.scale_rewards}"
 
 
-def oracle(reward: np.ndarray, valid: np.ndarray, config: PolicyLossConfig) -> np.ndarray:
+def added_to_best(kept: np.ndarray, i: int, k: int) -> float:
+    """By enumeration: the mean best of k with sample i among them, minus that of k others."""
+    others = np.delete(kept, i)
+    if len(others) < k:
+        return 0.0
+    with_it = [max(kept[i], *chosen) for chosen in itertools.combinations(others, k - 1)]
+    return np.mean(with_it) - np.mean([max(c) for c in itertools.combinations(others, k)])
+
+
+def oracle(reward: np.ndarray, valid: np.ndarray, config: PolicyLossSettings) -> np.ndarray:
     """One group at a time, over the valid samples alone, in float64."""
     result = np.zeros(reward.shape)
     for group, (values, chosen) in enumerate(zip(reward.astype(np.float64), valid, strict=True)):
         kept = values[chosen]
         if len(kept) < 2 or kept.max() == kept.min():
             continue
-        if config.advantage == "leave_one_out":
+        if config.advantage == "max_at_k":
+            new = np.array([added_to_best(kept, i, config.best_of) for i in range(len(kept))])
+        elif config.advantage == "leave_one_out":
             new = np.array([x - np.delete(kept, i).mean() for i, x in enumerate(kept)])
         else:
             new = kept - kept.mean()
@@ -149,9 +161,9 @@ def test_a_group_of_one_has_nothing_to_compare(config):
 def test_unknown_names_are_refused():
     arrays = jnp.ones((3, 2)), jnp.ones((3, 2), bool)
     with pytest.raises(ValueError, match="unknown scale_rewards 'median'"):
-        advantages(*arrays, PolicyLossConfig(scale_rewards="median"))
+        advantages(*arrays, PolicyLossSettings(scale_rewards="median"))
     with pytest.raises(InputError, match="'median' is no advantage; use one of group_mean, leave"):
-        advantages(*arrays, PolicyLossConfig(advantage="median"))
+        advantages(*arrays, PolicyLossSettings(advantage="median"))
 
 
 _jitted = jax.jit(advantages, static_argnums=2)

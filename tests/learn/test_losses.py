@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import PolicyLossConfig
+from rft_jax.config import PolicyLossSettings
 from rft_jax.config.algorithms import ADVANTAGES, IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES
 from rft_jax.learn.losses import aggregate, denominator, k1, k2, k3
 
@@ -16,16 +16,16 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant", "sequence_sum")
 
 # Name in policy_losses.npz -> the settings that give it; see tests/data_files/README.md.
 PEERS = {
-    "ppo_dual3_token-mean": PolicyLossConfig(dual_clip=3.0),
-    "ppo_nodual_token-mean": PolicyLossConfig(),
-    "ppo_dual3_seq-mean-tok-mean": PolicyLossConfig(dual_clip=3.0, aggregation="sequence_mean"),
-    "ppo_dual3_const-norm": PolicyLossConfig(dual_clip=3.0, aggregation="constant"),
-    "ppo_dual3_seq-mean-tok-sum": PolicyLossConfig(dual_clip=3.0, aggregation="sequence_sum"),
-    "gspo": PolicyLossConfig(loss="gspo", aggregation="sequence_mean"),
-    "cispo_two-sided": PolicyLossConfig(loss="cispo"),
-    "cispo_one-sided": PolicyLossConfig(loss="cispo", two_sided=False),
-    "ppo_dual3_TIS2": PolicyLossConfig(dual_clip=3.0, importance="tis"),
-    "ppo_dual3_IcePop.5_2": PolicyLossConfig(dual_clip=3.0, importance="icepop"),
+    "ppo_dual3_token-mean": PolicyLossSettings(dual_clip=3.0),
+    "ppo_nodual_token-mean": PolicyLossSettings(),
+    "ppo_dual3_seq-mean-tok-mean": PolicyLossSettings(dual_clip=3.0, aggregation="sequence_mean"),
+    "ppo_dual3_const-norm": PolicyLossSettings(dual_clip=3.0, aggregation="constant"),
+    "ppo_dual3_seq-mean-tok-sum": PolicyLossSettings(dual_clip=3.0, aggregation="sequence_sum"),
+    "gspo": PolicyLossSettings(loss="gspo", aggregation="sequence_mean"),
+    "cispo_two-sided": PolicyLossSettings(loss="cispo"),
+    "cispo_one-sided": PolicyLossSettings(loss="cispo", two_sided=False),
+    "ppo_dual3_TIS2": PolicyLossSettings(dual_clip=3.0, importance="tis"),
+    "ppo_dual3_IcePop.5_2": PolicyLossSettings(dual_clip=3.0, importance="icepop"),
 }
 
 
@@ -83,7 +83,7 @@ def test_every_row_of_the_reference_is_tested(reference):
 
 def test_clip_indicators_count_what_the_reference_counts(reference):
     new, old, advantage, mask = (jnp.asarray(reference[k]) for k in ("new", "old", "adv", "mask"))
-    config = PolicyLossConfig(dual_clip=3.0)
+    config = PolicyLossSettings(dual_clip=3.0)
     ppo = POLICY_LOSSES.find("ppo_clip")(new, old, advantage, mask, config)
     assert [int(clipped.sum()) for clipped in ppo[1:]] == [25, 22, 6]
     gspo = POLICY_LOSSES.find("gspo")(new, old, advantage, mask, config)
@@ -94,7 +94,7 @@ def test_clip_indicators_count_what_the_reference_counts(reference):
 @pytest.mark.parametrize("loss", ["ppo_clip", "gspo"])
 def test_exactly_the_clipped_tokens_have_no_gradient(reference, loss):
     new, old, advantage, mask = (jnp.asarray(reference[k]) for k in ("new", "old", "adv", "mask"))
-    config = PolicyLossConfig(loss=loss, dual_clip=3.0)
+    config = PolicyLossSettings(loss=loss, dual_clip=3.0)
     function = POLICY_LOSSES.find(loss)
     gradient = jax.grad(
         lambda new: jnp.where(mask, function(new, old, advantage, mask, config).loss, 0).sum()
@@ -109,7 +109,7 @@ def test_exactly_the_clipped_tokens_have_no_gradient(reference, loss):
 @pytest.mark.parametrize("loss", POLICY_LOSSES.shipped)
 def test_on_policy_every_loss_has_the_reinforce_gradient(reference, loss):
     old, advantage, mask = (jnp.asarray(reference[key]) for key in ("old", "adv", "mask"))
-    config = PolicyLossConfig(loss=loss, dual_clip=3.0)
+    config = PolicyLossSettings(loss=loss, dual_clip=3.0)
 
     def total(new):
         result = POLICY_LOSSES.find(loss)(new, jax.lax.stop_gradient(new), advantage, mask, config)
@@ -203,7 +203,7 @@ def test_aggregations_are_what_they_say():
 
 
 def test_leading_axes_are_arbitrary(reference):
-    config = PolicyLossConfig(loss="gspo", aggregation="sequence_mean")
+    config = PolicyLossSettings(loss="gspo", aggregation="sequence_mean")
     shaped = {
         key: reference[key].reshape(4, 4, *reference[key].shape[1:])
         for key in ("new", "old", "roll", "mask", "adv")
@@ -244,7 +244,7 @@ def test_kl_estimators_are_unbiased(estimator):
 
 
 def test_importance_weights_are_constants():
-    config = PolicyLossConfig()
+    config = PolicyLossSettings()
     mask = jnp.ones(5, bool)
     old = jnp.log(jnp.array([0.4, 0.5, 1.0, 2.0, 2.1]))
     weights = {
@@ -270,5 +270,5 @@ def test_what_ships_is_registered(algorithms):
 
 def test_aggregations_have_a_denominator_each():
     mask = jnp.ones((2, 3), bool)
-    for aggregation in typing.get_args(typing.get_type_hints(PolicyLossConfig)["aggregation"]):
+    for aggregation in typing.get_args(typing.get_type_hints(PolicyLossSettings)["aggregation"]):
         assert denominator(mask, aggregation) > 0

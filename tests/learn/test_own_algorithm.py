@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import Config, DataConfig, PolicyLossConfig, RLStage, SFTStage
+from rft_jax.config import Config, DataConfig, PolicyLossSettings, RLStage, SFTStage
 from rft_jax.config.algorithms import ADVANTAGES, POLICY_LOSSES, function_files
 from rft_jax.config.overrides import apply_overrides, differences, from_json, to_json
 from rft_jax.config.validate import validate
@@ -87,7 +87,7 @@ def batch():
 
 
 def stage_with(**settings):
-    loss = dataclasses.replace(PolicyLossConfig(), **settings)
+    loss = dataclasses.replace(PolicyLossSettings(), **settings)
     return Config(stages=(SFTStage(), RLStage(policy_loss=loss)))
 
 
@@ -111,7 +111,7 @@ def gradient_of(config, batch, reference_BGT=None):
 
 def test_the_documented_loss_has_the_gradient_of_its_formula(module, batch):
     """-A, or half of it where A < 0, over the number of tokens; 0 where nothing is learned."""
-    config = PolicyLossConfig(loss="my_losses:asymmetric_reinforce")
+    config = PolicyLossSettings(loss="my_losses:asymmetric_reinforce")
     found, mask_BGT, _ = gradient_of(config, batch)
     weight_BG = np.where(batch[2] < 0, 0.5 * batch[2], batch[2])
     expected = np.where(mask_BGT, -weight_BG[..., None], 0) / mask_BGT.sum()
@@ -119,7 +119,7 @@ def test_the_documented_loss_has_the_gradient_of_its_formula(module, batch):
 
 
 def test_an_importance_weight_and_a_kl_estimator_of_ones_own_change_the_gradient(module, batch):
-    config = PolicyLossConfig(
+    config = PolicyLossSettings(
         importance="own_algorithms:half", kl_estimator="own_algorithms:squared", kl_coefficient=0.3
     )
     reference_BGT = batch[1].logprobs_BGT
@@ -130,7 +130,7 @@ def test_an_importance_weight_and_a_kl_estimator_of_ones_own_change_the_gradient
 
 
 def test_an_advantage_of_ones_own_is_scaled_and_groups_without_a_difference_carry_zero(module):
-    config = PolicyLossConfig(advantage="own_algorithms:above_half", scale_rewards="none")
+    config = PolicyLossSettings(advantage="own_algorithms:above_half", scale_rewards="none")
     reward_BG = jnp.array([[0.0, 1.0, 0.25], [0.75, 0.75, 0.75]])
     valid_BG = jnp.array([[True, True, False], [True, True, True]])
     np.testing.assert_array_equal(
@@ -212,7 +212,7 @@ def test_functions_that_could_not_be_found_again_are_refused():
         ("own_algorithms:number", "own_algorithms:number: is no function; name a policy loss"),
         ("own_algorithms:absent", "own_algorithms: has no absent; correct the name"),
         ("own_algorithm:absent", "own_algorithm: cannot be imported"),
-        ("absent", "'absent' is no policy loss; use one of ppo_clip, gspo, cispo, or module:name"),
+        ("absent", "'absent' is no policy loss; use one of ppo_clip, gspo, cispo, sapo"),
     ],
 )
 def test_what_is_no_such_function_is_refused_with_the_setting(module, loss, sentence):
@@ -237,7 +237,7 @@ def no_policy_loss(new, old, advantage, mask, config):
 )
 def test_what_a_loss_returns_is_checked(batch, loss, sentence):
     with pytest.raises(InputError, match=sentence):
-        gradient_of(PolicyLossConfig(loss=loss), batch)
+        gradient_of(PolicyLossSettings(loss=loss), batch)
 
 
 def test_a_name_belongs_to_one_function(module):

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rft_jax.config import ModelConfig, PolicyLossConfig, RolloutConfig
+from rft_jax.config import ModelConfig, PolicyLossSettings, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
 from rft_jax.learn.losses import PolicyLoss
 from rft_jax.learn.objective import Learner
@@ -25,7 +25,7 @@ TEMPERATURE = 0.9
 MASK = LogitMask((0,), 2, 3)
 ROLLOUT = RolloutConfig(max_completion_tokens=T, temperature=TEMPERATURE)
 OPTIMIZER = optax.sgd(0.3)
-PLAIN = PolicyLossConfig(logit_chunk=T)
+PLAIN = PolicyLossSettings(logit_chunk=T)
 
 
 class Batch(NamedTuple):
