@@ -215,3 +215,11 @@ def test_blocks_run(page, folder, environment):
         )
         where = f"{page}, line {block.line}"
         assert done.returncode == 0, f"{where}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def test_the_table_of_presets_is_that_of_the_code():
+    from rft_jax.config.presets import PRESETS, presets_table
+
+    assert presets_table() in (DOCS / "algorithms.md").read_text(encoding="utf-8")
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`algorithm=(\w+)`", readme)) == set(PRESETS)

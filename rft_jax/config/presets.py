@@ -228,7 +228,7 @@ def presets_text(width: int) -> str:
 
 def presets_table() -> str:
     """The same as a table in Markdown, which `docs/algorithms.md` has."""
-    lines = ["| `algorithm` | settings | paper |", "|---|---|---|"]
+    lines = ["| algorithm | settings | paper |", "|---|---|---|"]
     for name, preset in PRESETS.items():
         settings = ", ".join(f"`{key}={value}`" for key, value in preset.settings.items())
         paper = preset.source(f"[{preset.paper}](https://arxiv.org/abs/{preset.paper})")
