@@ -361,7 +361,8 @@ def test_truncated_sampling_is_warned_of_with_its_remedy(config):
     assert not stage.rollout.truncates
     for change in ({"top_k": 5}, {"top_p": 0.9}):
         rollout = dataclasses.replace(stage.rollout, **change)
-        truncated = dataclasses.replace(stage, rollout=rollout)
+        loss = dataclasses.replace(stage.policy_loss, importance="none")
+        truncated = dataclasses.replace(stage, rollout=rollout, policy_loss=loss)
         assert truncated.rollout.truncates
         warning = truncation_warning(truncated)
         assert warning.startswith("warning: stages.rft.rollout: ") and "\n" not in warning
