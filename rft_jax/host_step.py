@@ -70,6 +70,7 @@ class Batches(NamedTuple):
 class _Sampled(NamedTuple):
     """A batch in parts, sampled or being sampled."""
 
+    params: Params | None  # what samples, for score centering
     parts: tuple[Completed, ...]
     texts: tuple["_Texts", ...]
 
@@ -104,6 +105,7 @@ def make_host_step(
     chunks = math.gcd(chunks, program.batch_size // batch_parts(mesh))
     start, update = _compile_start(program, chunks), _compile_update(program)
     complete_part = _compile_complete(program.sampler, program.grading)
+    centers = program.learner.config.score_centering
     # On the device already: under the run loop's transfer guard no scalar may be sent there.
     steps_ahead = jax.device_put((np.int32(0), np.int32(1)), replicated(mesh))
 
@@ -111,7 +113,8 @@ def make_host_step(
         # Dispatched all at once: the device works through the chunks in order, and the host waits
         # for each where it grades it.
         params, inputs = start(state, batch, steps_ahead[ahead])
-        return _Sampled(*zip(*[complete_part(params, *part) for part in inputs], strict=True))
+        completed, texts = zip(*[complete_part(params, *part) for part in inputs], strict=True)
+        return _Sampled(params if centers else None, completed, texts)
 
     sampled_ahead: list[_Sampled] = []
 
@@ -124,7 +127,7 @@ def make_host_step(
         found, waited = _grade_in_turn(host, items, sampled.texts)
         idle_fraction = waited / (time.perf_counter() - began)
         found = _spread(found, batch_sharding(mesh))
-        state, output = update(state, batch, list(sampled.parts), found)
+        state, output = update(state, batch, list(sampled.parts), found, sampled.params)
         if ahead is None:
             timing = {"timing/host_wait_fraction": np.float32(idle_fraction)}
             output = output._replace(metrics={**output.metrics, **timing})
@@ -161,7 +164,8 @@ def _compile_start(
 def _compile_update(
     program: Program,
 ) -> Callable[
-    [TrainState, Batch, list[Completed], Mapping[str, Score]], tuple[TrainState, StepOutput]
+    [TrainState, Batch, list[Completed], Mapping[str, Score], Params | None],
+    tuple[TrainState, StepOutput],
 ]:
     """Grades on the device what is left to grade, and learns; the state is donated."""
     mesh, grading = program.sampler.mesh, program.grading
@@ -174,16 +178,17 @@ def _compile_update(
         batch: Batch,
         parts: list[Completed],
         found: Mapping[str, Score],
+        params: Params | None,
     ) -> tuple[TrainState, StepOutput]:
         completed = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         grade = grade_completed(grading, completed, batch.item_fields, found, judge_params)
         graded = Graded(batch.prompts, batch.prompt_id_B, completed, grade)
         learner = with_grammar(program.learner, grammar)
-        return learn(learner, state, graded, consumed=program.batch_size)
+        return learn(learner, state, graded, program.batch_size, params)
 
     compiled = jax.jit(
         update,
-        in_shardings=(None, None, state_sharding, row_sharding, row_sharding, row_sharding),
+        in_shardings=(None, None, state_sharding, row_sharding, row_sharding, row_sharding, None),
         out_shardings=(state_sharding, output_shardings(mesh)),
         donate_argnums=2,
     )

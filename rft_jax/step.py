@@ -195,6 +195,8 @@ def make_learner(
         temperature=sampler.config.temperature,
         config=config,
         data_shards=batch_parts(sampler.mesh),
+        top_k=sampler.config.top_k,
+        top_p=sampler.config.top_p,
     )
 
 
@@ -259,7 +261,7 @@ def make_step(program: Program) -> Step:
         completed = read_answers(grading, completions)
         grade = grade_completed(grading, completed, batch.item_fields, judge_params=judge_params)
         graded = Graded(batch.prompts, batch.prompt_id_B, completed, grade)
-        return learn(learner, state, graded, consumed=program.batch_size)
+        return learn(learner, state, graded, program.batch_size, params)
 
     return step
 
@@ -292,7 +294,7 @@ def make_dynamic_step(program: Program) -> Step:
             return Graded(batch.prompts, batch.prompt_id_B, completed, grade), unequal_B, metrics
 
         found = sample_groups(sample_batch, size, program.max_resample_batches, sharding)
-        state, output = learn(learner, state, found.groups, found.consumed)
+        state, output = learn(learner, state, found.groups, found.consumed, params)
         metrics = {
             **output.metrics,
             # Of all that was sampled: the groups that were passed over took time as well.
@@ -419,9 +421,17 @@ def _grouped(tree: Tree, prompts: int) -> Tree:
 
 
 def learn(
-    learner: Learner, state: TrainState, graded: Graded, consumed: int | Array
+    learner: Learner,
+    state: TrainState,
+    graded: Graded,
+    consumed: int | Array,
+    sampler_params: Params | None = None,
 ) -> tuple[TrainState, StepOutput]:
-    """Strengthens what scored well; the state's cursor is `consumed` prompts further then."""
+    """Strengthens what scored well; the state's cursor is `consumed` prompts further then.
+
+    Args:
+        sampler_params: From `rollout_params`, what sampled; for score centering.
+    """
     prompts, prompt_id_B, completed, grade = graded
     config, valid_BG = learner.config, grade.valid
     parts = tuple(grade.scores.values())
@@ -430,7 +440,7 @@ def learn(
     if config.drop_uniform_groups:
         valid_BG &= teaching_groups(grade.reward, valid_BG, config, parts)[:, None]
     state, metrics = policy_update(
-        learner, state, prompts, completed.rollout, advantage_BG, valid_BG
+        learner, state, prompts, completed.rollout, advantage_BG, valid_BG, sampler_params
     )
     metrics |= describe(completed, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)

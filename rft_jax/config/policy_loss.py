@@ -78,6 +78,9 @@ class PolicyLossConfig:
     tis_cap: float = 2.0  # https://fengyao.notion.site/off-policy-rl
     icepop_low: float = 0.5  # https://arxiv.org/abs/2510.18855
     icepop_high: float = 2.0
+    # Subtract the score that the sampler expects, so that a sampler unlike the learner (eight-bit
+    # weights, async_rollout) makes no drift; the update runs the sampler's weights as well.
+    score_centering: bool = False
     kl_coefficient: float | None = None  # to the policy that the stage started from
     # k1, k2 or k3: http://joschu.net/blog/kl-approx.html
     kl_estimator: Algorithm | None = field(default=None, metadata={"algorithms": KL_ESTIMATORS})

@@ -19,10 +19,12 @@ from rft_jax.config import (
     OptimizerConfig,
     PolicyLossSettings,
     RLStage,
+    RolloutConfig,
     SFTStage,
     StageConfig,
     TrainingStageConfig,
 )
+from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, POLICY_LOSSES
 from rft_jax.config.presets import policy_loss
 from rft_jax.config.types import (
     MISMATCH,
@@ -247,6 +249,8 @@ def _validate_rl(
             f"{section}.policy_loss.best_of: {loss.best_of} must be at least 1 and below "
             f"group_size={rollout.group_size}"
         )
+    if loss.score_centering:
+        _validate_centering(f"{section}.policy_loss", loss, rollout)
     if loss.importance == "none" and loss.old_logprobs == "learner":
         another = "samples come from another policy than is trained; set "
         another += f"{section}.policy_loss.importance=auto"
@@ -318,6 +322,20 @@ def _validate_loss(section: str, loss: PolicyLossSettings) -> None:
         raise InputError(
             f"{section}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
         )
+
+
+def _validate_centering(section: str, loss: PolicyLossSettings, rollout: RolloutConfig) -> None:
+    """Score centering expects the score of the first update, with the weights that sample."""
+    reasons = {
+        "epochs_per_batch=1": loss.epochs_per_batch == 1,
+        "old_logprobs=learner": loss.old_logprobs == "learner",
+        "pack_rows=0": loss.pack_rows == 0,
+        "a loss that ships": loss.loss in POLICY_LOSSES.shipped,
+        "an importance that ships": loss.importance in IMPORTANCE_WEIGHTS.shipped,
+        "rollout.int8_cache off": not rollout.int8_cache,
+    }
+    if missing := [need for need, met in reasons.items() if not met]:
+        raise InputError(f"{section}.score_centering: needs {', '.join(missing)}")
 
 
 def validate_placement(stage: RLStage, needs_host: bool) -> None:

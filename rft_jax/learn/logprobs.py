@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from rft_jax.learn.score_centering import Centering, centering_term
 from rft_jax.models import Model, Params
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.generate import Prompts
@@ -23,6 +24,7 @@ class CompletionScores(NamedTuple):
 
     logprob_BGT: Array  # float32, in nats
     entropy_BGT: Array  # float32, of all tokens, in nats; without a gradient
+    centering_BGT: Array | None = None  # float32, from `centering_term`, if that is asked for
 
 
 def completion_logprobs(
@@ -35,6 +37,7 @@ def completion_logprobs(
     *,
     temperature: float,
     logit_chunk: int,
+    centering: Centering | None = None,
 ) -> CompletionScores:
     """Log-probabilities of completions under the policy, softmax(logits / temperature).
 
@@ -45,7 +48,30 @@ def completion_logprobs(
     Args:
         tokens_BGT: int32 completions; beyond `length_BG` any token ids.
         mask: The sampler's logit masks.
+        centering: What samples, for score centering.
     """
+    hidden_BGTD = _predicting(model, params, prompts, tokens_BGT, length_BG)
+    sampler_BGTD = None
+    if centering is not None:
+        sampler_BGTD = _predicting(model, centering.params, prompts, tokens_BGT, length_BG)
+    return token_logprobs(
+        model,
+        params,
+        hidden_BGTD,
+        tokens_BGT,
+        logit_masks.replay(mask, tokens_BGT),
+        mask,
+        temperature=temperature,
+        logit_chunk=logit_chunk,
+        centering=centering,
+        sampler_BGTD=sampler_BGTD,
+    )
+
+
+def _predicting(
+    model: Model, params: Params, prompts: Prompts, tokens_BGT: Array, length_BG: Array
+) -> Array:
+    """The hidden states that predict each token, [B, G, T, D]."""
     B, G, T = tokens_BGT.shape
     last_BD, prefix = model.prefill(params, prompts.tokens_BP, prompts.length_B)
     first_BG1D = jnp.broadcast_to(last_BD[:, None, None], (B, G, 1, last_BD.shape[-1]))
@@ -58,17 +84,7 @@ def completion_logprobs(
         (index_T < length_BG[..., None]).astype(jnp.int32),
         prefix,
     )
-    hidden_BGTD = jnp.concatenate([first_BG1D, hidden_BGTD[:, :, :-1]], axis=2)
-    return token_logprobs(
-        model,
-        params,
-        hidden_BGTD,
-        tokens_BGT,
-        logit_masks.replay(mask, tokens_BGT),
-        mask,
-        temperature=temperature,
-        logit_chunk=logit_chunk,
-    )
+    return jnp.concatenate([first_BG1D, hidden_BGTD[:, :, :-1]], axis=2)
 
 
 def token_logprobs(
@@ -81,18 +97,31 @@ def token_logprobs(
     *,
     temperature: float,
     logit_chunk: int,
+    centering: Centering | None = None,
+    sampler_BGTD: Array | None = None,
 ) -> CompletionScores:
-    """Log-probabilities of tokens given the hidden states that predict them, and the entropy."""
+    """Log-probabilities of tokens given the hidden states that predict them, and the entropy.
+
+    Args:
+        sampler_BGTD: Those of the sampler, for `centering`.
+    """
     params = model.gather_head(params)
 
-    def logprobs(inputs: tuple[Array, Array, MaskState]) -> CompletionScores:
-        hidden_BGCD, tokens_BGC, states_BGC = inputs
-        logits_BGCV = model.logits(params, hidden_BGCD)
-        logits_BGCV = logit_masks.policy_logits(mask, states_BGC, logits_BGCV, temperature)
-        scores = score_tokens(logits_BGCV, tokens_BGC)
-        return CompletionScores(scores.logprob_x, scores.entropy_x)
+    def logprobs(inputs: tuple[Array, Array, MaskState, Array | None]) -> CompletionScores:
+        hidden_BGCD, tokens_BGC, states_BGC, sampler_BGCD = inputs
 
-    return in_chunks(logprobs, (hidden_BGTD, tokens_BGT, states_BGT), logit_chunk)
+        def policy_logits(params: Params, hidden_BGCD: Array) -> Array:
+            logits_BGCV = model.logits(params, hidden_BGCD)
+            return logit_masks.policy_logits(mask, states_BGC, logits_BGCV, temperature)
+
+        logits_BGCV = policy_logits(params, hidden_BGCD)
+        scores, term_BGC = score_tokens(logits_BGCV, tokens_BGC), None
+        if centering is not None and sampler_BGCD is not None:
+            sampler_BGCV = policy_logits(centering.params, sampler_BGCD)
+            term_BGC = centering_term(logits_BGCV, sampler_BGCV, centering)
+        return CompletionScores(scores.logprob_x, scores.entropy_x, term_BGC)
+
+    return in_chunks(logprobs, (hidden_BGTD, tokens_BGT, states_BGT, sampler_BGTD), logit_chunk)
 
 
 class TokenScores(NamedTuple):

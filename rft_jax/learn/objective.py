@@ -32,6 +32,8 @@ class Learner:
         temperature: The sampler's.
         config: The objective.
         data_shards: Into how many parts the mesh splits the batch; each is packed by itself.
+        top_k: The sampler's.
+        top_p: Likewise.
     """
 
     model: Model
@@ -40,6 +42,8 @@ class Learner:
     temperature: float
     config: PolicyLossSettings
     data_shards: int = 1
+    top_k: int = 0
+    top_p: float = 1.0
 
     @property
     def needs_reference(self) -> bool:
@@ -117,6 +121,8 @@ class Objective:
         loss_BGT = policy.loss * self._importance_weight(
             old_BGT, masked(batch.completions.logprobs_BGT), mask_BGT
         )
+        if new.centering_BGT is not None:
+            loss_BGT = loss_BGT + batch.advantage_BG[..., None] * masked(new.centering_BGT)
         kl_BGT = jnp.zeros_like(new_BGT)
         if reference_BGT is not None:
             kl_BGT = self._kl(new_BGT, masked(reference_BGT), mask_BGT)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS
 from rft_jax.learn.accumulate import accumulate_gradient
 from rft_jax.learn.logprobs import CompletionScores, completion_logprobs
 from rft_jax.learn.losses import denominator, k1, k3
 from rft_jax.learn.objective import GradedBatch, Learner, Objective, PolicyGradient, TokenStatistics
 from rft_jax.learn.optimizer import TrainState, apply_gradient
 from rft_jax.learn.packed_gradient import pack_batch, packed_gradient
+from rft_jax.learn.score_centering import Centering
 from rft_jax.models import Params
 from rft_jax.rollout import Prompts, Rollout
 
@@ -26,6 +28,7 @@ def policy_update(
     completions: Rollout,
     advantage_BG: Array,
     valid_BG: Array,
+    sampler_params: Params | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`epochs_per_batch` optimizer steps on one batch of completions.
 
@@ -42,6 +45,7 @@ def policy_update(
         completions: G of each.
         advantage_BG: From `advantages`.
         valid_BG: bool; other samples take no part.
+        sampler_params: What sampled, for score centering.
 
     Returns:
         The state and scalar metrics: those of the last gradient step, and of the first how far the
@@ -53,7 +57,7 @@ def policy_update(
     old_BGT = completions.logprobs_BGT if by_sampler else None
     batch = GradedBatch(prompts, completions, advantage_BG, mask_BGT, old_BGT)
     objective = Objective(config, denominator(mask_BGT, config.aggregation))
-    gradient_of, padding_fraction = _choose_strategy(learner, batch)
+    gradient_of, padding_fraction = _choose_strategy(learner, batch, sampler_params)
     metrics = {"padding_fraction": padding_fraction}
     for epoch in range(config.epochs_per_batch):
         found = gradient_of(learner, objective, state, batch)
@@ -69,12 +73,18 @@ def policy_update(
 
 
 def padded_gradient(
-    learner: Learner, objective: Objective, state: TrainState, batch: GradedBatch
+    learner: Learner,
+    objective: Objective,
+    state: TrainState,
+    batch: GradedBatch,
+    centering: Centering | None = None,
 ) -> PolicyGradient:
     """The gradient over rows of T tokens, a completion each, in `gradient_accumulation` parts."""
     config, (base, reference) = learner.config, state.frozen
 
-    def scores(params: Params, part: GradedBatch) -> CompletionScores:
+    def scores(
+        params: Params, part: GradedBatch, centering: Centering | None = None
+    ) -> CompletionScores:
         return completion_logprobs(
             learner.model,
             learner.model.adapt(params, base),
@@ -84,23 +94,35 @@ def padded_gradient(
             learner.mask,
             temperature=learner.temperature,
             logit_chunk=config.logit_chunk,
+            centering=centering,
         )
 
     def loss(params: Params, part: GradedBatch) -> tuple[Array, TokenStatistics]:
         reference_BGT = None if reference is None else scores(reference, part).logprob_BGT
-        return objective(scores(params, part), reference_BGT, part)
+        return objective(scores(params, part, centering), reference_BGT, part)
 
     return PolicyGradient(
         *accumulate_gradient(loss, state.params, batch, config.gradient_accumulation)
     )
 
 
-def _choose_strategy(learner: Learner, batch: GradedBatch) -> tuple[GradientStrategy, Array]:
+def _choose_strategy(
+    learner: Learner, batch: GradedBatch, sampler_params: Params | None
+) -> tuple[GradientStrategy, Array]:
     """How the policy is run over the batch, and which part of the places it runs is padding."""
     config, completions = learner.config, batch.completions
     # A completion from which nothing is learned takes no place in a packed row.
     length_BG = jnp.where(batch.mask_BGT.any(axis=-1), completions.length_BG, 0)
     strategy: GradientStrategy = padded_gradient
+    if config.score_centering and sampler_params is not None:
+        importance = IMPORTANCE_WEIGHTS.find(config.importance)
+        centering = Centering(
+            sampler_params,
+            learner.top_k,
+            learner.top_p,
+            lambda logp, logq, some: importance(logp, logq, some, config),
+        )
+        strategy = functools.partial(padded_gradient, centering=centering)
     slots: Array | int = completions.tokens_BGT.size
     if config.pack_rows:
         # Once for all epochs: the layout depends on lengths only.
