@@ -113,6 +113,7 @@ def test_a_resumed_state_is_what_samples(loop, tmp_path):
     assert kl(loop(state, loop.start())[1]) > OTHER  # had the sampler begun anew
 
 
+@pytest.mark.slow
 def test_an_adapter_is_what_samples():
     loop = Loop(dataclasses.replace(MODEL, lora=LoraConfig(rank=2, base_dtype="float32")))
     base = loop.start()
@@ -121,6 +122,7 @@ def test_an_adapter_is_what_samples():
     assert kl(loop(adapted, base)[1]) > OTHER  # had the sampler no adapter
 
 
+@pytest.mark.slow
 def test_score_centering_changes_the_update_where_the_sampler_differs():
     """And only there; in eight bits the sampler differs by rounding."""
     centered = Loop(settings=dataclasses.replace(SETTINGS, score_centering=True))
