@@ -75,10 +75,10 @@ def read_chat(values: JsonObject) -> Ask:
     return Ask(model, request, streams, _read_usage(body, streams), values)
 
 
-def _read_stops(body: Fields) -> list[str]:
+def _read_stops(body: Fields) -> tuple[str, ...]:
     stops = body.values.get("stop")
     if stops is None:
-        return []
+        return ()
     stops = [stops] if isinstance(stops, str) else body.array("stop")
     assert stops is not None, "it is there"
     if len(stops) > MOST_STOPS:
@@ -88,7 +88,7 @@ def _read_stops(body: Fields) -> list[str]:
         if not isinstance(stop, str) or not stop:
             raise body.refusal("stop", f"must be texts, and none of them empty; see [{index}]")
         found.append(stop)
-    return found
+    return tuple(found)
 
 
 def _read_top(body: Fields) -> int | None:

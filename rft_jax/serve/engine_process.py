@@ -138,7 +138,7 @@ def prepare(request: JsonObject, served: _Served) -> Task:
     room = model.context - len(prompt)
     limit = min(request["limit"] or model.default_tokens, room)
     form = request["format"]
-    task = Task(
+    return Task(
         id=request["id"],
         prompt=tuple(prompt),
         samples=request["samples"],
@@ -154,8 +154,6 @@ def prepare(request: JsonObject, served: _Served) -> Task:
         top=request["top"],
         streams=request["streams"],
     )
-    served.batcher.compile_for(task)
-    return task
 
 
 def _encode(messages: list[JsonObject], model: LoadedModel) -> list[int]:
@@ -258,6 +256,7 @@ class Worker:
         try:
             served = self._models.get(request["path"])
             task = prepare(request, served)
+            served.batcher.compile_for(task)
             told = {"prompt": len(task.prompt), "fingerprint": served.batcher.model.fingerprint}
             self._send([{"id": task.id, "begin": told}])
             self._incoming.put((served.batcher, task))

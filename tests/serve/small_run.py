@@ -29,7 +29,7 @@ SMALL = {
 QUESTION = [{"role": "user", "content": "stolen camera, 1500 EUR, reported after 9 days"}]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_stage(tmp_path_factory) -> Path:
     """The folder of a stage whose model has hardly learned, so that its samples differ."""
     workdir = tmp_path_factory.mktemp("served")
