@@ -33,7 +33,8 @@ from rft_jax.utils.types import JsonObject
 
 SLOTS = 16
 STEPS = 8  # tokens of a dispatch, at most
-_LEAST_ROOM = 64
+_LEAST_ROOM = 64  # of prompts, and of completions
+_LEAST_PROMPT = 32  # tokens that are run, at least
 _LEAST_TOP_P = 1e-6  # the most probable token is always in the nucleus
 _MINUS_INFINITY = -9999.0  # as OpenAI's API writes it
 
@@ -150,7 +151,7 @@ class Batcher:
         So the thread that calls `step` seldom compiles while others wait. What several tasks need
         at once is seen only there.
         """
-        length, before = _rounded(len(task.prompt)), self._room
+        length, before = _rounded(len(task.prompt), _LEAST_PROMPT), self._room
         rooms = _roomier(_room_of(task), before)
         pool = GrammarPool()
         state = ANYTHING
@@ -230,7 +231,8 @@ class Batcher:
             self._slots = _repeat(decoding, self._slots, np.int32(source), np.int32(slot), sample)
         else:
             length = len(task.prompt)
-            tokens_1P = np.full((1, _rounded(length)), decoding.pad_id, np.int32)
+            size = _rounded(length, _LEAST_PROMPT)
+            tokens_1P = np.full((1, size), decoding.pad_id, np.int32)
             tokens_1P[0, :length] = task.prompt
             self._slots = _begin(
                 decoding, self.model.weights, self._slots, tokens_1P, np.int32(length),
@@ -360,9 +362,9 @@ def _roomier(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
 
 
 @functools.cache
-def _rounded(size: int) -> int:
-    """The next power of two, `_LEAST_ROOM` at least."""
-    return max(_LEAST_ROOM, 1 << (size - 1).bit_length())
+def _rounded(size: int, least: int = _LEAST_ROOM) -> int:
+    """The next power of two, and `least` at least."""
+    return max(least, 1 << (size - 1).bit_length())
 
 
 def _number(logprob: Array | float) -> float:
