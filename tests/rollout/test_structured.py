@@ -132,6 +132,42 @@ def test_the_learner_has_the_same_policy():
     np.testing.assert_array_equal(forced_BGT & written_BGT, ~decided_BGT & written_BGT)
 
 
+def test_the_learner_s_gradient_is_that_of_the_masked_softmax():
+    """Of a forward over whole rows, whose softmax is over what the sampler could take."""
+    few = jax.tree.map(lambda x: x[:2, :2], complete())
+    prompts = Prompts(PROMPTS.tokens_BP[:2], PROMPTS.length_B[:2])
+    tokens_NT = few.tokens_BGT.reshape(4, T)
+    rows_NU = np.concatenate([np.repeat(prompts.tokens_BP, 2, axis=0), tokens_NT], axis=1)
+    written_NT = np.arange(T) < few.length_BG.reshape(4, 1)
+    decided_NT = few.policy_mask_BGT.reshape(4, T)
+    weight_NT = np.random.default_rng(0).normal(size=(4, T)) * decided_NT
+    model = build_model(MODEL, V)
+
+    def learner(params):
+        logprobs_BGT, _ = completion_logprobs(
+            model, params, prompts, few.tokens_BGT, few.length_BG, mask_of(TABLES),
+            temperature=1.0, logit_chunk=8,
+        )  # fmt: skip
+        return (weight_NT * logprobs_BGT.reshape(4, T)).sum()
+
+    def plain(params, may_NTV):
+        positions_NU = np.broadcast_to(np.arange(P + T), rows_NU.shape)
+        segments_NU = np.pad(written_NT, ((0, 0), (P, 0)), constant_values=True).astype(np.int32)
+        hidden_NUD = model.hidden(params, jnp.asarray(rows_NU), positions_NU, segments_NU)
+        logits_NTV = model.logits(params, hidden_NUD[:, P - 1 : -1])
+        logprobs_NTV = jax.nn.log_softmax(jnp.where(may_NTV, logits_NTV, -jnp.inf))
+        own_NT = jnp.take_along_axis(logprobs_NTV, tokens_NT[..., None], axis=-1)[..., 0]
+        return (weight_NT * jnp.where(decided_NT, own_NT, 0)).sum()
+
+    states = logit_masks.replay(mask_of(TABLES), jnp.asarray(tokens_NT))
+    may_NTV = logit_masks.policy_logits(mask_of(TABLES), states, jnp.zeros((4, T, V)), 1.0) == 0
+    expected = jax.jit(jax.grad(plain))(params(), may_NTV)
+    found = jax.jit(jax.grad(learner))(params())
+    assert max(float(abs(leaf).max()) for leaf in jax.tree.leaves(found)) > 0.1
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * max(1, abs(theirs).max()))
+
+
 def test_replay_is_advance_token_by_token():
     tokens_BGT = jnp.asarray(complete().tokens_BGT)
     mask = mask_of(TABLES)
