@@ -33,7 +33,7 @@ def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | N
     """
     if not config.response_format:
         return None
-    tables = open_grammar(config.response_format, tokenizer)
+    tables = open_grammar(config.response_format, tokenizer, "rollout.response_format")
     if tables is None:
         return None
     thought = 0 if tokenizer.end_of_think_id is None else config.thinking_tokens + 1

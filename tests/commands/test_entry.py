@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(refuse):
 def test_a_response_format_that_cannot_be_kept_is_named(refuse, tmp_path):
     setting = "--config.stages.rft.rollout.response_format"
     assert "nowhere.json: there is no such file" in refuse(f"{setting}=nowhere.json")
-    assert "response_format: schema.oneOf: is not" in refuse(
+    assert "rollout.response_format.oneOf: is not" in refuse(
         setting + "={'oneOf': [], 'enum': [1]}"
     )
     few = "--config.stages.rft.rollout.max_completion_tokens=40"
