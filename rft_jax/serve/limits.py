@@ -179,8 +179,9 @@ class Key:
 
     @staticmethod
     def _unauthorized(scope: Scope, message: str) -> ApiError:
-        # A browser asks for the password where it is told of Basic; clients of the API are not.
-        api = scope.get("path", "").startswith("/v1")
+        # Told of Basic, a browser shows the password it has, or asks for it; clients of the API are
+        # not told, but our pages are when they call the API.
+        api = scope["path"].startswith("/v1") and TOKEN_HEADER not in Headers(scope=scope)
         challenge = "Bearer" if api else 'Basic realm="rft serve", charset="UTF-8"'
         return ApiError(
             401, message, code="invalid_api_key", headers={"www-authenticate": challenge}

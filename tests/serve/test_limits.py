@@ -252,6 +252,8 @@ def test_pages_take_the_key_as_a_password_and_want_a_token_to_change_things(port
     check_error(ask(port, f"GET /page HTTP/1.1\nHost: x\n{basic('no')}"), 401, "invalid_api_key")
     assert ask(port, "GET /page HTTP/1.1\nHost: x")[1]["www-authenticate"].startswith("Basic")
     assert ask(port, "GET /v1/x HTTP/1.1\nHost: x")[1]["www-authenticate"] == "Bearer"
+    called = ask(port, "GET /v1/x HTTP/1.1\nHost: x\nX-Rft-Token: any")
+    assert called[1]["www-authenticate"].startswith("Basic"), "a page's call, to be tried with it"
     post = f"POST /v1/echo HTTP/1.1\nHost: x\nContent-Length: 2\n{basic(KEY)}"
     check_error(ask(port, post, b"{}"), 403)
     check_error(ask(port, post + "\nX-Rft-Token: guess", b"{}"), 403)
