@@ -124,7 +124,8 @@ class Scheduler:
             except Exception:  # a full disk, a locked database; jobs must go on
                 _LOG.exception("scheduler")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _LOOK_S)
+                async with asyncio.timeout(_LOOK_S):  # wait_for of Python 3.11 may lose a `cancel`
+                    await self._wake.wait()
             self._wake.clear()
 
     async def _look(self) -> None:

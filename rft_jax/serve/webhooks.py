@@ -34,6 +34,7 @@ EVENT_TYPES = tuple(f"fine_tuning.job.{end}" for end in ("succeeded", "failed", 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1, 3600
 _GIVE_UP_S = 24 * 3600
 _TIMEOUT_S = 10
+_LOOK_S = 0.5
 _AT_ONCE = 8  # deliveries
 _ROTATED_S = 24 * 3600
 _LOG = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ class Deliveries:
                     _LOG.exception("webhooks")
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), 0.5)
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._wake.wait()
 
     def _due(self) -> list[_Due]:
         moment = datetime.datetime.now().timestamp()
