@@ -36,18 +36,19 @@ def start_config(seed: int, sft_steps: int) -> Config:
     )
 
 
-def run_config(seed: int, init: str, steps: int, response_format: str) -> Config:
-    """Reinforcement alone, of a stage of another run."""
+def run_config(seed: int, start: Path, steps: int, response_format: str) -> Config:
+    """Reinforcement alone, of the supervised stage of another run, with that run's tokenizer."""
     config = claims.get_config()
     (rft,) = (stage for stage in config.stages if isinstance(stage, RLStage))
     rft = dataclasses.replace(
         rft,
-        init=init,
+        init=f"{start}/sft",
         steps=steps,
         eval_interval=10,
         rollout=dataclasses.replace(rft.rollout, response_format=response_format),
     )
-    return dataclasses.replace(config, seed=seed, stages=(rft,))
+    tokenizer = dataclasses.replace(config.tokenizer, path=str(start / "tokenizer.model"))
+    return dataclasses.replace(config, seed=seed, stages=(rft,), tokenizer=tokenizer)
 
 
 def curve(workdir: Path) -> dict[str, list[float]]:
@@ -72,7 +73,7 @@ def main() -> None:
             train(start_config(seed, sft_steps), start)
             for name, response_format in (("without", ""), ("with", str(FORMAT))):
                 workdir = options.workdir / f"{name}_{sft_steps}_{seed}"
-                train(run_config(seed, f"{start}/sft", options.steps, response_format), workdir)
+                train(run_config(seed, start, options.steps, response_format), workdir)
                 row: dict[str, Any] = {"sft_steps": sft_steps, "seed": seed, "schema": name}
                 print(json.dumps(row | curve(workdir)), flush=True)
 
