@@ -28,9 +28,9 @@ from jax import Array
 
 from rft_jax.config import PolicyLossSettings, RLStage, RolloutConfig
 from rft_jax.config.presets import policy_loss
-from rft_jax.graders import ANSWER, Grade, Grader, Sample, Score, Tokens
+from rft_jax.graders import Grade, Grader, Sample, Score, Tokens
 from rft_jax.grammars import GrammarTables, grammar_of
-from rft_jax.learn.advantages import advantages, teaching_groups, unequal_rewards
+from rft_jax.learn.advantages import advantages, teaching_groups
 from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
@@ -47,6 +47,7 @@ from rft_jax.parallel import (
     shardings,
 )
 from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
+from rft_jax.step_metrics import grade_metrics
 from rft_jax.strings import ByteString, drop_leading
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
 from rft_jax.utils.types import PyTree
@@ -284,7 +285,7 @@ def make_dynamic_step(program: Program) -> Step:
             grade = grade_completed(
                 grading, completed, batch.item_fields, judge_params=judge_params
             )
-            metrics = describe(completed, grade)
+            metrics = grade_metrics(completed.rollout, completed.overflow_BG, grade)
             metrics = {
                 name: metrics[name]
                 for name in ("reward_mean", "zero_std_groups_fraction", "completion_tokens")
@@ -442,49 +443,9 @@ def learn(
     state, metrics = policy_update(
         learner, state, prompts, completed.rollout, advantage_BG, valid_BG, sampler_params
     )
-    metrics |= describe(completed, grade)
+    metrics |= grade_metrics(completed.rollout, completed.overflow_BG, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)
     return state, StepOutput(metrics, Samples(prompt_id_B, completed, grade, advantage_BG))
-
-
-def describe(completed: Completed, grade: Grade) -> dict[str, Array]:
-    """Means over the valid samples: reward, sub-scores, errors and lengths.
-
-    In `reward_mean_all` those that are not valid count as 0.
-    """
-    completions = completed.rollout
-
-    def mean(x_BG: Array) -> Array:
-        total = jnp.where(grade.valid, x_BG.astype(jnp.float32), 0).sum()
-        return total / jnp.maximum(grade.valid.sum(), 1)
-
-    return {
-        "reward_mean": mean(grade.reward),
-        "reward_mean_all": jnp.where(grade.valid, grade.reward, 0).mean(),
-        "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
-        "valid_fraction": grade.valid.mean(),
-        "zero_std_groups_fraction": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
-        "completion_tokens": completions.length_BG.sum(),
-        "completion_tokens_mean": completions.length_BG.mean(),
-        "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
-        "truncated_fraction": 1 - completions.stopped_BG.mean(),
-        "overlong_answers_fraction": completed.overflow_BG.mean(),
-        **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
-        **{
-            _detail_name(name): mean(value)
-            for name, value in grade.details.items()
-            if not name.endswith(ANSWER)
-        },
-        **{f"errors/{name}_mean": flag.mean() for name, flag in grade.errors.items()},
-        **{f"errors/{name}_count": flag.sum() for name, flag in grade.errors.items()},
-    }
-
-
-def _detail_name(name: str) -> str:
-    """Seconds are no result of the run: they join the row's `timing`."""
-    if name.endswith("/seconds"):
-        return f"timing/{name.removesuffix('/seconds')}/execution_latency_mean"
-    return f"details/{name}"
 
 
 def compile_step(
