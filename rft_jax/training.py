@@ -30,7 +30,7 @@ from rft_jax.stages.base import Compiled, Row, is_due
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import RunFailed
-from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.metrics_file import METRICS_FILE, read_metrics
 from rft_jax.utils.numbers import to_numbers
 from rft_jax.utils.signals import StopSignals, raise_interrupted
 
@@ -169,7 +169,7 @@ def _validation_rewards(directory: Path, done: int) -> list[float]:
     """The validation rewards up to a step, of a run that goes on; at 0 all are made again."""
     if not done:
         return []
-    rows = read_metrics(directory / "metrics.jsonl")
+    rows = read_metrics(directory / METRICS_FILE)
     return [row[METRIC] for row in rows if METRIC in row and row["step"] <= done]
 
 

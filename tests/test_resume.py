@@ -280,6 +280,21 @@ def test_a_file_that_changed_since_the_run_began_is_named(config, tmp_path):
         train(config, tmp_path / "run")
 
 
+def test_a_start_that_came_to_no_configuration_does_not_bind_the_next(config, tmp_path):
+    data, run = tmp_path / "train.jsonl", tmp_path / "run"
+    data.write_text(Path(config.data.train).read_text())
+    config = apply_overrides(config, {"data.train": str(data)})
+    open_run(config, run, STAGE_TYPES)
+    before = (run / "tokenizer.model").read_bytes()
+    (run / ".lock").touch()
+    (run / "config.json").unlink()  # it was killed just before
+    data.write_text(data.read_text().replace("days", "weeks"))
+    with lock_workdir(run):
+        open_run(config, run, STAGE_TYPES)
+    assert (run / "tokenizer.model").read_bytes() != before
+    open_run(config, run, STAGE_TYPES)  # which now does
+
+
 def test_a_grader_s_module_that_changed_since_the_run_began_is_named(config, tmp_path, monkeypatch):
     (module := tmp_path / "grader_of_this_test.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)

@@ -79,11 +79,11 @@ def probe(grader: Grader, items: Items, right: Sequence[str | None] | None = Non
             return grade_samples(grader, samples, items, rows, host)
 
         everyone = range(len(items.rows))
-        if right is not None:
-            given = {n: answer for n, answer in enumerate(right) if answer is not None}
+        given = {n: answer for n, answer in enumerate(right or ()) if answer is not None}
+        if given:
             probes.append(_summarize(RIGHT, [grade([*given.values()], [*given])]))
         for name, ways in answers_of(grader.spec, items):
-            if name == RIGHT and right is not None:
+            if name == RIGHT and given:
                 continue
             grades = [grade(answers, everyone) for answers in ways]
             if name not in (RIGHT, OWN):  # a policy has to settle for one way

@@ -1,10 +1,8 @@
 """The grader types, and reading a grader's JSON: `load_grader`."""
 
-import importlib
 import json
 import re
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -29,8 +27,8 @@ from rft_jax.graders.string_check import StringCheck
 from rft_jax.graders.switch import Switch
 from rft_jax.graders.text_similarity import TextSimilarity
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.references import import_module, is_reference
 
-_IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _IN_FILE = re.compile(r"(.+)\.py(?::([A-Za-z_]\w*))?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
@@ -119,9 +117,7 @@ def grader_file(grader: str | Path | Mapping[str, Any]) -> str | None:
 
 
 def _is_function(grader: str | Path | Mapping[str, Any]) -> TypeGuard[str]:
-    if not isinstance(grader, str) or not _IN_MODULE.fullmatch(grader):
-        return False
-    return not Path(grader).exists()
+    return isinstance(grader, str) and is_reference(grader) and not Path(grader).exists()
 
 
 def _read(grader: str | Path | Mapping[str, Any]) -> Fields:
@@ -162,11 +158,8 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _import(module: str, name: str) -> GraderType:
-    try:
-        with deferred_errors():
-            found = importlib.import_module(module)
-    except Exception as error:  # whatever a user's module raises
-        raise InputError(f"{module}: {_import_problem(module, error)}") from None
+    with deferred_errors():
+        found = import_module(module)
     grader = getattr(found, name, None)
     if isinstance(grader, BrokenGrader):
         raise InputError(f"{module}: {grader.problem}")
@@ -177,29 +170,6 @@ def _import(module: str, name: str) -> GraderType:
     if not isinstance(grader, FunctionGrader):
         raise InputError(f"{module}:{name}: is no grader; make it one with @device_grader(...)")
     return grader
-
-
-def _import_problem(module: str, error: Exception) -> str:
-    """What an import failed of, and the remedy."""
-    message = (str(error).splitlines() or [""])[0]
-    kind = f"{type(error).__name__}: {message}"
-    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-    if missing and module.split(".")[0] == missing.split(".")[0]:
-        return (
-            f"cannot be imported ({kind}); call the command where the module is, install it, or "
-            "correct the name"
-        )
-    if missing:
-        return f"cannot be imported ({kind}); install {missing.split('.')[0]}"
-    if isinstance(error, SyntaxError):
-        return f"cannot be imported ({kind}, line {error.lineno}); correct it"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_of_import(f.filename)]
-    where = f", line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
-    return f"cannot be imported ({kind}{where}); correct it"
-
-
-def _is_of_import(file: str) -> bool:
-    return file.startswith("<frozen importlib") or file in (__file__, importlib.__file__)
 
 
 def parse_grader(fields: Fields, name: str) -> GraderType | HostGraderType:

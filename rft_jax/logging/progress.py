@@ -5,7 +5,7 @@ with Progress("rft", steps=100) as progress:
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from rich.console import Console, Group
@@ -45,6 +45,7 @@ class Progress:
         every: Steps between lines where there is no terminal; evaluations and the last step always
             get theirs.
         console: None: stderr.
+        earlier: The metrics rows of the steps before, of a stage that goes on.
         constant: What the best constant answer earns on the validation items, if that is known.
         stopping: Whether the run was asked to end.
     """
@@ -55,6 +56,7 @@ class Progress:
         steps: int,
         every: int = 1,
         console: Console | None = None,
+        earlier: Iterable[JsonObject] = (),
         constant: float | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ):
@@ -63,7 +65,8 @@ class Progress:
         self._constant, self._stopping = constant, stopping
         self._row: JsonObject = {"step": 0}
         self._columns: dict[str, tuple[str, ...]] | None = None
-        self._valid: list[float] = []
+        validations = (_first(row, REINFORCED["validation"]) for row in earlier)
+        self._valid = [value for value in validations if value is not None]
         self._headline: deque[float] = deque(maxlen=WINDOW)
         self._seconds: deque[float] = deque(maxlen=WINDOW)
         self._compiled = False

@@ -15,10 +15,11 @@ from rft_jax.logging.watch import Watch
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.report import Reporter
 from rft_jax.runs.checkpoint import METRIC
-from rft_jax.runs.constant import read_constant
+from rft_jax.runs.constant_record import read_constant
 from rft_jax.runs.run import Run
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import RunFailed
+from rft_jax.utils.metrics_file import METRICS_FILE, read_metrics
 from rft_jax.utils.numbers import peak_memory_bytes, to_numbers
 from rft_jax.utils.signals import StopSignals
 from rft_jax.utils.types import JsonObject
@@ -43,11 +44,13 @@ class StageLogger:
         self._first = is_first()
         with raise_on_all_hosts():
             self._writers = Writers(_open_writers(run, stage, done) if self._first else [])
-        constant = read_constant(run.directory(stage))
+        directory = run.directory(stage)
+        constant = read_constant(directory)
         self._progress = Progress(
             stage.name,
             stage.steps,
             getattr(stage, "log_interval", 1),
+            earlier=read_metrics(directory / METRICS_FILE) if done else (),
             constant=constant and constant.reward,
             stopping=lambda: stop.signum != 0,
         )
@@ -55,6 +58,7 @@ class StageLogger:
         self._report = Reporter(run.workdir)
         self._compiled = CompileCounter()
         self._last = time.perf_counter()
+        self._validating = 0.0  # seconds, before the first step is done
 
     def __enter__(self) -> "StageLogger":
         self._compiled.__enter__()
@@ -90,9 +94,10 @@ class StageLogger:
             "compile_seconds": round(self._compiled.seconds, 2),
         }
         timing |= row.pop("timing", {})
+        if row["step"] <= self._first_step:
+            self._validating += timing.get("eval", 0.0)
         if row["step"] == self._first_step:
-            evaluating = timing.get("eval", 0.0)
-            timing["first_step_seconds"] = round(now - self._began - evaluating, 4)
+            timing["first_step_seconds"] = round(now - self._began - self._validating, 4)
         for tokens in ("train_completion_tokens", "train_target_tokens"):  # RL's, SFT's
             if tokens in row:
                 trained = seconds - timing.get("eval", 0.0)
@@ -119,7 +124,7 @@ class StageLogger:
 
 def _open_writers(run: Run, stage: TrainingStageConfig, done: int) -> list[Writer]:
     directory = run.directory(stage)
-    writers: list[Writer] = [MetricsFile(directory / "metrics.jsonl", done)]
+    writers: list[Writer] = [MetricsFile(directory / METRICS_FILE, done)]
     if run.config.tensorboard:
         writers.append(TensorBoardFile(directory / "tensorboard", done))
     if run.config.wandb_project:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rft_jax.graders.constant import Constant
-from rft_jax.runs.constant import read_constant
+from rft_jax.runs.constant_record import read_constant
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.metrics_file import METRICS_FILE, read_metrics
 from rft_jax.utils.types import JsonObject
 
 # In an evaluation's folder: some items' samples, those of all models to an item together.
@@ -119,7 +119,7 @@ def read_run(
             f"{workdir / 'config.json'}: cannot be read as a run's configuration ({error}); it is "
             "damaged, use another work directory"
         ) from error
-    files = {name: workdir / name / "metrics.jsonl" for name in planned}
+    files = {name: workdir / name / METRICS_FILE for name in planned}
     files = {name: path for name, path in files.items() if path.exists()}
     dumping = sum((workdir / name / "samples").is_dir() for name in files)
     stages = []

@@ -20,7 +20,7 @@ from rft_jax.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
 from rft_jax.tokenizers.spm_export import write_tokenizer
 from rft_jax.tokenizers.stop_files import write_stops
 from rft_jax.utils.errors import InputError
-from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.metrics_file import METRICS_FILE, read_metrics
 
 CARD = "README.md"
 
@@ -166,7 +166,7 @@ def _metadata(source: Source | None) -> list[str]:
 def _validation_table(model: OpenModel) -> list[str]:
     """The first and the last validation; of the other metrics, those that were not 0 in both."""
     run, stage, step = model
-    rows = read_metrics(run.directory(stage) / "metrics.jsonl")
+    rows = read_metrics(run.directory(stage) / METRICS_FILE)
     rows = [row for row in rows if METRIC in row]
     if step is not None:
         rows = [row for row in rows if row["step"] <= step]

@@ -60,7 +60,8 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
     for stage in config.training_stages:
         validate_mesh(stage, batch_parts(mesh))
     stored = workdir / CONFIG_FILE
-    if stored.exists():
+    new = not stored.exists()
+    if not new:
         check_same(stored, config)
     elif not is_first():
         raise InputError(
@@ -72,9 +73,10 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
         for stage in config.rl_stages:
             validate_placement(stage, grader.needs_host)
     audit = open_audit(config, mesh)
-    files = write_files(config.data, workdir, new=not stored.exists())
+    files = write_files(config.data, workdir, new=new)
     inputs = input_sums(config, files, workdir)
-    check_input_sums(workdir, inputs)
+    if not new:  # what is left of a start that came to no configuration counts for nothing
+        check_input_sums(workdir, inputs)
     rows = {
         stage.name: readers[type(stage)].read(stage, files, workdir, grader)
         for stage in config.stages
@@ -87,19 +89,13 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
     tokenizer_path, temporary = workdir / TOKENIZER_FILE, workdir / "tokenizer.tmp"
     with contextlib.ExitStack() as stack:
         stack.callback(temporary.unlink, missing_ok=True)
-        tokenizer = stored_tokenizer(config, sources, workdir) or train_tokenizer(
+        tokenizer = stored_tokenizer(config, sources, None if new else workdir) or train_tokenizer(
             config, rows, files.symbols, temporary
         )
         for judging in filter(None, (grader, audit)):
             judging.check_tokenizer(tokenizer)
         run = Run(config, workdir, mesh, grader, tokenizer, sources, {}, audit)
-        for stage in config.training_stages:
-            if "/" in stage.init:
-                check_init(run, stage)
-            validate_adapters(stage, run.model_config(stage))
-            check_partition(run.model(stage), mesh, LEARNER_RULES)
-        for stage in config.rl_stages:
-            grammar_of(stage.rollout, tokenizer)
+        _check_stages(run)
         encoded = {
             stage.name: readers[type(stage)].encode(stage, rows[stage.name], config, tokenizer)
             for stage in config.stages
@@ -111,17 +107,33 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
                 log(remark)
         if temporary.exists():
             os.replace(temporary, tokenizer_path)
-    if not stored.exists():
+    if new:
         if config.tokenizer.path and not sources:
             shutil.copyfile(config.tokenizer.path, tokenizer_path)
-        for file, used in ((GRADER_FILE, config.grader), (AUDIT_FILE, config.audit_grader)):
-            if used and (isinstance(used, dict) or Path(used).is_file()):
-                write_atomically(workdir / file, grader_text(used))
-        write_atomically(workdir / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
+        _write_inputs(config, workdir, inputs)
     if is_first():  # a run that is made longer has other settings
         write_atomically(stored, json.dumps(to_json(config), indent=2) + "\n")
     sources = {name: snapshot(source, workdir) for name, source in sources.items()}
     return dataclasses.replace(run, sources=sources, data=encoded)
+
+
+def _check_stages(run: Run) -> None:
+    """What stages start from, their adapters and formats, before anything is compiled."""
+    for stage in run.config.training_stages:
+        if "/" in stage.init:
+            check_init(run, stage)
+        validate_adapters(stage, run.model_config(stage))
+        check_partition(run.model(stage), run.mesh, LEARNER_RULES)
+    for stage in run.config.rl_stages:
+        grammar_of(stage.rollout, run.tokenizer)
+
+
+def _write_inputs(config: Config, workdir: Path, sums: dict[str, dict[str, str]]) -> None:
+    """Keeps the graders that are JSON, and the sums of the files, of a run that begins."""
+    for file, used in ((GRADER_FILE, config.grader), (AUDIT_FILE, config.audit_grader)):
+        if used and (isinstance(used, dict) or Path(used).is_file()):
+            write_atomically(workdir / file, grader_text(used))
+    write_atomically(workdir / INPUTS_FILE, json.dumps(sums, indent=2) + "\n")
 
 
 def _with_response_formats(config: Config) -> Config:

@@ -12,11 +12,19 @@ from rft_jax.utils.console import log
 TOKENIZER_FILE = "tokenizer.model"
 
 
-def stored_tokenizer(config: Config, sources: dict[str, Source], workdir: Path) -> Tokenizer | None:
-    """The tokenizer that a run has without training one; None if there is none."""
+def stored_tokenizer(
+    config: Config, sources: dict[str, Source], workdir: Path | None
+) -> Tokenizer | None:
+    """The tokenizer that a run has without training one; None if there is none.
+
+    Args:
+        config: The run's configuration.
+        sources: By model, what its weights are from.
+        workdir: The run's; None for one that begins, which has none of its own.
+    """
     if sources:
         return next(iter(sources.values())).tokenizer(config.tokenizer.thinking)
-    if (own := workdir / TOKENIZER_FILE).exists():
+    if workdir is not None and (own := workdir / TOKENIZER_FILE).exists():
         return SentencePieceTokenizer(own)
     return SentencePieceTokenizer(config.tokenizer.path) if config.tokenizer.path else None
 

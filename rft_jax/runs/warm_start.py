@@ -7,6 +7,7 @@ from pathlib import Path
 from rft_jax.config import NOT_OF_SOURCE, TrainingStageConfig
 from rft_jax.config.overrides import differences, to_json
 from rft_jax.models import Params
+from rft_jax.models.hugging_face import is_checkpoint
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.runs.checkpoint import steps
 from rft_jax.runs.reopen import OpenModel, open_model
@@ -51,9 +52,15 @@ def check_init(run: Run, stage: TrainingStageConfig) -> None:
     """Looks whether a stage can start from the other run's model that it names.
 
     Raises:
-        InputError: If that model has another shape, tokenizer or adapters, or no checkpoint.
+        InputError: If that model has another shape, tokenizer or adapters, or no checkpoint; or it
+            is no run's.
     """
     setting = f"stages.{stage.name}.init"
+    if stage.init.startswith("hf:") or is_checkpoint(Path(stage.init)):
+        raise InputError(
+            f"{setting}: {stage.init} is a Hugging Face checkpoint, not a run's; set "
+            f"models.{stage.model}.source={stage.init}, and leave init empty"
+        )
     other, source, step = open_model(Path(stage.init))
     ours, theirs = run.model_config(stage), other.model_config(source)
     if (ours.lora is None) != (theirs.lora is None):

@@ -27,7 +27,7 @@ from rft_jax.stages.base import Loop
 from rft_jax.tokenizers import Tokenizer
 from rft_jax.utils.console import log
 from rft_jax.utils.files import write_atomically
-from rft_jax.utils.metrics_file import read_metrics
+from rft_jax.utils.metrics_file import METRICS_FILE, read_metrics
 from rft_jax.utils.numbers import peak_memory_bytes
 
 RESULTS_FILE = "results.json"
@@ -134,6 +134,6 @@ class Comparison:
 
     def _training_seconds(self) -> float:
         run = self._run
-        files = [run.directory(s) / "metrics.jsonl" for s in run.config.training_stages]
+        files = [run.directory(s) / METRICS_FILE for s in run.config.training_stages]
         rows = [row for file in files for row in read_metrics(file)]
         return sum(row["timing"]["full_iteration"] for row in rows)

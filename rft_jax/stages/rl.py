@@ -26,7 +26,7 @@ from rft_jax.parallel import (
     to_host,
 )
 from rft_jax.runs.batches import bucketed, make_batch
-from rft_jax.runs.constant import note_constant
+from rft_jax.runs.constant_record import note_constant
 from rft_jax.runs.datasets import Rows, StageData, encode_prompts, needed_file, read_prompts
 from rft_jax.runs.run import Run
 from rft_jax.stages.base import Compiled, Loop, Row, is_due, scalars_row

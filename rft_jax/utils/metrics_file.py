@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rft_jax.utils.types import JsonObject
 
+METRICS_FILE = "metrics.jsonl"  # in a stage's folder
+
 
 def read_metrics(path: Path) -> list[JsonObject]:
     """The rows of a metrics file; lines that were cut while they were written are left out."""

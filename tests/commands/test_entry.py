@@ -156,6 +156,7 @@ def test_an_unknown_operation_is_named_with_its_path(claims, refuse):
         ("stages.rft.rollout.color=red", "there is no setting 'color'"),
         ("stages.rft.init=nothing", "is not an earlier stage"),
         ("stages.rft.init=/nowhere/rft", "not a work directory"),
+        ("stages.rft.init=hf:Owner/Name", "set models.policy.source=hf:Owner/Name, and leave init"),
     ],
 )
 def test_a_bad_setting_is_named(setting, said, refuse):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_jax.graders import Items, build_grader, load_grader
+from rft_jax.graders import Grader, Items, build_grader, load_grader
 from rft_jax.graders.constant import MOST_CANDIDATES, best_constant
+from rft_jax.logging.metrics import CompileCounter
 
 
 def grader_of(operation):
@@ -39,6 +40,15 @@ def test_under_equality_it_is_the_commonest_label(labels):
     label, count = collections.Counter(labels).most_common(1)[0]
     assert best.answer == write(label)
     assert best.reward == pytest.approx(count / len(labels))
+
+
+def test_items_are_encoded_once_and_one_program_is_compiled(monkeypatch):
+    encoded, encode = [], Grader.encode_items
+    monkeypatch.setattr(Grader, "encode_items", lambda *given: encoded.append(1) or encode(*given))
+    labels = [str(n % 40) + "x" * 30 * (n % 20) for n in range(80)]  # of several widths
+    with CompileCounter() as compiled:
+        best_constant(grader_of("like"), items_of(labels), map(write, labels))
+    assert len(encoded) == 1 and compiled.count + compiled.cached <= 1
 
 
 def test_under_inequality_it_is_the_rarest_label():

@@ -225,6 +225,14 @@ def test_each_kind_of_a_switch_is_probed_with_its_own_fields():
     assert rewards["right"] == 1
 
 
+def test_without_a_right_answer_the_grader_tells_it_or_there_is_none():
+    nobody_knows = [None] * 30
+    for spec in (check("eq"), check("ne")):
+        grader = build_grader(load_grader(spec))
+        assert probe(grader, DISTINCT, nobody_knows) == probe(grader, DISTINCT)
+    assert "right" not in {p.name for p in probe(grader, DISTINCT, nobody_knows)}
+
+
 def test_right_answers_can_be_given():
     class Own(HostNode):
         type_name = "own"

@@ -85,6 +85,14 @@ def test_time_left_follows_the_recent_pace_and_leaves_out_compilation():
     assert progress.seconds_left == pytest.approx(1.0)
 
 
+def test_the_best_validation_is_the_whole_stage_s():
+    console, earlier = terminal(), [row(0, valid_reward_mean=0.25), row(1), row(2)]
+    earlier += [row(2, valid_reward_mean_all=0.75, valid_reward_mean=0.9)]
+    with Progress("rft", 4, console=console, earlier=earlier) as progress:
+        progress.update(row(3, train_reward_mean=0.5, valid_reward_mean=0.5))
+    assert "validation 0.500 (best 0.750" in console.file.getvalue()
+
+
 def test_a_resumed_stage_does_not_take_its_first_step_for_the_pace():
     progress = Progress("rft", 100, console=terminal())
     progress.update(row(51, seconds=60.0))

@@ -6,7 +6,7 @@ import pytest
 
 from rft_jax.config import Config, RLStage, RolloutConfig, SFTStage
 from rft_jax.graders import build_grader
-from rft_jax.runs.constant import note_constant, read_constant
+from rft_jax.runs.constant_record import note_constant, read_constant
 from rft_jax.runs.datasets import PromptData, Rows
 from rft_jax.runs.lengths import check_batches, length_warnings
 from rft_jax.utils.errors import InputError

@@ -1,4 +1,4 @@
-"""What a constant answer earns on a stage's validation items, in the stage's folder.
+"""The record of what a constant answer earns on a stage's validation items, in the stage's folder.
 
 It is what a curve of validation rewards has to be compared with: a run that ends no higher has
 learned nothing that a commonplace answer would not have earned.
