@@ -56,12 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = split_overrides(sys.argv[1:] if argv is None else list(argv))
     parser = _parser()
     _check_command(parser, arguments)
+    _check_options(parser, arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # signs of tables that the encoding lacks
         sys.stdout.reconfigure(errors="replace")
     sys.path.insert(0, os.getcwd())  # for modules that an experiment or a grader names
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the older name, refused beside it
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_MEMORY_FRACTION))
+    # XLA's banner on a compilation of minutes is logged as an error; true ones are raised.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         options = parser.parse_args(arguments)
         if overrides and "config" not in options:
@@ -102,6 +105,34 @@ def _check_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         remedy = did_you_mean(arguments[0], names) or f"use one of {', '.join(names)}"
         parser.error(f"there is no command {arguments[0]!r}; {remedy}")
+
+
+def _check_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuses an option that the command does not have, with the one that may be meant.
+
+    argparse would name the required ones that are missing, and not what is misspelled.
+    """
+    command = _commands(parser).get(arguments[0]) if arguments else None
+    if command is None:
+        return
+    known = list(command._option_string_actions)  # argparse has no public name for it
+    known += ["--config."] if "--config" in known else []
+    for word in arguments[1:]:
+        flag = word.partition("=")[0]
+        if word == "--":
+            return
+        if not flag.startswith("--") or any(name.startswith(flag) for name in known):
+            continue
+        name, dot, setting = flag.partition(".")
+        remedy = did_you_mean(name + dot, [n for n in known if len(n) > 3]).removesuffix("?")
+        if remedy:
+            command.error(f"there is no option {flag}; {remedy}{setting}?")
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands' parsers by name."""
+    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(subparsers.choices)
 
 
 def _check_environment() -> None:

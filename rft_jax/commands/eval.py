@@ -44,7 +44,7 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluates, and prints a table, or a JSON line a model, then a line a pair and metric."""
     from rft_jax.config import EvalStage
-    from rft_jax.evaluation.models import evaluate_models, evaluation_file, paired
+    from rft_jax.evaluation.models import evaluate_models, paired
     from rft_jax.parallel import distributed_session, is_first
 
     paths = [options.workdir] if options.workdir else options.model
@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> None:
             if not on_terminal():
                 for difference in differences:
                     print_json(difference)
-            _show(models, differences, options.html or evaluation_file(paths))
+            file = options.html or models[0].grader_workdir / "evaluation.html"
+            _show(models, differences, file)
 
 
 def _check_place(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("give --data and --answers, or --explain")
     host = host_options(options)
     files = options.data, options.answers
-    lines = []
+    lines, began = [], time.perf_counter()
     for line in grade_files(options.grader, *files, options.placement, host):
         if not on_terminal():
             print_json(line)
         lines.append(line)
     if on_terminal():
         _show_grades(lines, options.answers)
-    _end(lines)
+    _end(lines, time.perf_counter() - began)
 
 
 def _show_nodes(lines: list[dict[str, str]]) -> None:
@@ -79,8 +80,8 @@ def _errors(line: dict[str, Any]) -> list[str]:
     return [name for name, made in line["metadata"]["errors"].items() if made]
 
 
-def _end(lines: list[dict[str, Any]]) -> None:
-    """The mean, and the answers on which the grader failed.
+def _end(lines: list[dict[str, Any]], seconds: float) -> None:
+    """The mean, what it took, and the answers on which the grader failed.
 
     Raises:
         RunFailed: There are such answers.
@@ -89,7 +90,8 @@ def _end(lines: list[dict[str, Any]]) -> None:
 
     graded = [line["reward"] for line in lines if line["metadata"]["valid"]]
     mean = f"mean reward {sum(graded) / len(graded):.4f}" if graded else "no mean reward"
-    print(f"{mean} over {len(graded)} of {len(lines)} answers with a valid grade", file=sys.stderr)
+    count = f"{len(graded)} of {len(lines)} answers with a valid grade"
+    print(f"{mean} over {count}, in {seconds:.1f} s", file=sys.stderr)
     failures = Counter(error for line in lines for error in _errors(line) if error in FAILURES)
     if failures:
         listed = ", ".join(f"{error} {count}" for error, count in failures.items())

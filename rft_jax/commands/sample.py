@@ -45,7 +45,7 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Samples, and prints the samples."""
     from rft_jax import data
-    from rft_jax.evaluation.sample import sample_items
+    from rft_jax.evaluation.sample import SampleOptions, sample_items
 
     if options.num_samples < 1:
         raise InputError(f"--num-samples: must be at least 1, got {options.num_samples}")
@@ -57,17 +57,16 @@ def run(options: argparse.Namespace) -> None:
         items = [{"messages": _messages(options.messages)}]
     else:
         items = [{"messages": [{"role": "user", "content": options.prompt}]}]
-    for line in sample_items(
-        options.workdir or options.model,
-        items,
-        source=options.data or "",
+    chosen = SampleOptions(
         system=options.system,
         max_tokens=options.max_tokens,
         temperature=options.temperature,
         seed=options.seed,
         samples=options.num_samples,
         response_format=options.schema,
-    ):
+    )
+    path = options.workdir or options.model
+    for line in sample_items(path, items, chosen, source=options.data or ""):
         if not options.data:
             del line["item"]
         if on_terminal():

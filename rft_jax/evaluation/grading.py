@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -56,8 +55,8 @@ def grade_files(
 
     Yields:
         For each sample an object in the shape of OpenAI's answer to /graders/run, with the line of
-        its item as `item` and whether the grade counts as `metadata.valid`; `execution_time` is
-        the mean over the samples, in seconds.
+        its item as `item` and whether the grade counts as `metadata.valid`. All are graded
+        together, so that none has an `execution_time` of its own.
 
     Raises:
         InputError: Naming file, line and field of what cannot be used.
@@ -65,9 +64,7 @@ def grade_files(
     grader = _open(build_grader(load_grader(grader_name), placement, options))
     items = Items(data.load_rows(items_file), str(items_file))
     samples, rows = _read_samples(samples_file, len(items.rows), items_file)
-    began = time.perf_counter()
     grade = grade_samples(grader, samples, items, rows)
-    seconds = (time.perf_counter() - began) / len(samples)
 
     models = judge_models(grader.spec)
 
@@ -86,7 +83,6 @@ def grade_files(
                 "type": grader.type_name,
                 "valid": bool(grade.valid[n]),
                 "errors": {name: bool(grade.errors[name][n]) for name in ERRORS},
-                "execution_time": round(seconds, 6),
                 "scores": {name: number(detail[n]) for name, detail in grade.details.items()},
                 "token_usage": sum(u["total_tokens"] for u in usage.values()) if usage else None,
                 "sampled_model_name": next(iter(usage)) if len(usage) == 1 else None,

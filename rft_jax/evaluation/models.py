@@ -22,8 +22,9 @@ from rft_jax.evaluation.cases import case_row
 from rft_jax.evaluation.evaluator import Evaluation, make_evaluator
 from rft_jax.evaluation.metrics import TOP, columns, summarize
 from rft_jax.graders import Grader, HostSample, Items, grade_samples
+from rft_jax.graders.grader import ask_host
 from rft_jax.graders.template import item_fields
-from rft_jax.parallel import enter_on_all_hosts, is_first, raise_on_all_hosts
+from rft_jax.parallel import enter_on_all_hosts, gather_objects, is_first, raise_on_all_hosts
 from rft_jax.runs.datasets import PromptData, read_prompt_data
 from rft_jax.runs.fingerprints import input_file
 from rft_jax.runs.grader import open_judges, reopen_grader
@@ -48,6 +49,7 @@ class ModelResult:
     Attributes:
         model: The model's path, or the name of the answers.
         data: The file of items.
+        grader_workdir: The work directory of the run whose grader graded it.
         summary: Means and counts by name, as `metrics.summarize` has them.
         intervals: The 95 % interval of each mean, (low, high).
         columns: The metrics by item, of which the means are taken.
@@ -58,6 +60,7 @@ class ModelResult:
 
     model: str
     data: str
+    grader_workdir: Path
     summary: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     columns: dict[str, Column]
@@ -184,6 +187,7 @@ class _Judge:
     """What is the same for all models of an evaluation."""
 
     grader: Grader
+    workdir: Path  # the run's that has the grader
     source: str
     settings: EvalStage
     cluster_M: np.ndarray
@@ -203,7 +207,7 @@ class _Judge:
             numbered([row.get(key) for row in rows])
             for key in (settings.cluster_by, settings.macro_by)
         )
-        return cls(grader, source, settings, cluster_M, group_M, {})
+        return cls(grader, run.workdir, source, settings, cluster_M, group_M, {})
 
     def grader_for(self, run: Run) -> Grader:
         """The grader with its judges opened on the run's mesh, and fit for its tokenizer."""
@@ -229,6 +233,7 @@ class _Judge:
         return ModelResult(
             model=name,
             data=self.source,
+            grader_workdir=self.workdir,
             summary={key: value for key, value in summary.items() if key not in leave_out},
             intervals=intervals(found, cluster_M=self.cluster_M),
             columns=found,
@@ -263,11 +268,13 @@ def _evaluate_model(
 
 
 def _grade_answers(grader: Grader, items: PromptData, answers: Sequence[str]) -> Evaluation:
-    """Answers that no model here has sampled, one an item."""
-    samples = [HostSample(answer) for answer in answers]
-    rows = range(len(samples))
-    grade = grade_samples(grader, samples, Items(items.items, items.source), rows)
-    no_M1 = np.zeros((len(samples), 1), np.int32)
+    """Answers that no model here has sampled, one an item; collective."""
+    given = [HostSample(answer) for answer in answers], Items(items.items, items.source)
+    rows = range(len(answers))
+    with raise_on_all_hosts():  # a judge at a server is asked by one host, not by each
+        found = ask_host(grader, *given, rows) if is_first() else {}
+    grade = grade_samples(grader, *given, rows, found=gather_objects(found)[0])
+    no_M1 = np.zeros((len(answers), 1), np.int32)
     text = from_host(answers, max(1, *(len(a.encode(errors="replace")) for a in answers)))
     by_sample = jax.tree.map(lambda leaf: np.asarray(leaf)[:, None], (grade, text))
     (reward, valid, scores, errors, details), text = by_sample
@@ -297,9 +304,3 @@ def _cases(
         [case_row(run.tokenizer, found, items.items, fields, m, s) for s in range(S)]
         for m in range(M)
     ]
-
-
-def evaluation_file(paths: Sequence[Path]) -> Path:
-    """Where the comparison of these models is written: into the directory of the grader's run."""
-    models = [open_model(path) for path in paths]
-    return next(m for m in models if m.rl_stages).run.workdir / "evaluation.html"

@@ -8,7 +8,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +33,47 @@ from rft_jax.utils.types import JsonObject
 AT_ONCE = 64  # completions that are decoded together
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """How answers are sampled.
+
+    Attributes:
+        system: A system message before the conversation; empty for none.
+        max_tokens: Longest completion, thought and answer together; None: as the run's
+            reinforcement stage has it.
+        temperature: 0 decodes greedily.
+        seed: Seed of the samples' noise; the same seed gives the same samples.
+        samples: How many of each prompt.
+        response_format: What answers must look like, as `RolloutConfig` has it; empty: as the
+            run's reinforcement stage has it.
+    """
+
+    system: str = ""
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    seed: int = 0
+    samples: int = 1
+    response_format: str | JsonObject = ""
+
+    def __post_init__(self):
+        """Refuses what cannot work.
+
+        Raises:
+            InputError: Naming the option.
+        """
+        if self.samples < 1:
+            raise InputError(f"samples: must be at least 1, got {self.samples}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InputError(f"max_tokens: must be at least 1, got {self.max_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature: must be a number from 0, got {self.temperature}")
+
+
+DEFAULT_OPTIONS = SampleOptions()
+
+
 def sample_model(
-    path: str | Path,
-    prompt: str | Sequence[JsonObject],
-    *,
-    system: str = "",
-    max_tokens: int | None = None,
-    temperature: float = 1.0,
-    seed: int = 0,
-    samples: int = 1,
-    response_format: str | JsonObject = "",
+    path: str | Path, prompt: str | Sequence[JsonObject], **options: Any
 ) -> Iterator[JsonObject]:
     """Samples answers of a model to one prompt.
 
@@ -52,14 +85,8 @@ def sample_model(
         prompt: The user's message, or a conversation to go on with: messages in OpenAI's format,
             such as `[{"role": "user", "content": "broken ski"}]`, whose last is not the
             assistant's.
-        system: A system message before it; empty for none.
-        max_tokens: Longest completion, thought and answer together; None: as the run's
-            reinforcement stage has it.
-        temperature: 0 decodes greedily.
-        seed: Seed of the samples' noise; the same seed gives the same samples.
-        samples: How many.
-        response_format: What answers must look like, as `RolloutConfig` has it; empty: as the
-            run's reinforcement stage has it.
+        options: Those of `SampleOptions`, by name: `system`, `max_tokens`, `temperature`, `seed`,
+            `samples`, `response_format`.
 
     Yields:
         For each sample `text` (the answer), `thought`, `stop_reason` ("stop", or "length" for one
@@ -69,16 +96,7 @@ def sample_model(
         InputError: If there is no such model or an option cannot work.
     """
     item = {"messages": _conversation(prompt)}
-    for sample in sample_items(
-        path,
-        [item],
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
-        samples=samples,
-        response_format=response_format,
-    ):
+    for sample in sample_items(path, [item], SampleOptions(**options)):
         del sample["item"]
         yield sample
 
@@ -92,35 +110,30 @@ def _conversation(prompt: str | Sequence[JsonObject]) -> list[JsonObject]:
 def sample_items(
     path: str | Path,
     items: Sequence[JsonObject],
-    *,
+    options: SampleOptions = DEFAULT_OPTIONS,
     source: str = "",
-    system: str = "",
-    max_tokens: int | None = None,
-    temperature: float = 1.0,
-    seed: int = 0,
-    samples: int = 1,
-    response_format: str | JsonObject = "",
 ) -> Iterator[JsonObject]:
-    """Samples answers of a model to many prompts; as `sample_model`, but for:
+    """Samples answers of a model to many prompts.
 
     Args:
+        path: As for `sample_model`.
         items: With `messages`, as `data.load_items` returns them.
+        options: How.
         source: Their file, for messages.
 
     Yields:
         What `sample_model` does, after `item`, the number of the prompt, from 1.
+
+    Raises:
+        InputError: As `sample_model`.
     """
-    if samples < 1:
-        raise InputError(f"samples: must be at least 1, got {samples}")
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"max_tokens: must be at least 1, got {max_tokens}")
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature: must be a number from 0, got {temperature}")
-    items = [_with_system(item, system, _where(source, n)) for n, item in enumerate(items, 1)]
+    items = [
+        _with_system(item, options.system, _where(source, n)) for n, item in enumerate(items, 1)
+    ]
     opened = open_best(Path(path))
     tokens = [_encode(opened, item, _where(source, n)) for n, item in enumerate(items, 1)]
     _tell_odd_prompts(opened, items, tokens, source)
-    yield from _sample(opened, tokens, max_tokens, temperature, seed, samples, response_format)
+    yield from _sample(opened, tokens, options)
 
 
 def _where(source: str, number: int) -> str:
@@ -172,27 +185,21 @@ def _tell_odd_prompts(
 
 
 def _sample(
-    opened: OpenModel,
-    tokens: Sequence[list[int]],
-    max_tokens: int | None,
-    temperature: float,
-    seed: int,
-    samples: int,
-    response_format: str | JsonObject,
+    opened: OpenModel, tokens: Sequence[list[int]], options: SampleOptions
 ) -> Iterator[JsonObject]:
-    run, stage, step = opened
+    (run, stage, step), samples = opened, options.samples
     use_compilation_cache(run.config.compilation_cache)
     model, tokenizer = run.model(stage), run.tokenizer
     config = opened.sampling or RolloutConfig()
-    length = max_tokens or config.max_completion_tokens
+    length = options.max_tokens or config.max_completion_tokens
     config = dataclasses.replace(
         config,
         max_completion_tokens=length,
-        temperature=temperature,
+        temperature=options.temperature,
         top_k=0,
         top_p=1.0,
         slots=0,
-        response_format=response_format or config.response_format,
+        response_format=options.response_format or config.response_format,
         reasoning_effort=min(config.thinking_tokens, max(length - 2, 0)),
         **EXACT,
     )
@@ -202,9 +209,8 @@ def _sample(
     def run_rollout(
         params: Params, grammar: GrammarTables | None, prompts: Prompts, row_B: jax.Array
     ) -> Rollout:
-        keys = completion_keys(
-            jnp.uint32(seed), jnp.int32(0), row_B, jnp.zeros_like(row_B), samples
-        )
+        noise = jnp.uint32(options.seed), jnp.int32(0)
+        keys = completion_keys(*noise, row_B, jnp.zeros_like(row_B), samples)
         copy = merge(params, model.dtype)
         stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
         whole = dataclasses.replace(mask, grammar=grammar)

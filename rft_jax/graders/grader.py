@@ -210,6 +210,7 @@ def grade_samples(
     items: Items,
     rows: Sequence[int],
     host: HostGrading | None = None,
+    found: Mapping[str, Score] | None = None,
 ) -> Grade:
     """Grades completions that are on the host, by the same functions.
 
@@ -219,6 +220,7 @@ def grade_samples(
         items: M items.
         rows: Int[N], the item of each completion.
         host: From `open_host`, to grade more than once; by default opened for this call.
+        found: From `ask_host`, if it was asked already.
 
     Returns:
         Grade of NumPy arrays.
@@ -260,20 +262,41 @@ def grade_encoded(
         completion_tokens=_column([sample.completion_tokens for sample in samples], np.int32),
         answer=_encode_answers(grader, samples),
     )
-    found = {}
-    if grader.needs_host:
-        with contextlib.nullcontext(host) if host else grader.open_host() as session:
-            found, messages = session.grade(samples, items, rows)
-            told = session.told
-        for message in dict.fromkeys(messages):
-            if message not in told and len(told) < _MESSAGES:
-                told.add(message)
-                _LOG.warning("%s", message)
+    if found is None:
+        found = ask_host(grader, samples, items, rows, host)
     parts = [
         jax.device_get(_grade(grader, grader.judge_params, *_rows((sample, fields, found), first)))
         for first in range(0, max(1, len(samples)), _BATCH)
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(samples)], *parts)
+
+
+def ask_host(
+    grader: Grader,
+    samples: Sequence[HostSample],
+    items: Items,
+    rows: Sequence[int],
+    host: HostGrading | None = None,
+) -> dict[str, Score]:
+    """What the nodes on the host find, by name; the first messages of what went wrong are logged.
+
+    Args:
+        grader: From `build_grader`.
+        samples: N completions.
+        items: M items.
+        rows: Int[N], the item of each completion.
+        host: From `open_host`; by default opened for this call.
+    """
+    if not grader.needs_host:
+        return {}
+    with contextlib.nullcontext(host) if host else grader.open_host() as session:
+        found, messages = session.grade(samples, items, rows)
+        told = session.told
+    for message in dict.fromkeys(messages):
+        if message not in told and len(told) < _MESSAGES:
+            told.add(message)
+            _LOG.warning("%s", message)
+    return found
 
 
 def _column(values: Sequence[int], dtype: type[np.generic | bool]) -> jax.Array:

@@ -90,6 +90,12 @@ def test_json_lines_are_ascii_where_the_stream_is(monkeypatch):
 def test_what_is_misspelled_is_told(capsys):
     assert "there is no command 'trian'; did you mean train?" in refusal(capsys, "trian")
     assert "use one of quickstart, train" in refusal(capsys, "xyz")
+    assert "there is no option --confg; did you mean --config?" in refusal(
+        capsys, "train", "--confg", "claims", "--workdir", "x"
+    )
+    assert "there is no option --confg.seed; did you mean --config.seed?" in refusal(
+        capsys, "train", "--config", "claims", "--confg.seed=1", "--workdir", "x"
+    )
     sentence = refusal(
         capsys, "train", "--config", "claims", "--workdir", "x", "--config.stages.rft.step=3"
     )

@@ -1,6 +1,7 @@
 """`rft grade` and `rft validate` on files."""
 
 import json
+import re
 
 import pytest
 
@@ -61,13 +62,14 @@ def test_grade_prints_the_shape_of_openai_s_answer(files, capsys, placement):
         {"output_text": '{"decision": "pay", "reason": ""}', "item": 1},
     ]
     assert grade(files, samples, "--placement", placement) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
     assert [line["reward"] for line in lines] == pytest.approx([1, 0, 0, 0.6])
     assert lines[3]["sub_rewards"] == {"decision": 1.0, "reason": 0.0}
     errors = [{k for k, v in line["metadata"]["errors"].items() if v} for line in lines]
     assert errors == [set(), {"invalid_variable_error"}, {"sample_parse_error"}, set()]
     assert lines[0]["metadata"]["name"] == "claim" and lines[0]["metadata"]["type"] == "multi"
-    assert lines[0]["metadata"]["execution_time"] > 0
+    assert re.search(r"over 4 of 4 answers with a valid grade, in \d+\.\d s$", captured.err)
 
 
 def test_samples_in_the_items_order_need_no_number(files, capsys):
