@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -29,6 +29,9 @@ REINFORCED = {
     "entropy": ("train_entropy",),
 }
 SUPERVISED = {"loss": ("train_loss",), "accuracy": ("train_mean_token_accuracy",)}
+BAR_WIDTH = 30
+WITH_PACE = 60  # columns of a terminal from which there is room for the seconds of a step
+ENDING = ("ending after the steps under way, all saved;", "once more ends at once")
 PANEL = (  # after the headline's reward or loss
     ("train_entropy", "entropy"),
     ("train_completion_tokens_mean", "tokens an answer"),
@@ -149,59 +152,74 @@ class Progress:
         return least if least < NOTABLE else None
 
     def _panel(self) -> Group:
+        width = self._console.width
+        parts: list[RenderableType] = [self._bar(width)]
+        if self._stopping():
+            parts.append(_side_by_side([Text(part, "bold") for part in ENDING], width))
+        parts += [
+            _side_by_side(found, width) for found in (self._headline_texts(), self._details())
+        ]
+        return Group(*parts)
+
+    def _bar(self, width: int) -> Table:
         step, left = self._row["step"], self.seconds_left
         bar = Table.grid(padding=(0, 2))
-        bar.add_row(
-            Text(self._stage, style="bold"),
-            ProgressBar(self._steps, step, width=30),
-            f"{step:,}/{self._steps:,}",
-            self._state(left),
-            f"{np.mean(self._seconds):.3g} s a step" if self._seconds else "",
-        )
-        return Group(bar, self._headline_text(), self._details())
+        state = "" if left is None else f"{duration(left)} left" if left else "done"
+        cells: list[RenderableType] = [
+            Text(self._stage, style="bold", no_wrap=True),
+            ProgressBar(self._steps, step, width=min(BAR_WIDTH, max(width // 4, 8))),
+            Text(f"{step:,}/{self._steps:,}", no_wrap=True),
+            Text(state if self._compiled else "compiling", no_wrap=True),
+        ]
+        if self._seconds and width >= WITH_PACE:
+            cells.append(Text(f"{np.mean(self._seconds):.3g} s a step", no_wrap=True))
+        bar.add_row(*cells)
+        return bar
 
-    def _state(self, left: float | None) -> str:
-        """What is going on, in a few words."""
-        if self._stopping():
-            return "ending after the steps under way, all saved; once more ends at once"
-        if not self._compiled:
-            return "compiling"
-        return "" if left is None else f"{duration(left)} left" if left else "done"
-
-    def _headline_text(self) -> Text:
-        text = Text()
+    def _headline_texts(self) -> list[Text]:
         if not self._headline:
-            return text
+            return []
         values = np.asarray(self._headline)
         half = len(values) // 2
         reinforced = self._headline_metrics == REINFORCED["reward"]
-        text.append("reward " if reinforced else "loss ", style="dim")
-        text.append(f"{values[half:].mean():.3f}", style="bold")
+        text = Text("reward " if reinforced else "loss ", style="dim")
+        text.append(f"{values[half:].mean():.3f}", style="bold not dim")
         if half:
             change = values[half:].mean() - values[:half].mean()
-            text.append(f" {'▲' if change > 0 else '▼' if change < 0 else '='} {change:+.3f}")
-        text.append(f"  {sparkline(values)}", style="blue")
+            sign = "▲" if change > 0 else "▼" if change < 0 else "="
+            text.append(f" {sign} {change:+.3f}", style="not dim")
+        texts = [text, Text(sparkline(values), style="blue")]
         if self._valid:
-            text.append("  validation ", style="dim").append(f"{self._valid[-1]:.3f}", style="bold")
-            best = f"best {max(self._valid):.3f}"
+            valid = Text("validation ", style="dim")
+            valid.append(f"{self._valid[-1]:.3f}", style="bold not dim")
+            texts.append(valid.append(f" (best {max(self._valid):.3f})"))
             if self._constant is not None:
-                best += f", a constant answer {self._constant:.3f}"
-            text.append(f" ({best})", style="dim")
+                texts.append(Text(f"best constant answer {self._constant:.3f}", style="dim"))
         if (graded := self._graded(self._row)) is not None:
-            text.append(f"  only {graded:.0%} graded", style="bold red")
-        return text
+            texts.append(Text(f"only {graded:.0%} graded", style="bold red"))
+        return texts
 
-    def _details(self) -> Text:
+    def _details(self) -> list[Text]:
         timing = self._row.get("timing", {})
         shown = [(label, self._row.get(name)) for name, label in PANEL]
         shown += [
             ("tokens/s", timing.get("tokens_per_s")),
             ("peak memory", timing.get("peak_memory_bytes")),
         ]
-        return Text(
-            "  ".join(f"{label} {number(value)}" for label, value in shown if value is not None),
-            style="dim",
-        )
+        return [
+            Text(f"{name} {number(value)}", "dim") for name, value in shown if value is not None
+        ]
+
+
+def _side_by_side(texts: Sequence[Text], width: int) -> Group:
+    """Texts in as few lines as they fit, none of them broken."""
+    lines: list[Text] = []
+    for text in texts:
+        if lines and lines[-1].cell_len + 2 + text.cell_len <= width:
+            lines[-1] = Text("  ").join((lines[-1], text))
+        else:
+            lines.append(text)
+    return Group(*lines)
 
 
 def _first(row: JsonObject, names: Sequence[str]) -> float | None:

@@ -235,7 +235,7 @@
       grid.append(element("div", { class: `part span-${Math.min(charts.length, 3)}` }, element("h3", {}, section.title), charts.map((chart) => curveChart(chart, "small"))));
     });
     curves.append(grid);
-    if (stage.zero.length) curves.append(element("h3", {}, "Always 0"), element("p", { class: "note" }, stage.zero.join(", ")));
+    if (stage.zero.length) curves.append(element("details", {}, element("summary", {}, `Always 0: ${stage.zero.length} ${stage.zero.length === 1 ? "metric" : "metrics"}`), element("p", { class: "note" }, stage.zero.join(", "))));
     curves.hidden = false;
     drawAll();
   }

@@ -27,6 +27,7 @@ from rft_jax.utils.types import JsonObject
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
 TEXT_LINES = 12  # of a prompt, thought or answer
 FIGURES_WIDTH = 34  # of the columns with numbers
+MOST_NAMED = 3  # of metrics without a row
 WITH_INTERVALS = 3  # models side by side whose intervals fit beside their means
 # C0 and C1 controls but tab and newline, bidirectional overrides, halves of surrogate pairs.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -111,14 +112,15 @@ def _stage(stage: StageHistory, width: int = PLAIN_WIDTH) -> Group:
         table.add_section()
     parts = [_heading(stage.name), figures, lines if own_line else table]
     if zero := always_zero(stage):
-        parts.append(visible(f"Always 0: {', '.join(zero)}", "dim"))
+        named = ", ".join(zero) if len(zero) <= MOST_NAMED else f"{len(zero)} metrics more"
+        parts.append(visible(f"Always 0: {named}", "dim"))
     return Group(*parts, "")
 
 
 def _figures(shown: Sequence[RenderableType]) -> Text:
     """Figures below a metric's name: of training, of validation, and how much that has changed."""
-    labels = ("training", "validation", "change")
-    pairs = [f"{label} {value}" for label, value in zip(labels, shown, strict=True) if value]
+    labels = ("training ", "validation ", "")
+    pairs = [f"{label}{value}" for label, value in zip(labels, shown, strict=True) if value]
     return Text("  " + "  ".join(pairs), "dim")
 
 

@@ -58,7 +58,7 @@ def test_the_panel_says_that_it_compiles_that_it_ends_and_what_a_constant_earns(
         shown.update(row(2, train_reward_mean=0.1))
         asked.append(1)
     text = console.file.getvalue()
-    assert "(best 0.500, a constant answer 0.620)" in text
+    assert "validation 0.500 (best 0.500)  best constant answer 0.620" in text
     assert "once more ends at once" in text[text.rindex("2/4") :]
 
 
@@ -113,6 +113,20 @@ def test_a_terminal_has_one_panel_and_no_lines(capsys):
     assert "reward 0.880 ▲ +0.250" in last and "validation 0.500 (best 0.500)" in last
     assert "tokens/s 640" in last and "3 G" in last
     assert len(last.strip().splitlines()) == 3
+
+
+@pytest.mark.parametrize("width", [30, 50, 80, 120])
+def test_the_panel_fits_any_terminal_and_breaks_no_pair(width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    earlier = {"train_entropy": 0.06112, "train_grad_norm": 0.1439, "valid_reward_mean": 0.93}
+    with Progress("rft", 100, console=console, constant=0.36, stopping=lambda: True) as progress:
+        for step in range(50):
+            progress.update(row(step, train_reward_mean=0.5, **earlier))
+    frame = re.split(r"(?:\r?\x1b\[\d?[AK])+", console.file.getvalue())[-1]
+    lines = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", frame).splitlines()
+    assert max(map(len, lines)) <= width
+    for pair in ("gradient norm 0.1439", "best constant answer 0.360", "peak memory 3 G", "49/100"):
+        assert any(pair in line for line in lines)
 
 
 def test_what_is_logged_meanwhile_stays_above_the_panel(monkeypatch):

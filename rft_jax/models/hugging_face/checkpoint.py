@@ -168,7 +168,7 @@ def _read_json(path: Path) -> JsonObject:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+        raise InputError(f"{path}: not JSON ({error}); it is damaged, copy it again") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object")
     return values
