@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from rft_jax.commands.arguments import Subparsers
-from rft_jax.commands.output import on_terminal, print_json, show_table
+from rft_jax.commands.output import on_terminal, print_json
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.tables import show_table
 
 # Flag, name before version 0.2 that outside scripts use, default, least, meaning.
 SIZES = (

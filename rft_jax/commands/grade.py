@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rft_jax.commands.arguments import Subparsers, add_grader, add_sandbox, host_options
-from rft_jax.commands.output import on_terminal, print_json, show_table
+from rft_jax.commands.output import on_terminal, print_json
 from rft_jax.utils.errors import InputError, RunFailed
+from rft_jax.utils.tables import show_table
 
 
 def add_parser(commands: Subparsers) -> None:

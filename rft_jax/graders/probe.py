@@ -140,9 +140,9 @@ def warnings(probes: Sequence[Probe], low: float = 0.0, high: float = 1.0) -> li
     if right is None:
         tried = "the references, " if "the commonest reference" in by_name else ""
         found.append(
-            f"what the right answer is cannot be told from this grader: only {tried}answers without "
-            "content and the prompt were tried; name a field of the items or a file with right "
-            "answers"
+            f"what the right answer is cannot be told from this grader: only {tried}answers "
+            "without content and the prompt were tried; name a field of the items or a file with "
+            "right answers"
         )
     measure = f"of a range that ends at {high:g}"
     best = high

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from rft_jax.utils.console import log
 from rft_jax.utils.formats import duration, number, sparkline
+from rft_jax.utils.tables import side_by_side
 from rft_jax.utils.types import JsonObject
 
 WINDOW = 50  # rows over which time, trend and the small curve look back
@@ -155,10 +156,8 @@ class Progress:
         width = self._console.width
         parts: list[RenderableType] = [self._bar(width)]
         if self._stopping():
-            parts.append(_side_by_side([Text(part, "bold") for part in ENDING], width))
-        parts += [
-            _side_by_side(found, width) for found in (self._headline_texts(), self._details())
-        ]
+            parts.append(side_by_side([Text(part, "bold") for part in ENDING], width))
+        parts += [side_by_side(found, width) for found in (self._headline_texts(), self._details())]
         return Group(*parts)
 
     def _bar(self, width: int) -> Table:
@@ -209,17 +208,6 @@ class Progress:
         return [
             Text(f"{name} {number(value)}", "dim") for name, value in shown if value is not None
         ]
-
-
-def _side_by_side(texts: Sequence[Text], width: int) -> Group:
-    """Texts in as few lines as they fit, none of them broken."""
-    lines: list[Text] = []
-    for text in texts:
-        if lines and lines[-1].cell_len + 2 + text.cell_len <= width:
-            lines[-1] = Text("  ").join((lines[-1], text))
-        else:
-            lines.append(text)
-    return Group(*lines)
 
 
 def _first(row: JsonObject, names: Sequence[str]) -> float | None:

@@ -7,9 +7,10 @@ from rich.table import Table
 
 from rft_jax.plan.chips import CHIPS, GIB, Topology
 from rft_jax.plan.plan import Plan
+from rft_jax.utils.tables import show_table
 
 _MIB = 2**20
-_MARGIN = 4  # of a ranking's width, for its borders
+MESH = "mesh: data x fsdp x tensor"
 
 
 def show_plan(plan: Plan) -> None:
@@ -60,53 +61,53 @@ def show_plan(plan: Plan) -> None:
 
 def show_ranking(title: str, plans: Sequence[Plan]) -> None:
     """Writes a table of plans to stdout, its title in a line above."""
-    table = _table("slice", "chips", "mesh", "GiB", "of", "s a step", "chip s", "compiled")
-    for plan in plans:
-        table.add_row(
-            *_cells(plan),
-            f"{plan.step_seconds * plan.topology.chips:.0f}",
-            "yes" if plan.compile_seconds else "no",
-        )
-    _print(title, table)
+    more = [
+        [_seconds(plan.step_seconds * plan.topology.chips), "yes" if plan.compile_seconds else "no"]
+        for plan in plans
+    ]
+    _show(f"{title}; {MESH}", plans, ["chip s", "compiled"], more)
 
 
 def show_where(plans: Sequence[Plan]) -> None:
     """Writes what fits where to stdout: a plan of each generation, fitting or not."""
-    table = _table("smallest slice", "chips", "mesh", "GiB", "of", "s a step", "")
-    for plan in plans:
-        table.add_row(*_cells(plan), "fits" if plan.fits else "does not fit")
-    title = "What fits where, in closed form; seconds are estimated (roofline), not measured"
-    _print(title, table)
+    more = [["fits" if plan.fits else "does not fit"] for plan in plans]
+    title = (
+        "What fits where: the smallest slice of each generation, in closed form; seconds are "
+        f"estimated (roofline), not measured; {MESH}"
+    )
+    _show(title, plans, [""], more)
     if any(plan.topology.chip.platform == "cpu" for plan in plans):
         Console(highlight=False).print(f"cpu: {CHIPS['cpu'].source}.")
 
 
-def _table(*columns: str) -> Table:
-    table = Table()
-    for column in columns:
-        is_text = column in ("slice", "smallest slice", "mesh", "")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-    return table
-
-
-def _print(title: str, table: Table) -> None:
-    """Whole names are worth more than the terminal's width."""
+def _show(
+    title: str, plans: Sequence[Plan], columns: Sequence[str], more: Sequence[Sequence[str]]
+) -> None:
+    """A table of plans, the micro-batches where there are any."""
     console = Console(highlight=False)
-    unbound = Console(width=10**3)
-    console.width = max(console.width, unbound.measure(table).maximum + _MARGIN)
     console.print(title)
-    console.print(table)
+    parts = ["micro-\nbatches"] if any(plan.gradient_accumulation > 1 for plan in plans) else []
+    rows = []
+    for plan, last in zip(plans, more, strict=True):
+        topology, mesh = plan.topology, plan.mesh
+        rows.append(
+            [
+                topology.name,
+                str(topology.chips),
+                f"{mesh.data} x {mesh.fsdp} x {mesh.tensor}",
+                *([str(plan.gradient_accumulation)] if parts else []),
+                _gib(plan.peak_bytes),
+                _gib(topology.device_hbm_bytes),
+                _seconds(plan.step_seconds),
+                *last,
+            ]
+        )
+    first = ["slice", "chips", "mesh", *parts, "GiB", "of", "s a step"]
+    show_table([*first, *columns], rows, console=console)
 
 
-def _cells(plan: Plan) -> tuple[str, ...]:
-    return (
-        plan.topology.name,
-        str(plan.topology.chips),
-        mesh_text(plan),
-        f"{plan.peak_bytes / GIB:.1f}",
-        f"{plan.topology.device_hbm_bytes / GIB:.1f}",
-        _seconds(plan.step_seconds),
-    )
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.1g}"
 
 
 def mesh_text(plan: Plan) -> str:

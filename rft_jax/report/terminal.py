@@ -22,6 +22,7 @@ from rft_jax.report.history import Group as SampleGroup
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.formats import CURVE_WIDTH, number, sparkline
+from rft_jax.utils.tables import side_by_side
 from rft_jax.utils.types import JsonObject
 
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
@@ -106,7 +107,7 @@ def _stage(stage: StageHistory, width: int = PLAIN_WIDTH) -> Group:
             shown = cells if curves else [cells[1], *cells[3:]]
             if own_line:
                 lines.add_row(visible(name))
-                lines.add_row(_figures(shown))
+                lines.add_row(_figures(shown, width))
             else:
                 table.add_row(visible(name), *shown)
         table.add_section()
@@ -117,11 +118,13 @@ def _stage(stage: StageHistory, width: int = PLAIN_WIDTH) -> Group:
     return Group(*parts, "")
 
 
-def _figures(shown: Sequence[RenderableType]) -> Text:
+def _figures(shown: Sequence[RenderableType], width: int) -> Padding:
     """Figures below a metric's name: of training, of validation, and how much that has changed."""
     labels = ("training ", "validation ", "")
-    pairs = [f"{label}{value}" for label, value in zip(labels, shown, strict=True) if value]
-    return Text("  " + "  ".join(pairs), "dim")
+    pairs = [
+        Text(f"{label}{value}", "dim") for label, value in zip(labels, shown, strict=True) if value
+    ]
+    return Padding(side_by_side(pairs, width - 2), (0, 0, 0, 2))
 
 
 def _heading(text: str) -> Rule:
