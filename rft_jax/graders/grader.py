@@ -229,7 +229,7 @@ def grade_samples(
         InputError: An item does not serve the grader.
     """
     fields = grader.encode_items(items.rows, items.source)
-    return grade_encoded(grader, samples, items, rows, fields, host)
+    return grade_encoded(grader, samples, items, rows, fields, host, found)
 
 
 def grade_encoded(
@@ -239,6 +239,7 @@ def grade_encoded(
     rows: Sequence[int],
     fields: PyTree,
     host: HostGrading | None = None,
+    found: Mapping[str, Score] | None = None,
     least_bytes: int = 0,
 ) -> Grade:
     """As `grade_samples`, with the items encoded before.
