@@ -54,7 +54,7 @@ def make_auditor(
                 samples = [_sample(evaluation, *divmod(int(n), S)) for n in here]
                 width = evaluation.text.bytes.shape[-1]
                 rows = (here // S).tolist()
-                mine = grade_encoded(grader, samples, items, rows, encoded, host, width)
+                mine = grade_encoded(grader, samples, items, rows, encoded, host, least_bytes=width)
         parts = [part for part in gather_objects(mine) if part is not None]
         grade: Grade = jax.tree.map(lambda *x: np.concatenate(x).reshape(M, S), *parts)
         if is_first():
