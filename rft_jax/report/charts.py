@@ -21,7 +21,7 @@ ENDS = ("_low", "_high")  # of the interval of the metric whose name stands befo
 COUNT = "_count"  # of errors, whose fractions are drawn
 ALL = "reward_mean_all"  # with samples that are not valid as 0; drawn where there are some
 AUDIT = "audit/reward_mean"  # what a grader that is in no reward says
-LEFT_OUT = ("items", "samples")  # of an evaluation: constants
+LEFT_OUT = ("items", "samples", "timing/first_step_seconds")  # constants
 
 
 class Fact(NamedTuple):
@@ -102,6 +102,7 @@ SECTIONS = (
             Chart("Completion", ("completion_tokens_mean",), "tokens"),
             Chart("Thought", ("reasoning_tokens_mean",), "tokens"),
             Chart("Cut at the limit", ("truncated_fraction",), "fraction of samples"),
+            Chart("Padding", ("padding_fraction",), "fraction of the update's tokens"),
             Chart(
                 "Answers longer than output_bytes",
                 ("overlong_answers_fraction",),
@@ -174,11 +175,19 @@ def arrange(stage: StageHistory) -> list[tuple[Section, list[Chart]]]:
                 rest = [name for name in rest if name not in names]
         if section.prefix is not None:
             more = [name for name in rest if name.startswith(section.prefix)]
-            charts += [Chart(name.removeprefix(section.prefix), (name,)) for name in more]
+            charts += [_chart_of(name, section.prefix) for name in more]
             rest = [name for name in rest if name not in more]
         if charts:
             arranged.append((section, charts))
     return arranged
+
+
+def _chart_of(name: str, prefix: str) -> Chart:
+    """A chart of a metric that is in no section."""
+    title = name.removeprefix(prefix)
+    if name.startswith("errors/"):
+        return Chart(title.removesuffix("_mean"), (name,), "fraction of samples")
+    return Chart(title, (name,))
 
 
 def _is_same(stage: StageHistory, name: str, other: str) -> bool:

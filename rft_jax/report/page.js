@@ -488,6 +488,7 @@
     }
     function filter() {
       const from = Number(fields.from.value), to = Math.max(from, Number(fields.to.value));
+      fields.from.style.zIndex = from > (low + high) / 2 ? 1 : 0;  // where both thumbs are, the one that can still move
       const wanted = fields.text.value.toLowerCase(), error = fields.error.value;
       const slack = 1e-6 * (high - low);
       const matches = (sample, inPrompt) => {

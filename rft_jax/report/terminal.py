@@ -22,7 +22,7 @@ from rft_jax.report.history import Group as SampleGroup
 from rft_jax.report.history import RunHistory, Series, StageHistory, evenly, read_run
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.formats import CURVE_WIDTH, number, sparkline
-from rft_jax.utils.tables import side_by_side
+from rft_jax.utils.tables import side_by_side, table
 from rft_jax.utils.types import JsonObject
 
 PLAIN_WIDTH = 100  # columns where there is no terminal to ask
@@ -57,7 +57,7 @@ def show_run(workdir: Path, *, samples: int = 3, console: Console | None = None)
     if not history.stages:
         console.print("No step is done yet.")
     for name, evaluation in history.results.get("evaluations", {}).items():
-        console.print(_comparison(name, evaluation))
+        console.print(_comparison(name, evaluation, console.width))
     for stage in history.stages:
         console.print(_audit(stage, samples))
     console.print(_samples(history, samples))
@@ -78,7 +78,7 @@ def _stage(stage: StageHistory, width: int = PLAIN_WIDTH) -> Group:
     figures = Table.grid(padding=(0, 2))
     for label, value, note in facts(stage):
         figures.add_row(Text(label, "dim"), Text(value, "bold"), Text(note, "dim"))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    metrics = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     arranged = [[name for chart in charts for name in chart.names] for _, charts in arrange(stage)]
     longest = max(
         (cell_len(visible(name).plain) for names in arranged for name in names), default=0
@@ -87,12 +87,12 @@ def _stage(stage: StageHistory, width: int = PLAIN_WIDTH) -> Group:
     curves = width >= longest + FIGURES_WIDTH + 2 * CURVE_WIDTH
     own_line = width < longest + FIGURES_WIDTH
     lines = Table.grid()
-    table.add_column("metric", no_wrap=True)
+    metrics.add_column("metric", no_wrap=True)
     for split in ("training", "validation"):
         if curves:
-            table.add_column(split, no_wrap=True)
-        table.add_column("now" if curves else split, justify="right", no_wrap=True)
-    table.add_column("change", justify="right", no_wrap=True)
+            metrics.add_column(split, no_wrap=True)
+        metrics.add_column("now" if curves else split, justify="right", no_wrap=True)
+    metrics.add_column("change", justify="right", no_wrap=True)
     for names in arranged:
         for name in names:
             train = stage.series.get(name, stage.series.get(f"train_{name}"))
@@ -109,9 +109,9 @@ def _stage(stage: StageHistory, width: int = PLAIN_WIDTH) -> Group:
                 lines.add_row(visible(name))
                 lines.add_row(_figures(shown, width))
             else:
-                table.add_row(visible(name), *shown)
-        table.add_section()
-    parts = [_heading(stage.name), figures, lines if own_line else table]
+                metrics.add_row(visible(name), *shown)
+        metrics.add_section()
+    parts = [_heading(stage.name), figures, lines if own_line else metrics]
     if zero := always_zero(stage):
         named = ", ".join(zero) if len(zero) <= MOST_NAMED else f"{len(zero)} metrics more"
         parts.append(visible(f"Always 0: {named}", "dim"))
@@ -141,20 +141,16 @@ def show_comparison(name: str, evaluation: JsonObject, console: Console | None =
     console = console or Console(stderr=True)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    console.print(_comparison(name, evaluation))
+    console.print(_comparison(name, evaluation, console.width))
 
 
-def _comparison(name: str, evaluation: JsonObject) -> Group:
+def _comparison(name: str, evaluation: JsonObject, width: int) -> Group:
     models = evaluation.get("models", {})
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("metric", overflow="fold")
-    for model in models:
-        table.add_column(visible(model), justify="right", overflow="fold")
     with_intervals = len(models) <= WITH_INTERVALS
-    for metric in metrics_of(models):
-        table.add_row(
-            visible(metric), *(_cell(row, metric, with_intervals) for row in models.values())
-        )
+    rows = [
+        [visible(metric), *(_cell(row, metric, with_intervals) for row in models.values())]
+        for metric in metrics_of(models)
+    ]
     pairs = Table.grid(padding=(0, 2))
     main = main_metric(evaluation)
     for pair in [pair for pair in evaluation.get("paired", []) if pair["metric"] == main]:
@@ -164,15 +160,18 @@ def _comparison(name: str, evaluation: JsonObject) -> Group:
             f"from {pair['low']:+.3f} to {pair['high']:+.3f}",
         )
     cases = f" ({evaluation['cases']} cases)" if "cases" in evaluation else ""
-    return Group(_heading(name + cases), table, pairs, "")
+    columns = ["metric", *map(visible, models)]
+    return Group(_heading(name + cases), table(columns, rows, width), pairs, "")
 
 
 def _cell(row: JsonObject, metric: str, with_interval: bool) -> Text:
-    text = visible(number(row.get(metric)))
-    interval = row.get(INTERVALS, {}).get(metric)
-    if with_interval and interval:
-        text.append(f" [{', '.join(map(number, interval))}]", "dim")
-    return text
+    """A value; of one with an interval all three have as many decimals."""
+    value, interval = row.get(metric), row.get(INTERVALS, {}).get(metric)
+    if value is None or not interval:
+        return visible(number(value))
+    low, high = interval
+    text = Text(f"{value:.3f}")
+    return text.append(f" [{low:.3f}, {high:.3f}]", "dim") if with_interval else text
 
 
 def _samples(history: RunHistory, count: int) -> Group:

@@ -134,7 +134,10 @@ def needed_file(path: str, name: str, stage: StageConfig) -> str:
         InputError: There is none.
     """
     if not path:
-        raise InputError(f"data.{name}: the stage {stage.name!r} needs a file; set data.{name}")
+        raise InputError(
+            f"data.{name}: the stage {stage.name!r} needs a file; set data.{name}, or write an "
+            "experiment file without that stage"
+        )
     return path
 
 

@@ -175,6 +175,7 @@ def _validation_table(model: OpenModel) -> list[str]:
     first, last = rows[0], rows[-1]
     names = [name for name in last if name.startswith("valid_") and name in first]
     names = [name for name in names if name == METRIC or first[name] or last[name]]
+    names = [name for name in names if not name.endswith("_count")]  # their means are there too
     return [
         f"| validation | step {first['step']} | step {last['step']} |",
         "|---|---|---|",

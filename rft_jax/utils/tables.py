@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 GAP = 3  # columns of the terminal between two of a table
-LEAST_TEXT = 16  # width of a column that gives way
+LEAST_TEXT = 16  # width of a column of text that gives way
 
 
 def show_table(
@@ -52,12 +52,16 @@ def table(
     # The first column and those of text share what the others leave.
     giving = [n for n, title in enumerate(titles) if n == 0 or title.plain in texts]
     room = width - GAP * len(titles) - sum(widths) + sum(widths[n] for n in giving)
-    if room < sum(min(widths[n], LEAST_TEXT) for n in giving):
+    least = {n: min(widths[n], LEAST_TEXT) for n in giving}
+    if titles[0].plain not in texts:
+        names = (word for text in (titles[0], *(row[0] for row in cells)) for word in _words(text))
+        least[0] = max(names, default=0)
+    if room < sum(least.values()):
         return _one_below_the_other(titles, cells, texts, width)
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for n, title in enumerate(titles):
         if n in giving:
-            later = sum(min(widths[k], LEAST_TEXT) for k in giving if k > n)
+            later = sum(least[k] for k in giving if k > n)
             widths[n] = min(widths[n], room - later)
             room -= widths[n]
         is_text = title.plain in texts
@@ -105,6 +109,11 @@ def _one_below_the_other(
 
 def _text(cell: str | Text) -> Text:
     return cell if isinstance(cell, Text) else Text(cell)
+
+
+def _words(text: Text) -> list[int]:
+    """The widths of the words."""
+    return [cell_len(word) for word in text.plain.split()]
 
 
 def _lines(text: Text) -> list[str]:

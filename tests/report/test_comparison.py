@@ -48,7 +48,7 @@ def test_the_table_has_models_side_by_side_with_intervals(lines):
     )
     rows = [row.split() for row in stream.getvalue().splitlines()]
     assert ["metric", "sft", "rft"] in rows
-    assert ["reward_mean", "0", "[-0.1,", "0.1]", "0.25", "[0.15,", "0.35]"] in rows
+    assert ["reward_mean", "0.000", "[-0.100,", "0.100]", "0.250", "[0.150,", "0.350]"] in rows
     assert "rft - sft, reward_mean" in stream.getvalue()
 
 
