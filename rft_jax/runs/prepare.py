@@ -23,7 +23,7 @@ from rft_jax.runs.datasets import StageReader, write_files
 from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
 from rft_jax.runs.lengths import check_batches, length_warnings
-from rft_jax.runs.pretrained import find_sources, snapshot
+from rft_jax.runs.pretrained import find_sources, rate_warnings, snapshot
 from rft_jax.runs.run import Run
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer, train_tokenizer
 from rft_jax.runs.warm_start import check_init
@@ -101,7 +101,8 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
             for stage in config.stages
         }
         if is_first():
-            for warning in length_warnings(config, rows, grader, tokenizer):
+            told = length_warnings(config, rows, grader, tokenizer)
+            for warning in (*told, *rate_warnings(config)):
                 log(f"warning: {warning}")
             for remark in told:
                 log(remark)

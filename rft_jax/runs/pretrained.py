@@ -36,7 +36,24 @@ from rft_jax.utils.files import write_atomically
 
 FOLDER = "models"  # of a work directory
 DATE_FILE = "date.txt"
+HIGH_RATE = 1e-4  # from which a pre-trained model forgets what it can; for adapters ten times
 PROBE = [{"role": "user", "content": "What is it?"}]
+
+
+def rate_warnings(config: Config) -> list[str]:
+    """Sentences on learning rates that are meant for models from scratch."""
+    found = []
+    for stage in config.training_stages:
+        model, optimizer = config.model(stage.model), stage.optimizer
+        lora = model.lora is not None
+        rate = optimizer.peak_learning_rate(lora)
+        if model.source and rate > (10 * HIGH_RATE if lora else HIGH_RATE):
+            found.append(
+                f"stages.{stage.name}.optimizer.learning_rate: {rate:g} is meant for a model from "
+                f"scratch, and {model.source} may forget what it can; 1e-6 is usual, with adapters "
+                "1e-5 (experiments/open_models.py fits such models)"
+            )
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Sources that cannot be used are refused with one sentence and status 2."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from rft_jax.commands import entry
-from rft_jax.config import Config, ModelConfig, SFTStage
-from rft_jax.runs.pretrained import find_sources
+from rft_jax.config import Config, ModelConfig, OptimizerConfig, RLStage, SFTStage
+from rft_jax.runs.pretrained import find_sources, rate_warnings
 from rft_jax.utils.errors import InputError
 
 from ..small_checkpoint import TEMPLATE, write_small
@@ -100,3 +101,11 @@ def test_models_of_a_run_encode_alike(template, settings, tmp_path):
         return
     with pytest.raises(InputError, match="models.b.source: its tokenizer, chat template or stop"):
         find_sources(config, None)
+
+
+def test_a_learning_rate_from_scratch_is_told_of_a_model_that_is_not():
+    stages = SFTStage(optimizer=OptimizerConfig(learning_rate=3e-3)), RLStage(init="sft")
+    config = Config(models=(ModelConfig(source="hf:Owner/Name"),), stages=stages)
+    (sentence,) = rate_warnings(config)
+    assert "stages.sft.optimizer.learning_rate: 0.003 is meant for a model from scratch" in sentence
+    assert rate_warnings(dataclasses.replace(config, models=(ModelConfig(),))) == []
