@@ -104,7 +104,7 @@ def test_models_of_a_run_encode_alike(template, settings, tmp_path):
 
 
 def test_a_learning_rate_from_scratch_is_told_of_a_model_that_is_not():
-    stages = SFTStage(optimizer=OptimizerConfig(learning_rate=3e-3)), RLStage(init="sft")
+    stages = SFTStage("sft", optimizer=OptimizerConfig(learning_rate=3e-3)), RLStage(init="sft")
     config = Config(models=(ModelConfig(source="hf:Owner/Name"),), stages=stages)
     (sentence,) = rate_warnings(config)
     assert "stages.sft.optimizer.learning_rate: 0.003 is meant for a model from scratch" in sentence
