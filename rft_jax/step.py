@@ -29,7 +29,7 @@ from jax import Array
 from rft_jax.config import PolicyLossSettings, RLStage, RolloutConfig
 from rft_jax.config.presets import policy_loss
 from rft_jax.graders import Grade, Grader, Sample, Score, Tokens
-from rft_jax.grammars import GrammarTables, grammar_of
+from rft_jax.grammars import GrammarTables
 from rft_jax.learn.advantages import advantages, teaching_groups
 from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.objective import Learner
@@ -46,7 +46,7 @@ from rft_jax.parallel import (
     replicated,
     shardings,
 )
-from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, rollout
+from rft_jax.rollout import LogitMask, Prompts, Rollout, completion_keys, make_logit_mask, rollout
 from rft_jax.step_metrics import grade_metrics
 from rft_jax.strings import ByteString, drop_leading
 from rft_jax.tokenizers import DetokenizeTable, Tokenizer, detokenize
@@ -166,7 +166,7 @@ def make_sampler(
     """What samples from a model with a tokenizer's format."""
     return Sampler(
         model=model,
-        mask=logit_mask(tokenizer, config, mesh),
+        mask=make_logit_mask(tokenizer, config, mesh),
         config=config,
         stop_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
@@ -219,26 +219,6 @@ def make_program(
         learner=make_learner(sampler, optimizer, settings),
         batch_size=stage.batch_size,
         max_resample_batches=stage.max_resample_batches,
-    )
-
-
-def logit_mask(tokenizer: Tokenizer, config: RolloutConfig, mesh: AnyMesh) -> LogitMask:
-    """The masks of a tokenizer's format, and of the answers'.
-
-    Args:
-        tokenizer: The policy's.
-        config: The budget of thinking tokens, the lengths and the answers' format.
-        mesh: Every device of it gets the grammar's tables.
-
-    Raises:
-        InputError: See `grammars.grammar_of`.
-    """
-    return LogitMask(
-        tokenizer.forbidden_ids,
-        tokenizer.end_of_think_id,
-        config.thinking_tokens,
-        jax.device_put(grammar_of(config, tokenizer), replicated(mesh)),
-        config.max_completion_tokens,
     )
 
 

@@ -21,9 +21,8 @@ from rft_jax.config import RolloutConfig
 from rft_jax.evaluation.evaluator import EXACT
 from rft_jax.grammars import GrammarTables
 from rft_jax.models import Params, merge
-from rft_jax.rollout import Prompts, Rollout, completion_keys, rollout
+from rft_jax.rollout import Prompts, Rollout, completion_keys, make_logit_mask, rollout
 from rft_jax.runs.reopen import OpenModel, open_best
-from rft_jax.step import logit_mask
 from rft_jax.tokenizers import message_text
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.console import log
@@ -203,7 +202,7 @@ def _sample(
         reasoning_effort=min(config.thinking_tokens, max(length - 2, 0)),
         **EXACT,
     )
-    mask = logit_mask(tokenizer, config, run.mesh)
+    mask = make_logit_mask(tokenizer, config, run.mesh)
 
     @jax.jit
     def run_rollout(

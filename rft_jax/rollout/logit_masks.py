@@ -9,13 +9,17 @@ after it; the learner gets the same states of finished completions from `replay`
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.grammars import GrammarTables
+from rft_jax.config import RolloutConfig
+from rft_jax.grammars import GrammarTables, grammar_of
+from rft_jax.parallel import AnyMesh, replicated
 from rft_jax.rollout import grammar_mask
 from rft_jax.rollout.grammar_mask import GrammarState
+from rft_jax.tokenizers import Tokenizer
 
 FORBIDDEN_LOGIT = -1e30
 
@@ -137,3 +141,23 @@ def policy_logits(
         return logits_xV
     passed_x1 = jnp.where(state.answering, FORBIDDEN_LOGIT, 0)[..., None]
     return logits_xV + passed_x1 * (ids_V == mask.end_of_think_id)
+
+
+def make_logit_mask(tokenizer: Tokenizer, config: RolloutConfig, mesh: AnyMesh) -> LogitMask:
+    """The masks of a tokenizer's format, and of the answers'.
+
+    Args:
+        tokenizer: The policy's.
+        config: The budget of thinking tokens, the lengths and the answers' format.
+        mesh: Every device of it gets the grammar's tables.
+
+    Raises:
+        InputError: See `grammars.grammar_of`.
+    """
+    return LogitMask(
+        tokenizer.forbidden_ids,
+        tokenizer.end_of_think_id,
+        config.thinking_tokens,
+        jax.device_put(grammar_of(config, tokenizer), replicated(mesh)),
+        config.max_completion_tokens,
+    )
