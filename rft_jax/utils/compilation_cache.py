@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
+from rft_jax.utils.console import log
+
 
 def use_compilation_cache(directory: str | None) -> None:
     """Lets jax read programs that took a second or more to compile from a folder, and add to it.
@@ -19,9 +21,25 @@ def use_compilation_cache(directory: str | None) -> None:
     given = jax.config.values["jax_compilation_cache_dir"]
     if directory is None:
         directory = given or str(default_directory())
+    if problem := _problem(directory):
+        log(
+            f"warning: {directory}: compiled programs cannot be kept there ({problem}); set "
+            "compilation_cache to another folder, or empty for none"
+        )
+        directory = ""
     if directory != (given or ""):
         jax.config.update("jax_compilation_cache_dir", directory or None)
         reset_cache()  # jax looks for the setting only once, when it first compiles
+
+
+def _problem(directory: str) -> str:
+    """Why a folder cannot be made; empty where it can, or is none of this machine's."""
+    if directory and "://" not in directory:
+        try:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def folder(name: str) -> Path | None:
