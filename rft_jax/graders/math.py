@@ -43,6 +43,7 @@ from rft_jax.graders.answer_place import (
     last_marked_on_host,
     parse_markers,
 )
+from rft_jax.graders.host.symbolic import open_symbolic
 from rft_jax.graders.number import parse_tolerance
 from rft_jax.graders.protocols import DeviceNode, HostSession, ProbeTarget
 from rft_jax.graders.spec_reader import Fields
@@ -175,8 +176,6 @@ class Math(DeviceNode):
 
     def open_host(self, options: HostOptions) -> AbstractContextManager[HostSession]:
         """The session on the host for those cases; see `HostGraderType.open`."""
-        from rft_jax.graders.host.symbolic import open_symbolic
-
         return open_symbolic(self, options)
 
     def read_reference(self, items: Items, n: int) -> Reading:
@@ -392,6 +391,10 @@ class Math(DeviceNode):
         """The answer of a sample as it is written, for the host to decide."""
         texts, _ = render_on_host(view, (self.input,), items, n)
         return self._place_on_host(*texts).text if texts else ""
+
+    def reference_text(self, items: Items, n: int) -> str:
+        """The reference of item n as it is written, likewise."""
+        return self.read_reference(items, n).text
 
     def _place_on_host(self, text: str) -> Reading:
         box = last_marked_on_host(text, _BOXES)

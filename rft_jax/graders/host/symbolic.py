@@ -11,15 +11,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.host.pool import WorkerPool
 from rft_jax.graders.types import HostSample, HostScore, HostView, Items
 from rft_jax.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from rft_jax.graders.math import Math
 
 TIMEOUT_S = 5.0
 # Its own time-outs use signals, which the worker's replaces.
@@ -38,8 +35,29 @@ def grade(sample, item):
 """
 
 
+class ReadsFormulas(Protocol):
+    """A grader that reads an answer and a reference, and knows which of them it cannot compare."""
+
+    @property
+    def name(self) -> str:
+        """The node's name; its detail `<name>/undecided` is 1 for what it cannot compare."""
+        ...
+
+    def score_on_host(self, view: HostView, items: Items, n: int) -> HostScore:
+        """See `GraderType.score_on_host`."""
+        ...
+
+    def answer_text(self, view: HostView, items: Items, n: int) -> str:
+        """The answer of a sample as it is written."""
+        ...
+
+    def reference_text(self, items: Items, n: int) -> str:
+        """The reference of item n as it is written."""
+        ...
+
+
 @contextmanager
-def open_symbolic(grader: "Math", options: HostOptions) -> Iterator["SymbolicSession"]:
+def open_symbolic(grader: ReadsFormulas, options: HostOptions) -> Iterator["SymbolicSession"]:
     """The session of a `math` that asks the host.
 
     Raises:
@@ -59,7 +77,7 @@ def open_symbolic(grader: "Math", options: HostOptions) -> Iterator["SymbolicSes
 class SymbolicSession:
     """An open `math`."""
 
-    grader: "Math"
+    grader: ReadsFormulas
     pool: WorkerPool
 
     def grade_batch(
@@ -75,7 +93,7 @@ class SymbolicSession:
         requests = []
         for i in open_cases:
             answer = self.grader.answer_text(views[i], items, rows[i])
-            reference = self.grader.read_reference(items, rows[i]).text
+            reference = self.grader.reference_text(items, rows[i])
             requests.append(json.dumps({"sample": answer, "item": reference}).encode())
         for i, outcome in zip(open_cases, self.pool.grade(requests), strict=True):
             scores[i] = dataclasses.replace(
