@@ -118,7 +118,9 @@ def cache(tmp_path_factory):
 def settings(tmp_path_factory):
     grader = tmp_path_factory.mktemp("grader") / "grader.json"
     grader.write_text(json.dumps(GRADER))
-    return SMALL | {"grader": str(grader)}
+    audit = grader.with_name("audit.json")
+    audit.write_text(json.dumps(GRADER | {"name": "has_an_e", "reference": "e"}))
+    return SMALL | {"grader": str(grader), "audit_grader": str(audit)}
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +159,8 @@ def samples(workdir):
     """Every sample written down, without its advantage."""
     return [
         {name: value for name, value in json.loads(line).items() if name != "advantage"}
-        for path in sorted((workdir / "rft" / "samples").iterdir())
+        for folder in ("samples", "audit")
+        for path in sorted((workdir / "rft" / folder).iterdir())
         for line in path.read_text().splitlines()
     ]
 
