@@ -1,11 +1,17 @@
-"""RFT of open models: rare disease, or JSON lines and a grader of your own, on one of four models.
+"""RFT of open models: five domains, or JSON lines and a grader of your own, on one of four models.
 
     rft train --config experiments/open_models.py:rare_disease/qwen3-0.6b --workdir runs/qwen3 \
         --config.data.archive=all_phenopackets.zip
     rft train --config experiments/open_models.py:jsonl/gemma-3-1b --workdir runs/gemma
 
+    rft train --config experiments/open_models.py:law/qwen3-4b-lora --workdir runs/law \
+        --config.data.release=sara
+
 The archive is that of `rare_disease.py`; `jsonl` takes files of your own as `jsonl.py` does, and as
-it stands decides the claims. Gemma and Llama are gated: accept their license and `hf auth login`.
+it stands decides the claims. The other jobs take the folder of a public release, which the head of
+their module in `rft_jax/tasks` names: `perils` and `coverage` (insurance), `law`, `finance`,
+`verilog` (it needs Icarus Verilog) and `scibench` (engineering). Gemma and Llama are gated: accept
+their license and `hf auth login`.
 
 Hardware: a v5litepod-4 slice, four TPU v5e chips of 16 GB. None was run on a TPU yet. Arguments and
 temporaries of a step on each chip, its grader left out, as the compiler plans them ahead of time
@@ -33,6 +39,12 @@ from rft_jax.config import (
     RolloutConfig,
     SFTStage,
 )
+from rft_jax.tasks.engineering import scibench as scibench_task
+from rft_jax.tasks.engineering import verilog as verilog_task
+from rft_jax.tasks.finance import tatqa
+from rft_jax.tasks.insurance import coverage as coverage_task
+from rft_jax.tasks.insurance import perils as perils_task
+from rft_jax.tasks.law import sara
 from rft_jax.tasks.rare_disease.data import RareDiseaseData
 from rft_jax.tasks.rare_disease.prompts import grader
 from rft_jax.utils.errors import InputError
@@ -97,7 +109,91 @@ def jsonl(setup: Setup) -> Config:
     )
 
 
-def _reinforce(init: str, *, max_prompt_tokens: int, output_bytes: int) -> RLStage:
+def perils(setup: Setup) -> Config:
+    """Insurance: the cause of a claim, from the adjuster's note."""
+    return Config(
+        name="perils",
+        data=perils_task.PerilsData(instructions=True),
+        grader=perils_task.grader(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(_reinforce("", max_prompt_tokens=256, output_bytes=512),),
+    )
+
+
+def coverage(setup: Setup) -> Config:
+    """Insurance: whether a policy covers a claim, as its readers see it."""
+    return Config(
+        name="coverage",
+        data=coverage_task.CoverageData(),
+        grader=coverage_task.grader(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(_reinforce("", max_prompt_tokens=512, output_bytes=512),),
+    )
+
+
+def law(setup: Setup) -> Config:
+    """What is owed, and what follows, under the statutes in the prompt: all of them for a sum."""
+    return Config(
+        name="law",
+        data=sara.SaraData(),
+        grader=sara.grader(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(
+            _reinforce(
+                "", max_prompt_tokens=8192, prompt_buckets=3, completion=1024, output_bytes=4096
+            ),
+        ),
+    )
+
+
+def finance(setup: Setup) -> Config:
+    """Numbers and spans out of annual reports."""
+    return Config(
+        name="finance",
+        data=tatqa.TatqaData(),
+        grader=tatqa.grader(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(_reinforce("", max_prompt_tokens=4096, prompt_buckets=3, output_bytes=1024),),
+    )
+
+
+def verilog(setup: Setup) -> Config:
+    """Engineering: circuits from their specification, judged by simulation on the host."""
+    return Config(
+        name="verilog",
+        data=verilog_task.VerilogData(),
+        grader=verilog_task.grader(),
+        host=verilog_task.host_options(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(_reinforce("", max_prompt_tokens=1536, completion=1024, output_bytes=4096),),
+    )
+
+
+def scibench(setup: Setup) -> Config:
+    """Engineering: problems of physics and chemistry with a number as the answer."""
+    return Config(
+        name="scibench",
+        data=scibench_task.ScibenchData(),
+        grader=scibench_task.grader(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(_reinforce("", max_prompt_tokens=512, completion=1024, output_bytes=4096),),
+    )
+
+
+def _reinforce(
+    init: str,
+    *,
+    max_prompt_tokens: int,
+    output_bytes: int,
+    prompt_buckets: int = 1,
+    completion: int = 512,
+) -> RLStage:
     return RLStage(
         name="rft",
         init=init,
@@ -106,9 +202,10 @@ def _reinforce(init: str, *, max_prompt_tokens: int, output_bytes: int) -> RLSta
         rollout=RolloutConfig(
             group_size=8,
             max_prompt_tokens=max_prompt_tokens,
-            max_completion_tokens=512,
+            prompt_buckets=prompt_buckets,
+            max_completion_tokens=completion,
             output_bytes=output_bytes,
-            reasoning_effort=256,
+            reasoning_effort=completion // 2,
         ),
         policy_loss=PolicyLossConfig(gradient_accumulation=4, logit_chunk=32),
         optimizer=OptimizerConfig(warmup_steps=5),
@@ -116,7 +213,16 @@ def _reinforce(init: str, *, max_prompt_tokens: int, output_bytes: int) -> RLSta
     )
 
 
-JOBS = {"rare_disease": rare_disease, "jsonl": jsonl}
+JOBS = {
+    "rare_disease": rare_disease,
+    "jsonl": jsonl,
+    "perils": perils,
+    "coverage": coverage,
+    "law": law,
+    "finance": finance,
+    "verilog": verilog,
+    "scibench": scibench,
+}
 
 
 def get_config(variant: str = "jsonl/qwen3-0.6b") -> Config:

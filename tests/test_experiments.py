@@ -13,7 +13,15 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 VARIANTS = {
     "claims.py": [""],
     "jsonl.py": [""],
-    "open_models.py": [":jsonl/qwen3-0.6b", ":rare_disease/qwen3-4b-lora"],
+    "open_models.py": [
+        ":jsonl/qwen3-0.6b",
+        ":rare_disease/qwen3-4b-lora",
+        ":perils/qwen3-0.6b",
+        ":coverage/llama-3.2-1b",
+        ":law/qwen3-4b-lora",
+        ":finance/gemma-3-1b",
+        ":scibench/qwen3-0.6b",
+    ],
     "plans.py": [":qwen3-8b"],
     "rare_disease.py": [""],
 }

@@ -1,0 +1,1 @@
+"""Finance: questions on the tables and texts of annual reports (`tatqa`)."""

@@ -1,0 +1,1 @@
+"""Insurance: what a claim was for (`perils`), and whether a policy covers it (`coverage`)."""

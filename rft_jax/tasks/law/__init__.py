@@ -1,0 +1,1 @@
+"""Law: US tax cases, decided under the statutes that the prompt gives (`sara`)."""
