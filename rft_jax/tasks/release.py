@@ -39,6 +39,10 @@ class ReleaseData(DataConfig):
         """
         raise NotImplementedError
 
+    def symbols_of(self) -> Sequence[str]:
+        """Texts that a tokenizer trained on these data keeps whole, such as an answer's parts."""
+        return ()
+
     def materialize(self, directory: Path) -> DataConfig:
         """Writes the files below `directory`; the same release gives the same files.
 
@@ -60,9 +64,14 @@ class ReleaseData(DataConfig):
         directory.mkdir(parents=True, exist_ok=True)
         for name, of in rows.items():
             write_atomically(directory / f"{name}.jsonl", lines(of))
-        return DataConfig(
-            **{name: str(directory / f"{name}.jsonl") for name in FILES if name in rows}
+        train, valid, supervised, answers = (
+            str(directory / f"{name}.jsonl") if name in rows else "" for name in FILES
         )
+        symbols = ""
+        if texts := self.symbols_of():
+            symbols = str(directory / "symbols.txt")
+            write_atomically(directory / "symbols.txt", "".join(f"{text}\n" for text in texts))
+        return DataConfig(train, valid, supervised, answers, symbols)
 
 
 def lines(rows: Iterable[JsonObject]) -> str:

@@ -65,7 +65,7 @@ class CoverageData(ReleaseData):
         }
 
     def items(self, release: Path) -> list[JsonObject]:
-        """All pairs, with the readers' shares `p_yes`, `p_no`, `p_unclear`; `p_best` is the best."""
+        """All pairs, with the readers' shares `p_yes`, `p_no`, `p_unclear` and their maximum."""
         columns = ("title", "version", *VERDICTS.values(), "header", "continuation")
         instructions = INSTRUCTIONS if self.instructions else ""
         items: list[JsonObject] = []

@@ -10,6 +10,8 @@ comes in and a ranking of at most three perils comes out; the metric is the accu
     train.jsonl        the training notes, to reinforce on
     valid.jsonl        training notes set aside to validate on
     test.jsonl         the release's 1,039 validation notes
+    test.logistic.jsonl   answers to them by a logistic regression on the training notes' words
+    symbols.txt        the answer's parts, which a tokenizer trained here keeps whole
 
 The release's two files share notes; what stands in the test file leaves the training file.
 """
@@ -20,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rft_jax.tasks.insurance.logistic import fit
 from rft_jax.tasks.release import ReleaseData, messages, read_csv, worked
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
@@ -51,7 +54,8 @@ class PerilsData(ReleaseData):
     """The notes as items, with the keys `peril`, `note` and `loss` (dollars).
 
     Attributes:
-        instructions: Open with a developer message, which a general model needs.
+        instructions: Open with a developer message, which a general model needs; without, notes are
+            in lower case, as is best for a model that is trained on them alone.
         labeled: So many notes for `supervised`.
         valid_notes: So many notes for `valid`.
         data_seed: Of what is drawn.
@@ -78,6 +82,7 @@ class PerilsData(ReleaseData):
         held_out = set(notes[: self.valid_notes])
         train = [item for item in items if item["note"] not in held_out]
         rng.shuffle(train)
+        baseline = fit([(item["note"], item["peril"]) for item in train])
         return {
             "train": _different(train),
             "valid": _different([item for item in items if item["note"] in held_out]),
@@ -87,7 +92,15 @@ class PerilsData(ReleaseData):
                 for item in train[: self.labeled]
             ],
             "answers": [worked(item, answer([item["peril"]])) for item in train],
+            "test.logistic": [
+                {"output_text": answer(perils[: len(CREDIT)])}
+                for perils in baseline([item["note"] for item in test])
+            ],
         }
+
+    def symbols_of(self) -> Sequence[str]:
+        """See `ReleaseData.symbols_of`."""
+        return ('{"perils": ["', '", "', '"]}', *PERILS)
 
     def _items(self, path: Path) -> list[JsonObject]:
         instructions = INSTRUCTIONS if self.instructions else ""
@@ -101,7 +114,7 @@ class PerilsData(ReleaseData):
             note = " ".join(row["Description"].split())
             items.append(
                 {
-                    "messages": messages(note, instructions),
+                    "messages": messages(note if instructions else note.lower(), instructions),
                     "peril": marked[0],
                     "note": note,
                     "loss": row["Loss"],
