@@ -53,7 +53,7 @@ def fit(examples: Sequence[tuple[str, str]]) -> Callable[[Sequence[str]], list[l
         ) -> tuple[jax.Array, optax.OptState]:
             weights_FC, state = carry
             updates, state = optimizer.update(jax.grad(loss)(weights_FC), state)
-            return weights_FC + updates, state
+            return jnp.asarray(optax.apply_updates(weights_FC, updates)), state
 
         return jax.lax.fori_loop(0, STEPS, step, (weights_FC, optimizer.init(weights_FC)))[0]
 
