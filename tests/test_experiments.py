@@ -22,6 +22,7 @@ VARIANTS = {
         ":finance/gemma-3-1b",
         ":scibench/qwen3-0.6b",
     ],
+    "perils.py": [""],
     "plans.py": [":qwen3-8b"],
     "rare_disease.py": [""],
 }

@@ -1,0 +1,79 @@
+"""Insurance: what caused a claim, from the adjuster's note, by a model trained here from scratch.
+
+git clone https://github.com/OpenActTexts/LDAVer2
+rft train --config experiments/perils.py --workdir runs/perils --config.data.release=LDAVer2
+"""
+
+from rft_jax.config import (
+    Config,
+    EvalStage,
+    ModelConfig,
+    OptimizerConfig,
+    RLStage,
+    RolloutConfig,
+    SFTStage,
+    TokenizerConfig,
+)
+from rft_jax.tasks.insurance.perils import PerilsData, grader
+
+
+def get_config() -> Config:
+    """For a CPU of two cores."""
+    return Config(
+        name="perils",
+        data=PerilsData(),
+        grader=grader(),
+        tokenizer=TokenizerConfig(vocab_size=2048),
+        models=(
+            ModelConfig(
+                num_layers=2,
+                hidden_size=128,
+                num_heads=4,
+                num_kv_heads=2,
+                head_dim=32,
+                intermediate_size=256,
+            ),
+        ),
+        stages=(
+            _supervised("sft_few", "supervised", steps=150),
+            _supervised("sft_all", "answers", steps=400),
+            RLStage(
+                name="rft",
+                init="sft_few",
+                steps=600,
+                batch_size=32,
+                rollout=RolloutConfig(
+                    group_size=8,
+                    max_prompt_tokens=48,
+                    max_completion_tokens=12,
+                    output_bytes=96,
+                    reasoning_effort=2,
+                ),
+                optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
+                eval_interval=50,
+                eval_samples=4,
+                samples_interval=100,
+            ),
+            EvalStage(
+                name="test",
+                models=("sft_few", "sft_all", "rft"),
+                data="test",
+                baselines=("logistic",),
+                samples=4,
+            ),
+        ),
+    )
+
+
+def _supervised(name: str, data: str, steps: int) -> SFTStage:
+    return SFTStage(
+        name=name,
+        data=data,
+        steps=steps,
+        batch_size=16,
+        max_row_tokens=256,
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, warmup_steps=10, schedule="cosine", weight_decay=0.1
+        ),
+        log_interval=50,
+    )
