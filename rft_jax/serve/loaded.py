@@ -85,8 +85,6 @@ def load_model(path: Path, bases: dict[str, Weights]) -> LoadedModel:
     tokenizer = run.tokenizer
     base = _base_key(opened)
     weights, size = _load_weights(opened, base, bases)
-    # As arrays of one device, not of a mesh of one: programs are compiled for the former.
-    weights = jax.device_put(weights, jax.devices()[0])
     sampling = opened.sampling
     settings = sampling or RolloutConfig()
     decoding = Decoding(
@@ -124,13 +122,15 @@ def _load_weights(opened: OpenModel, base: str, bases: dict[str, Weights]) -> tu
     run, stage, step = opened
     model = run.model(stage)
     if model.config.lora is None:
-        params = jax.jit(lambda params: merge(params, model.dtype))(run.load_params(stage, step))
+        merged = jax.jit(lambda params: merge(params, model.dtype))
+        params = _on_device(merged(run.load_params(stage, step)))
         return Weights(params, unstack(params["layers"])), 2 * _bytes(params)
     kept = bases.get(base)
     params = run.load_params(stage, step, base=kept.params if kept else None)
     adapters, frozen = split(params)
+    adapters = _on_device(adapters)
     if kept is None:
-        frozen = jax.tree.map(lambda weight: weight.astype(model.dtype), frozen)
+        frozen = _on_device(jax.tree.map(lambda weight: weight.astype(model.dtype), frozen))
         kept = bases[base] = Weights(frozen, unstack(frozen["layers"]))
     scale = model.config.lora.alpha / model.config.lora.rank
     layers = []
@@ -141,6 +141,11 @@ def _load_weights(opened: OpenModel, base: str, bases: dict[str, Weights]) -> tu
         }
         layers.append({**layer, **adapted})
     return Weights(model.adapt(adapters, kept.params), tuple(layers)), _bytes(adapters)
+
+
+def _on_device(params: Params) -> Params:
+    """As arrays of one device, not of a mesh of one: programs are compiled for the former."""
+    return jax.device_put(params, jax.devices()[0])
 
 
 def _bytes(params: Params) -> int:
