@@ -158,8 +158,10 @@ class Batcher:
         if task.grammar is not None:
             state = self._first_state(pool, task.grammar) or ANYTHING
         wanted = rooms, length, pool.shapes
+        if wanted in self._compiled:
+            return
         with self._compiling:
-            if wanted in self._compiled:
+            if wanted in self._compiled:  # by another thread, meanwhile
                 return
             decoding, weights = self.model.decoding, self.model.weights
             slots = _empty(decoding, len(self._prompt_in), *before)

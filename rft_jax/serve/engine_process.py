@@ -62,20 +62,31 @@ class OpenModels:
         self._budget, self._load = budget, load
         self._kept: OrderedDict[str, _Served] = OrderedDict()
         self._bases: dict[str, Weights] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is kept
+        self._loading = threading.Lock()
 
     def get(self, path: str) -> "_Served":
-        """The model of a path; the first who asks loads it, others wait.
+        """The model of a path; the first who asks loads it, others wait, but for those of others.
 
         Raises:
             InputError: As `load_model`.
         """
-        with self._lock:
-            if path not in self._kept:
-                self._kept[path] = _Served(Batcher(self._load(Path(path), self._bases)))
+        if (served := self._find(path)) is not None:
+            return served
+        with self._loading:
+            if (served := self._find(path)) is not None:  # somebody else has loaded it
+                return served
+            served = _Served(Batcher(self._load(Path(path), self._bases)))
+            with self._lock:
+                self._kept[path] = served
                 self._drop()
-            self._kept.move_to_end(path)
-            return self._kept[path]
+            return served
+
+    def _find(self, path: str) -> "_Served | None":
+        with self._lock:
+            if path in self._kept:
+                self._kept.move_to_end(path)
+            return self._kept.get(path)
 
     def _drop(self) -> None:
         """Drops models until the others fit; whoever still answers goes on to the end."""
