@@ -68,7 +68,7 @@ class GrammarPool:
         last = self._parts[-1] if self._parts else None
         end = _FIRST if last is None else last.offset + len(last.tables.way_S)
         part = _Part(key, tables, end - 1)
-        if self._parts:
+        if len(self._parts) > 1:  # beside the first, which is that of the model, any has room
             states = end + len(tables.way_S)
             size = sum(other.tables.bytes for other in self._parts) + tables.bytes
             if states > _MOST_STATES or size > MOST_BYTES or len(self._parts) >= MOST_GRAMMARS:

@@ -7,6 +7,7 @@ import pytest
 
 from rft_jax.evaluation.sample import sample_model
 from rft_jax.grammars import open_grammar
+from rft_jax.serve import grammar_pool
 from rft_jax.serve.grammar_pool import MOST_GRAMMARS, GrammarPool
 
 from .small_run import QUESTION, answers, make_task
@@ -124,6 +125,14 @@ def test_a_pool_has_a_limit_and_keeps_states(batcher):
     assert pool.first_state("one more", tables) is None
     pool.clear()
     assert pool.first_state("one more", tables) == first[0]
+
+
+def test_a_pool_takes_any_grammar_alone(batcher, monkeypatch):
+    monkeypatch.setattr(grammar_pool, "MOST_BYTES", 1)
+    tables, pool = open_grammar(form(VERDICT), batcher.model.tokenizer), GrammarPool()
+    assert pool.first_state("", batcher.model.counted) is not None
+    assert pool.first_state("large", tables) is not None
+    assert pool.first_state("one more", tables) is None
 
 
 def test_canceled_tasks_free_their_slots(batcher):
