@@ -22,8 +22,8 @@ def test_outputs_are_stripped(path):
         assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
-def test_there_are_three_notebooks_that_install_in_one_way():
-    assert len(NOTEBOOKS) == 3
+def test_there_are_four_notebooks_that_install_in_one_way():
+    assert len(NOTEBOOKS) == 4
     first = [["".join(cell["source"]) for cell in code_cells(path)][0] for path in NOTEBOOKS]
     addresses = {re.search(r'^REPOSITORY = "(.*?)"', cell, re.M)[1] for cell in first}
     # The one of mkdocs.yml, where the site has it from; not set, the cell says what to do.
@@ -142,4 +142,12 @@ def test_rare_disease_with_an_open_model(run, tmp_path, make_checkpoint, made_up
         COMPLETION_TOKENS=16,
     )
     assert (folder / "runs/rare_disease_open_model/rft/checkpoints/2").is_dir()
+    assert has_plot(notebook)
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+def test_the_rft_api(run):
+    folder, notebook = run(4, SUPERVISED_STEPS=10, STEPS=2, ROWS=8, BATCH=4, EPOCHS=1)
+    assert list((folder / "runs/api/served/jobs").glob("ftjob-*/run/report.html"))
     assert has_plot(notebook)
