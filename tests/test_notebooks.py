@@ -148,6 +148,6 @@ def test_rare_disease_with_an_open_model(run, tmp_path, make_checkpoint, made_up
 @pytest.mark.slow
 @pytest.mark.oracle
 def test_the_rft_api(run):
-    folder, notebook = run(4, SUPERVISED_STEPS=12, STEPS=2, ROWS=8, BATCH=4, EPOCHS=1)
+    folder, notebook = run(4, SUPERVISED_STEPS=12, STEPS=6, ROWS=8, BATCH=4, EPOCHS=1)
     assert list((folder / "runs/api/served/jobs").glob("ftjob-*/run/report.html"))
     assert has_plot(notebook)
