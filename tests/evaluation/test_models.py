@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from rft_jax.evaluation import models
 from rft_jax.evaluation.evaluator import Evaluation
 from rft_jax.evaluation.metrics import columns, majority, pass_at, summarize, validation_summary
 from rft_jax.graders import build_grader, load_grader, load_pass_threshold
+from rft_jax.runs.datasets import PromptData
 
 GRADER = {
     "type": "choice",
@@ -82,3 +84,13 @@ def test_a_threshold_that_is_no_number_is_named():
     with pytest.raises(ValueError, match="pass_threshold: must be a number, not 'high'"):
         load_pass_threshold(GRADER | {"pass_threshold": "high"})
     assert load_pass_threshold("some_module:some_function") is None
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_host_s_graders_are_asked_of_other_answers_by_the_first_host_only(first, monkeypatch):
+    asked, answers = [], ["A", "B", "A"]
+    monkeypatch.setattr(models, "is_first", lambda: first)
+    monkeypatch.setattr(models, "ask_host", lambda *given: asked.append(given) or {})
+    items = PromptData("valid.jsonl", [{"messages": [], "answer": "A"}] * 3, None, None)
+    found = models._grade_answers(grader(), items, answers)
+    assert found.reward_MS.tolist() == [[1.0], [0.0], [1.0]] and len(asked) == int(first)
