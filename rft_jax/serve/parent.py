@@ -16,18 +16,21 @@ _LOOK_S = 1.0
 
 
 def end_with_parent(parent: int, signum: signal.Signals = signal.SIGTERM) -> None:
-    """Has this process get a signal when its parent has ended, however that came.
+    """Has this process get a signal, once, when its parent has ended, however that came.
 
     Args:
         parent: The process that started this one; if it is gone already, the signal comes at once.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
-    threading.Thread(target=_watch, args=(parent, signum), daemon=True).start()
+    if sys.platform != "linux":
+        threading.Thread(target=_watch, args=(parent, signum), daemon=True).start()
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os.kill(os.getpid(), signum)
 
 
 def _watch(parent: int, signum: signal.Signals) -> None:
-    """What the kernel's signal does not cover: other systems, and a parent that ended before."""
+    """Where the kernel does not tell."""
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     os.kill(os.getpid(), signum)
