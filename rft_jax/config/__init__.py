@@ -8,8 +8,10 @@ from rft_jax.config.schema import REASONING_EFFORTS as REASONING_EFFORTS
 from rft_jax.config.schema import RESERVED as RESERVED
 from rft_jax.config.schema import Config as Config
 from rft_jax.config.schema import DataConfig as DataConfig
+from rft_jax.config.schema import DeltaNetConfig as DeltaNetConfig
 from rft_jax.config.schema import EvalStage as EvalStage
 from rft_jax.config.schema import HostOptions as HostOptions
+from rft_jax.config.schema import LayerType as LayerType
 from rft_jax.config.schema import LinearRope as LinearRope
 from rft_jax.config.schema import Llama3Rope as Llama3Rope
 from rft_jax.config.schema import LoraConfig as LoraConfig

@@ -71,6 +71,9 @@ class TokenizerConfig:
     path: str = ""
     vocab_size: int = 8192
     thinking: bool | None = None  # of a source whose template leaves the choice
+    # plain: "User: ..." and "Assistant: ..." for a source that has no chat template, such as a base
+    # model, or instead of its own.
+    chat_template: Literal["source", "plain"] = "source"
     training_texts: int = 20_000  # a sample of the data's texts; training takes seconds
 
 
@@ -104,6 +107,9 @@ class YarnRope:
 
 
 RopeScaling = LinearRope | Llama3Rope | YarnRope
+# What a layer does in the place of attention: attend to all tokens, to those of a window, to all
+# without rotary positions (SmolLM 3); Gated DeltaNet (Qwen 3.5).
+LayerType = Literal["full", "sliding", "nope", "delta_net"]
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -116,6 +122,23 @@ class LoraConfig:
     # PEFT's names; all of them: https://thinkingmachines.ai/blog/lora
     targets: tuple[LoraTarget, ...] = get_args(LoraTarget)
     base_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the frozen weights
+
+
+@dataclass(frozen=True)
+class DeltaNetConfig:
+    """Sizes of Gated DeltaNet layers (https://arxiv.org/abs/2412.06464)."""
+
+    num_key_heads: int = 2  # of queries and keys; each for several heads of values
+    num_value_heads: int = 4
+    key_head_dim: int = 32
+    value_head_dim: int = 32
+    conv_width: int = 4  # tokens that the convolution before it sees, with the current one
+
+    @property
+    def channels(self) -> int:
+        """Queries, keys and values of a token, in numbers."""
+        keys, values = self.num_key_heads * self.key_head_dim, self.num_value_heads
+        return 2 * keys + values * self.value_head_dim
 
 
 @dataclass(frozen=True)
@@ -134,21 +157,33 @@ class ModelConfig:
     intermediate_size: int = 768  # of the MLP, or of one expert
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
+    rotary_dim: int | None = None  # dimensions of a head that turn; None: all
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
     attention_bias: bool = False  # biases on query, key and value, as in Qwen 2
     output_bias: bool = False  # a bias on attention's output
     qk_norm: bool = False  # RMSNorm on queries and keys, as in Qwen 3
+    qk_norm_all_heads: bool = False  # over all heads at once, as in OLMo 3
+    attention_gate: bool = False  # a sigmoid of the layer's input on attention, as in Qwen 3.5
     attention_scale: float | None = None  # on the scores; None: head_dim**-0.5
     attention_softcap: float | None = None  # c tanh(score / c), as in Gemma 2
     logit_softcap: float | None = None  # the same on the final logits
-    attention_pattern: tuple[Literal["full", "sliding"], ...] = ("full",)  # repeated over layers
+    attention_pattern: tuple[LayerType, ...] = ("full",)  # repeated over layers
     sliding_window: int = 0  # tokens that a sliding layer sees, with the current one
     sliding_rope_theta: float | None = None  # of sliding layers, unscaled; None: as full layers
+    delta_net: DeltaNetConfig | None = None  # sizes of the layers of that kind
     activation: Literal["silu", "gelu_tanh"] = "silu"  # of the gated MLP: SwiGLU or GeGLU
     norm_weight_offset: bool = False  # RMSNorm multiplies by 1 + its weight, as in Gemma
     sandwich_norms: bool = False  # norms also behind attention and MLP, as in Gemma 2
+    pre_norms: bool = True  # norms before attention and MLP; not in OLMo 3
     scale_embeddings: bool = False  # by sqrt(hidden_size), as in Gemma
+    # Granite's multipliers: of embeddings, of what a layer adds, and a divisor of logits.
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
+    # Queries grow by beta log(1 + floor(position / original positions)): (beta, original
+    # positions), as in Llama 4 and Ministral 3; None: off.
+    query_growth: tuple[float, int] | None = None
     experts: int = 0  # mixture of experts instead of one MLP; 0: off
     experts_per_token: int = 0
     normalize_experts: bool = True  # the chosen experts' weights sum to 1

@@ -13,6 +13,7 @@ from rft_jax.config import (
     REASONING_EFFORTS,
     RESERVED,
     Config,
+    DeltaNetConfig,
     EvalStage,
     LoraConfig,
     ModelConfig,
@@ -173,10 +174,28 @@ def _validate_model(model: ModelConfig) -> None:
         raise InputError(f"{section}.attention_pattern: name at least one kind of layer")
     if "sliding" in model.attention_pattern and model.sliding_window < 1:
         raise InputError(f"{section}.sliding_window: sliding layers need a window of at least 1")
+    if model.rotary_dim is not None and not 0 < model.rotary_dim <= model.head_dim:
+        raise InputError(f"{section}.rotary_dim: must lie between 2 and head_dim")
+    if (model.rotary_dim or 0) % 2:
+        raise InputError(f"{section}.rotary_dim: rotary positions need an even number")
+    if "delta_net" in model.attention_pattern:
+        _validate_delta_net(section, model.delta_net)
     if model.experts and not 1 <= model.experts_per_token <= model.experts:
         raise InputError(
             f"{section}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
             f"{model.experts} experts"
+        )
+
+
+def _validate_delta_net(section: str, sizes: DeltaNetConfig | None) -> None:
+    if sizes is None:
+        raise InputError(f"{section}.delta_net: layers of that kind need sizes of their own")
+    section = f"{section}.delta_net"
+    names = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_width")
+    _positive(section, sizes, *names)
+    if sizes.num_value_heads % sizes.num_key_heads:
+        raise InputError(
+            f"{section}.num_value_heads: {sizes.num_value_heads} is not a multiple of num_key_heads"
         )
 
 
@@ -428,6 +447,7 @@ _AXIS_SETTINGS = {
     "embed": "hidden_size",
     "num_kv_heads": "num_kv_heads",
     "mlp": "intermediate_size",
+    "delta_heads": "delta_net.num_value_heads",
 }
 
 

@@ -80,7 +80,7 @@ def make_optimizer(
 def _layers_matrices(params: Params) -> dict[str, PyTree]:
     """For Muon: over which axes the layers' matrices are summed; None for all other weights."""
     layers = over_matrices(
-        {"layers": params["layers"]},
+        {name: tree for name, tree in params.items() if isinstance(tree, dict)},  # stacks of layers
         lambda _, inputs, outputs: optax.contrib.MuonDimensionNumbers(inputs, outputs),
         lambda _: None,
     )

@@ -8,6 +8,7 @@ Letters besides those of `step`: A shards of the batch, R rows of a shard, W tok
 prompts that a row may belong to.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +21,7 @@ from rft_jax.learn.logprobs import CompletionScores, token_logprobs
 from rft_jax.learn.objective import GradedBatch, Learner, Objective, PolicyGradient, TokenStatistics
 from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import Params, Prefix
-from rft_jax.models.cache import Stack
+from rft_jax.models.cache import PromptState
 from rft_jax.rollout import LogitMask, logit_masks
 from rft_jax.rollout.logit_masks import MaskState
 
@@ -102,15 +103,15 @@ class PromptStates(NamedTuple):
     """What rows read of their prompts, and what the gradient goes back through."""
 
     last_BD: Array  # hidden state of the last token
-    k_LBKPQ: Stack
-    v_LBKPQ: Stack
+    states: Mapping[str, PromptState]  # what layers keep, by stack
 
 
 class PromptPlaces(NamedTuple):
-    """Which of a prompt's keys are there, and where they stand."""
+    """Which of a prompt's tokens are there, and where they stand; see `Prefix`."""
 
     mask_BXYP: Array
     position_P: Array
+    own_BXYZ: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +131,8 @@ class _Rows:
         last_BD, prefix = model.prefill(
             model.adapt(params, self.base), prompts.tokens_BP, prompts.length_B
         )
-        states = PromptStates(last_BD, prefix.k_LBKPQ, prefix.v_LBKPQ)
-        return states, PromptPlaces(prefix.mask_BXYP, prefix.position_P)
+        states = PromptStates(last_BD, prefix.states)
+        return states, PromptPlaces(*prefix[1:])
 
     def scores(
         self, params: Params, prompted: PromptStates, prompt_positions: PromptPlaces, trip: Array
@@ -282,27 +283,35 @@ def lay_out(packed: PackedRows, tokens_BGT: Array, mask: LogitMask) -> RowTokens
 def _prefix_of_rows(
     prompted: PromptStates, prompt_positions: PromptPlaces, prompts_ARZ: Array, attends_ARW: Array
 ) -> Prefix:
-    """The keys and values that rows attend to: those of each row's own prompts, side by side.
+    """What rows have of their prompts: of each row's own, side by side.
 
     Rows and prompts are picked within a shard, so that no prompt's keys cross the interconnect.
     """
     A = len(prompts_ARZ)
 
-    def split(x_LBKPQ: Array) -> Array:
-        return x_LBKPQ.reshape(x_LBKPQ.shape[0], A, -1, *x_LBKPQ.shape[2:])
+    def split(x_Bx: Array) -> Array:
+        return x_Bx.reshape(A, -1, *x_Bx.shape[1:])
 
-    def join(x_LARKPQ: Array) -> Array:
-        return x_LARKPQ.reshape(x_LARKPQ.shape[0], -1, *x_LARKPQ.shape[3:])
+    def split_layers(x_LBx: Array) -> Array:
+        return x_LBx.reshape(x_LBx.shape[0], A, -1, *x_LBx.shape[2:])
 
-    k, v = jax.tree.map(split, (prompted.k_LBKPQ, prompted.v_LBKPQ))
-    mask = prompt_positions.mask_BXYP.reshape(A, -1, *prompt_positions.mask_BXYP.shape[1:])
-    axes = Prefix._make((1, 1, 0, None))
-    prefix = jax.vmap(Prefix.of_rows, in_axes=(axes, 0, 0), out_axes=axes)(
-        Prefix(k, v, mask, prompt_positions.position_P), prompts_ARZ, attends_ARW
+    def join_layers(x_LARx: Array) -> Array:
+        return x_LARx.reshape(x_LARx.shape[0], -1, *x_LARx.shape[3:])
+
+    mask, position_P, own = prompt_positions
+    split_up = Prefix(
+        jax.tree.map(split_layers, prompted.states), split(mask), position_P, split(own)
     )
-    k, v = jax.tree.map(join, (prefix.k_LBKPQ, prefix.v_LBKPQ))
-    mask = prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:])
-    return Prefix(k, v, mask, prefix.position_P)
+    axes = Prefix._make((1, 0, None, 0))
+    prefix = jax.vmap(Prefix.of_rows, in_axes=(axes, 0, 0), out_axes=axes)(
+        split_up, prompts_ARZ, attends_ARW
+    )
+    return Prefix(
+        jax.tree.map(join_layers, prefix.states),
+        prefix.mask_BXYP.reshape(-1, *prefix.mask_BXYP.shape[2:]),
+        prefix.position_P,
+        prefix.own_BXYZ.reshape(-1, *prefix.own_BXYZ.shape[2:]),
+    )
 
 
 def _no_sums(value_and_gradient, params: Params, prompted: PromptStates) -> _Sums:

@@ -1,256 +1,164 @@
-"""Keys and values: of a prompt, shared by its group, and of the completions while they grow."""
+"""What layers keep of a prompt, shared by its group, and of the completions while they grow.
 
-import dataclasses
-import functools
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, cast
+Layers whose weights have the same shapes make a stack, and what they keep lies together as well: in
+one array for all layers, for a scan over them, or unrolled, in an array for each. What it is, keys
+and values or a state, only the kind of layer knows (`layer_kinds`); here they are trees by stack.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rft_jax.models.int8 import Int8, quantize
 from rft_jax.utils.types import PyTree
 
-# Keys or values of all layers in one array; unrolled, a tuple with one for each layer.
-Stack: TypeAlias = Array | Int8 | tuple[Array | Int8, ...]
+Tree = TypeVar("Tree")
+
+
+class PromptState(Protocol):
+    """What the layers of a stack keep of B prompts."""
+
+    def of_rows(self, prompt_RZ: Array) -> Self:
+        """What R packed rows have of up to Z prompts each; -1 for none. Of stacked layers."""
+        ...
+
+    def in_int8(self) -> Self:
+        """The same in eight bits, as far as the kind can."""
+        ...
+
+    def unrolled(self) -> Self:
+        """The same with the layers apart."""
+        ...
+
+    def layer(self, index: int) -> Self:
+        """That of one layer, unrolled."""
+        ...
+
+    def room(self, lanes: int, prompts: int) -> Self:
+        """Zeros, for so many prompts in each of so many lanes."""
+        ...
+
+    def place(self, lane: Array, index: Array, queue: Self, prompt: Array) -> Self:
+        """The lanes with a prompt of a queue as the lane's prompt `index`."""
+        ...
+
+
+class LayerCache(Protocol):
+    """What the layers of a stack keep of completions; a loop carry that is updated in place."""
+
+    def with_capacity(self, capacity: int) -> Self:
+        """The same with room for so many tokens, while none has been overwritten."""
+        ...
+
+    def begin(self, begins_BG: Array, prompts: PyTree, own_BGZ: Array) -> Self:
+        """The same where new completions begin, each after one of its row's Z prompts, of which
+        the layers keep `prompts`."""
+        ...
 
 
 class Prefix(NamedTuple):
-    """What the samples of a group share: their prompt's keys and values in every layer."""
+    """What the samples of a group share: what every layer keeps of their prompt.
 
-    k_LBKPQ: Stack
-    v_LBKPQ: Stack
-    # False at padding; X and Y are 1, or the rows and their tokens where it depends on them.
-    mask_BXYP: Array
-    position_P: Array  # int32, positions of the keys
+    X and Y are 1, or the rows and their tokens where it depends on them.
+    """
+
+    states: Mapping[str, PromptState]  # by stack
+    mask_BXYP: Array  # bool: the prompts' tokens that a token sees; not padding
+    position_P: Array  # int32, positions of the prompts' tokens
+    own_BXYZ: Array  # bool: which of a row's Z prompts, side by side in P, a token follows
 
     def of_rows(self, prompt_RZ: Array, prompt_RT: Array) -> "Prefix":
-        """The prefix of R packed rows, each with the keys of up to Z prompts.
+        """The prefix of R packed rows, each with up to Z prompts.
 
         Args:
             prompt_RZ: int32, the prompts of each row, all different; -1 for none.
-            prompt_RT: int32, each token's prompt; -1 sees no key.
+            prompt_RT: int32, each token's prompt; -1 follows none.
         """
+        own_RTZ = self.own(prompt_RZ, prompt_RT)
+        return Prefix(
+            {name: state.of_rows(prompt_RZ) for name, state in self.states.items()},
+            self.seen(prompt_RZ, own_RTZ)[:, None],
+            jnp.tile(self.position_P, prompt_RZ.shape[1]),
+            own_RTZ[:, None],
+        )
 
-        def gather(x_LBKPQ):
-            x_LRZKPQ = x_LBKPQ[:, jnp.maximum(prompt_RZ, 0)]
-            return _join(jnp.moveaxis(x_LRZKPQ, 2, 3), 3)
-
-        mask_R1TX = self.seen(prompt_RZ, prompt_RT)[:, None]
-        position_X = jnp.tile(self.position_P, prompt_RZ.shape[1])
-        return Prefix(gather(self.k_LBKPQ), gather(self.v_LBKPQ), mask_R1TX, position_X)
-
-    def seen(self, prompt_RZ: Array, prompt_RT: Array) -> Array:
-        """bool[R, T, Z x P]: the keys of a row's prompts, side by side, that a token sees.
+    def own(self, prompt_RZ: Array, prompt_RT: Array) -> Array:
+        """bool[R, T, Z]: which of its row's prompts a token follows.
 
         Args:
             As for `of_rows`.
         """
-        own_RTZ = (prompt_RT[:, :, None] == prompt_RZ[:, None]) & (prompt_RT >= 0)[:, :, None]
+        return (prompt_RT[:, :, None] == prompt_RZ[:, None]) & (prompt_RT >= 0)[:, :, None]
+
+    def seen(self, prompt_RZ: Array, own_RTZ: Array) -> Array:
+        """bool[R, T, Z x P]: the tokens of a row's prompts, side by side, that a token sees.
+
+        Args:
+            prompt_RZ: As for `of_rows`.
+            own_RTZ: From `own`.
+        """
         mask_RZP = self.mask_BXYP[jnp.maximum(prompt_RZ, 0), 0, 0]
-        return _join(own_RTZ[..., None] & mask_RZP[:, None], 2)
+        return join_axes(own_RTZ[..., None] & mask_RZP[:, None], 2)
+
+    def room(self, lanes: int, prompts: int) -> "Prefix":
+        """Empty lanes, for so many prompts each side by side; no token follows any."""
+        return Prefix(
+            {name: state.room(lanes, prompts) for name, state in self.states.items()},
+            jnp.zeros((lanes, 1, 1, prompts * self.position_P.size), bool),
+            jnp.tile(self.position_P, prompts),
+            jnp.zeros((lanes, 1, 1, prompts), bool),
+        )
 
     def in_int8(self) -> "Prefix":
         """The same in eight bits; so is then the cache that is made for it."""
-        # From `Model.prefill`, which stacks the layers.
-        k_LBKPQ, v_LBKPQ = cast(Array, self.k_LBKPQ), cast(Array, self.v_LBKPQ)
-        return self._replace(k_LBKPQ=quantize(k_LBKPQ, (-1,)), v_LBKPQ=quantize(v_LBKPQ, (-1,)))
+        return self._replace(states={name: x.in_int8() for name, x in self.states.items()})
 
     def unrolled(self) -> "Prefix":
         """The same with the layers apart."""
-        return self._replace(k_LBKPQ=unstack(self.k_LBKPQ), v_LBKPQ=unstack(self.v_LBKPQ))
-
-    @property
-    def stacked(self) -> bool:
-        """Whether all layers are in one array each."""
-        return not isinstance(self.k_LBKPQ, tuple)
-
-    @property
-    def batch_axis(self) -> int:
-        """The axis B in every leaf of keys and values."""
-        return 1 if self.stacked else 0
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["k_LBGKTQ", "v_LBGKTQ"], meta_fields=["capacity"]
-)
-@dataclass(frozen=True)
-class Stacked:
-    """Keys and values of all layers in one array each, for a scan over the layers."""
-
-    k_LBGKTQ: Array | Int8
-    v_LBGKTQ: Array | Int8
-    capacity: int  # how much of T is in use
-
-    def write(self, layer: Array | int, index: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Stacked":
-        """Stores one token's keys and values of one layer."""
-        start = (layer, 0, 0, 0, index, 0)
-
-        def store(all_LBGKTQ: Array | Int8, one_BGKQ: Array) -> Array | Int8:
-            one_1BGK1Q = _like(all_LBGKTQ, one_BGKQ[None, :, :, :, None])
-            return jax.tree.map(
-                lambda whole, part: jax.lax.dynamic_update_slice(whole, part, start[: part.ndim]),
-                all_LBGKTQ,
-                one_1BGK1Q,
-            )
-
-        return Stacked(store(self.k_LBGKTQ, k_BGKQ), store(self.v_LBGKTQ, v_BGKQ), self.capacity)
-
-    def layer(self, index: Array | int) -> tuple[Array | Int8, Array | Int8]:
-        """Keys and values of one layer, each [R, K, capacity, Q]."""
-
-        def take(all_LBGKTx: Array) -> Array:
-            _, B, G, K, _, *x = all_LBGKTx.shape
-            start = (index, *[0] * (all_LBGKTx.ndim - 1))
-            one_1BGKTx = jax.lax.dynamic_slice(all_LBGKTx, start, (1, B, G, K, self.capacity, *x))
-            return _join(one_1BGKTx[0], 0)
-
-        return jax.tree.map(take, (self.k_LBGKTQ, self.v_LBGKTQ))
-
-    def with_capacity(self, capacity: int) -> "Stacked":
-        """The same with room for so many tokens, at least as many."""
-        return dataclasses.replace(self, capacity=capacity)
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["k_RKxx", "v_RKTQ"], meta_fields=["transposed"]
-)
-@dataclass(frozen=True)
-class Unrolled:
-    """Keys and values of each layer apart.
-
-    XLA for CPUs and GPUs copies what is taken out of a stack; so the layers lie apart. On a CPU it
-    also transposes the keys in products with few queries; so they lie transposed, but for a kernel
-    that reads them as they come.
-    """
-
-    k_RKxx: tuple[Array | Int8, ...]
-    v_RKTQ: tuple[Array | Int8, ...]
-    transposed: bool  # keys [R, K, Q, T], else [R, K, T, Q]
-
-    @property
-    def capacity(self) -> int:
-        """T."""
-        return self.v_RKTQ[0].shape[2]
-
-    def write(self, layer: int, index: Array, k_BGKQ: Array, v_BGKQ: Array) -> "Unrolled":
-        """Stores one token's keys and values of one layer."""
-
-        def store(layers: tuple, one_BGKQ: Array, axis: int) -> tuple:
-            one_RKQ = _like(layers[layer], _join(one_BGKQ, 0))
-            stored = jax.tree.map(
-                lambda whole, part: jax.lax.dynamic_update_index_in_dim(
-                    whole, part, index, min(axis, part.ndim)
-                ),
-                layers[layer],
-                one_RKQ,
-            )
-            return (*layers[:layer], stored, *layers[layer + 1 :])
-
-        k_RKxx = store(self.k_RKxx, k_BGKQ, self._key_axis)
-        return dataclasses.replace(self, k_RKxx=k_RKxx, v_RKTQ=store(self.v_RKTQ, v_BGKQ, 2))
-
-    def layer(self, index: int) -> tuple[Array | Int8, Array | Int8]:
-        """Keys and values of one layer, each [R, K, capacity, Q]."""
-        k_RKxx = self.k_RKxx[index]
-        k_RKTQ = jax.tree.map(_transposed, k_RKxx) if self.transposed else k_RKxx
-        return k_RKTQ, self.v_RKTQ[index]
-
-    def with_capacity(self, capacity: int) -> "Unrolled":
-        """The same with room for so many tokens, at least as many.
-
-        A copy, since XLA on a CPU would copy in each token what is sliced out of a larger array.
-        """
-
-        def padded(layers: tuple, axis: int) -> tuple:
-            def pad(x: Array) -> Array:
-                widths = [(0, 0)] * x.ndim
-                widths[min(axis, x.ndim - 1)] = (0, capacity - self.capacity)
-                return jnp.pad(x, widths)
-
-            return jax.tree.map(pad, layers)
-
-        k_RKxx = padded(self.k_RKxx, self._key_axis)
-        return dataclasses.replace(self, k_RKxx=k_RKxx, v_RKTQ=padded(self.v_RKTQ, 2))
-
-    @property
-    def _key_axis(self) -> int:
-        """The axis T in the keys."""
-        return 3 if self.transposed else 2
+        return self._replace(states={name: x.unrolled() for name, x in self.states.items()})
 
 
 class Cache(NamedTuple):
-    """Keys and values of the completions; a loop carry that is updated in place.
+    """What layers keep of the completions; a loop carry that is updated in place.
 
-    A ring: tokens that are decoded together are written to the same index of axis T, whatever
-    their positions, and indices are used in turn. So a write is one slice, and a row may begin a
-    new completion at any time, by setting its length to 0.
+    A row may begin a new completion at any time, after `begin`.
     """
 
-    kv: Stacked | Unrolled
+    stacks: Mapping[str, LayerCache]
     written: Array  # int32, tokens of each row since the loop began
     length_BG: Array  # int32, those of the row's present completion
 
-    @property
-    def age_T(self) -> Array:
-        """int32: how many tokens ago each index of T was written, 0 where the next one goes."""
-        return (self.written - jnp.arange(self.kv.capacity)) % self.kv.capacity
-
-    @property
-    def in_int8(self) -> bool:
-        """Whether keys and values are kept in eight bits."""
-        return any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.kv))
-
     def with_capacity(self, capacity: int) -> "Cache":
         """The same with room for so many tokens, while none has been overwritten."""
-        return self._replace(kv=self.kv.with_capacity(capacity))
+        stacks = {name: layers.with_capacity(capacity) for name, layers in self.stacks.items()}
+        return self._replace(stacks=stacks)
 
-    def write(self, layer: Array | int, k_BGKQ: Array, v_BGKQ: Array) -> "Cache":
-        """Stores one token's keys and values of one layer; `advance` when all layers have."""
-        index = self.written % self.kv.capacity
-        if isinstance(self.kv, Unrolled):
-            return self._replace(kv=self.kv.write(int(layer), index, k_BGKQ, v_BGKQ))
-        return self._replace(kv=self.kv.write(layer, index, k_BGKQ, v_BGKQ))
+    def begin(self, begins_BG: Array, prefix: Prefix) -> "Cache":
+        """The cache before the first token of new completions, in the rows that begin one.
 
-    def advance(self) -> "Cache":
-        """The cache after a token in all layers."""
-        return self._replace(written=self.written + 1, length_BG=self.length_BG + 1)
+        Args:
+            begins_BG: Those rows.
+            prefix: Of the rows; which prompt a row follows is the same for its tokens.
+        """
+        own_BGZ = prefix.own_BXYZ[:, :, 0]
+        stacks = {
+            name: layers.begin(begins_BG, prefix.states[name], own_BGZ)
+            for name, layers in self.stacks.items()
+        }
+        return self._replace(stacks=stacks, length_BG=jnp.where(begins_BG, 0, self.length_BG))
 
 
-def init_cache(
-    prefix: Prefix,
-    group: int,
-    tokens: int,
-    capacity: int | None = None,
-    *,
-    transposed: bool = False,
-) -> Cache:
-    """An empty cache for `group` completions of up to `tokens` tokens at a time per prompt.
+def for_each(chosen_X: Array, move: Callable[[Array, Tree], Tree], target: Tree) -> Tree:
+    """The target after `move(index, target)` for every chosen index, in place."""
 
-    It is stacked or unrolled as the prefix is.
+    def one(carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
+        left_X, target = carry
+        index = jnp.argmax(left_X)
+        return left_X.at[index].set(False), move(index, target)
 
-    Args:
-        capacity: For the first tokens, later `with_capacity`; None: for all.
-        transposed: As in `Unrolled`.
-    """
-    capacity = capacity or tokens
-    prompts = prefix.mask_BXYP.shape[0]
-
-    def zeros(leaf_LBKPx: Array) -> Array:
-        heads, _, *rest = leaf_LBKPx.shape[prefix.batch_axis + 1 :]
-        if prefix.stacked:
-            shape = leaf_LBKPx.shape[0], prompts, group, heads, tokens, *rest
-        else:
-            shape = prompts * group, heads, capacity, *rest
-        return jnp.zeros(shape, leaf_LBKPx.dtype)
-
-    k, v = jax.tree.map(zeros, (prefix.k_LBKPQ, prefix.v_LBKPQ))
-    if prefix.stacked:
-        kv = Stacked(k, v, capacity)
-    else:
-        kv = Unrolled(jax.tree.map(_transposed, k) if transposed else k, v, transposed)
-    return Cache(kv, jnp.zeros((), jnp.int32), jnp.zeros((prompts, group), jnp.int32))
+    return jax.lax.while_loop(lambda carry: carry[0].any(), one, (chosen_X, target))[1]
 
 
 def unstack(tree: PyTree) -> tuple[PyTree, ...]:
@@ -259,16 +167,6 @@ def unstack(tree: PyTree) -> tuple[PyTree, ...]:
     return tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))
 
 
-def _like(stored: Array | Int8, new: Array) -> Array | Int8:
-    """In eight bits where what is stored is."""
-    return quantize(new, (-1,)) if isinstance(stored, Int8) else new
-
-
-def _transposed(x_RKTQ: Array) -> Array:
-    """Keys; their scales, which lack the last axis, stay as they are."""
-    return jnp.swapaxes(x_RKTQ, 2, 3) if x_RKTQ.ndim == 4 else x_RKTQ
-
-
-def _join(x: Array, axis: int) -> Array:
+def join_axes(x: Array, axis: int) -> Array:
     """The array with `axis` and the next one as one."""
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])

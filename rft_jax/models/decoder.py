@@ -8,30 +8,23 @@ Tokens come as [B, S, T]: S rows for each of B prompts. A row is explicit about 
 its segments, so that it may be a prompt (S = 1), one completion (S = G), or several packed ones.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from jax.sharding import NamedSharding
 
-from rft_jax.config import ModelConfig, RopeScaling
+from rft_jax.config import ModelConfig
 from rft_jax.models.attention import soft_cap
-from rft_jax.models.cache import Cache, Prefix
-from rft_jax.models.int8 import Int8, dequantize, quantized_axes
-from rft_jax.models.linear import PRODUCT, embed, linear, unembed
+from rft_jax.models.cache import Cache, LayerCache, Prefix
+from rft_jax.models.int8 import Int8, quantized_axes
+from rft_jax.models.layer_kinds import LayerKind, Rows, order, scan_layers, stacks
+from rft_jax.models.layer_kinds.base import INNER_STD, MixRows, MixToken
+from rft_jax.models.linear import PRODUCT, Weight, embed, unembed
 from rft_jax.models.mlp import expert_mlp, gated_mlp
-from rft_jax.models.rotary import Rotation, rotary, rotate
-from rft_jax.models.row_attention import (
-    Keys,
-    fused_attention,
-    of_rows,
-    plain_attention,
-    token_attention,
-)
+from rft_jax.models.norms import rms_norm
 from rft_jax.parallel import batch_parts, constrain, shard_experts
 from rft_jax.utils.types import PyTree
 
@@ -41,32 +34,14 @@ _KEPT = {
 }
 
 
-class LayerKind(NamedTuple):
-    """In what layers differ besides their weights."""
-
-    window: int  # tokens that a token sees, itself included
-    rope_theta: float
-    rope_scaling: RopeScaling | None
-
-
-def layer_kinds(config: ModelConfig) -> tuple[tuple[LayerKind, ...], np.ndarray]:
-    """The kinds of layers, and the index of each layer's kind."""
-    c = config
-    full = sliding = LayerKind(np.iinfo(np.int32).max, c.rope_theta, c.rope_scaling)
-    if c.sliding_rope_theta is not None:
-        sliding = LayerKind(0, c.sliding_rope_theta, None)
-    kinds = {"full": full, "sliding": sliding._replace(window=c.sliding_window)}
-    used, index_L = np.unique(np.resize(c.attention_pattern, c.num_layers), return_inverse=True)
-    return tuple(kinds[name] for name in used), index_L
-
-
 class Decoder(nnx.Module):
     """Token ids to hidden states; `logits` maps those to the vocabulary."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs):
         self.config = config
         self.embed_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.hidden_size), 0.02)
-        self.layers = Block(config, rngs=rngs)
+        for name, stack in stacks(config).items():
+            setattr(self, name, Block(config, stack.kind, len(stack.layers), rngs=rngs))
         self.final_norm_D = _norm_weight(config, ("embed",), (config.hidden_size,))
         if not config.tie_embeddings:
             self.head_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.hidden_size), 0.02)
@@ -80,50 +55,45 @@ class Decoder(nnx.Module):
         prefix: Prefix | None = None,
         dtype: jnp.dtype,
         row_sharding: NamedSharding | None = None,
-    ) -> tuple[Array, tuple[Array, Array]]:
+    ) -> tuple[Array, dict[str, PyTree]]:
         """Runs the blocks over whole rows: prompts, completions, packed ones.
 
         Args:
             tokens_BST: int32 token ids.
             positions_BST: int32 positions, counted from the prompt's first token.
             segments_BST: int32; a token sees earlier positions of its own segment in its row.
-            prefix: The prompts' keys and values, seen by every token of the prompt's rows.
+            prefix: The prompts, which every token of their rows follows.
             dtype: That of activations, and of the weights as they are multiplied.
             row_sharding: How the leading axis of activations lies on a mesh. Without it XLA may
                 leave the weights where they are and split activations along D instead, whose
                 partial sums then cross the interconnect in every layer.
 
         Returns:
-            hidden_BSTD after the final norm, and the rows' keys and values, each
-            [L, B, S, K, T, Q].
+            hidden_BSTD after the final norm, and by stack what its layers keep of the rows.
         """
         c = self.config
         x_BSTD = self._embed(tokens_BST, dtype)
-        by_kind, kind_L = _by_kind(c, positions_BST)
-        graph, weights = nnx.split(self.layers)
-        visible_BSTU = _causal(positions_BST, segments_BST)
-        if row_sharding is not None and not _divides(row_sharding, x_BSTD):
-            attention = plain_attention(c)  # a kernel is run on each device's own rows
-        else:
-            attention = fused_attention(c, None if row_sharding is None else row_sharding.mesh)
+        rows = _rows(positions_BST, segments_BST, prefix, x_BSTD, row_sharding)
+        run, inputs = {}, {}
+        for name, stack in stacks(c).items():
+            graph, weights = nnx.split(getattr(self, name))
+            mix = stack.kind.over_rows(rows)
 
-        def layer(x_BSTD: Array, inputs: PyTree) -> tuple[Array, tuple[Array, Array]]:
-            x_BSTD = _constrain_rows(x_BSTD, row_sharding)
-            weights, kind, prefix_kv = inputs
-            block = nnx.merge(graph, weights)
-            window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
-            q, k, v = block.project(x_BSTD, rotation)
-            distance_BSTU = _distance(positions_BST, positions_BST)
-            own = Keys(of_rows(k), of_rows(v), _within(window, visible_BSTU, distance_BSTU))
-            shared = _keys_of_prefix(prefix, prefix_kv, window, positions_BST, dtype)
-            out_BSKMTQ = attention(q, own, shared).astype(dtype)
-            return block.finish(x_BSTD, out_BSKMTQ, row_sharding), (k, v)
+            def layer(
+                x_BSTD: Array, inputs: PyTree, graph: nnx.GraphDef = graph, mix: MixRows = mix
+            ) -> tuple[Array, PyTree]:
+                x_BSTD = _constrain_rows(x_BSTD, row_sharding)
+                index, weights, prompts = inputs
+                block = nnx.merge(graph, weights)
+                mixed_BSTD, kept = mix(block, block.before(x_BSTD), index, prompts)
+                return block.after(x_BSTD, mixed_BSTD, row_sharding), kept
 
-        if c.remat != "none":
-            layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
-        prefix_kv = None if prefix is None else (prefix.k_LBKPQ, prefix.v_LBKPQ)
-        x_BSTD, kv = jax.lax.scan(layer, x_BSTD, (weights, jnp.asarray(kind_L), prefix_kv))
-        return self._norm(x_BSTD, row_sharding), kv
+            if c.remat != "none":
+                layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
+            prompts = None if prefix is None else prefix.states[name]
+            run[name], inputs[name] = layer, (jnp.arange(len(stack.layers)), weights, prompts)
+        x_BSTD, kept = scan_layers(order(c), run, x_BSTD, inputs)
+        return self._norm(x_BSTD, row_sharding), kept
 
     def decode(
         self,
@@ -132,7 +102,7 @@ class Decoder(nnx.Module):
         prefix: Prefix,
         cache: Cache,
         *,
-        layers: Sequence[PyTree] | None,
+        layers: Mapping[str, tuple[PyTree, ...]] | None,
         dtype: jnp.dtype,
         row_sharding: NamedSharding | None = None,
     ) -> tuple[Array, Cache]:
@@ -141,9 +111,9 @@ class Decoder(nnx.Module):
         Args:
             tokens_BS1: int32 token ids.
             positions_BS1: int32 positions, counted from the prompt's first token.
-            prefix: The prompts' keys and values.
-            cache: The rows' own so far; a row is one segment, without gaps in its positions.
-            layers: With prefix and cache unrolled, the weights of each layer.
+            prefix: The prompts.
+            cache: The rows so far; a row is one segment, without gaps in its positions.
+            layers: With prefix and cache unrolled, by stack the weights of each layer.
             dtype: As for `__call__`.
             row_sharding: Likewise.
 
@@ -152,96 +122,84 @@ class Decoder(nnx.Module):
         """
         c = self.config
         x_BS1D = self._embed(tokens_BS1, dtype)
-        by_kind, kind_L = _by_kind(c, positions_BS1)
-        graph, weights = nnx.split(self.layers)
-        # A kernel would have what is in eight bits written out in more.
-        if cache.in_int8 or (row_sharding is not None and not _divides(row_sharding, x_BS1D)):
-            attention = plain_attention(c)
-        else:
-            attention = token_attention(c, None if row_sharding is None else row_sharding.mesh)
+        rows = _rows(positions_BS1, jnp.ones_like(positions_BS1), prefix, x_BS1D, row_sharding)
+        run, inputs = {}, {}
+        for name, stack in stacks(c).items():
+            graph, weights = nnx.split(getattr(self, name))
+            mix = stack.kind.over_token(rows, cache)
 
-        def layer(carry: tuple[Array, Cache], inputs: PyTree) -> tuple[tuple[Array, Cache], None]:
-            x_BS1D, cache = carry
-            x_BS1D = _constrain_rows(x_BS1D, row_sharding)
-            index, weights, kind, prefix_kv = inputs
-            block = nnx.merge(graph, weights)
-            window, rotation = jax.tree.map(lambda leaf: leaf[kind], by_kind)
-            q, k, v = block.project(x_BS1D, rotation)
-            # The cache is carried from layer to layer and written in place: as the scan's input and
-            # output it would be copied for every token.
-            cache = cache.write(index, k[..., 0, :], v[..., 0, :])
-            written = cache.age_T <= cache.length_BG[..., None, None]
-            mask = _within(window, written, cache.age_T)
-            own = Keys(*_dequantize(cache.kv.layer(index), dtype), mask)
-            shared = _keys_of_prefix(prefix, prefix_kv, window, positions_BS1, dtype)
-            out_BSKM1Q = attention(q, own, shared).astype(dtype)
-            return (block.finish(x_BS1D, out_BSKM1Q, row_sharding), cache), None
+            def layer(
+                carry: tuple[Array, dict[str, LayerCache]],
+                inputs: PyTree,
+                name: str = name,
+                graph: nnx.GraphDef = graph,
+                mix: MixToken = mix,
+            ) -> tuple[tuple[Array, dict[str, LayerCache]], None]:
+                x_BS1D, kept = carry
+                x_BS1D = _constrain_rows(x_BS1D, row_sharding)
+                index, weights, prompts = inputs
+                block = nnx.merge(graph, weights)
+                mixed_BS1D, own = mix(block, block.before(x_BS1D), index, prompts, kept[name])
+                return (block.after(x_BS1D, mixed_BS1D, row_sharding), {**kept, name: own}), None
 
-        carry, prefix_kv = (x_BS1D, cache), (prefix.k_LBKPQ, prefix.v_LBKPQ)
+            run[name] = layer
+            inputs[name] = jnp.arange(len(stack.layers)), weights, prefix.states[name]
+        carry = x_BS1D, dict(cache.stacks)
         if layers is None:
-            inputs = jnp.arange(c.num_layers), weights, jnp.asarray(kind_L), prefix_kv
-            carry, _ = jax.lax.scan(layer, carry, inputs)
+            carry, _ = scan_layers(order(c), run, carry, inputs)
         else:
-            k_L, v_L = prefix_kv
-            assert not isinstance(k_L, Int8) and not isinstance(v_L, Int8), "the prefix is unrolled"
-            prefix_kv_L = zip(k_L, v_L, strict=True)
-            for inputs in zip(range(c.num_layers), layers, kind_L, prefix_kv_L, strict=True):
-                carry, _ = layer(carry, inputs)
-        x_BS1D, cache = carry
-        return self._norm(x_BS1D, row_sharding), cache.advance()
+            done = dict.fromkeys(run, 0)
+            for name in order(c).names:
+                index = done[name]
+                own = index, layers[name][index], prefix.states[name].layer(index)
+                carry, _ = run[name](carry, own)
+                done[name] += 1
+        x_BS1D, kept = carry
+        cache = Cache(kept, cache.written + 1, cache.length_BG + 1)
+        return self._norm(x_BS1D, row_sharding), cache
 
     def _embed(self, tokens_BST: Array, dtype: jnp.dtype) -> Array:
         x_BSTD = embed(self.embed_VD.get_value(), tokens_BST, dtype)
         if self.config.scale_embeddings:
             x_BSTD = x_BSTD * jnp.asarray(self.config.hidden_size**0.5, dtype)
-        return x_BSTD
+        return _times(x_BSTD, self.config.embedding_multiplier)
 
     def _norm(self, x_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
-        return rms_norm(_constrain_rows(x_BSTD, row_sharding), self.final_norm_D, self.config)
+        x_BSTD = _constrain_rows(x_BSTD, row_sharding)
+        return rms_norm(x_BSTD, self.final_norm_D[...], self.config)
 
     def logits(self, hidden_xD: Array) -> Array:
         """float32 logits [..., V] of hidden states [..., D]."""
         head_VD = self.embed_VD if self.config.tie_embeddings else self.head_VD
         logits_xV = unembed(hidden_xD, head_VD.get_value())
+        logits_xV = _times(logits_xV, 1 / self.config.logits_scaling)
         return soft_cap(logits_xV, self.config.logit_softcap)
 
 
 class Block(nnx.Module):
-    """The weights of all layers, stacked; in the scan, those of one."""
+    """The weights of a stack of layers; in the scan, those of one."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        c, n = config, config.num_layers
-        group = c.num_heads // c.num_kv_heads
-        inner = 0.02  # GPT-2's initialization, output projections scaled by depth
-        outer = inner / (2 * n) ** 0.5
+    def __init__(self, config: ModelConfig, kind: LayerKind, layers: int, *, rngs: nnx.Rngs):
+        c, n = config, layers
+        inner, outer = INNER_STD, INNER_STD / (2 * config.num_layers) ** 0.5
 
-        def weight(axes, shape, std):
-            return _weight(rngs, ("layers", *axes), (n, *shape), std)
+        def weight(
+            axes: tuple[str, ...], shape: tuple[int, ...], std: float, mean: float = 0.0
+        ) -> nnx.Param:
+            return _weight(rngs, ("layers", *axes), (n, *shape), std, mean)
 
-        def norm(axis, size):
+        def norm(axis: str, size: int) -> nnx.Param:
             return _norm_weight(c, ("layers", axis), (n, size))
 
-        query = (("num_kv_heads", "head_group", "head_dim"), (c.num_kv_heads, group, c.head_dim))
-        key = (("num_kv_heads", "head_dim"), (c.num_kv_heads, c.head_dim))
         self.config = config
-        self.attention_norm_D = norm("embed", c.hidden_size)
-        self.q_DKMQ = weight(("embed", *query[0]), (c.hidden_size, *query[1]), inner)
-        self.k_DKQ = weight(("embed", *key[0]), (c.hidden_size, *key[1]), inner)
-        self.v_DKQ = weight(("embed", *key[0]), (c.hidden_size, *key[1]), inner)
-        self.out_KMQD = weight((*query[0], "embed"), (*query[1], c.hidden_size), outer)
-        if c.attention_bias:
-            self.q_bias_KMQ = weight(*query, 0.0)
-            self.k_bias_KQ = weight(*key, 0.0)
-            self.v_bias_KQ = weight(*key, 0.0)
-        if c.output_bias:
-            self.out_bias_D = weight(("embed",), (c.hidden_size,), 0.0)
-        if c.qk_norm:
-            self.q_norm_Q = norm("head_dim", c.head_dim)
-            self.k_norm_Q = norm("head_dim", c.head_dim)
+        if c.pre_norms:
+            self.attention_norm_D = norm("embed", c.hidden_size)
+            self.mlp_norm_D = norm("embed", c.hidden_size)
+        for name, value in kind.weights(weight, outer).items():
+            setattr(self, name, value)
         if c.sandwich_norms:
             self.post_attention_norm_D = norm("embed", c.hidden_size)
             self.post_mlp_norm_D = norm("embed", c.hidden_size)
-        self.mlp_norm_D = norm("embed", c.hidden_size)
         if c.experts:
             expert = (("experts", "embed", "mlp"), (c.experts, c.hidden_size, c.intermediate_size))
             back = (("experts", "mlp", "embed"), (c.experts, c.intermediate_size, c.hidden_size))
@@ -254,38 +212,32 @@ class Block(nnx.Module):
             self.up_DF = weight(("embed", "mlp"), (c.hidden_size, c.intermediate_size), inner)
             self.down_FD = weight(("mlp", "embed"), (c.intermediate_size, c.hidden_size), outer)
 
-    def project(self, x_BSTD: Array, rotation: Rotation) -> tuple[Array, Array, Array]:
-        """Rotated queries [B, S, K, M, T, Q] and keys, and values, both [B, S, K, T, Q]."""
-        c, dtype = self.config, x_BSTD.dtype
-        h_BSTD = rms_norm(x_BSTD, self.attention_norm_D, c)
-        q = jnp.moveaxis(linear(h_BSTD, self.q_DKMQ.get_value()), 2, 4)
-        k = jnp.moveaxis(linear(h_BSTD, self.k_DKQ.get_value()), 2, 3)
-        v = jnp.moveaxis(linear(h_BSTD, self.v_DKQ.get_value()), 2, 3)
-        if c.attention_bias:
-            q = q + self.q_bias_KMQ[...].astype(dtype)[:, :, None]
-            k = k + self.k_bias_KQ[...].astype(dtype)[:, None]
-            v = v + self.v_bias_KQ[...].astype(dtype)[:, None]
-        if c.qk_norm:
-            q = rms_norm(q, self.q_norm_Q, c)
-            k = rms_norm(k, self.k_norm_Q, c)
-        cos_BSTQ, sin_BSTQ = rotation
-        q = rotate(q, cos_BSTQ[:, :, None, None], sin_BSTQ[:, :, None, None])
-        k = rotate(k, cos_BSTQ[:, :, None], sin_BSTQ[:, :, None])
-        return q, k, v
+    def weight(self, name: str) -> Weight:
+        """See `LayerWeights`."""
+        return getattr(self, name).get_value()
 
-    def finish(self, x_BSTD: Array, out_BSKMTQ: Array, row_sharding: NamedSharding | None) -> Array:
-        """The block's output from its input and its attention."""
-        c, dtype = self.config, x_BSTD.dtype
-        h_BSTD = linear(jnp.moveaxis(out_BSKMTQ, 4, 2), self.out_KMQD.get_value(), inputs=3)
-        if c.output_bias:
-            h_BSTD = h_BSTD + self.out_bias_D[...].astype(dtype)
+    def vector(self, name: str) -> Array:
+        """See `LayerWeights`."""
+        return getattr(self, name)[...]
+
+    def before(self, x_BSTD: Array) -> Array:
+        """What the layer's kind mixes."""
+        return self._norm("attention_norm_D", x_BSTD) if self.config.pre_norms else x_BSTD
+
+    def after(self, x_BSTD: Array, mixed_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
+        """The block's output from its input and from what its kind made of that."""
+        c = self.config
         if c.sandwich_norms:
-            h_BSTD = rms_norm(h_BSTD, self.post_attention_norm_D, c)
-        x_BSTD = x_BSTD + h_BSTD
-        h_BSTD = self._mlp(rms_norm(x_BSTD, self.mlp_norm_D, c), row_sharding)
+            mixed_BSTD = self._norm("post_attention_norm_D", mixed_BSTD)
+        x_BSTD = x_BSTD + _times(mixed_BSTD, c.residual_multiplier)
+        h_BSTD = self._norm("mlp_norm_D", x_BSTD) if c.pre_norms else x_BSTD
+        h_BSTD = self._mlp(h_BSTD, row_sharding)
         if c.sandwich_norms:
-            h_BSTD = rms_norm(h_BSTD, self.post_mlp_norm_D, c)
-        return x_BSTD + h_BSTD
+            h_BSTD = self._norm("post_mlp_norm_D", h_BSTD)
+        return x_BSTD + _times(h_BSTD, c.residual_multiplier)
+
+    def _norm(self, name: str, x_BSTD: Array) -> Array:
+        return rms_norm(x_BSTD, self.vector(name), self.config)
 
     def _mlp(self, h_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
         c = self.config
@@ -321,37 +273,15 @@ class Block(nnx.Module):
         return mixture(weights, h_BSTD)
 
 
-def rms_norm(x_xD: Array, weight_D: nnx.Param, config: ModelConfig) -> Array:
-    """Root-mean-square norm (https://arxiv.org/abs/1910.07467), computed in float32."""
-    x = x_xD.astype(jnp.float32)
-    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.norm_eps)
-    scale_D = weight_D[...].astype(jnp.float32) + (1 if config.norm_weight_offset else 0)
-    return (x * scale_D).astype(x_xD.dtype)
-
-
-def _by_kind(config: ModelConfig, positions_BST: Array) -> tuple[PyTree, np.ndarray]:
-    """Windows (None where no layer has one) and rotations, stacked over the kinds of layers, and
-    the index of each layer's kind."""
-    kinds, kind_L = layer_kinds(config)
-    rotations = [
-        rotary(positions_BST, kind.rope_theta, config.head_dim, kind.rope_scaling) for kind in kinds
-    ]
-    windows = jnp.array([kind.window for kind in kinds]) if config.sliding_window else None
-    return (windows, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations)), kind_L
-
-
-def _keys_of_prefix(
-    prefix: Prefix | None,
-    prefix_kv: PyTree,
-    window: Array | None,
+def _rows(
     positions_BST: Array,
-    dtype: jnp.dtype,
-) -> Keys | None:
-    """The prompts' keys and values of one layer, as far as its window reaches."""
-    if prefix is None:
-        return None
-    mask = _within(window, prefix.mask_BXYP, _distance(positions_BST, prefix.position_P))
-    return Keys(*_dequantize(prefix_kv, dtype), mask)
+    segments_BST: Array,
+    prefix: Prefix | None,
+    x_BSTD: Array,
+    row_sharding: NamedSharding | None,
+) -> Rows:
+    whole = row_sharding is None or _divides(row_sharding, x_BSTD)
+    return Rows(positions_BST, segments_BST, prefix, x_BSTD.dtype, row_sharding, whole)
 
 
 def _divides(row_sharding: NamedSharding | None, x_BSTD: Array) -> bool:
@@ -364,29 +294,22 @@ def _constrain_rows(x_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
     return constrain(x_BSTD, row_sharding) if _divides(row_sharding, x_BSTD) else x_BSTD
 
 
-def _dequantize(kv: tuple[Array | Int8, Array | Int8], dtype: jnp.dtype) -> tuple[Array, Array]:
-    return dequantize(kv[0], dtype), dequantize(kv[1], dtype)
+def _times(x: Array, factor: float) -> Array:
+    """Nothing is computed for a factor of 1."""
+    return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
 
 
-def _causal(positions_BST: Array, segments_BST: Array) -> Array:
-    """visible_BSTU: token t sees u of its own segment, at its own or an earlier position."""
-    same = segments_BST[..., :, None] == segments_BST[..., None, :]
-    return same & (positions_BST[..., None, :] <= positions_BST[..., :, None])
-
-
-def _distance(at_xT: Array, place_xU: Array) -> Array:
-    """By how many positions key u lies before token t, [..., T, U]."""
-    return at_xT[..., :, None] - place_xU[..., None, :]
-
-
-def _within(window: Array | None, mask_xTU: Array, distance_xTU: Array) -> Array:
-    """The mask without the keys that lie a window or more before the query."""
-    return mask_xTU if window is None else mask_xTU & (distance_xTU < window)
-
-
-def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], std: float) -> nnx.Param:
-    value = std * jax.random.truncated_normal(rngs.params(), -3, 3, shape) if std else None
-    return nnx.Param(jnp.zeros(shape) if value is None else value, axes=axes)
+def _weight(
+    rngs: nnx.Rngs,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+    std: float,
+    mean: float = 0.0,
+) -> nnx.Param:
+    value = jnp.full(shape, mean)
+    if std:
+        value = std * jax.random.truncated_normal(rngs.params(), -3, 3, shape)
+    return nnx.Param(value, axes=axes)
 
 
 def _norm_weight(config: ModelConfig, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:

@@ -39,33 +39,41 @@ def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:
     Args:
         base: The weights, or their shapes.
     """
-    adapters = {}
+    adapters: Tree = {}
     keys = jax.random.split(key, len(lora.targets))
     for target, target_key in zip(lora.targets, keys, strict=True):
         name = TARGETS[target]
         inputs = len(INPUTS[name])
-        layers, *axes = base["layers"][name].shape
-        bound = np.prod(axes[:inputs]) ** -0.5
-        shape_a = layers, *axes[:inputs], lora.rank
-        adapters[name] = {
-            "a": jax.random.uniform(target_key, shape_a, minval=-bound, maxval=bound),
-            "b": jnp.zeros((layers, lora.rank, *axes[inputs:])),
-        }
-    return {"layers": adapters}
+        for number, stack in enumerate(_stacks_with(base, name)):
+            layers, *axes = base[stack][name].shape
+            bound = np.prod(axes[:inputs]) ** -0.5
+            shape_a = layers, *axes[:inputs], lora.rank
+            stack_key = jax.random.fold_in(target_key, number) if number else target_key
+            adapters.setdefault(stack, {})[name] = {
+                "a": jax.random.uniform(stack_key, shape_a, minval=-bound, maxval=bound),
+                "b": jnp.zeros((layers, lora.rank, *axes[inputs:])),
+            }
+    return adapters
 
 
 def adapter_axes(base: Tree, lora: LoraConfig) -> Tree:
     """The adapters' logical axis names, from those of the weights."""
-    adapters = {}
+    adapters: Tree = {}
     for target in lora.targets:
         name = TARGETS[target]
         inputs = len(INPUTS[name])
-        layers, *axes = base["layers"][name]
-        adapters[name] = {
-            "a": (layers, *axes[:inputs], "rank"),
-            "b": (layers, "rank", *axes[inputs:]),
-        }
-    return {"layers": adapters}
+        for stack in _stacks_with(base, name):
+            layers, *axes = base[stack][name]
+            adapters.setdefault(stack, {})[name] = {
+                "a": (layers, *axes[:inputs], "rank"),
+                "b": (layers, "rank", *axes[inputs:]),
+            }
+    return adapters
+
+
+def _stacks_with(base: Tree, name: str) -> list[str]:
+    """The stacks of layers that have a weight."""
+    return [stack for stack, tree in base.items() if isinstance(tree, dict) and name in tree]
 
 
 def adapt(trainable: Tree, frozen: Tree, lora: LoraConfig | None) -> Tree:
@@ -74,20 +82,31 @@ def adapt(trainable: Tree, frozen: Tree, lora: LoraConfig | None) -> Tree:
         return trainable
     scale = lora.alpha / lora.rank
     changed = {
-        name: Adapted(frozen["layers"][name], factors["a"], factors["b"], scale)
-        for name, factors in trainable["layers"].items()
+        stack: {
+            **frozen[stack],
+            **{
+                name: Adapted(frozen[stack][name], factors["a"], factors["b"], scale)
+                for name, factors in adapters.items()
+            },
+        }
+        for stack, adapters in trainable.items()
     }
-    return {**frozen, "layers": {**frozen["layers"], **changed}}
+    return {**frozen, **changed}
 
 
 def split(params: Tree) -> tuple[Tree, Tree]:
     """The trainable and the frozen partition, the latter empty without adapters."""
     adapters = {
-        name: {"a": weight.a, "b": weight.b}
-        for name, weight in params.get("layers", {}).items()
-        if isinstance(weight, Adapted)
+        stack: {
+            name: {"a": weight.a, "b": weight.b}
+            for name, weight in tree.items()
+            if isinstance(weight, Adapted)
+        }
+        for stack, tree in params.items()
+        if isinstance(tree, dict)
     }
-    return ({"layers": adapters}, base(params)) if adapters else (params, {})
+    adapters = {stack: adapted for stack, adapted in adapters.items() if adapted}
+    return (adapters, base(params)) if adapters else (params, {})
 
 
 def base(params: Tree) -> Tree:

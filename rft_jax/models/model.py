@@ -16,8 +16,9 @@ from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import lora
-from rft_jax.models.cache import Cache, Prefix, init_cache, unstack
+from rft_jax.models.cache import Cache, Prefix, unstack
 from rft_jax.models.decoder import Decoder
+from rft_jax.models.layer_kinds import stacks
 from rft_jax.parallel import ROLLOUT_RULES, constrain, shardings
 from rft_jax.utils.types import Device, PyTree
 
@@ -82,7 +83,7 @@ class Model:
         """
         mask_BP = jnp.arange(tokens_BP.shape[1]) < length_B[:, None]
         positions_BP = jnp.broadcast_to(jnp.arange(tokens_BP.shape[1]), tokens_BP.shape)
-        hidden_BSPD, (k, v) = nnx.merge(self.graph, params)(
+        hidden_BSPD, kept = nnx.merge(self.graph, params)(
             tokens_BP[:, None],
             positions_BP[:, None],
             mask_BP.astype(jnp.int32)[:, None],
@@ -91,7 +92,23 @@ class Model:
         )
         last_B11 = (length_B - 1)[:, None, None]
         last_BD = jnp.take_along_axis(hidden_BSPD[:, 0], last_B11, axis=1)[:, 0]
-        return last_BD, Prefix(k[:, :, 0], v[:, :, 0], mask_BP[:, None, None], positions_BP[0])
+        states = {
+            name: stack.kind.of_prompts(kept[name]) for name, stack in stacks(self.config).items()
+        }
+        own_B111 = jnp.ones((len(length_B), 1, 1, 1), bool)
+        return last_BD, Prefix(states, mask_BP[:, None, None], positions_BP[0], own_B111)
+
+    def empty_prefix(self, prompts: int, tokens: int) -> Prefix:
+        """What `prefill` gives of so many prompts of so many tokens, as zeros."""
+        return Prefix(
+            {
+                name: stack.kind.empty(prompts, tokens, self.dtype)
+                for name, stack in stacks(self.config).items()
+            },
+            jnp.zeros((prompts, 1, 1, tokens), bool),
+            jnp.arange(tokens),
+            jnp.zeros((prompts, 1, 1, 1), bool),
+        )
 
     def hidden(
         self, params: Params, tokens_BT: Array, positions_BT: Array, segments_BT: Array
@@ -126,23 +143,50 @@ class Model:
 
     def prepare_decoding(
         self, params: Params, prefix: Prefix
-    ) -> tuple[tuple[Params, ...] | None, Prefix]:
+    ) -> tuple[dict[str, tuple[Params, ...]] | None, Prefix]:
         """What `decode` takes besides `params`, to be made once before the loop over tokens."""
         if self.config.decode_layers != "unrolled":
             return None, prefix
-        return unstack(params["layers"]), prefix.unrolled()
+        return self.unstack(params), prefix.unrolled()
+
+    def unstack(self, params: Params) -> dict[str, tuple[Params, ...]]:
+        """By stack, the weights of each layer by itself."""
+        return {name: unstack(params[name]) for name in stacks(self.config)}
 
     def init_cache(
-        self, prefix: Prefix, group: int, tokens: int, capacity: int | None = None
+        self,
+        prefix: Prefix,
+        group: int,
+        tokens: int,
+        capacity: int | None = None,
+        *,
+        by_window: bool = True,
     ) -> Cache:
-        """An empty cache for `decode`, as its attention wants it; see `cache.init_cache`."""
-        transposed = self.config.decode_attention == "xla"
-        return init_cache(prefix, group, tokens, capacity, transposed=transposed)
+        """An empty cache for `decode`: `group` completions of each of the prefix's rows.
+
+        It is stacked or unrolled as the prefix is.
+
+        Args:
+            prefix: The rows' prompts.
+            group: Completions of each row.
+            tokens: Of the longest completion.
+            capacity: For the first tokens, later `with_capacity`; None: for all.
+            by_window: Unrolled, sliding layers have no more room than their window.
+        """
+        own_BGZ = prefix.own_BXYZ[:, :, 0]
+        layers = {
+            name: stack.kind.init_cache(
+                prefix.states[name], own_BGZ, group, tokens, capacity or tokens, by_window
+            )
+            for name, stack in stacks(self.config).items()
+        }
+        rows = len(prefix.own_BXYZ)
+        return Cache(layers, jnp.zeros((), jnp.int32), jnp.zeros((rows, group), jnp.int32))
 
     def decode(
         self,
         params: Params,
-        layers: tuple[Params, ...] | None,
+        layers: dict[str, tuple[Params, ...]] | None,
         tokens_BG: Array,
         positions_BG: Array,
         prefix: Prefix,

@@ -18,23 +18,32 @@ class Rotation(NamedTuple):
 
 
 def rotary(
-    positions_BST: Array, theta: float, head_dim: int, scaling: RopeScaling | None
+    positions_BST: Array, theta: float | None, head_dim: int, scaling: RopeScaling | None
 ) -> Rotation:
     """The rotation of each position.
 
     Args:
         positions_BST: int32, counted from the prompt's first token.
-        theta: Base of the wavelengths.
-        head_dim: Q.
+        theta: Base of the wavelengths; None: nothing turns.
+        head_dim: Q, as far as it turns.
         scaling: How wavelengths are stretched beyond those of pre-training.
     """
+    if theta is None:
+        still = jnp.zeros((*positions_BST.shape, head_dim // 2))
+        return Rotation(still + 1, still)
     angle = positions_BST[..., None] * frequencies(theta, head_dim, scaling)
     factor = scaling.attention_factor if isinstance(scaling, YarnRope) else 1.0
     return Rotation(jnp.cos(angle) * factor, jnp.sin(angle) * factor)
 
 
 def rotate(x_xQ: Array, cos: Array, sin: Array) -> Array:
-    """Rotates the two halves of the last axis against each other, in float32."""
+    """Rotates the two halves of the last axis against each other, in float32.
+
+    What lies beyond twice the number of cosines stays.
+    """
+    if (turned := 2 * cos.shape[-1]) < x_xQ.shape[-1]:
+        rest = x_xQ[..., turned:]
+        return jnp.concatenate([rotate(x_xQ[..., :turned], cos, sin), rest], axis=-1)
     a, b = jnp.split(x_xQ.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_xQ.dtype)
 

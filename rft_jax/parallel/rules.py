@@ -28,6 +28,9 @@ LEARNER_RULES: Rules = {
     "mlp": "tensor",
     "experts": None,
     "rank": None,  # of an adapter
+    "delta_heads": "tensor",
+    "channels": None,  # of a convolution over time
+    "taps": None,
 }
 
 ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None}

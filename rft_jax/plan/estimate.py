@@ -16,6 +16,7 @@ import jax
 from rft_jax.config import RolloutConfig
 from rft_jax.models import Model, base
 from rft_jax.models.attention_kernel import takes
+from rft_jax.models.layer_kinds import stacks
 from rft_jax.models.row_attention import cudnn_takes
 from rft_jax.parallel import batch_parts
 from rft_jax.plan.aot import PlannedStep
@@ -60,7 +61,8 @@ class Sizes(NamedTuple):
     """Counts on one device, from the program and the mesh.
 
     Attributes:
-        matrix: Weights of a layer's products, those of one expert's share of tokens.
+        matrix: Weights of a layer's products, those of one expert's share of tokens; of layers of
+            several kinds, the mean.
         layer: All weights of a layer.
         experts: Those of its experts; 0 without.
         head: Weights of the vocabulary's projection.
@@ -102,9 +104,10 @@ def count(program: PlannedStep) -> Sizes:
     """Counts what a device has to do."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, parts = mesh.shape["tensor"], batch_parts(mesh)
-    attention = c.hidden_size * c.head_dim * 2 * (c.num_heads + c.num_kv_heads)
+    kinds = stacks(c).values()
+    mixing = sum(len(stack.layers) * stack.kind.products for stack in kinds) / c.num_layers
     mlp = 3 * c.hidden_size * c.intermediate_size
-    matrix = attention + mlp * max(1, c.experts_per_token) + c.hidden_size * c.experts
+    matrix = mixing + mlp * max(1, c.experts_per_token) + c.hidden_size * c.experts
     per_device = stage.batch_size / parts
     return Sizes(
         matrix=matrix / tensor,
@@ -120,8 +123,21 @@ def count(program: PlannedStep) -> Sizes:
 @functools.cache
 def _layer_weights(model: Model) -> float:
     shapes = jax.eval_shape(lambda: base(model.init(jax.random.key(0))))
-    sizes = (math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["layers"]))
+    layers = [shapes[name] for name in stacks(model.config)]
+    sizes = (math.prod(leaf.shape) for leaf in jax.tree.leaves(layers))
     return sum(sizes) / model.config.num_layers
+
+
+def _keys(program: PlannedStep) -> float:
+    """Keys and values of a token in all layers, in numbers."""
+    kinds = stacks(program.model.config).values()
+    return sum(len(stack.layers) * stack.kind.keys for stack in kinds)
+
+
+def _attention_layers(program: PlannedStep) -> int:
+    """Layers with keys, whose scores are counted."""
+    kinds = stacks(program.model.config).values()
+    return sum(len(stack.layers) for stack in kinds if stack.kind.keys)
 
 
 def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
@@ -136,11 +152,11 @@ def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
         heads = c.head_dim * (c.num_heads + 2 * c.num_kv_heads)
         hidden = 2 * c.intermediate_size * max(1, c.experts_per_token)
         kept += (heads + hidden) / tensor + (1 + c.experts_per_token) * c.hidden_size
-    prompt_kv = 2 * 2 * sizes.rows * P * c.num_kv_heads * c.head_dim / tensor  # and its gradient
+    prompt_kv = 2 * sizes.rows * P * _keys(program) / tensor  # and its gradient
     scores = 0.0
     if c.remat == "none":
-        scores = 4 * _score_elements(program, sizes)
-    return c.num_layers * (item * (tokens * kept + prompt_kv) + scores)
+        scores = 4 * _attention_layers(program) * _score_elements(program, sizes)
+    return item * (c.num_layers * tokens * kept + prompt_kv) + scores
 
 
 def update_bytes(program: PlannedStep, sizes: Sizes, kept: Kept, activations: float) -> float:
@@ -187,7 +203,7 @@ def rollout_bytes(program: PlannedStep, sizes: Sizes, kept: Kept) -> float:
     c, tensor = program.model.config, program.mesh.shape["tensor"]
     rows = stage.batch_size / batch_parts(program.mesh)
     P = stage.rollout.max_prompt_tokens
-    prefix = 2 * item * c.num_layers * rows * c.num_kv_heads / tensor * P * c.head_dim
+    prefix = item * rows * _keys(program) / tensor * P
     scores = 0.0 if _in_kernel(program, P, P) else 4 * rows * c.num_heads / tensor * P * P
     hidden = 2 * max(1, c.experts_per_token) * c.intermediate_size / tensor
     hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.hidden_size)
@@ -259,7 +275,8 @@ def update_cost(program: PlannedStep, sizes: Sizes) -> Cost:
     parts = loss.gradient_accumulation
     passes = 4 if c.remat == "full" else 3
     tokens = sizes.prompts + sizes.completions
-    attention = 2 * 2 * c.num_layers * c.num_heads * c.head_dim / tensor * _seen(program, sizes)
+    layers = _attention_layers(program)
+    attention = 2 * 2 * layers * c.num_heads * c.head_dim / tensor * _seen(program, sizes)
     products = 2 * (c.num_layers * sizes.matrix * tokens + sizes.head * sizes.completions)
     weights = c.num_layers * sizes.layer + sizes.head
     trained = weights if c.lora is None else 0.0
@@ -272,7 +289,8 @@ def update_cost(program: PlannedStep, sizes: Sizes) -> Cost:
         flops=passes * (products + attention),
         hbm_bytes=parts * item * weights * passes
         + 10 * 4 * trained / fsdp
-        + c.num_layers * (scores + stream),
+        + layers * scores
+        + c.num_layers * stream,
         sent_bytes=_sent(
             {
                 "all-gather": parts * (passes - 1) * item * weights * (fsdp - 1) / fsdp,

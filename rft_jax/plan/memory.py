@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rft_jax.config import RolloutConfig
 from rft_jax.grammars import read_response_format, table_bytes
 from rft_jax.learn.optimizer import TrainState
-from rft_jax.models import Prefix, base, merge, quantize_weights, quantized_axes
+from rft_jax.models import base, merge, quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.aot import PlannedStep, abstract_state
 from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
@@ -31,7 +31,7 @@ class Kept(NamedTuple):
         optimizer: The optimizer's moments.
         gradient: The trainable weights', while there is an update.
         rollout_weights: The rollout's copy.
-        cache: Keys and values of prompts and completions.
+        cache: What layers keep of prompts and completions: keys and values, states.
         grammar: Tables of the response format; about, as they depend on the tokenizer.
     """
 
@@ -108,26 +108,21 @@ def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
 
 
 def _cache(program: PlannedStep) -> float:
-    """Keys and values of prompts, lanes and slots: the batch over data and fsdp, heads as those of
+    """What layers keep of prompts, lanes and slots: the batch over data and fsdp, heads as those of
     the weights."""
     model, stage = program.model, program.stage
-    c, rollout = model.config, stage.rollout
-    parts = batch_parts(program.mesh)
+    rollout, parts = stage.rollout, batch_parts(program.mesh)
     B, G, P = stage.batch_size, rollout.group_size, rollout.max_prompt_tokens
 
-    def prefix_of(rows: int, tokens: int) -> Prefix:
-        kv = jnp.zeros((c.num_layers, rows, c.num_kv_heads, tokens, c.head_dim), model.dtype)
-        prefix = Prefix(kv, kv, jnp.ones((rows, 1, 1, tokens), bool), jnp.arange(tokens))
-        return prefix.in_int8() if rollout.int8_cache else prefix
-
     def arrays() -> PyTree:
-        prefixes, samples = [prefix_of(B, P)], G
+        prefix, samples = model.empty_prefix(B, P), G
+        prefix = prefix.in_int8() if rollout.int8_cache else prefix
+        kept = [prefix.states]
         if rollout.slots:
             C, samples = count_lanes(rollout.slots // parts, B // parts, G)
-            prefixes.append(prefix_of(C * parts, PROMPTS_PER_LANE * P))
-        T = rollout.max_completion_tokens
-        cache = model.init_cache(prefixes[-1], samples, T)
-        return [prefix[:2] for prefix in prefixes], cache.kv
+            prefix = prefix.room(C * parts, PROMPTS_PER_LANE)
+            kept.append(prefix.states)
+        return kept, model.init_cache(prefix, samples, rollout.max_completion_tokens).stacks
 
     leaves = jax.tree.leaves(jax.eval_shape(arrays))
     return sum(leaf.dtype.itemsize * leaf.size for leaf in leaves) / program.mesh.size

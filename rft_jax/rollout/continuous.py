@@ -7,15 +7,15 @@ prompts for each lane, where with slots on their own it would read one for each 
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.models import Prefix
-from rft_jax.models.cache import Stack
+from rft_jax.models.cache import PromptState, for_each
 from rft_jax.rollout.decode import (
     DecodeContext,
     DecodeSlots,
@@ -30,17 +30,14 @@ from rft_jax.rollout.decode import (
 PROMPTS_PER_LANE = 2  # Z: the one whose last samples are decoded, and the next
 NONE = -1
 
-Tree = TypeVar("Tree")
-
 
 class _Lanes(NamedTuple):
     """What is in C lanes of M slots, of a queue of B prompts with G samples each."""
 
     prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
-    prompt_CZ: Array  # int32, prompts whose keys and values the lane has; NONE before the first
-    # Those, side by side: X = Z x P; unrolled as the queue's prefix is.
-    kv_LCKXQ: tuple[Stack, Stack]
+    prompt_CZ: Array  # int32, prompts that the lane has; NONE before the first
+    states: Mapping[str, PromptState]  # what layers keep of those; unrolled as the queue's are
     newest_C: Array  # int32, which of the Z prompts came last
     begun_C: Array  # int32, how many of its samples slots have taken
     taken: Array  # int32, prompts that lanes have taken
@@ -106,17 +103,12 @@ def decode_queue(
 def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loop:
     """Nothing in the slots, all in the queue."""
     _, G = queue.keys_CM.shape
-    axis = queue.prefix.batch_axis
-
-    def room(x_LBKPx: Array) -> Array:
-        _, K, P, *rest = x_LBKPx.shape[axis:]
-        return jnp.zeros((*x_LBKPx.shape[:axis], C, K, PROMPTS_PER_LANE * P, *rest), x_LBKPx.dtype)
-
+    states = queue.prefix.states
     lanes = _Lanes(
         prompt_CM=jnp.full((C, M), NONE),
         sample_CM=jnp.zeros((C, M), jnp.int32),
         prompt_CZ=jnp.full((C, PROMPTS_PER_LANE), NONE),
-        kv_LCKXQ=jax.tree.map(room, _keys_and_values(queue)),
+        states={name: kept.room(C, PROMPTS_PER_LANE) for name, kept in states.items()},
         newest_C=jnp.zeros(C, jnp.int32),
         # As if all samples of a prompt had begun, so that each lane first takes one.
         begun_C=jnp.full(C, G),
@@ -130,8 +122,7 @@ def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loo
 def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     """Lanes whose newest prompt has no samples left take another in the place of the one before, if
     all completions of that have ended."""
-    (B, G), P = queue.keys_CM.shape, queue.prefix.position_P.size
-    lanes = loop.lanes
+    (B, G), lanes = queue.keys_CM.shape, loop.lanes
     # A slot attends to its prompt's keys until it has ended, so that they may not be overwritten.
     older_CM = loop.slots.running_CM & (lanes.prompt_CM != _newest_prompt(lanes))
     takes_C = (lanes.begun_C == G) & ~older_CM.any(axis=1)
@@ -139,21 +130,18 @@ def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     takes_C &= prompt_C < B
     newest_C = jnp.where(takes_C, 1 - lanes.newest_C, lanes.newest_C)
 
-    def move(lane: Array, kv_LCKXQ: tuple[Stack, Stack]) -> tuple[Stack, Stack]:
-        def copy(x_LBKPx: Array, x_LCKXx: Array) -> Array:
-            axis = queue.prefix.batch_axis
-            one = jax.lax.dynamic_index_in_dim(x_LBKPx, prompt_C[lane], axis)
-            at = (*(0,) * axis, lane, 0, newest_C[lane] * P, 0)
-            return jax.lax.dynamic_update_slice(x_LCKXx, one, at[: one.ndim])
-
-        return jax.tree.map(copy, _keys_and_values(queue), kv_LCKXQ)
+    def move(lane: Array, states: Mapping[str, PromptState]) -> Mapping[str, PromptState]:
+        return {
+            name: kept.place(lane, newest_C[lane], queue.prefix.states[name], prompt_C[lane])
+            for name, kept in states.items()
+        }
 
     placed_CZ = takes_C[:, None] & (jnp.arange(PROMPTS_PER_LANE) == newest_C[:, None])
     lanes = lanes._replace(
         prompt_CZ=jnp.where(placed_CZ, prompt_C[:, None], lanes.prompt_CZ),
         # In a loop over the lanes that take one, as seldom any does: a gather for all of them would
         # copy every lane's keys for every token.
-        kv_LCKXQ=_for_each(takes_C, move, lanes.kv_LCKXQ),
+        states=for_each(takes_C, move, lanes.states),
         newest_C=newest_C,
         begun_C=jnp.where(takes_C, 0, lanes.begun_C),
         taken=lanes.taken + takes_C.sum(dtype=jnp.int32),
@@ -172,16 +160,15 @@ def _begin_samples(decoder: DecodeContext, queue: PromptSamples, loop: _Loop) ->
         sample_CM=jnp.where(begins_CM, sample_CM, lanes.sample_CM),
         begun_C=lanes.begun_C + begins_CM.sum(axis=1, dtype=jnp.int32),
     )
-    fresh = init_slots(decoder, _in_slots(queue, lanes))
+    pairs = _in_slots(queue, lanes)
+    fresh = init_slots(decoder, pairs)
 
     def begin(new: Array, old: Array) -> Array:
         return jnp.where(begins_CM.reshape(begins_CM.shape + (1,) * (old.ndim - 2)), new, old)
 
-    # The keys of the completion before stay in the cache; a length of 0 hides them.
-    length_BG = begin(fresh.cache.length_BG, slots.cache.length_BG)
     slots = slots._replace(
         hidden_CMD=begin(fresh.hidden_CMD, slots.hidden_CMD),
-        cache=slots.cache._replace(length_BG=length_BG),
+        cache=slots.cache.begin(begins_CM, pairs.prefix),
         state=jax.tree.map(begin, fresh.state, slots.state),
         running_CM=slots.running_CM | begins_CM,
     )
@@ -204,28 +191,13 @@ def _write(loop: _Loop, new_CM: SampledTokens) -> SampledTokens:
 
 def _in_slots(queue: PromptSamples, lanes: _Lanes) -> PromptSamples:
     """The pairs that are in the slots."""
-    mask_CMX = queue.prefix.seen(lanes.prompt_CZ, lanes.prompt_CM)
+    own_CMZ = queue.prefix.own(lanes.prompt_CZ, lanes.prompt_CM)
+    mask_CMX = queue.prefix.seen(lanes.prompt_CZ, own_CMZ)
     position_X = jnp.tile(queue.prefix.position_P, PROMPTS_PER_LANE)
     prompt_CM = jnp.maximum(lanes.prompt_CM, 0)
-    k_LCKXQ, v_LCKXQ = lanes.kv_LCKXQ
     return PromptSamples(
-        prefix=Prefix(k_LCKXQ, v_LCKXQ, mask_CMX[:, :, None], position_X),
+        prefix=Prefix(lanes.states, mask_CMX[:, :, None], position_X, own_CMZ[:, :, None]),
         prompt_length_CX=queue.prompt_length_CX[prompt_CM, 0],
         last_CXD=queue.last_CXD[prompt_CM, 0],
         keys_CM=queue.keys_CM[prompt_CM, lanes.sample_CM],
     )
-
-
-def _keys_and_values(queue: PromptSamples) -> tuple[Stack, Stack]:
-    return queue.prefix.k_LBKPQ, queue.prefix.v_LBKPQ
-
-
-def _for_each(chosen_X: Array, move: Callable[[Array, Tree], Tree], target: Tree) -> Tree:
-    """The target after `move(index, target)` for every chosen index, in place."""
-
-    def one(carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
-        left_X, target = carry
-        index = jnp.argmax(left_X)
-        return left_X.at[index].set(False), move(index, target)
-
-    return jax.lax.while_loop(lambda carry: carry[0].any(), one, (chosen_X, target))[1]

@@ -23,7 +23,7 @@ class DecodeContext:
 
     model: Model
     params: Params
-    layers: tuple[Params, ...] | None  # from `Model.prepare_decoding`
+    layers: dict[str, tuple[Params, ...]] | None  # from `Model.prepare_decoding`
     mask: LogitMask
     sampling: Sampling
     tokens: int  # T: the longest completion

@@ -27,10 +27,12 @@ from rft_jax.models.hugging_face import (
     open_checkpoint,
     read_config,
 )
-from rft_jax.parallel import Shardings, raise_on_all_hosts
+from rft_jax.parallel import Shardings, is_first, raise_on_all_hosts
 from rft_jax.runs.export_record import ExportRecord, read_record
 from rft_jax.tokenizers import HuggingFaceTokenizer
-from rft_jax.tokenizers.hugging_face import TOKENIZER_FILE
+from rft_jax.tokenizers.chat import PLAIN
+from rft_jax.tokenizers.hugging_face import TEMPLATE_FILE, TOKENIZER_FILE
+from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
 
@@ -67,6 +69,7 @@ class Source:
         config: The architecture as the source has it, the rest as the run has it.
         vocab_size: Rows of the embedding.
         record: What it says of how it was sampled, if it is an export.
+        plain: Whether the plain chat template takes the place of its own.
     """
 
     directory: Path
@@ -75,6 +78,7 @@ class Source:
     config: ModelConfig
     vocab_size: int
     record: ExportRecord = ExportRecord()
+    plain: bool = False
 
     def tokenizer(self, thinking: bool | None) -> HuggingFaceTokenizer:
         """The source's tokenizer.
@@ -83,7 +87,11 @@ class Source:
             InputError: It cannot be read or does not fit the model.
         """
         return HuggingFaceTokenizer(
-            self.directory, self.vocab_size, thinking=thinking, now=lambda: self.date
+            self.directory,
+            self.vocab_size,
+            thinking=thinking,
+            plain=self.plain,
+            now=lambda: self.date,
         )
 
 
@@ -104,6 +112,8 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
             found[model.name] = _kept(kept, model)
         else:
             opened = open_checkpoint(locate(model.source), model.name)
+            if opened.skipped and is_first():
+                log(f"{model.source}: {opened.left_out}")
             record = read_record(opened.adapter or opened.directory)
             found[model.name] = Source(
                 opened.directory,
@@ -112,6 +122,7 @@ def find_sources(config: Config, workdir: Path | None) -> dict[str, Source]:
                 _resolve(model, opened.config),
                 opened.vocab_size,
                 record,
+                config.tokenizer.chat_template == "plain",
             )
     _check_tokenizers(found, config.tokenizer.thinking)
     return found
@@ -124,6 +135,8 @@ def snapshot(source: Source, workdir: Path) -> Source:
         copy_description(source.directory, kept)
         if source.adapter:
             shutil.copyfile(source.adapter / ADAPTER_CONFIG, kept / ADAPTER_CONFIG)
+        if source.plain:  # so that an export has it as well
+            write_atomically(kept / TEMPLATE_FILE, PLAIN)
         write_atomically(kept / DATE_FILE, source.date.isoformat())
     return dataclasses.replace(source, directory=kept)
 

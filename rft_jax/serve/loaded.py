@@ -124,23 +124,27 @@ def _load_weights(opened: OpenModel, base: str, bases: dict[str, Weights]) -> tu
     if model.config.lora is None:
         merged = jax.jit(lambda params: merge(params, model.dtype))
         params = _on_device(merged(run.load_params(stage, step)))
-        return Weights(params, unstack(params["layers"])), 2 * _bytes(params)
+        return Weights(params, model.unstack(params)), 2 * _bytes(params)
     kept = bases.get(base)
     params = run.load_params(stage, step, base=kept.params if kept else None)
     adapters, frozen = split(params)
     adapters = _on_device(adapters)
     if kept is None:
         frozen = _on_device(jax.tree.map(lambda weight: weight.astype(model.dtype), frozen))
-        kept = bases[base] = Weights(frozen, unstack(frozen["layers"]))
+        kept = bases[base] = Weights(frozen, model.unstack(frozen))
     scale = model.config.lora.alpha / model.config.lora.rank
-    layers = []
-    for layer, change in zip(kept.layers, unstack(adapters["layers"]), strict=True):
-        adapted = {
+
+    def adapted(layer: Params, change: Params) -> Params:
+        return layer | {
             name: Adapted(layer[name], factors["a"], factors["b"], scale)
             for name, factors in change.items()
         }
-        layers.append({**layer, **adapted})
-    return Weights(model.adapt(adapters, kept.params), tuple(layers)), _bytes(adapters)
+
+    layers = kept.layers | {
+        stack: tuple(map(adapted, kept.layers[stack], unstack(changes)))
+        for stack, changes in adapters.items()
+    }
+    return Weights(model.adapt(adapters, kept.params), layers), _bytes(adapters)
 
 
 def _on_device(params: Params) -> Params:

@@ -1,6 +1,6 @@
 """Continuous batching for requests that come one by one: slots, and programs over all of them.
 
-A slot has a prompt's keys and values of its own, the completion that grows behind it, and how that
+A slot has what layers keep of a prompt of its own, the completion that grows behind it, and how it
 is sampled. Three programs change the slots, which are donated: `begin` runs a prompt and puts it
 into a slot, `repeat` begins in one slot with the prompt that is in another, `decode_tokens` decodes
 up to k tokens in all slots. Between them the host takes tokens and frees slots (`batcher`).
@@ -10,6 +10,7 @@ Letters as in docs/architecture.md; S is the slots, each a row by itself (C = S,
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ from jax import Array
 
 from rft_jax.grammars import FREE, GrammarTables
 from rft_jax.models import Cache, Model, Params, Prefix
-from rft_jax.models.cache import Stack, Unrolled
+from rft_jax.models.cache import LayerCache, PromptState
+from rft_jax.models.layer_kinds.key_values import KeyValues, Unrolled
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.decode import DecodeContext, DecodeSlots, PromptSamples, decode_from
 from rft_jax.rollout.grammar_mask import GrammarState
@@ -45,7 +47,7 @@ class Weights(NamedTuple):
     """A model's weights, as prefill and as decoding take them."""
 
     params: Params
-    layers: tuple[Params, ...]  # the same layers, each by itself
+    layers: dict[str, tuple[Params, ...]]  # the same layers, each by itself
 
 
 class Sample(NamedTuple):
@@ -79,7 +81,7 @@ class Sample(NamedTuple):
 class Slots(NamedTuple):
     """All slots; donated from program to program."""
 
-    kv_SKPQ: tuple[Stack, Stack]  # of the prompts, each layer by itself
+    prompts: Mapping[str, PromptState]  # what layers keep of them, each layer by itself
     prompt_length_S: Array  # int32
     last_SD: Array  # hidden state of the prompt's last token
     keys_S: Array
@@ -116,18 +118,13 @@ def empty_slots(decoding: Decoding, count: int, prompt_room: int, room: int) -> 
         room: T.
     """
     c, dtype = decoding.model.config, decoding.model.dtype
-    shape = (count, c.num_kv_heads, prompt_room, c.head_dim)
-
-    def layers() -> tuple[Array, ...]:
-        return tuple(jnp.zeros(shape, dtype) for _ in range(c.num_layers))
-
-    kv = layers(), layers()
+    prefix = decoding.model.empty_prefix(count, prompt_room).unrolled()
     zero_S = jnp.zeros(count, jnp.int32)
     number_S = jnp.zeros(count, jnp.float32)
     no_S1 = jnp.zeros((count, 1), bool)
     zero_S1 = zero_S[:, None]
     return Slots(
-        kv_SKPQ=kv,
+        prompts=prefix.states,
         prompt_length_S=zero_S,
         last_SD=jnp.zeros((count, c.hidden_size), dtype),
         keys_S=jax.random.split(jax.random.key(0), count),
@@ -137,7 +134,8 @@ def empty_slots(decoding: Decoding, count: int, prompt_room: int, room: int) -> 
         ),
         decode=DecodeSlots(
             hidden_CMD=jnp.zeros((count, 1, c.hidden_size), dtype),
-            cache=decoding.model.init_cache(_prefix(kv, zero_S), 1, room),
+            # Of the same size in all layers, so that they can be resized together.
+            cache=decoding.model.init_cache(prefix, 1, room, by_window=False),
             state=MaskState(zero_S1, no_S1, GrammarState(zero_S1, zero_S1, zero_S1)),
             running_CM=no_S1,
         ),
@@ -163,12 +161,12 @@ def begin(
     """
     last_1D, prefix = decoding.model.prefill(weights.params, tokens_1P, length[None])
 
-    def put(whole_SKPQ: Array, one_1KPQ: Array) -> Array:
-        return jax.lax.dynamic_update_slice(whole_SKPQ, one_1KPQ, (slot, 0, 0, 0))
-
-    prefix = prefix.unrolled()
+    first, states = jnp.int32(0), prefix.unrolled().states
     slots = slots._replace(
-        kv_SKPQ=jax.tree.map(put, slots.kv_SKPQ, (prefix.k_LBKPQ, prefix.v_LBKPQ)),
+        prompts={
+            name: kept.place(slot, first, states[name], first)
+            for name, kept in slots.prompts.items()
+        },
         prompt_length_S=slots.prompt_length_S.at[slot].set(length),
         last_SD=slots.last_SD.at[slot].set(last_1D[0]),
     )
@@ -182,7 +180,7 @@ def repeat(decoding: Decoding, slots: Slots, source: Array, slot: Array, sample:
         return x_Sx.at[slot].set(x_Sx[source])
 
     slots = slots._replace(
-        kv_SKPQ=jax.tree.map(copy, slots.kv_SKPQ),
+        prompts=jax.tree.map(copy, slots.prompts),
         prompt_length_S=copy(slots.prompt_length_S),
         last_SD=copy(slots.last_SD),
     )
@@ -207,8 +205,8 @@ def _begin_sample(decoding: Decoding, slots: Slots, slot: Array, sample: Sample)
         put(state.answering, answering),
         GrammarState(put(grammar.state, first), put(grammar.count, 0), put(grammar.written, 0)),
     )
-    # The keys of the completion before stay in the cache; a length of 0 hides them.
-    cache = decode.cache._replace(length_BG=put(decode.cache.length_BG, 0))
+    begins_S1 = (jnp.arange(len(slots.last_SD)) == slot)[:, None]
+    cache = decode.cache.begin(begins_S1, _prefix(slots.prompts, slots.prompt_length_S))
     key = completion_key(*map(jnp.asarray, (sample.seed, sample.step, sample.index)))
     return slots._replace(
         keys_S=slots.keys_S.at[slot].set(key),
@@ -259,10 +257,8 @@ def decode_tokens(
     carry = jnp.int32(0), slots.decode, _empty_record(len(cancel_S), most)
     _, decode, record = jax.lax.while_loop(unfinished, step, carry)
     # Modulo its size a ring stays the same, and the count within its type.
-    kv = decode.cache.kv
-    decode = decode._replace(
-        cache=decode.cache._replace(written=decode.cache.written % kv.capacity)
-    )
+    written = decode.cache.written % _capacity(decode.cache)
+    decode = decode._replace(cache=decode.cache._replace(written=written))
     slots = slots._replace(decode=decode)
     if grammar is None:
         slots = _with_grammar_state(slots, before)
@@ -272,29 +268,42 @@ def decode_tokens(
 def resize(slots: Slots, prompt_room: int, room: int) -> Slots:
     """Slots with other room, at least for what is in those that run."""
 
-    def prompts(x_SKPQ: Array) -> Array:
-        return _resized(x_SKPQ, 2, prompt_room)
+    def prompts(kept: PromptState) -> PromptState:
+        if not isinstance(kept, KeyValues):
+            return kept
+        return jax.tree.map(lambda x_SKPQ: _resized(x_SKPQ, 2, prompt_room), kept)
 
     cache = slots.decode.cache
-    kv = cache.kv
-    assert isinstance(kv, Unrolled)
-    turn, key_axis = cache.written % kv.capacity, 3 if kv.transposed else 2
-    size = min(room, kv.capacity)
+    capacity = _capacity(cache)
+    turn, size = cache.written % capacity, min(room, capacity)
 
     def ring(x: Array, axis: int) -> Array:
         # The oldest first, and of these the newest; the next token goes behind them.
         x = jnp.roll(x, -turn, axis)
-        return _resized(jax.lax.slice_in_dim(x, kv.capacity - size, None, axis=axis), axis, room)
+        return _resized(jax.lax.slice_in_dim(x, capacity - size, None, axis=axis), axis, room)
 
-    kv = dataclasses.replace(
-        kv,
-        k_RKxx=jax.tree.map(lambda k: ring(k, key_axis), kv.k_RKxx),
-        v_RKTQ=jax.tree.map(lambda v: ring(v, 2), kv.v_RKTQ),
-    )
-    cache = Cache(kv, jnp.full((), size % room, jnp.int32), cache.length_BG)
+    def completions(kept: LayerCache) -> LayerCache:
+        if not isinstance(kept, Unrolled):
+            return kept
+        key_axis = 3 if kept.transposed else 2
+        return dataclasses.replace(
+            kept,
+            k_RKxx=jax.tree.map(lambda k: ring(k, key_axis), kept.k_RKxx),
+            v_RKTQ=jax.tree.map(lambda v: ring(v, 2), kept.v_RKTQ),
+        )
+
+    stacks = {name: completions(kept) for name, kept in cache.stacks.items()}
+    cache = Cache(stacks, jnp.full((), size % room, jnp.int32), cache.length_BG)
     return slots._replace(
-        kv_SKPQ=jax.tree.map(prompts, slots.kv_SKPQ), decode=slots.decode._replace(cache=cache)
+        prompts={name: prompts(kept) for name, kept in slots.prompts.items()},
+        decode=slots.decode._replace(cache=cache),
     )
+
+
+def _capacity(cache: Cache) -> int:
+    """Tokens of a completion that there is room for."""
+    keys = next(kept for kept in cache.stacks.values() if isinstance(kept, Unrolled))
+    return keys.v_RKTQ[0].shape[2]
 
 
 def _resized(x: Array, axis: int, size: int) -> Array:
@@ -305,10 +314,12 @@ def _resized(x: Array, axis: int, size: int) -> Array:
     return jnp.pad(x, widths)
 
 
-def _prefix(kv_SKPQ: tuple[Stack, Stack], length_S: Array) -> Prefix:
-    prompt_room = jax.tree.leaves(kv_SKPQ)[0].shape[2]
-    position_P = jnp.arange(prompt_room)
-    return Prefix(*kv_SKPQ, (position_P < length_S[:, None])[:, None, None], position_P)
+def _prefix(prompts: Mapping[str, PromptState], length_S: Array) -> Prefix:
+    room = next(kept for kept in prompts.values() if isinstance(kept, KeyValues))
+    position_P = jnp.arange(room.k_LBKPQ[0].shape[2])
+    mask_SP = position_P < length_S[:, None]
+    own_S111 = jnp.ones((len(length_S), 1, 1, 1), bool)
+    return Prefix(prompts, mask_SP[:, None, None], position_P, own_S111)
 
 
 def _context(
@@ -332,12 +343,12 @@ def _context(
         weights.layers,
         mask,
         sampling,
-        slots.decode.cache.kv.capacity,
+        _capacity(slots.decode.cache),
         decoding.stop_ids,
         decoding.pad_id,
     )
     pairs = PromptSamples(
-        _prefix(slots.kv_SKPQ, slots.prompt_length_S),
+        _prefix(slots.prompts, slots.prompt_length_S),
         slots.prompt_length_S[:, None],
         slots.last_SD[:, None],
         slots.keys_S[:, None],

@@ -22,6 +22,15 @@ from rft_jax.utils.types import JsonMapping, JsonObject
 
 Clock = Callable[[], datetime.datetime]
 
+# For models that were trained on no conversations; they end with the token that ends a document.
+PLAIN = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content }}\n\n"
+    "{% elif message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}\n\n"
+    "{% else %}User: {{ message.content }}\n\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
 _PROBE = "a text that no template has"
 
 

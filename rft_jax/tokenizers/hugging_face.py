@@ -15,7 +15,7 @@ from pathlib import Path
 import tokenizers
 
 from rft_jax.tokenizers.base import Message
-from rft_jax.tokenizers.chat import ChatTemplate, Clock
+from rft_jax.tokenizers.chat import PLAIN, ChatTemplate, Clock
 from rft_jax.tokenizers.device_decode import DetokenizeTable, Kind, make_table
 from rft_jax.tokenizers.hugging_face_decoders import decoding
 from rft_jax.tokenizers.thoughts import END_OF_THINK, THINK, check_thoughts, split_thought
@@ -61,6 +61,7 @@ class HuggingFaceTokenizer:
         vocab_size: int | None = None,
         *,
         thinking: bool | None = None,
+        plain: bool = False,
         template_options: Mapping[str, object] | None = None,
         now: Clock = datetime.datetime.now,
     ):
@@ -71,6 +72,7 @@ class HuggingFaceTokenizer:
             vocab_size: V, the model's; by default that of the last token plus 1.
             thinking: Whether to think before the answer, for templates that leave the choice
                 (`enable_thinking`); by default what the template does by itself.
+            plain: Take the plain template instead of the checkpoint's own, if it has any.
             template_options: More variables for the template.
             now: The time for templates that write the date into the prompt (Llama 3).
 
@@ -88,7 +90,10 @@ class HuggingFaceTokenizer:
 
         options = {} if thinking is None else {"enable_thinking": thinking}
         variables = {**names, **(template_options or {}), **options}
-        self._template = _load_template(self._directory, config, variables, now)
+        if plain:
+            self._template = ChatTemplate(PLAIN, "the plain chat template", variables, now)
+        else:
+            self._template = _load_template(self._directory, config, variables, now)
         self._marker = self._find_marker()
         self.end_of_think_id = self._find_end_of_think(thinking)
         thinks = self.end_of_think_id is not None
@@ -252,8 +257,8 @@ class HuggingFaceTokenizer:
     def _chat(self) -> ChatTemplate:
         if self._template is None:
             raise InputError(
-                f"{self._directory}: there is no chat template; use the instruction-tuned model or "
-                f"put its {TEMPLATE_FILE} there"
+                f"{self._directory}: there is no chat template; use the instruction-tuned model, "
+                f"put its {TEMPLATE_FILE} there, or set tokenizer.chat_template to plain"
             )
         return self._template
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rft_jax.config import ModelConfig, PolicyLossSettings, RolloutConfig
+from rft_jax.config import DeltaNetConfig, ModelConfig, PolicyLossSettings, RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
 from rft_jax.learn.losses import PolicyLoss
 from rft_jax.learn.objective import Learner
@@ -263,6 +263,20 @@ def test_packed_rows_change_nothing(model, state, batch, rows, shards):
     for name, value in metrics.items():
         if name != "padding_fraction":
             np.testing.assert_allclose(packed_metrics[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_packed_rows_begin_each_completion_with_its_prompts_state(model, batch):
+    """Of layers that keep a state, in rows of several completions and of two prompts."""
+    sizes = DeltaNetConfig(1, 2, 6, 8, 3)
+    hybrid = dataclasses.replace(
+        model.config, num_layers=2, attention_pattern=("delta_net", "full"), delta_net=sizes
+    )
+    hybrid = build_model(hybrid, V)
+    state = init_state(weights(hybrid, 0), OPTIMIZER, 0)
+    config = PolicyLossSettings(logit_chunk=3)
+    whole, _ = update(hybrid, state, batch, config)
+    packed, _ = update(hybrid, state, batch, dataclasses.replace(config, pack_rows=2))
+    assert distance(whole, packed) <= 1e-5 * distance(state, whole)
 
 
 def test_rows_packed_on_two_devices_are_those_of_one(model, state, batch):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import LinearRope, ModelConfig
+from rft_jax.config import DeltaNetConfig, LinearRope, ModelConfig
 from rft_jax.models import build_model, for_platform
 from rft_jax.models.model import since_ampere
 from rft_jax.parallel import LEARNER_RULES
@@ -57,6 +57,28 @@ VARIANTS = {
         "scale_embeddings": True,
     },
     "experts": {"experts": 4, "experts_per_token": 2},
+    # Two kinds with weights of their own; one of them more often than the other.
+    "hybrid": {
+        "num_layers": 4,
+        "attention_pattern": ("delta_net", "full"),
+        "delta_net": DeltaNetConfig(2, 4, 6, 8, 3),
+        "attention_gate": True,
+        "rotary_dim": 4,
+        "qk_norm": True,
+        "norm_weight_offset": True,
+    },
+    "without positions": {
+        "num_layers": 3,
+        "attention_pattern": ("full", "nope", "sliding"),
+        "sliding_window": 3,
+        "pre_norms": False,
+        "sandwich_norms": True,
+        "qk_norm_all_heads": True,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+        "query_growth": (0.7, 3),
+    },
 }
 
 
@@ -295,7 +317,7 @@ def test_every_weight_has_an_axis_name_for_each_dimension(variant):
     axes, axes_tree = jax.tree.flatten(model.axes, is_leaf=lambda node: isinstance(node, tuple))
     weights, weights_tree = jax.tree.flatten(params)
     assert axes_tree == weights_tree
-    sizes = {"vocab": V, "embed": model.config.hidden_size, "layers": model.config.num_layers}
+    sizes = {"vocab": V, "embed": model.config.hidden_size}
     for names, weight in zip(axes, weights, strict=True):
         assert len(names) == weight.ndim
         assert set(names) <= LEARNER_RULES.keys()

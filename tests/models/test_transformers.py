@@ -107,6 +107,59 @@ FAMILIES = {
         },
     ),
 }
+FAMILIES |= {
+    "smollm3": (
+        "SmolLM3",
+        {"no_rope_layers": [1, 0, 1], "attention_bias": True, "pad_token_id": None},
+    ),
+    "olmo3": (
+        "Olmo3",
+        {
+            "sliding_window": 7,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        },
+    ),
+    # Positions beyond the 16 of pre-training, where queries grow.
+    "ministral3": (
+        "Ministral3",
+        {"rope_parameters": {**YARN, "llama_4_scaling_beta": 0.5}, "sliding_window": 20},
+    ),
+    "granite": (
+        "Granite",
+        {
+            "attention_multiplier": 0.3,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.7,
+            "logits_scaling": 1.5,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            "num_hidden_layers": 5,  # which no shorter pattern repeats
+            "head_dim": 16,
+            "layer_types": [*["linear_attention"] * 3, "full_attention", "linear_attention"],
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 500.0,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [2, 1, 1],
+            },
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 6,
+            "linear_value_head_dim": 10,
+            "linear_conv_kernel_dim": 3,
+        },
+    ),
+}
+CONFIGS = {"Gemma3": "Gemma3Text", "Qwen3_5": "Qwen3_5Text"}  # of the text alone
 
 
 class Pair(NamedTuple):
@@ -128,7 +181,7 @@ def make_pair(case, directory) -> Pair:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     family, settings = FAMILIES[case]
-    config_class = getattr(transformers, f"{family.replace('Gemma3', 'Gemma3Text')}Config")
+    config_class = getattr(transformers, f"{CONFIGS.get(family, family)}Config")
     config = config_class(**SIZES | settings, attn_implementation="eager", eos_token_id=None)
     torch.manual_seed(0)
     peer = getattr(transformers, f"{family}ForCausalLM")(config).eval()
@@ -208,7 +261,7 @@ def test_transformers_loads_an_export_as_the_same_model(pair, tmp_path):
         np.testing.assert_array_equal(weights[name], weight)
 
 
-@pytest.mark.parametrize("case", ["llama", "qwen2", "gemma2", "gemma3"])
+@pytest.mark.parametrize("case", ["llama", "qwen2", "gemma2", "gemma3", "olmo3", "qwen3_5"])
 def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
     pair = make_pair(case, tmp_path)
     import torch

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_jax.config import MeshConfig, ModelConfig, RolloutConfig
+from rft_jax.config import DeltaNetConfig, MeshConfig, ModelConfig, RolloutConfig
 from rft_jax.models import Model, build_model
 from rft_jax.parallel import ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
@@ -38,6 +38,10 @@ PLAIN = ModelConfig(
 # A window shorter than a completion, so that the ring of the cache turns within it.
 WINDOW = dataclasses.replace(
     PLAIN, attention_pattern=("sliding", "full"), sliding_window=4, attention_softcap=20.0
+)
+# A state, which a slot has to take from its prompt anew with each completion.
+HYBRID = dataclasses.replace(
+    PLAIN, attention_pattern=("delta_net", "full"), delta_net=DeltaNetConfig(1, 2, 6, 8, 3)
 )
 MIXTURE = dataclasses.replace(PLAIN, experts=4, experts_per_token=2)
 MESHES = [
@@ -88,6 +92,12 @@ CASES = {
     "truncated": (ANSWER_ONLY, dataclasses.replace(SAMPLED, top_k=6, top_p=0.8), PLAIN),
     "greedy": (THINKING, dataclasses.replace(SAMPLED, temperature=0.0), PLAIN),
     "window": (THINKING, SAMPLED, WINDOW),
+    "states, scanned": (
+        THINKING,
+        SAMPLED,
+        dataclasses.replace(HYBRID, decode_layers="scanned"),
+    ),
+    "states": (THINKING, SAMPLED, HYBRID),
     "eight bits": (THINKING, dataclasses.replace(SAMPLED, int8_cache=True), WINDOW),
 }
 
@@ -95,8 +105,8 @@ CASES = {
 @pytest.mark.parametrize(
     "case",
     [
-        *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[:-1]),
-        "eight bits",
+        *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[:-2]),
+        *("states", "eight bits"),
     ],
 )
 def test_slots_change_nothing(case):

@@ -1,6 +1,18 @@
 """Families of open models: for each, a reader of its configuration and a map of its weights."""
 
-from rft_jax.models.families import gemma2, gemma3, llama, qwen2, qwen3, qwen3_moe
+from rft_jax.models.families import (
+    gemma2,
+    gemma3,
+    granite,
+    llama,
+    ministral3,
+    olmo3,
+    qwen2,
+    qwen3,
+    qwen3_5,
+    qwen3_moe,
+    smollm3,
+)
 from rft_jax.models.families.base import Family, Settings, WeightMap
 
 FAMILIES: dict[str, Family] = {
@@ -10,9 +22,18 @@ FAMILIES: dict[str, Family] = {
         qwen2.FAMILY,
         qwen3.FAMILY,
         qwen3_moe.FAMILY,
+        qwen3_5.FAMILY,
         gemma2.FAMILY,
         gemma3.FAMILY,
+        smollm3.FAMILY,
+        olmo3.FAMILY,
+        ministral3.FAMILY,
+        granite.FAMILY,
     )
 }
+# Architectures of text and images, of which the text is a family's.
+WRAPPERS: dict[str, Family] = {
+    family.wrapper: family for family in FAMILIES.values() if family.wrapper
+}
 
-__all__ = ["FAMILIES", "Family", "Settings", "WeightMap"]
+__all__ = ["FAMILIES", "WRAPPERS", "Family", "Settings", "WeightMap"]

@@ -1,16 +1,15 @@
 """What a family consists of, and what its configuration and weights share with Llama's."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, RopeScaling, YarnRope
+from rft_jax.config import LayerType, LinearRope, Llama3Rope, ModelConfig, RopeScaling, YarnRope
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-LayerType: TypeAlias = Literal["full", "sliding"]
 LAYER_TYPES: dict[str, LayerType] = {"full_attention": "full", "sliding_attention": "sliding"}
 
 T = TypeVar("T")
@@ -37,6 +36,8 @@ class Family:
     architecture: str  # as config.json names it
     read_config: "Callable[[Settings], ModelConfig]"
     weights: Mapping[str, WeightMap]  # by our name; a model has those that its options ask for
+    model_type: str = ""  # of its config.json, where it comes inside of another's
+    wrapper: str = ""  # the architecture of that, which sees images as well
 
 
 class Settings:
@@ -78,6 +79,14 @@ class Settings:
     def section(self, key: str) -> "Settings":
         """A JSON object inside this one; empty if it is missing."""
         return Settings(self._get(key, (dict,), "an object", {}), f"{self.where}, {key}")
+
+    def without(self, key: str) -> "Settings":
+        """The same as if a setting were missing."""
+        return Settings({k: v for k, v in self.values.items() if k != key}, self.where)
+
+    def with_section(self, key: str, section: "Settings") -> "Settings":
+        """The same with another object inside."""
+        return Settings({**self.values, key: section.values}, self.where)
 
     def refuse(self, key: str, *harmless: object) -> None:
         """Complains about a setting that the decoder has no counterpart for, unless it is off.
@@ -194,29 +203,37 @@ def _yarn_attention_factor(rope: Settings, factor: float) -> float:
 
 
 def attention_pattern(
-    settings: Settings, default: Callable[[int], LayerType]
+    settings: Settings,
+    default: Callable[[int], LayerType],
+    names: Mapping[str, LayerType] = LAYER_TYPES,
 ) -> tuple[LayerType, ...]:
     """The shortest pattern of layer types that, repeated, gives those of all layers.
 
     Args:
         settings: With `layer_types` or without.
         default: The type of layer i when they are not listed.
+        names: The types that the family has, by their names in the list.
     """
     layers = settings.integer("num_hidden_layers")
     listed = settings.values.get("layer_types")
     if listed is None:
         types: list[LayerType] = [default(layer) for layer in range(layers)]
-    elif isinstance(listed, list) and len(listed) == layers and set(listed) <= set(LAYER_TYPES):
-        types = [LAYER_TYPES[name] for name in listed]
+    elif isinstance(listed, list) and len(listed) == layers and set(listed) <= set(names):
+        types = [names[name] for name in listed]
     else:
         raise InputError(
             f"{settings.where}: layer_types must give each of the {layers} layers one of "
-            f"{', '.join(LAYER_TYPES)}"
+            f"{', '.join(names)}"
         )
+    return shortest_pattern(types)
+
+
+def shortest_pattern(types: Sequence[LayerType]) -> tuple[LayerType, ...]:
+    """The shortest pattern that, repeated, gives these types."""
     return next(
         tuple(types[:period])
-        for period in range(1, layers + 1)
-        if all(types[layer] == types[layer % period] for layer in range(layers))
+        for period in range(1, len(types) + 1)
+        if all(kind == types[layer % period] for layer, kind in enumerate(types))
     )
 
 

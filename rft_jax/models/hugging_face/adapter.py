@@ -13,6 +13,7 @@ from rft_jax.config.schema import LoraTarget
 from rft_jax.models.families import Family, Settings, WeightMap
 from rft_jax.models.hugging_face.hub import PREFIX as HUB
 from rft_jax.models.hugging_face.layout import Layout
+from rft_jax.models.layer_kinds import layers_with, stacks
 from rft_jax.models.lora import TARGETS, split
 from rft_jax.models.model import Model
 from rft_jax.utils.errors import InputError
@@ -127,17 +128,18 @@ def adapter_settings(lora: LoraConfig, base: str) -> JsonObject:
 def adapter_layouts(family: Family, model: Model) -> PyTree:
     """The tree of a model's adapters with a `Layout` for each of their factors."""
     adapters, _ = split(jax.eval_shape(lambda: model.init(jax.random.key(0))))
+    places = stacks(model.config)
 
     def layout(path: tuple, leaf: jax.ShapeDtypeStruct) -> Layout:
-        *_, name, factor = (key.key for key in path)
+        stack, name, factor = (key.key for key in path)
+        layers = places[stack].layers
         outputs, inputs = family.weights[name].axes.split()
         module = PREFIX + _module(family, name)
         if factor == "a":
             weight = WeightMap(f"{module}.lora_A.weight", f"R {inputs}")
-            return Layout(weight, f"L{inputs}R", leaf.shape)
-        return Layout(
-            WeightMap(f"{module}.lora_B.weight", f"{outputs} R"), f"LR{outputs}", leaf.shape
-        )
+            return Layout(weight, f"L{inputs}R", leaf.shape, layers)
+        weight = WeightMap(f"{module}.lora_B.weight", f"{outputs} R")
+        return Layout(weight, f"LR{outputs}", leaf.shape, layers)
 
     return jax.tree.map_with_path(layout, adapters)
 
@@ -163,7 +165,7 @@ def _targets(settings: Settings, family: Family, base: ModelConfig) -> tuple[Lor
     targets: list[LoraTarget] = []
     used: set[str] = set()
     for target, name in TARGETS.items():
-        modules = [_module(family, name).format(L=layer) for layer in range(base.num_layers)]
+        modules = [_module(family, name).format(L=layer) for layer in layers_with(base, name)]
         found = [[text for text in texts if means(text, module)] for module in modules]
         used.update(text for some in found for text in some)
         if any(found) and not all(found):

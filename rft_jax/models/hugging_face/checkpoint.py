@@ -1,5 +1,6 @@
 """What a checkpoint's directory holds, checked before any weight is read."""
 
+import collections
 import dataclasses
 import json
 from collections.abc import Sequence, Set
@@ -9,7 +10,7 @@ from pathlib import Path
 import jax
 
 from rft_jax.config import ModelConfig
-from rft_jax.models.families import FAMILIES, Family, Settings
+from rft_jax.models.families import FAMILIES, WRAPPERS, Family, Settings
 from rft_jax.models.hugging_face.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
@@ -27,6 +28,15 @@ from rft_jax.utils.types import JsonObject, PyTree
 
 CONFIG_FILE = "config.json"
 SHOWN = 3  # names in a complaint
+# How the text's tensors begin in a model of text and images, and how alone.
+PREFIXES = {
+    "model.language_model.": "model.",
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
+# Parts of such models that see images, and those that guess several tokens ahead.
+SKIPPED = ("model.visual", "visual", "model.vision_tower", "vision_tower", "mtp")
+SKIPPED += ("model.multi_modal_projector", "multi_modal_projector")
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Checkpoint:
         config: Its sizes, and those of the adapter.
         vocab_size: Rows of the embedding, often more than the tokenizer has tokens.
         tensors: Where each weight is, by the tensor's name.
+        skipped: How many tensors were left out of each part that is not the text's.
         adapter: The directory of the adapter, if there is one.
         adapter_tensors: The same of the adapter's.
     """
@@ -48,8 +59,15 @@ class Checkpoint:
     config: ModelConfig
     vocab_size: int
     tensors: dict[str, Tensor]
+    skipped: dict[str, int] = field(default_factory=dict)
     adapter: Path | None = None
     adapter_tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> str:
+        """What of the checkpoint is not used, in words."""
+        parts = ", ".join(f"{count} of {part}" for part, count in sorted(self.skipped.items()))
+        return f"only the text is read; tensors left out: {parts}"
 
     def check_tokenizer(self, tokens: int) -> None:
         """Refuses a tokenizer with ids that have no embedding.
@@ -93,12 +111,12 @@ def open_checkpoint(directory: Path, name: str = "policy") -> Checkpoint:
     family, settings = read_family(directory)
     config = dataclasses.replace(family.read_config(settings), name=name)
     vocab_size = settings.integer("vocab_size")
-    tensors = find_tensors(directory)
+    tensors, skipped = _text_tensors(family, find_tensors(directory))
     tree = layouts(family, build_model(config, vocab_size))
     head = family.weights["head_VD"].name  # a copy if embeddings are tied
     where = f"{directory}: the tensors do not fit {CONFIG_FILE}"
     _check_tensors(where, family.architecture, tree, tensors, {head})
-    return Checkpoint(directory, family, config, vocab_size, tensors)
+    return Checkpoint(directory, family, config, vocab_size, tensors, skipped)
 
 
 def find_base(directory: Path) -> str:
@@ -155,13 +173,41 @@ def read_family(directory: Path) -> tuple[Family, Settings]:
     if not path.is_file():
         raise InputError(f"{path}: the file is missing; give the directory of a checkpoint")
     settings = Settings(_read_json(path), str(path))
-    named = settings.values.get("architectures") or ["none"]
-    if named[0] not in FAMILIES:
+    named = (settings.values.get("architectures") or ["none"])[0]
+    if named in WRAPPERS:
+        return WRAPPERS[named], _text_settings(settings, WRAPPERS[named])
+    if named not in FAMILIES:
         raise InputError(
-            f"{path}: the architecture {named[0]} is not supported; supported are "
+            f"{path}: the architecture {named} is not supported; supported are "
             f"{', '.join(FAMILIES)}"
         )
-    return FAMILIES[named[0]], settings
+    return FAMILIES[named], settings
+
+
+def _text_settings(settings: Settings, family: Family) -> Settings:
+    """The settings of the text in those of a model of text and images, as if it stood alone."""
+    settings.refuse("quantization_config")
+    text = settings.section("text_config")
+    tied = settings.flag("tie_word_embeddings", False)
+    values: JsonObject = {"tie_word_embeddings": tied} | text.values
+    values |= {"architectures": [family.architecture], "model_type": family.model_type}
+    return Settings(values, text.where)
+
+
+def _text_tensors(
+    family: Family, tensors: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The text's tensors under the names that they have alone, and what else there is."""
+    if not family.wrapper:
+        return tensors, {}
+    kept, skipped = {}, collections.Counter[str]()
+    for name, tensor in tensors.items():
+        if part := next((part for part in SKIPPED if name.startswith(f"{part}.")), None):
+            skipped[part] += 1
+            continue
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+        kept[PREFIXES.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return kept, dict(skipped)
 
 
 def _read_json(path: Path) -> JsonObject:

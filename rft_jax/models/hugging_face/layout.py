@@ -14,6 +14,7 @@ import numpy as np
 
 from rft_jax.models.families import Family, WeightMap
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
+from rft_jax.models.layer_kinds import stacks
 from rft_jax.models.lora import base
 from rft_jax.models.model import Model
 from rft_jax.utils.types import PyTree
@@ -28,6 +29,7 @@ class Layout:
     weight: WeightMap
     axes: str  # a letter for each axis of our array
     shape: tuple[int, ...]
+    layers: tuple[int, ...] = ()  # along L, their numbers in the checkpoint
 
     @property
     def stacked(self) -> int:
@@ -42,7 +44,10 @@ class Layout:
 
     def name(self, *position: int) -> str:
         """The tensor at a position of the stacked axes."""
-        return self.weight.name.format(**dict(zip(self.axes, position, strict=False)))
+        numbers = dict(zip(self.axes, position, strict=False))
+        if "L" in numbers:
+            numbers["L"] = self.layers[numbers["L"]]
+        return self.weight.name.format(**numbers)
 
     def names(self) -> Iterator[str]:
         """All tensors."""
@@ -105,11 +110,12 @@ class Layout:
 def layouts(family: Family, model: Model) -> PyTree:
     """The tree of the model's weights, without adapters, with a `Layout` for each."""
     shapes = base(jax.eval_shape(lambda: model.init(jax.random.key(0))))
+    places = stacks(model.config)
 
     def layout(path: tuple, leaf: jax.ShapeDtypeStruct) -> Layout:
-        names = [key.key for key in path]
-        stacked = "L" if names[0] == "layers" else ""
-        axes = names[-1].rpartition("_")[2]
-        return Layout(family.weights[names[-1]], stacked + axes, leaf.shape)
+        *stack, name = (key.key for key in path)
+        layers = places[stack[0]].layers if stack else ()
+        axes = name.rpartition("_")[2]
+        return Layout(family.weights[name], ("L" if stack else "") + axes, leaf.shape, layers)
 
     return jax.tree.map_with_path(layout, shapes)

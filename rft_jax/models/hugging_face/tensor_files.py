@@ -24,6 +24,7 @@ class Tensor(NamedTuple):
     """Where a tensor is, and what it is."""
 
     file: Path
+    name: str  # in the file
     shape: tuple[int, ...]
     dtype: str  # in safetensors' names
 
@@ -39,7 +40,7 @@ class TensorFiles:
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A contiguous array with the tensor's own type."""
-        path = self.tensors[name].file
+        path, name, *_ = self.tensors[name]
         if self._file is None or path != self._path or self._resident > RESIDENT_BYTES:
             self._path, self._file, self._resident = path, _open(path), 0
         values = self._file.get_slice(name)[index]
@@ -82,7 +83,7 @@ def read_header(path: Path) -> Iterable[tuple[str, Tensor]]:
                 f"{path}: the tensor {name} has the type {dtype}, only {', '.join(DTYPES)} can be "
                 "read; use the checkpoint that is not quantized"
             )
-        yield name, Tensor(path, tuple(piece.get_shape()), dtype)
+        yield name, Tensor(path, name, tuple(piece.get_shape()), dtype)
 
 
 def _open(path: Path) -> safe_open:

@@ -33,6 +33,16 @@ CONFIGS = {
     },
     "gemma2": {"architectures": ["Gemma2ForCausalLM"]},
     "gemma3": {"architectures": ["Gemma3ForCausalLM"], "sliding_window": 4},
+    "olmo3": {"architectures": ["Olmo3ForCausalLM"]},
+    "qwen3_5": {
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.4},
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 3,
+        "linear_value_head_dim": 5,
+    },
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rft_jax.models.hugging_face import is_checkpoint, open_checkpoint
+from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.utils.errors import InputError
 
 from .conftest import CONFIGS, SIZES, tensors_of, write
@@ -33,8 +34,53 @@ def test_an_unsupported_architecture_names_the_supported_ones(tmp_path):
     assert refused(directory) == (
         f"{tmp_path}/config.json: the architecture GPT2LMHeadModel is not supported; supported are "
         "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, "
-        "Gemma2ForCausalLM, Gemma3ForCausalLM"
+        "Qwen3_5ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, SmolLM3ForCausalLM, "
+        "Olmo3ForCausalLM, Ministral3ForCausalLM, GraniteForCausalLM"
     )
+
+
+QWEN3_5 = SIZES | CONFIGS["qwen3_5"]
+
+
+def with_images(prefix: str):
+    """The settings and tensors of the same text within a model of text and images."""
+    text = {name: value for name, value in QWEN3_5.items() if name != "architectures"}
+    settings = {"architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": text}
+    tensors = {
+        name if name.startswith("lm_head") else prefix + name.removeprefix("model."): tensor
+        for name, tensor in tensors_of(QWEN3_5).items()
+    }
+    return settings, tensors
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "model."])
+def test_of_a_model_of_text_and_images_the_text_is_read(tmp_path, prefix):
+    settings, tensors = with_images(prefix)
+    extra = {"model.visual.blocks.0.weight": np.zeros(3, np.float32)}
+    extra |= {f"mtp.layers.{i}.weight": np.zeros(3, np.float32) for i in range(2)}
+    checkpoint = open_checkpoint(write(tmp_path / "both", settings, tensors | extra))
+    alone = open_checkpoint(write(tmp_path / "alone", QWEN3_5, tensors_of(QWEN3_5)))
+    assert checkpoint.config == alone.config
+    assert checkpoint.tensors.keys() == alone.tensors.keys()
+    assert checkpoint.left_out == (
+        "only the text is read; tensors left out: 1 of model.visual, 2 of mtp"
+    )
+    name = "model.layers.1.self_attn.q_proj.weight"
+    read = TensorFiles(checkpoint.tensors).read(name, (slice(None), slice(None)))
+    np.testing.assert_array_equal(read, tensors_of(QWEN3_5)[name])
+
+
+def test_a_tensor_that_is_neither_text_nor_left_out_is_named(tmp_path):
+    settings, tensors = with_images("model.language_model.")
+    tensors["model.language_model.ears.weight"] = np.zeros(3, np.float32)
+    write(tmp_path, settings, tensors)
+    assert "model.ears.weight unknown to Qwen3_5ForCausalLM" in refused(tmp_path)
+
+
+def test_quantized_text_beside_images_is_refused(tmp_path):
+    settings, tensors = with_images("model.language_model.")
+    write(tmp_path, settings | {"quantization_config": {"quant_method": "fp8"}}, tensors)
+    assert "quantization_config={'quant_method': 'fp8'} is not supported" in refused(tmp_path)
 
 
 def test_a_truncated_file_is_named(tmp_path):

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 
 from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, YarnRope
-from rft_jax.models.decoder import layer_kinds
 from rft_jax.models.families import FAMILIES, Settings
 from rft_jax.models.hugging_face import describe
 from rft_jax.models.hugging_face.describe import canonical
+from rft_jax.models.layer_kinds import kinds_of_layers
+from rft_jax.models.layer_kinds.attention import reaches
 from rft_jax.utils.errors import InputError
 
 BASE = ModelConfig(
@@ -72,8 +73,8 @@ def test_settings_without_an_effect_are_no_obstacle(options):
     assert same != config
 
     def kinds(config):
-        kinds, index_L = layer_kinds(config)
-        return [kinds[index] for index in index_L]
+        found, index_L = reaches(config, kinds_of_layers(config))
+        return [found[index] for index in index_L]
 
     assert kinds(same) == kinds(config)
     describe(config, 300, 128)
