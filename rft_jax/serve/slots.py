@@ -315,8 +315,8 @@ def _resized(x: Array, axis: int, size: int) -> Array:
 
 
 def _prefix(prompts: Mapping[str, PromptState], length_S: Array) -> Prefix:
-    room = next(kept for kept in prompts.values() if isinstance(kept, KeyValues))
-    position_P = jnp.arange(room.k_LBKPQ[0].shape[2])
+    keys = next(kept for kept in prompts.values() if isinstance(kept, KeyValues))
+    position_P = jnp.arange(jax.tree.leaves(keys)[0].shape[2])
     mask_SP = position_P < length_S[:, None]
     own_S111 = jnp.ones((len(length_S), 1, 1, 1), bool)
     return Prefix(prompts, mask_SP[:, None, None], position_P, own_S111)

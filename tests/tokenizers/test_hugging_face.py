@@ -346,6 +346,17 @@ def test_thoughts_that_the_template_does_not_know_are_refused(checkpoints):
         HuggingFaceTokenizer(checkpoints["gemma3"], thinking=True)
 
 
+def test_the_plain_template_takes_the_place_of_one(checkpoints):
+    question = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    for name in ("llama2", "qwen3"):
+        tokenizer = HuggingFaceTokenizer(checkpoints[name], plain=True)
+        prompt = tokenizer.decode(tokenizer.encode_prompt(question))
+        assert prompt.endswith("Be brief.\n\nUser: Why?\n\nAssistant:")
+        completion = tokenizer.encode_completion("So.", None)
+        assert tokenizer.decode(completion[:-1]) == " So."
+        assert completion[-1] == tokenizer.ending_id
+
+
 def test_a_checkpoint_without_a_template_has_no_prompts(checkpoints):
     tokenizer = HuggingFaceTokenizer(checkpoints["llama2"])
     with pytest.raises(InputError, match="there is no chat template"):
