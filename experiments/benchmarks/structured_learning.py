@@ -44,7 +44,7 @@ def run_config(seed: int, start: Path, steps: int, response_format: str) -> Conf
         rft,
         init=f"{start}/sft",
         steps=steps,
-        eval_interval=10,
+        eval_interval=20,
         rollout=dataclasses.replace(rft.rollout, response_format=response_format),
     )
     tokenizer = dataclasses.replace(config.tokenizer, path=str(start / "tokenizer.model"))
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sft-steps", type=int, nargs="+", default=[250, 40])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     for sft_steps in options.sft_steps:
         for seed in options.seeds:
