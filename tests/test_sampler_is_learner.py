@@ -123,6 +123,20 @@ def test_an_adapter_is_what_samples():
 
 
 @pytest.mark.slow
+def test_score_centering_knows_what_samples_in_eight_bits():
+    """The term is the sampler's expected log-probability, by weights in eight bits."""
+    rollout = RolloutConfig(group_size=G, max_completion_tokens=T, int8_weights=True)
+    settings = dataclasses.replace(SETTINGS, score_centering=True)
+    centered, plain = Loop(rollout=rollout, settings=settings), Loop(rollout=rollout)
+    state = centered.start()
+    (with_term, metrics), (without, _) = centered(state, state), plain(state, state)
+    assert SAME < kl(metrics) < OTHER
+    difference = optax.tree.norm(jax.tree.map(jnp.subtract, with_term.params, without.params))
+    step = optax.tree.norm(jax.tree.map(jnp.subtract, without.params, state.params))
+    assert 1e-4 * step < difference < 0.5 * step  # small, as the sampler is near
+
+
+@pytest.mark.slow
 def test_score_centering_changes_the_update_where_the_sampler_differs():
     """And only there; in eight bits the sampler differs by rounding."""
     centered = Loop(settings=dataclasses.replace(SETTINGS, score_centering=True))

@@ -572,6 +572,30 @@ class Noted:
         return self.host.grade(samples, items, rows)
 
 
+@pytest.mark.slow
+def test_samples_ahead_are_centered_by_the_weights_that_drew_them(tokenizer, host_grader, items):
+    """At the first step sampler and learner are one, and the term changes nothing."""
+
+    def after(**settings):
+        loss = PolicyLossConfig(logit_chunk=5, **settings)
+        program = make(tokenizer, host_grader, async_rollout=True, policy_loss=loss)
+        batches = [batch_of(program, items, k) for k in range(2)]
+        with host_grader.open_host() as host:
+            step = make_host_step(program, host, Items(items.items, items.source), chunks=2)
+            state, found = start(program), []
+            for batch, ahead in itertools.pairwise([*batches, None]):
+                with jax.transfer_guard("disallow"):
+                    state, _ = step(state, Batches(batch, ahead))
+                leaves = jax.tree.leaves(jax.device_get(state.params))
+                found.append(np.concatenate([np.ravel(leaf) for leaf in leaves]))
+        return found
+
+    (first, second), (plain_first, plain_second) = after(score_centering=True), after()
+    assert np.isfinite(second).all()
+    assert np.median(np.abs(first - plain_first)) < 1e-2 * LEARNING_RATE
+    assert np.median(np.abs(second - plain_second)) > 1e-2 * LEARNING_RATE
+
+
 def test_evaluation_with_a_grader_on_the_host_is_the_same(tokenizer, grader, host_grader, items):
     rows = np.arange(4)
     program = make(tokenizer, grader)

@@ -138,8 +138,8 @@ CLIPS: Mapping[str, Settings] = MappingProxyType(
 
 _LEFT = 16  # columns of the presets' names in text
 
-# Those that do without a ratio.
-_WITHOUT_RATIO = ("reinforce",)
+# Losses that act through the ratio; what one of a user's does is not known.
+_OF_RATIOS = ("ppo_clip", "gspo", "cispo", "sapo", "dppo_tv", "dppo_kl")
 
 
 def policy_loss(stage: RLStage) -> PolicyLossSettings:
@@ -202,7 +202,7 @@ def _idle_ratio(stage: RLStage) -> list[str]:
     ]
     if not names and preset.get("loss", "ppo_clip") != "ppo_clip":
         names = ["algorithm"]
-    if not names or settings.loss in _WITHOUT_RATIO:
+    if not names or settings.loss not in _OF_RATIOS:
         return []
     chosen = ", ".join(f"{name}={shown(getattr(given, name))}" for name in names)
     remedy = "epochs_per_batch above 1"
@@ -215,7 +215,7 @@ def _idle_ratio(stage: RLStage) -> list[str]:
 
 
 def presets_text(width: int) -> str:
-    """The presets in lines of that width at most: the end of `rft train --help`."""
+    """The presets, and ranges of clips, in lines of that width: the end of `rft train --help`."""
     lines = ["what policy_loss.algorithm sets, where a setting is None:"]
     for name, preset in PRESETS.items():
         settings = ", ".join(f"{key}={value}" for key, value in preset.settings.items())
@@ -223,6 +223,10 @@ def presets_text(width: int) -> str:
         found = textwrap.wrap(text, width - _LEFT, break_long_words=False)
         names = [f"  {name}".ljust(_LEFT), *[" " * _LEFT] * (len(found) - 1)]
         lines += [left + right for left, right in zip(names, found, strict=True)]
+    lines.append("the loss's own range of clips, where it is None; else 0.2 and 0.28:")
+    for loss, clips in CLIPS.items():
+        settings = ", ".join(f"{key}={value}" for key, value in clips.items())
+        lines.append(f"  {loss}".ljust(_LEFT) + settings)
     return "\n".join(lines)
 
 

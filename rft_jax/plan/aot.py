@@ -230,7 +230,11 @@ def _update(
     advantage_BG: Array,
     valid_BG: Array,
 ) -> tuple[TrainState, dict[str, Array]]:
-    return policy_update(step.learner, state, prompts, completions, advantage_BG, valid_BG)
+    params = None
+    if step.learner.config.score_centering:
+        params = rollout_params(step.sampler, weights(step.model, state))
+    batch = prompts, completions, advantage_BG, valid_BG
+    return policy_update(step.learner, state, *batch, params)
 
 
 def _compile(

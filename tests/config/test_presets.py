@@ -142,6 +142,7 @@ def test_importance_corrects_for_a_sampler_that_is_not_the_learner(changes, sett
         ({"async_rollout": True}, {"dual_clip": 3.0}, "dual_clip=3.0"),
         ({}, {}, None),
         ({}, {"algorithm": "rloo"}, None),
+        ({}, {"loss": "my_losses:own"}, None),
         ({}, {"algorithm": "dr_grpo"}, None),
         ({}, {"algorithm": "gspo", "epochs_per_batch": 2}, None),
         ({"async_rollout": True}, {"algorithm": "dppo"}, None),
