@@ -414,18 +414,25 @@ def learn(
         sampler_params: From `rollout_params`, what sampled; for score centering.
     """
     prompts, prompt_id_B, completed, grade = graded
-    config, valid_BG = learner.config, grade.valid
-    parts = tuple(grade.scores.values())
-    tokens_BG = completed.rollout.policy_mask_BGT.sum(axis=-1)
-    advantage_BG = advantages(grade.reward, valid_BG, config, parts, tokens_BG)
-    if config.drop_uniform_groups:
-        valid_BG &= teaching_groups(grade.reward, valid_BG, config, parts)[:, None]
+    advantage_BG, valid_BG = compare(completed.rollout.policy_mask_BGT, grade, learner.config)
     state, metrics = policy_update(
         learner, state, prompts, completed.rollout, advantage_BG, valid_BG, sampler_params
     )
     metrics |= grade_metrics(completed.rollout, completed.overflow_BG, grade)
     state = state._replace(step=state.step + 1, cursor=state.cursor + consumed)
     return state, StepOutput(metrics, Samples(prompt_id_B, completed, grade, advantage_BG))
+
+
+def compare(
+    policy_mask_BGT: Array, grade: Grade, config: PolicyLossSettings
+) -> tuple[Array, Array]:
+    """The advantages [B, G], and which samples enter the loss and its denominator."""
+    parts, tokens_BG = tuple(grade.scores.values()), policy_mask_BGT.sum(axis=-1)
+    advantage_BG = advantages(grade.reward, grade.valid, config, parts, tokens_BG)
+    if not config.drop_uniform_groups:
+        return advantage_BG, grade.valid
+    teaches_B = teaching_groups(grade.reward, grade.valid, config, parts)
+    return advantage_BG, grade.valid & teaches_B[:, None]
 
 
 def compile_step(

@@ -12,9 +12,16 @@ import numpy as np
 import optax
 import pytest
 
-from rft_jax.config import MeshConfig, ModelConfig, PolicyLossConfig, RLStage, RolloutConfig
+from rft_jax.config import (
+    MeshConfig,
+    ModelConfig,
+    PolicyLossConfig,
+    PolicyLossSettings,
+    RLStage,
+    RolloutConfig,
+)
 from rft_jax.data import batch_at, encode_prompts
-from rft_jax.graders import Items, build_grader, load_grader
+from rft_jax.graders import Grade, Items, build_grader, load_grader
 from rft_jax.host_step import Batches, make_host_sampler, make_host_step
 from rft_jax.learn.optimizer import init_state, make_optimizer
 from rft_jax.models import build_model
@@ -23,6 +30,7 @@ from rft_jax.rollout import FrozenJudge, completion_keys
 from rft_jax.runs.batches import bucketed, make_batch
 from rft_jax.runs.datasets import PromptData
 from rft_jax.step import (
+    compare,
     compile_sampler,
     compile_step,
     grade_completed,
@@ -570,6 +578,26 @@ class Noted:
     def grade(self, samples, items, rows):
         self.rows += list(rows)
         return self.host.grade(samples, items, rows)
+
+
+def test_uniform_groups_leave_the_loss_where_that_is_asked_for():
+    """With parts of a `multi` side by side, a group is uniform if all of its parts are."""
+    parts = {
+        "a": jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]),
+        "b": jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]),
+    }
+    valid = jnp.ones((3, 2), bool).at[1, 1].set(False)
+    grade = Grade(parts["a"] + parts["b"], valid, parts, {}, {})
+    mask = jnp.ones((3, 2, 4), bool)
+
+    def entering(**settings):
+        advantage, found = compare(mask, grade, PolicyLossSettings(**settings))
+        assert not advantage[~found].any()
+        return found.any(axis=1).tolist()
+
+    assert entering() == [True, True, True]
+    assert entering(drop_uniform_groups=True) == [False, False, False]
+    assert entering(drop_uniform_groups=True, reward_parts="separate") == [True, False, False]
 
 
 @pytest.mark.slow

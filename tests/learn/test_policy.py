@@ -205,6 +205,21 @@ def test_the_loss_of_both_gradient_steps_is_that_by_hand(model, state, batch, na
     np.testing.assert_allclose(second_metrics["sampler_learner_logprob_gap"], gap, rtol=1e-4)
 
 
+def test_with_the_samplers_probabilities_as_old_ones_clips_act_at_the_first_step(
+    model, state, batch
+):
+    config = dataclasses.replace(PLAIN, old_logprobs="sampler")
+    _, metrics = update(model, state, batch, config)
+    mask_BGT = np.asarray(batch.completions.policy_mask_BGT & batch.valid_BG[..., None])
+    new = logprobs_of(model, state.params, batch)
+    sampler = np.asarray(batch.completions.logprobs_BGT, np.float64)
+    rest = (sampler, sampler, new, batch.advantage_BG, mask_BGT)
+    np.testing.assert_allclose(metrics["loss"], loss_by_hand(config, new, *rest), rtol=1e-4)
+    assert metrics["clip_fraction_high"] > 0 and metrics["clip_fraction_low"] > 0
+    learner = update(model, state, batch, PLAIN)[1]
+    assert learner["clip_fraction_high"] == learner["clip_fraction_low"] == 0
+
+
 def test_the_first_step_is_the_policy_gradient(model, state, batch):
     """Mean over tokens of advantage x gradient of the log-probability."""
     new, _ = update(model, state, batch, PLAIN)
