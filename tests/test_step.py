@@ -605,7 +605,8 @@ def test_samples_ahead_are_centered_by_the_weights_that_drew_them(tokenizer, hos
     """At the first step sampler and learner are one, and the term changes nothing."""
 
     def after(**settings):
-        loss = PolicyLossConfig(logit_chunk=5, **settings)
+        # Importance weights that are not truncated would leave nothing to center.
+        loss = PolicyLossConfig(logit_chunk=5, importance="none", **settings)
         program = make(tokenizer, host_grader, async_rollout=True, policy_loss=loss)
         batches = [batch_of(program, items, k) for k in range(2)]
         with host_grader.open_host() as host:
@@ -620,8 +621,8 @@ def test_samples_ahead_are_centered_by_the_weights_that_drew_them(tokenizer, hos
 
     (first, second), (plain_first, plain_second) = after(score_centering=True), after()
     assert np.isfinite(second).all()
-    assert np.median(np.abs(first - plain_first)) < 1e-2 * LEARNING_RATE
-    assert np.median(np.abs(second - plain_second)) > 1e-2 * LEARNING_RATE
+    changed = [np.abs(a - b).mean() for a, b in ((first, plain_first), (second, plain_second))]
+    assert changed[0] < 1e-3 * LEARNING_RATE < changed[1]
 
 
 def test_evaluation_with_a_grader_on_the_host_is_the_same(tokenizer, grader, host_grader, items):

@@ -270,7 +270,8 @@ def _validate_rl(
         )
     if loss.score_centering:
         _validate_centering(f"{section}.policy_loss", loss, rollout)
-    if loss.importance == "none" and loss.old_logprobs == "learner":
+    uncorrected = loss.importance == "none" and loss.old_logprobs == "learner"
+    if uncorrected and not loss.score_centering:
         another = "samples come from another policy than is trained; set "
         another += f"{section}.policy_loss.importance=auto"
         if rollout.int8:

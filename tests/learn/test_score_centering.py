@@ -89,6 +89,12 @@ def test_forbidden_tokens_make_no_infinity():
     assert np.isfinite(value) and np.isfinite(gradient).all() and gradient[5] == 0
 
 
+def test_it_may_stand_without_importance_weights():
+    loss = PolicyLossConfig(score_centering=True, importance="none")
+    rollout = RolloutConfig(int8_weights=True)
+    validate(Config(stages=(RLStage(init="", rollout=rollout, policy_loss=loss),)))
+
+
 @pytest.mark.parametrize(
     ("settings", "need"),
     [
