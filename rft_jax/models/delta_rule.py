@@ -73,7 +73,8 @@ def delta_rule(tokens_BST: Tokens, runs: Runs, chunk: int = CHUNK) -> tuple[Arra
         return (memory_BSHQY, run_BSC[..., -1]), out_BSCHY
 
     start = jnp.zeros((B, S, H, Q, Y)), jnp.full((B, S), -1)
-    inputs = jax.tree.map(chunks, tokens_BST), chunks(runs.run_BST, "edge"), chunks(runs.own_BSTZ)
+    run, own = (chunks(x, "edge") for x in (runs.run_BST, runs.own_BSTZ))
+    inputs = jax.tree.map(chunks, tokens_BST), run, own
     with jax.default_matmul_precision("highest"):
         (memory_BSHQY, _), out = jax.lax.scan(
             jax.checkpoint(step, prevent_cse=False), start, inputs
