@@ -97,7 +97,7 @@ def sample(model, params, **settings):
     keys = completion_keys(jnp.uint32(0), jnp.int32(0), ids, ids, G)
     config = RolloutConfig(group_size=G, max_completion_tokens=T, **settings)
     found = rollout(model, params, prompts, keys, MASK, config, stop_ids=(), pad_id=0)
-    exact, entropy = completion_logprobs(
+    exact, entropy, _ = completion_logprobs(
         model, params, prompts, found.tokens_BGT, found.length_BG, MASK, temperature=1.0,
         logit_chunk=T,
     )  # fmt: skip

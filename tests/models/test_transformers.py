@@ -273,7 +273,7 @@ def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
     weight_BGT = rng.normal(size=tokens_BGT.shape).astype(np.float32)
 
     def loss(params):
-        logprobs_BGT, _ = completion_logprobs(
+        logprobs_BGT, *_ = completion_logprobs(
             pair.model,
             params,
             Prompts(tokens_BP, length_B),

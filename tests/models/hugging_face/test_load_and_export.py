@@ -159,7 +159,9 @@ def test_each_byte_is_read_once_in_chunks(settings, mesh, tmp_path, monkeypatch)
     tensors = tensors_of(settings)
     _, params, _ = load(write(tmp_path, settings, tensors), mesh)
     assert reads == {name: tensor.size for name, tensor in tensors.items()}
-    assert largest <= 2 * 6 * 16 * 4  # one key/value head's queries are never cut
+    # One key/value head's queries are never cut, nor their gates.
+    gated = settings["architectures"] == ["Qwen3_5ForCausalLM"]
+    assert largest <= (2 if gated else 1) * 2 * 6 * 16 * 4
     monkeypatch.undo()
     jax.tree.map(np.testing.assert_array_equal, params, load(tmp_path)[1])
 
