@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from rft_jax.config import Config, MeshConfig
+from rft_jax.config import Config, MeshConfig, RLStage
 from rft_jax.plan.chips import Chip, Topology, topologies
 from rft_jax.plan.memory import kept_bytes
 from rft_jax.plan.plan import Plan, abstract_program, compile_plan, estimate_program, plan_stage
@@ -121,13 +121,13 @@ def with_plan(config: Config, plan: Plan) -> Config:
 
 
 def _with_micro_batches(config: Config, parts: int) -> Config:
-    planned = plan_stage(config)
-    loss = dataclasses.replace(planned.policy_loss, gradient_accumulation=parts)
-    stages = tuple(
-        dataclasses.replace(stage, policy_loss=loss) if stage is planned else stage
-        for stage in config.stages
-    )
-    return dataclasses.replace(config, stages=stages)
+    planned = plan_stage(config).name
+    stages = list(config.stages)
+    for n, stage in enumerate(stages):
+        if isinstance(stage, RLStage) and stage.name == planned:
+            loss = dataclasses.replace(stage.policy_loss, gradient_accumulation=parts)
+            stages[n] = dataclasses.replace(stage, policy_loss=loss)
+    return dataclasses.replace(config, stages=tuple(stages))
 
 
 def _divisors(number: int) -> list[int]:

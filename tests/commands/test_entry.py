@@ -41,7 +41,7 @@ def test_every_variant_of_an_experiment_is_valid(refuse):
         validate(config)
         assert config.name == job and config.stages[-1].steps == 7
     sentence = refuse(experiment=f"{OPEN_MODELS}:jsonl/gpt")
-    assert "jsonl/gpt: expected one of rare_disease, jsonl, a slash, and one of qwen3" in sentence
+    assert "jsonl/gpt: expected one of rare_disease, jsonl, perils" in sentence
 
 
 def files(workdir):

@@ -135,8 +135,8 @@ def test_a_plan_that_does_not_fit_fails(search, capsys):
 
 def test_help_has_the_values_that_are_allowed():
     text = " ".join(settings_text().split())
-    assert "one of group_mean, leave_one_out, or module:name" in text
-    assert "one of ppo_clip, gspo, cispo, or module:name" in text
+    assert "one of group_mean, leave_one_out, max_at_k, or module:name" in text
+    assert "one of ppo_clip, gspo, cispo, sapo, dppo_tv, dppo_kl, reinforce, or module:name" in text
     assert "one of adamw, muon" in text and "one of auto, xla, triton" in text
     assert "--config.models.NAME.lora.rank=16" in text
     assert "any of q_proj, k_proj" in text

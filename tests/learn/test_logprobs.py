@@ -99,7 +99,7 @@ def evaluate(model, params, batch, logit_chunk):
     prompts, tokens_BGT, weight_BGT = batch
 
     def total(params):
-        logprobs, entropy = shared_logprobs(model, params, prompts, tokens_BGT, logit_chunk)
+        logprobs, entropy, _ = shared_logprobs(model, params, prompts, tokens_BGT, logit_chunk)
         return (logprobs * weight_BGT).sum(), (logprobs, entropy)
 
     return jax.value_and_grad(total, has_aux=True)(params)

@@ -121,7 +121,7 @@ def test_a_decoder_with_the_kernel_gives_the_plain_ones_gradient(mesh):
         params = jax.tree.map(lambda x: x * 8, model.init(jax.random.key(0)))
 
         def loss(params):
-            logprobs_BGT, _ = completion_logprobs(
+            logprobs_BGT, *_ = completion_logprobs(
                 model,
                 params,
                 prompts,

@@ -227,7 +227,7 @@ def test_these_completions_end_in_every_way(model, params):
 def test_logprobs_are_the_learners_unless_sampling_is_truncated(model, params, case):
     """After the logit masks, over the temperature; the learner's policy is never truncated."""
     mask, config, completions = case
-    logprobs_BGT, _ = completion_logprobs(
+    logprobs_BGT, *_ = completion_logprobs(
         model,
         params,
         PROMPTS,

@@ -120,7 +120,7 @@ def test_the_learner_has_the_same_policy():
             mask_of(grammar), temperature=1.0, logit_chunk=8,
         )  # fmt: skip
 
-    logprobs_BGT, entropy_BGT = score(params(), TABLES)
+    logprobs_BGT, entropy_BGT, _ = score(params(), TABLES)
     decided_BGT = completions.policy_mask_BGT
     np.testing.assert_allclose(
         logprobs_BGT[decided_BGT], completions.logprobs_BGT[decided_BGT], rtol=0, atol=2e-5
@@ -144,7 +144,7 @@ def test_the_learner_s_gradient_is_that_of_the_masked_softmax():
     model = build_model(MODEL, V)
 
     def learner(params):
-        logprobs_BGT, _ = completion_logprobs(
+        logprobs_BGT, *_ = completion_logprobs(
             model, params, prompts, few.tokens_BGT, few.length_BG, mask_of(TABLES),
             temperature=1.0, logit_chunk=8,
         )  # fmt: skip

@@ -64,8 +64,8 @@ def test_adapters_share_their_base(adapted, checkpoint):
     assert len(bases) == 1 and first.bytes < 10_000
     one, other = first.weights, second.weights
     assert one.params["embed_VD"] is other.params["embed_VD"]
-    assert one.layers[1]["q_DKMQ"].weight is other.layers[1]["q_DKMQ"].weight
-    assert one.layers[1]["k_DKQ"] is other.layers[1]["k_DKQ"]
+    assert one.layers["layers"][1]["q_DKMQ"].weight is other.layers["layers"][1]["q_DKMQ"].weight
+    assert one.layers["layers"][1]["k_DKQ"] is other.layers["layers"][1]["k_DKQ"]
     (expected,) = sample_model(adapted / "2", QUESTION, temperature=0, max_tokens=12)
     found, base = greedy(second), greedy(load_model(checkpoint, {}))
     assert found["text"] == expected["text"]
