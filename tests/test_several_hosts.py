@@ -160,7 +160,7 @@ def samples(workdir):
     return [
         {name: value for name, value in json.loads(line).items() if name != "advantage"}
         for folder in ("samples", "audit")
-        for path in sorted((workdir / "rft" / folder).iterdir())
+        for path in sorted((workdir / "rft" / folder).glob("*"))  # not every run has an audit
         for line in path.read_text().splitlines()
     ]
 
