@@ -193,7 +193,7 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type":
         ({"model": None}, "model"),
         ({"model": "no"}, "model"),
         ({"model": 7}, "model"),
-        ({"model": "/tmp/tim"}, "model"),
+        ({"model": "/etc/models"}, "model"),
         ({"training_file": "file-x"}, "training_file"),
         ({"training_file": ["x"]}, "training_file"),
         ({"validation_file": "../api_key"}, "validation_file"),
@@ -241,7 +241,7 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type":
     ],
 )  # fmt: skip
 def test_jobs_that_are_refused(server, change, param):
-    error = refused(server.job(**change), 404 if change.get("model") in ("no", "/tmp/tim") or (
+    error = refused(server.job(**change), 404 if change.get("model") in ("no", "/etc/models") or (
         "file" in param and isinstance(change[param], str)) else 400, param)  # fmt: skip
     assert str(server.options.dir) not in error["message"]
     assert server("GET", "/fine_tuning/jobs").json()["data"] == []
