@@ -169,7 +169,7 @@ class Progress:
                 session.flush()
 
     def _listed(self, session: Session, there: set[int]) -> dict[int, JsonObject]:
-        """Of the steps with a checkpoint those that are listed, with their data."""
+        """The checkpoints that are listed, with the data of their steps."""
         of_steps = EventRow.job_id == self._id, EventRow.step.in_(there)
         events = session.scalars(select(EventRow).where(*of_steps))
         data = {event.step: event.data for event in events if event.step and event.data}

@@ -281,7 +281,7 @@ def test_packed_rows_change_nothing(model, state, batch, rows, shards):
 
 
 def test_packed_rows_begin_each_completion_with_its_prompts_state(model, batch):
-    """Of layers that keep a state, in rows of several completions and of two prompts."""
+    """Layers that keep a state see rows of several completions and of two prompts."""
     sizes = DeltaNetConfig(1, 2, 6, 8, 3)
     hybrid = dataclasses.replace(
         model.config, num_layers=2, attention_pattern=("delta_net", "full"), delta_net=sizes

@@ -133,7 +133,7 @@ def test_the_learner_has_the_same_policy():
 
 
 def test_the_learner_s_gradient_is_that_of_the_masked_softmax():
-    """Of a forward over whole rows, whose softmax is over what the sampler could take."""
+    """A forward over whole rows, whose softmax is over what the sampler could take."""
     few = jax.tree.map(lambda x: x[:2, :2], complete())
     prompts = Prompts(PROMPTS.tokens_BP[:2], PROMPTS.length_B[:2])
     tokens_NT = few.tokens_BGT.reshape(4, T)

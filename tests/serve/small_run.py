@@ -62,7 +62,7 @@ def make_task(batcher: Batcher, number: int = 1, messages=QUESTION, **settings) 
 
 
 def answers(batcher: Batcher, *tasks: Task) -> dict[int, list[dict]]:
-    """Of each task its samples, with all of their text and tokens, and how they ended."""
+    """The samples of each task, with all of their text and tokens, and how they ended."""
     for task in tasks:
         batcher.add(task)
     found = {task.id: [{"text": "", "tokens": []} for _ in range(task.samples)] for task in tasks}

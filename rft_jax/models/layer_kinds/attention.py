@@ -234,7 +234,7 @@ class Attention:
     def _by_reach(
         self, positions_BST: Array
     ) -> Callable[[Array | int], tuple[Array | None, Rotation]]:
-        """Of a layer, its window (None where no layer has one) and its rotation."""
+        """A layer's window (None where no layer has one) and its rotation."""
         c = self.config
         rotations = [
             rotary(positions_BST, reach.rope_theta, c.rotary_dim or c.head_dim, reach.rope_scaling)

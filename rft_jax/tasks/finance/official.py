@@ -26,7 +26,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Match(NamedTuple):
-    """Of one question or the mean of several, from 0 to 1."""
+    """Exact match and F1 of one question, or the mean of several, from 0 to 1."""
 
     exact: float
     f1: float

@@ -110,7 +110,7 @@ def right_answer(item: JsonObject) -> str:
 
 
 def grader() -> JsonObject:
-    """Of a number, its value; of spans, the overlap; and the scale.
+    """The value of a number, the overlap of spans, and the scale.
 
     Without the right scale a right number keeps 0.3 and spans earn nothing. A number within 5 % has
     up to 0.3, and a fraction where percent are asked for is right, as in the official metric.
