@@ -205,12 +205,16 @@ def run_server(app: ASGIApp, options: ServeOptions) -> None:
 def _bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=512)
+        listener = socket.create_server((host, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"--host {host} --port {port}: cannot be listened at ({reason}); choose another port"
         ) from None
+    # asyncio does so only for sockets that name their protocol; without, an answer of a head and a
+    # body waits for the 40 ms after which the client's system acknowledges the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _open_log() -> None:
