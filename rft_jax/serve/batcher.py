@@ -2,14 +2,17 @@
 
 One `Batcher` a model. A `Task` is a request of n samples; tasks take turns, a sample each. Between
 two dispatches `step` puts waiting samples into free slots, and hands out what has been decoded. A
-prompt that is in some slot already, running or ended, is copied from there instead of run again.
+prompt that is in some slot already, running or ended, is copied from there instead of run again;
+the others that begin between the same two dispatches are run by one program. A dispatch leaves
+before the texts of the one before it are made.
 """
 
 import functools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +24,12 @@ from rft_jax.serve.answer_text import AnswerText, TokenLogprob
 from rft_jax.serve.grammar_pool import ANYTHING, GrammarPool
 from rft_jax.serve.loaded import LoadedModel
 from rft_jax.serve.slots import (
+    Beginnings,
     Decoded,
+    Decoding,
     Sample,
+    Slots,
+    Weights,
     begin,
     decode_tokens,
     empty_slots,
@@ -39,10 +46,26 @@ _LEAST_TOP_P = 1e-6  # the most probable token is always in the nucleus
 _MINUS_INFINITY = -9999.0  # as OpenAI's API writes it
 
 _empty = jax.jit(empty_slots, static_argnums=(0, 1, 2, 3))  # arrays of their own, to be donated
-_begin = jax.jit(begin, static_argnums=0, donate_argnums=2)
-_repeat = jax.jit(repeat, static_argnums=0, donate_argnums=1)
-_decode = jax.jit(decode_tokens, static_argnums=(0, 1), donate_argnums=3)
 _resize = jax.jit(resize, static_argnums=(1, 2))
+
+
+class _Programs(NamedTuple):
+    """What changes slots, compiled; see `slots`."""
+
+    begin: Callable[[Weights, Slots, Beginnings], Slots]
+    repeat: Callable[[Slots, np.int32, np.int32, Sample], Slots]
+    decode: Callable[[Weights, Slots, np.ndarray, GrammarTables | None], tuple[Slots, Decoded]]
+
+
+@functools.cache
+def _programs(decoding: Decoding, steps: int) -> _Programs:
+    """One set for all models that decode alike, found once a model: its description is large, and
+    to hash it at every dispatch takes a tenth of a small model's time."""
+    return _Programs(
+        jax.jit(functools.partial(begin, decoding), donate_argnums=1),
+        jax.jit(functools.partial(repeat, decoding), donate_argnums=0),
+        jax.jit(functools.partial(decode_tokens, decoding, steps), donate_argnums=1),
+    )
 
 
 @dataclass
@@ -91,6 +114,22 @@ class _Running:
     tokens: int = 0
     thought: int = 0
     answering: bool = True
+    dropped: bool = False  # what is decoded of it is for nobody
+
+
+class _Flight(NamedTuple):
+    """A dispatch: what becomes of its slots, on the device, and whose they are."""
+
+    decoded: Decoded
+    running: dict[int, _Running]
+
+
+class _Beginning(NamedTuple):
+    """A sample whose prompt is about to be run."""
+
+    prompt: tuple[int, ...]
+    slot: int
+    sample: Sample
 
 
 class Batcher:
@@ -99,12 +138,14 @@ class Batcher:
     def __init__(self, model: LoadedModel, slots: int = SLOTS, steps: int = STEPS):
         self.model = model
         self._steps = steps
+        self._programs = _programs(model.decoding, steps)
         self._room = self._usual_room = _room_of(self.usual_task())  # of prompts, of completions
         self._slots = _empty(model.decoding, slots, *self._room)
         self._running: dict[int, _Running] = {}
         self._free = deque(range(slots))  # that which has been free longest first
         self._prompt_in: list[tuple[int, ...] | None] = [None] * slots
         self._cancel: set[int] = set()
+        self._flight: _Flight | None = None
         self._waiting: deque[Task] = deque()
         self._tasks: dict[int, Task] = {}
         self._pool = GrammarPool()
@@ -130,8 +171,7 @@ class Batcher:
             self._waiting.remove(task)
         for slot, running in list(self._running.items()):
             if running.task is task:
-                self._end(slot)
-                self._cancel.add(slot)
+                self._drop(slot)
 
     def step(self) -> list[JsonObject]:
         """Decodes some tokens of all that run, and says what has become of them.
@@ -140,10 +180,17 @@ class Batcher:
             Events: `{"id", "sample", "text", "tokens"}` for a part of an answer, with `finish` for
             its last, and `{"id", "done", "usage"}` behind the last of a task.
         """
-        self._admit()
-        if not self._running:
+        if self._flight is None:
+            self._dispatch()
+        if (flight := self._flight) is None:
             return []
-        return list(self._hand_out(self._dispatch()))
+        decoded = jax.device_get(flight.decoded)
+        for slot, running in flight.running.items():
+            if not decoded.running_S[slot] and self._running.get(slot) is running:
+                self._end(slot)
+        # First, so that texts are made while the device decodes.
+        self._dispatch()
+        return list(self._hand_out(decoded, flight.running))
 
     def compile_for(self, task: Task) -> None:
         """Compiles what a task needs, if that has not been done; in any thread.
@@ -169,12 +216,12 @@ class Batcher:
                 slots = _resize(slots, *rooms)
                 _resize(slots, *self._usual_room)
             sample, zero = _sample(task, state), np.int32(0)
-            tokens_1P = np.full((1, length), decoding.pad_id, np.int32)
-            slots = _begin(decoding, weights, slots, tokens_1P, np.int32(1), zero, sample)
-            slots = _repeat(decoding, slots, zero, zero, sample)
+            one = [_Beginning(task.prompt, 0, sample)]
+            slots = self._programs.begin(weights, slots, self._rows(one, length))
+            slots = self._programs.repeat(slots, zero, zero, sample)
             cancel_S = np.ones(len(self._prompt_in), bool)
             tables = jax.tree.map(jnp.asarray, pool.tables)
-            jax.block_until_ready(_decode(decoding, self._steps, weights, slots, cancel_S, tables))
+            jax.block_until_ready(self._programs.decode(weights, slots, cancel_S, tables))
             self._compiled.add(wanted)
 
     def usual_task(self) -> Task:
@@ -193,6 +240,7 @@ class Batcher:
         if not self._running:
             self._pool.clear()
         blocked = 0
+        begun: list[_Beginning] = []
         while self._free and blocked < len(self._waiting):
             task = self._waiting[0]
             self._waiting.rotate(-1)
@@ -204,62 +252,85 @@ class Batcher:
                     continue
                 first = found
             blocked = 0
-            self._make_room(task)
-            self._begin(task, first)
+            if self._roomy_for(task) != self._room:
+                self._run(begun)
+                self._resize(*self._roomy_for(task))
+            self._begin(task, first, begun)
             if task.begun == task.samples:
                 self._waiting.remove(task)
+        self._run(begun)
 
-    def _make_room(self, task: Task) -> None:
+    def _roomy_for(self, task: Task) -> tuple[int, int]:
         # Room that one request made others do without as soon as they can.
-        self._resize(*_roomier(_room_of(task), self._room if self._running else self._usual_room))
+        return _roomier(_room_of(task), self._room if self._running else self._usual_room)
 
     def _resize(self, prompt_room: int, room: int) -> None:
-        if (prompt_room, room) != self._room:
-            self._room = prompt_room, room
-            self._slots = _resize(self._slots, prompt_room, room)
-            fits = [p if p and len(p) <= prompt_room else None for p in self._prompt_in]
-            self._prompt_in = fits
+        self._room = prompt_room, room
+        self._slots = _resize(self._slots, prompt_room, room)
+        self._prompt_in = [p if p and len(p) <= prompt_room else None for p in self._prompt_in]
 
-    def _begin(self, task: Task, grammar: int) -> None:
-        """Begins the task's next sample."""
-        decoding = self.model.decoding
+    def _begin(self, task: Task, grammar: int, begun: list[_Beginning]) -> None:
+        """Begins the task's next sample, at once or with those that are about to begin."""
         known = [slot for slot, prompt in enumerate(self._prompt_in) if prompt == task.prompt]
         slot = next((slot for slot in self._free if slot in known), self._free[0])
         self._free.remove(slot)
         self._cancel.discard(slot)
         sample = _sample(task, grammar)
         if known:
-            source = slot if slot in known else known[0]
-            self._slots = _repeat(decoding, self._slots, np.int32(source), np.int32(slot), sample)
+            self._run(begun)
+            source = np.int32(slot if slot in known else known[0])
+            self._slots = self._programs.repeat(self._slots, source, np.int32(slot), sample)
         else:
-            length = len(task.prompt)
-            size = _rounded(length, _LEAST_PROMPT)
-            tokens_1P = np.full((1, size), decoding.pad_id, np.int32)
-            tokens_1P[0, :length] = task.prompt
-            self._slots = _begin(
-                decoding, self.model.weights, self._slots, tokens_1P, np.int32(length),
-                np.int32(slot), sample,
-            )  # fmt: skip
+            begun.append(_Beginning(task.prompt, slot, sample))
         self._prompt_in[slot] = task.prompt
-        answering = decoding.end_of_think_id is None
+        answering = self.model.decoding.end_of_think_id is None
         text = AnswerText(self.model.texts, task.stops)
         self._running[slot] = _Running(task, task.begun, text, answering=answering)
         task.begun += 1
 
-    def _dispatch(self) -> Decoded:
+    def _run(self, begun: list[_Beginning]) -> None:
+        """Runs the prompts of those that are about to begin, of one length at once."""
+        lengths = [_rounded(len(one.prompt), _LEAST_PROMPT) for one in begun]
+        for length in sorted(set(lengths)):
+            ones = [one for one, size in zip(begun, lengths, strict=True) if size == length]
+            rows = self._rows(ones, length)
+            self._slots = self._programs.begin(self.model.weights, self._slots, rows)
+        begun.clear()
+
+    def _rows(self, begun: list[_Beginning], length: int) -> Beginnings:
+        """Beginnings as the program takes them: a row for every slot, with so many tokens."""
+        count, slots = len(begun), len(self._prompt_in)
+        tokens_NP = np.full((slots, length), self.model.decoding.pad_id, np.int32)
+        for row_P, one in zip(tokens_NP, begun, strict=False):
+            row_P[: len(one.prompt)] = one.prompt
+        filled = begun + begun[:1] * (slots - count)
+        return Beginnings(
+            tokens_NP,
+            np.array([len(one.prompt) for one in filled], np.int32),
+            np.array([one.slot for one in filled], np.int32),
+            jax.tree.map(lambda *values: np.stack(values), *(one.sample for one in filled)),
+            np.int32(count),
+        )
+
+    def _dispatch(self) -> None:
+        """Fills slots, and lets the device decode in all that run."""
+        self._admit()
+        if not self._running:
+            self._flight = None
+            return
         cancel_S = np.zeros(len(self._prompt_in), bool)
         cancel_S[list(self._cancel)] = True
         self._cancel.clear()
         grammar = None
         if any(running.task.grammar for running in self._running.values()):
             grammar = self._grammar()
-        self._slots, decoded = _decode(
-            self.model.decoding, self._steps, self.model.weights, self._slots, cancel_S, grammar
+        self._slots, decoded = self._programs.decode(
+            self.model.weights, self._slots, cancel_S, grammar
         )
         if not any(running.task.top for running in self._running.values()):
             nothing = np.zeros((len(self._prompt_in), self._steps, 0))
             decoded = decoded._replace(top_SKN=nothing, top_logprobs_SKN=nothing)
-        return jax.device_get(decoded)
+        self._flight = _Flight(decoded, dict(self._running))
 
     def _grammar(self) -> GrammarTables:
         """The pool's tables, on the device."""
@@ -269,8 +340,10 @@ class Batcher:
             self._tables = tables, jax.tree.map(jnp.asarray, tables)
         return self._tables[1]
 
-    def _hand_out(self, decoded: Decoded) -> Iterator[JsonObject]:
-        for slot, running in list(self._running.items()):
+    def _hand_out(self, decoded: Decoded, ran: dict[int, _Running]) -> Iterator[JsonObject]:
+        for slot, running in ran.items():
+            if running.dropped:
+                continue
             for at in range(decoded.written_S[slot]):
                 self._take(running, int(decoded.tokens_SK[slot, at]), decoded, slot, at)
                 if running.text.stopped:
@@ -280,7 +353,7 @@ class Batcher:
             if finish := self._finish(running, decoded, slot):
                 running.text.finish()
                 yield from self._part(running, finish)
-                yield from self._ended(slot)
+                yield from self._ended(running)
 
     def _part(self, running: _Running, finish: str | None) -> Iterator[JsonObject]:
         """What is ready of an answer, if anything, or its end."""
@@ -316,16 +389,15 @@ class Batcher:
     def _finish(self, running: _Running, decoded: Decoded, slot: int) -> str | None:
         """Why a sample has ended, if it has."""
         if running.text.stopped:
-            if decoded.running_S[slot]:
-                self._cancel.add(slot)
+            if self._running.get(slot) is running:
+                self._drop(slot)
             return "stop"
         if decoded.running_S[slot]:
             return None
         last = int(decoded.tokens_SK[slot, decoded.written_S[slot] - 1])
         return "stop" if last in self.model.decoding.stop_ids else "length"
 
-    def _ended(self, slot: int) -> Iterator[JsonObject]:
-        running = self._end(slot)
+    def _ended(self, running: _Running) -> Iterator[JsonObject]:
         task = running.task
         task.ended += 1
         task.usage["completion"] += running.tokens
@@ -334,9 +406,15 @@ class Batcher:
             self._tasks.pop(task.id, None)
             yield {"id": task.id, "done": True, "usage": task.usage}
 
-    def _end(self, slot: int) -> _Running:
+    def _drop(self, slot: int) -> None:
+        """Frees a slot in which the device would go on."""
+        self._running[slot].dropped = True
+        self._end(slot)
+        self._cancel.add(slot)
+
+    def _end(self, slot: int) -> None:
+        del self._running[slot]
         self._free.append(slot)
-        return self._running.pop(slot)
 
 
 def _sample(task: Task, grammar: int) -> Sample:

@@ -175,7 +175,7 @@ def run_server(app: ASGIApp, options: ServeOptions) -> None:
     Raises:
         InputError: The address cannot be listened at.
     """
-    listener = _bind(options.host, options.port)
+    listener = bind(options.host, options.port)
     port = listener.getsockname()[1]
     shown = f"[{options.host}]" if ":" in options.host else options.host
     if options.host not in _LOOPBACK:
@@ -202,7 +202,12 @@ def run_server(app: ASGIApp, options: ServeOptions) -> None:
     _Server(config, f"http://{shown}:{port}").run(sockets=[listener])
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 is any free one.
+
+    Raises:
+        InputError: The address cannot be listened at.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=512)

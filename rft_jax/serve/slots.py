@@ -1,8 +1,8 @@
 """Continuous batching for requests that come one by one: slots, and programs over all of them.
 
 A slot has what layers keep of a prompt of its own, the completion that grows behind it, and how it
-is sampled. Three programs change the slots, which are donated: `begin` runs a prompt and puts it
-into a slot, `repeat` begins in one slot with the prompt that is in another, `decode_tokens` decodes
+is sampled. Three programs change the slots, which are donated: `begin` runs prompts and puts them
+into slots, `repeat` begins in one slot with the prompt that is in another, `decode_tokens` decodes
 up to k tokens in all slots. Between them the host takes tokens and frees slots (`batcher`).
 
 Letters as in docs/architecture.md; S is the slots, each a row by itself (C = S, M = 1 of
@@ -142,35 +142,50 @@ def empty_slots(decoding: Decoding, count: int, prompt_room: int, room: int) -> 
     )  # fmt: skip
 
 
-def begin(
-    decoding: Decoding,
-    weights: Weights,
-    slots: Slots,
-    tokens_1P: Array,
-    length: Array,
-    slot: Array,
-    sample: Sample,
-) -> Slots:
-    """Runs a prompt and begins a completion of it in a slot.
+class Beginnings(NamedTuple):
+    """Completions to begin, in rows of which the first `count` are used; N is the slots.
 
-    Args:
-        tokens_1P: int32, padded on the right; P at most that of the slots.
-        length: int32.
-        slot: int32.
-        sample: Scalars.
+    Attributes:
+        tokens_NP: int32, prompts padded on the right; P at most that of the slots.
+        length_N: int32.
+        slot_N: int32.
+        sample_N: Arrays [N].
+        count: int32.
     """
-    last_1D, prefix = decoding.model.prefill(weights.params, tokens_1P, length[None])
 
-    first, states = jnp.int32(0), prefix.unrolled().states
-    slots = slots._replace(
-        prompts={
-            name: kept.place(slot, first, states[name], first)
-            for name, kept in slots.prompts.items()
-        },
-        prompt_length_S=slots.prompt_length_S.at[slot].set(length),
-        last_SD=slots.last_SD.at[slot].set(last_1D[0]),
-    )
-    return _begin_sample(decoding, slots, slot, sample)
+    tokens_NP: np.ndarray
+    length_N: np.ndarray
+    slot_N: np.ndarray
+    sample_N: Sample
+    count: np.ndarray
+
+
+def begin(decoding: Decoding, weights: Weights, slots: Slots, beginnings: Beginnings) -> Slots:
+    """Runs prompts and begins a completion of each in a slot.
+
+    One prompt after the other: its numbers, and with them what a seed samples, do not depend on
+    which others came with it, and the same program serves any number of them.
+    """
+    rows = jax.tree.map(jnp.asarray, beginnings)
+
+    def begin_one(row: Array, slots: Slots) -> Slots:
+        length, slot = rows.length_N[row], rows.slot_N[row]
+        last_1D, prefix = decoding.model.prefill(
+            weights.params, rows.tokens_NP[row][None], length[None]
+        )
+        first, states = jnp.int32(0), prefix.unrolled().states
+        slots = slots._replace(
+            prompts={
+                name: kept.place(slot, first, states[name], first)
+                for name, kept in slots.prompts.items()
+            },
+            prompt_length_S=slots.prompt_length_S.at[slot].set(length),
+            last_SD=slots.last_SD.at[slot].set(last_1D[0]),
+        )
+        sample = jax.tree.map(lambda x_N: x_N[row], rows.sample_N)
+        return _begin_sample(decoding, slots, slot, sample)
+
+    return jax.lax.fori_loop(0, rows.count, begin_one, slots)
 
 
 def repeat(decoding: Decoding, slots: Slots, source: Array, slot: Array, sample: Sample) -> Slots:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from rft_jax.serve.bodies import JSON_LIMIT, read_body, read_json
 from rft_jax.serve.errors import exception_handlers
 from rft_jax.serve.limits import middleware, page_token
-from rft_jax.serve.listen import DeadlineProtocol
+from rft_jax.serve.listen import DeadlineProtocol, bind
 
 KEY = "rft-secret-key"
 AUTH = f"Authorization: Bearer {KEY}"
@@ -270,3 +270,12 @@ def test_the_log_has_no_secrets(port, caplog):
         time.sleep(0.05)
     assert "POST /v1/echo 200" in caplog.text and "RuntimeError" in caplog.text
     assert "secret" not in caplog.text and "\ninjected" not in caplog.text
+
+
+def test_answers_do_not_wait_until_their_heads_are_acknowledged():
+    with closing(bind("127.0.0.1", 0)) as listener:
+        with (
+            closing(socket.create_connection(listener.getsockname())),
+            closing(listener.accept()[0]) as connection,
+        ):
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
