@@ -19,6 +19,7 @@ from rft_jax.config.schema import LoraTarget as LoraTarget
 from rft_jax.config.schema import MeshConfig as MeshConfig
 from rft_jax.config.schema import ModelConfig as ModelConfig
 from rft_jax.config.schema import OptimizerConfig as OptimizerConfig
+from rft_jax.config.schema import ProportionalRope as ProportionalRope
 from rft_jax.config.schema import RLStage as RLStage
 from rft_jax.config.schema import RolloutConfig as RolloutConfig
 from rft_jax.config.schema import RopeScaling as RopeScaling

@@ -106,10 +106,22 @@ class YarnRope:
     truncate: bool = True  # the ramp's ends to whole dimensions
 
 
-RopeScaling = LinearRope | Llama3Rope | YarnRope
+@dataclass(frozen=True)
+class ProportionalRope:
+    """Gemma 4's: the first pairs of a head's dimensions turn as they would if all did."""
+
+    turned: float = 0.25  # the share of pairs that turn
+    factor: float = 1.0  # divides their frequencies
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope | ProportionalRope
 # What a layer does in the place of attention: attend to all tokens, to those of a window, to all
-# without rotary positions (SmolLM 3); Gated DeltaNet (Qwen 3.5).
-LayerType = Literal["full", "sliding", "nope", "delta_net"]
+# without rotary positions (SmolLM 3), to all with heads of another size than sliding layers
+# (Gemma 4: global); Gated DeltaNet (Qwen 3.5). Shared ones, which come last, read the keys and
+# values of the last sliding or global layer before them.
+LayerType = Literal[
+    "full", "sliding", "nope", "global", "shared_sliding", "shared_global", "delta_net"
+]
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -172,6 +184,16 @@ class ModelConfig:
     sliding_window: int = 0  # tokens that a sliding layer sees, with the current one
     sliding_rope_theta: float | None = None  # of sliding layers, unscaled; None: as full layers
     delta_net: DeltaNetConfig | None = None  # sizes of the layers of that kind
+    # Sizes of global layers, as in Gemma 4; None: those of the others.
+    global_head_dim: int | None = None
+    global_kv_heads: int | None = None
+    values_are_keys: bool = False  # global layers have no projection of values, but that of keys
+    shared_intermediate_size: int | None = None  # of the shared layers' MLP; None: as the others'
+    value_norm: bool = False  # RMSNorm without weights on values, as in Gemma 4
+    # Gemma 4's per-layer embeddings: so many numbers of each token for each layer, from a table and
+    # from the token's embedding, are added to what the layer gives. 0: off.
+    per_layer_size: int = 0
+    layer_scale: bool = False  # a factor on what each layer gives, as in Gemma 4
     activation: Literal["silu", "gelu_tanh"] = "silu"  # of the gated MLP: SwiGLU or GeGLU
     norm_weight_offset: bool = False  # RMSNorm multiplies by 1 + its weight, as in Gemma
     sandwich_norms: bool = False  # norms also behind attention and MLP, as in Gemma 2

@@ -35,6 +35,7 @@ from rft_jax.config.types import (
     describe,
     is_settings,
 )
+from rft_jax.config.validate_layers import validate_sharing
 from rft_jax.utils.errors import InputError
 
 
@@ -180,6 +181,7 @@ def _validate_model(model: ModelConfig) -> None:
         raise InputError(f"{section}.rotary_dim: rotary positions need an even number")
     if "delta_net" in model.attention_pattern:
         _validate_delta_net(section, model.delta_net)
+    validate_sharing(section, model)
     if model.experts and not 1 <= model.experts_per_token <= model.experts:
         raise InputError(
             f"{section}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
@@ -449,6 +451,7 @@ _AXIS_SETTINGS = {
     "num_kv_heads": "num_kv_heads",
     "mlp": "intermediate_size",
     "delta_heads": "delta_net.num_value_heads",
+    "per_layer_table": "num_layers x per_layer_size",
 }
 
 

@@ -33,7 +33,7 @@ class PromptState(Protocol):
         ...
 
     def layer(self, index: int) -> Self:
-        """That of one layer, unrolled."""
+        """That of one layer; of a state, unrolled."""
         ...
 
     def room(self, lanes: int, prompts: int) -> Self:

@@ -8,22 +8,34 @@ Tokens come as [B, S, T]: S rows for each of B prompts. A row is explicit about 
 its segments, so that it may be a prompt (S = 1), one completion (S = G), or several packed ones.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
+from rft_jax.models import per_layer
 from rft_jax.models.attention import soft_cap
 from rft_jax.models.cache import Cache, LayerCache, Prefix
 from rft_jax.models.int8 import Int8, quantized_axes
-from rft_jax.models.layer_kinds import LayerKind, Rows, order, scan_layers, stacks
-from rft_jax.models.layer_kinds.base import INNER_STD, MixRows, MixToken
-from rft_jax.models.linear import PRODUCT, Weight, embed, unembed
-from rft_jax.models.mlp import expert_mlp, gated_mlp
+from rft_jax.models.layer_kinds import (
+    LayerKind,
+    Rows,
+    Source,
+    Stack,
+    orders,
+    scan_layers,
+    stacks,
+)
+from rft_jax.models.layer_kinds.base import INNER_STD
+from rft_jax.models.linear import PRODUCT, Weight, embed, linear, unembed
+from rft_jax.models.mlp import ACTIVATIONS, expert_mlp, gated_mlp
 from rft_jax.models.norms import rms_norm
 from rft_jax.parallel import batch_parts, constrain, shard_experts
 from rft_jax.utils.types import PyTree
@@ -34,6 +46,18 @@ _KEPT = {
 }
 
 
+TokenCarry: TypeAlias = tuple[Array, dict[str, LayerCache]]  # with what layers keep, by stack
+
+
+class LayerInputs(NamedTuple):
+    """What a layer has besides what goes from layer to layer; in a scan, all of a stack."""
+
+    index: Array | int  # its place among the layers of its stack
+    weights: PyTree
+    prompts: PyTree  # what it keeps of them
+    per_layer: Array | None  # numbers of each token for this layer, [B, S, T, I]
+
+
 class Decoder(nnx.Module):
     """Token ids to hidden states; `logits` maps those to the vocabulary."""
 
@@ -41,10 +65,12 @@ class Decoder(nnx.Module):
         self.config = config
         self.embed_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.hidden_size), 0.02)
         for name, stack in stacks(config).items():
-            setattr(self, name, Block(config, stack.kind, len(stack.layers), rngs=rngs))
+            setattr(self, name, Block(stack.config, stack.kind, len(stack.layers), rngs=rngs))
         self.final_norm_D = _norm_weight(config, ("embed",), (config.hidden_size,))
         if not config.tie_embeddings:
             self.head_VD = _weight(rngs, ("vocab", "embed"), (vocab_size, config.hidden_size), 0.02)
+        for name, weight in per_layer.weights(config, vocab_size, functools.partial(_weight, rngs)):
+            setattr(self, name, weight)
 
     def __call__(
         self,
@@ -71,28 +97,19 @@ class Decoder(nnx.Module):
         Returns:
             hidden_BSTD after the final norm, and by stack what its layers keep of the rows.
         """
-        c = self.config
         x_BSTD = self._embed(tokens_BST, dtype)
         rows = _rows(positions_BST, segments_BST, prefix, x_BSTD, row_sharding)
-        run, inputs = {}, {}
-        for name, stack in stacks(c).items():
-            graph, weights = nnx.split(getattr(self, name))
-            mix = stack.kind.over_rows(rows)
-
-            def layer(
-                x_BSTD: Array, inputs: PyTree, graph: nnx.GraphDef = graph, mix: MixRows = mix
-            ) -> tuple[Array, PyTree]:
-                x_BSTD = _constrain_rows(x_BSTD, row_sharding)
-                index, weights, prompts = inputs
-                block = nnx.merge(graph, weights)
-                mixed_BSTD, kept = mix(block, block.before(x_BSTD), index, prompts)
-                return block.after(x_BSTD, mixed_BSTD, row_sharding), kept
-
-            if c.remat != "none":
-                layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[c.remat])
-            prompts = None if prefix is None else prefix.states[name]
-            run[name], inputs[name] = layer, (jnp.arange(len(stack.layers)), weights, prompts)
-        x_BSTD, kept = scan_layers(order(c), run, x_BSTD, inputs)
+        inputs = self._inputs(tokens_BST, x_BSTD, rows)
+        made, kept, handed = stacks(self.config), {}, {}
+        sources = {stack.source for stack in made.values() if stack.source}
+        for order in orders(self.config):
+            run = {
+                name: self._layer_of_rows(name, _with_source(rows, made, name, handed))
+                for name in order.stacks
+            }
+            own = {name: inputs[name] for name in order.stacks}
+            x_BSTD, given, last = scan_layers(order, run, x_BSTD, own, sources)
+            kept, handed = kept | given, handed | last
         return self._norm(x_BSTD, row_sharding), kept
 
     def decode(
@@ -120,49 +137,96 @@ class Decoder(nnx.Module):
         Returns:
             hidden_BS1D after the final norm, and the new cache.
         """
-        c = self.config
         x_BS1D = self._embed(tokens_BS1, dtype)
         rows = _rows(positions_BS1, jnp.ones_like(positions_BS1), prefix, x_BS1D, row_sharding)
-        run, inputs = {}, {}
-        for name, stack in stacks(c).items():
-            graph, weights = nnx.split(getattr(self, name))
-            mix = stack.kind.over_token(rows, cache)
-
-            def layer(
-                carry: tuple[Array, dict[str, LayerCache]],
-                inputs: PyTree,
-                name: str = name,
-                graph: nnx.GraphDef = graph,
-                mix: MixToken = mix,
-            ) -> tuple[tuple[Array, dict[str, LayerCache]], None]:
-                x_BS1D, kept = carry
-                x_BS1D = _constrain_rows(x_BS1D, row_sharding)
-                index, weights, prompts = inputs
-                block = nnx.merge(graph, weights)
-                mixed_BS1D, own = mix(block, block.before(x_BS1D), index, prompts, kept[name])
-                return (block.after(x_BS1D, mixed_BS1D, row_sharding), {**kept, name: own}), None
-
-            run[name] = layer
-            inputs[name] = jnp.arange(len(stack.layers)), weights, prefix.states[name]
+        made = stacks(self.config)
+        run = {
+            name: self._layer_of_token(name, _with_source(rows, made, name, {}), cache)
+            for name in made
+        }
         carry = x_BS1D, dict(cache.stacks)
-        if layers is None:
-            carry, _ = scan_layers(order(c), run, carry, inputs)
-        else:
-            done = dict.fromkeys(run, 0)
-            for name in order(c).names:
+        inputs = self._inputs(tokens_BS1, x_BS1D, rows)
+        for order in orders(self.config):
+            if layers is None:
+                own = {name: inputs[name] for name in order.stacks}
+                carry, *_ = scan_layers(order, run, carry, own)
+                continue
+            done = dict.fromkeys(order.stacks, 0)
+            for name in order.names:
                 index = done[name]
-                own = index, layers[name][index], prefix.states[name].layer(index)
+                extra = inputs[name].per_layer
+                own = LayerInputs(
+                    index,
+                    layers[name][index],
+                    prefix.states[name].layer(index),
+                    None if extra is None else extra[index],
+                )
                 carry, _ = run[name](carry, own)
                 done[name] += 1
         x_BS1D, kept = carry
         cache = Cache(kept, cache.written + 1, cache.length_BG + 1)
         return self._norm(x_BS1D, row_sharding), cache
 
+    def _inputs(self, tokens_BST: Array, x_BSTD: Array, rows: Rows) -> dict[str, LayerInputs]:
+        """What layers have of their own, by stack."""
+        prefix, place = rows.prefix, functools.partial(_constrain_rows, row_sharding=rows.sharding)
+        added = per_layer.inputs(self.config, self._top, tokens_BST, x_BSTD, place)
+        return {
+            name: LayerInputs(
+                jnp.arange(len(stack.layers)),
+                nnx.split(getattr(self, name))[1],
+                None if prefix is None else prefix.states[name],
+                None if added is None else added[np.array(stack.layers)],
+            )
+            for name, stack in stacks(self.config).items()
+        }
+
+    def _layer_of_rows(
+        self, name: str, rows: Rows
+    ) -> Callable[[Array, LayerInputs], tuple[Array, PyTree]]:
+        """A layer of a stack over whole rows."""
+        graph, _ = nnx.split(getattr(self, name))
+        mix = stacks(self.config)[name].kind.over_rows(rows)
+
+        def layer(x_BSTD: Array, inputs: LayerInputs) -> tuple[Array, PyTree]:
+            x_BSTD = _constrain_rows(x_BSTD, rows.sharding)
+            block = nnx.merge(graph, inputs.weights)
+            mixed_BSTD, kept = mix(block, block.before(x_BSTD), inputs.index, inputs.prompts)
+            return block.after(x_BSTD, mixed_BSTD, inputs.per_layer, rows.sharding), kept
+
+        remat = self.config.remat
+        if remat == "none":
+            return layer
+        return jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[remat])
+
+    def _layer_of_token(
+        self, name: str, rows: Rows, cache: Cache
+    ) -> Callable[[TokenCarry, LayerInputs], tuple[TokenCarry, None]]:
+        """A layer of a stack over one token more of each row."""
+        graph, _ = nnx.split(getattr(self, name))
+        stack = stacks(self.config)[name]
+        mix, keeper = stack.kind.over_token(rows, cache), stack.source or name
+
+        def layer(carry: TokenCarry, inputs: LayerInputs) -> tuple[TokenCarry, None]:
+            x_BS1D, kept = carry
+            x_BS1D = _constrain_rows(x_BS1D, rows.sharding)
+            block = nnx.merge(graph, inputs.weights)
+            h_BS1D = block.before(x_BS1D)
+            mixed_BS1D, own = mix(block, h_BS1D, inputs.index, inputs.prompts, kept[keeper])
+            x_BS1D = block.after(x_BS1D, mixed_BS1D, inputs.per_layer, rows.sharding)
+            return (x_BS1D, {**kept, keeper: own}), None
+
+        return layer
+
     def _embed(self, tokens_BST: Array, dtype: jnp.dtype) -> Array:
         x_BSTD = embed(self.embed_VD.get_value(), tokens_BST, dtype)
         if self.config.scale_embeddings:
             x_BSTD = x_BSTD * jnp.asarray(self.config.hidden_size**0.5, dtype)
         return _times(x_BSTD, self.config.embedding_multiplier)
+
+    def _top(self, name: str) -> Weight:
+        """A weight that is no layer's."""
+        return getattr(self, name).get_value()
 
     def _norm(self, x_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
         x_BSTD = _constrain_rows(x_BSTD, row_sharding)
@@ -177,7 +241,10 @@ class Decoder(nnx.Module):
 
 
 class Block(nnx.Module):
-    """The weights of a stack of layers; in the scan, those of one."""
+    """The weights of a stack of layers; in the scan, those of one.
+
+    Its configuration has the sizes of these layers.
+    """
 
     def __init__(self, config: ModelConfig, kind: LayerKind, layers: int, *, rngs: nnx.Rngs):
         c, n = config, layers
@@ -211,6 +278,13 @@ class Block(nnx.Module):
             self.gate_DF = weight(("embed", "mlp"), (c.hidden_size, c.intermediate_size), inner)
             self.up_DF = weight(("embed", "mlp"), (c.hidden_size, c.intermediate_size), inner)
             self.down_FD = weight(("mlp", "embed"), (c.intermediate_size, c.hidden_size), outer)
+        if c.per_layer_size:
+            inner_axes, sizes = ("embed", "per_layer"), (c.hidden_size, c.per_layer_size)
+            self.per_layer_gate_DI = weight(inner_axes, sizes, inner)
+            self.per_layer_out_ID = weight(inner_axes[::-1], sizes[::-1], outer)
+            self.per_layer_norm_D = norm("embed", c.hidden_size)
+        if c.layer_scale:
+            self.layer_scale_X = weight(("single",), (1,), 0.0, 1.0)
 
     def weight(self, name: str) -> Weight:
         """See `LayerWeights`."""
@@ -224,7 +298,13 @@ class Block(nnx.Module):
         """What the layer's kind mixes."""
         return self._norm("attention_norm_D", x_BSTD) if self.config.pre_norms else x_BSTD
 
-    def after(self, x_BSTD: Array, mixed_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
+    def after(
+        self,
+        x_BSTD: Array,
+        mixed_BSTD: Array,
+        per_layer_BSTI: Array | None,
+        row_sharding: NamedSharding | None,
+    ) -> Array:
         """The block's output from its input and from what its kind made of that."""
         c = self.config
         if c.sandwich_norms:
@@ -234,7 +314,20 @@ class Block(nnx.Module):
         h_BSTD = self._mlp(h_BSTD, row_sharding)
         if c.sandwich_norms:
             h_BSTD = self._norm("post_mlp_norm_D", h_BSTD)
-        return x_BSTD + _times(h_BSTD, c.residual_multiplier)
+        x_BSTD = x_BSTD + _times(h_BSTD, c.residual_multiplier)
+        if per_layer_BSTI is not None:
+            x_BSTD = x_BSTD + self._of_per_layer(x_BSTD, per_layer_BSTI)
+        if c.layer_scale:
+            x_BSTD = x_BSTD * self.vector("layer_scale_X").astype(x_BSTD.dtype)
+        return x_BSTD
+
+    def _of_per_layer(self, x_BSTD: Array, per_layer_BSTI: Array) -> Array:
+        """What the layer adds of its own embedding of the tokens."""
+        gate_BSTI = ACTIVATIONS[self.config.activation](
+            linear(x_BSTD, self.weight("per_layer_gate_DI"))
+        )
+        h_BSTD = linear(gate_BSTI * per_layer_BSTI, self.weight("per_layer_out_ID"))
+        return self._norm("per_layer_norm_D", h_BSTD)
 
     def _norm(self, name: str, x_BSTD: Array) -> Array:
         return rms_norm(x_BSTD, self.vector(name), self.config)
@@ -282,6 +375,23 @@ def _rows(
 ) -> Rows:
     whole = row_sharding is None or _divides(row_sharding, x_BSTD)
     return Rows(positions_BST, segments_BST, prefix, x_BSTD.dtype, row_sharding, whole)
+
+
+def _with_source(
+    rows: Rows, made: Mapping[str, Stack], name: str, handed: Mapping[str, PyTree]
+) -> Rows:
+    """The rows with what the layers of a stack read of another's last layer, if they do.
+
+    Args:
+        made: All stacks.
+        handed: What last layers keep of the rows; of one token more nothing.
+    """
+    source = made[name].source
+    if source is None:
+        return rows
+    last = len(made[source].layers) - 1
+    prompts = None if rows.prefix is None else rows.prefix.states[source].layer(last)
+    return rows._replace(source=Source(last, handed.get(source), prompts))
 
 
 def _divides(row_sharding: NamedSharding | None, x_BSTD: Array) -> bool:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.config import LinearRope, Llama3Rope, RopeScaling, YarnRope
+from rft_jax.config import LinearRope, Llama3Rope, ProportionalRope, RopeScaling, YarnRope
 
 
 class Rotation(NamedTuple):
@@ -59,6 +59,9 @@ def frequencies(theta: float, head_dim: int, scaling: RopeScaling | None) -> np.
         case YarnRope():
             kept = _yarn_kept(theta, head_dim, scaling)
             frequency = _interpolate(frequency, scaling.factor, kept)
+        case ProportionalRope():
+            turns = np.arange(len(frequency)) < int(scaling.turned * head_dim // 2)
+            frequency = np.where(turns, frequency / scaling.factor, 0)
     return frequency.astype(np.float32)
 
 

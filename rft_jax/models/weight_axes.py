@@ -23,6 +23,10 @@ INPUTS = {
     "gate_EDF": "D",
     "up_EDF": "D",
     "down_EFD": "F",
+    "per_layer_VX": "X",
+    "per_layer_from_DLI": "D",
+    "per_layer_gate_DI": "D",
+    "per_layer_out_ID": "I",
 }
 STACKED = "E"  # experts; layers have no letter
 

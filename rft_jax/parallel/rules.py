@@ -31,9 +31,12 @@ LEARNER_RULES: Rules = {
     "delta_heads": "tensor",
     "channels": None,  # of a convolution over time
     "taps": None,
+    "per_layer": None,  # numbers of a token for each layer
+    "per_layer_table": "fsdp",  # those for all layers, in a table
+    "single": None,
 }
 
-ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None}
+ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None, "per_layer_table": None}
 
 
 def shardings(mesh: AnyMesh, rules: Rules, axes: PyTree) -> Shardings:

@@ -9,6 +9,7 @@ named as in `aot`.
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import jax
 from rft_jax.config import RolloutConfig
 from rft_jax.models import Model, base
 from rft_jax.models.attention_kernel import takes
-from rft_jax.models.layer_kinds import stacks
+from rft_jax.models.layer_kinds import Stack, stacks
 from rft_jax.models.row_attention import cudnn_takes
 from rft_jax.parallel import batch_parts
 from rft_jax.plan.aot import PlannedStep
@@ -66,6 +67,7 @@ class Sizes(NamedTuple):
         layer: All weights of a layer.
         experts: Those of its experts; 0 without.
         head: Weights of the vocabulary's projection.
+        table: Those of per-layer embeddings, of which a token reads a row; 0 without.
         prompts, completions: Tokens of a step.
         rows: Prompts of a micro-batch.
     """
@@ -74,6 +76,7 @@ class Sizes(NamedTuple):
     layer: float
     experts: float
     head: float
+    table: float
     prompts: float
     completions: float
     rows: float
@@ -104,16 +107,19 @@ def count(program: PlannedStep) -> Sizes:
     """Counts what a device has to do."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, parts = mesh.shape["tensor"], batch_parts(mesh)
-    kinds = stacks(c).values()
-    mixing = sum(len(stack.layers) * stack.kind.products for stack in kinds) / c.num_layers
-    mlp = 3 * c.hidden_size * c.intermediate_size
+    made = stacks(c).values()
+    mixing = _of_layers(program, lambda stack: stack.kind.products) / c.num_layers
+    widths = sum(len(stack.layers) * stack.config.intermediate_size for stack in made)
+    mlp = 3 * c.hidden_size * widths / c.num_layers
     matrix = mixing + mlp * max(1, c.experts_per_token) + c.hidden_size * c.experts
+    matrix += 3 * c.hidden_size * c.per_layer_size  # to a layer's own numbers, its gate, and back
     per_device = stage.batch_size / parts
     return Sizes(
         matrix=matrix / tensor,
         layer=_layer_weights(program.model) / tensor,
         experts=mlp * c.experts / tensor,
         head=program.model.vocab_size * c.hidden_size / tensor,
+        table=program.model.vocab_size * c.num_layers * c.per_layer_size / tensor,
         prompts=per_device * stage.rollout.max_prompt_tokens,
         completions=per_device * stage.rollout.group_size * stage.rollout.max_completion_tokens,
         rows=max(1.0, per_device / stage.policy_loss.gradient_accumulation),
@@ -128,16 +134,31 @@ def _layer_weights(model: Model) -> float:
     return sum(sizes) / model.config.num_layers
 
 
+def _of_layers(program: PlannedStep, count: Callable[[Stack], float]) -> float:
+    """What is counted in a layer of a stack, of all layers."""
+    made = stacks(program.model.config).values()
+    return sum(len(stack.layers) * count(stack) for stack in made)
+
+
 def _keys(program: PlannedStep) -> float:
-    """Keys and values of a token in all layers, in numbers."""
-    kinds = stacks(program.model.config).values()
-    return sum(len(stack.layers) * stack.kind.keys for stack in kinds)
+    """Keys and values that are kept of a token in all layers, in numbers."""
+    return _of_layers(program, lambda stack: stack.kind.keys)
 
 
-def _attention_layers(program: PlannedStep) -> int:
-    """Layers with keys, whose scores are counted."""
-    kinds = stacks(program.model.config).values()
-    return sum(len(stack.layers) for stack in kinds if stack.kind.keys)
+def _queries(program: PlannedStep) -> float:
+    """Queries of a token in all layers, in numbers."""
+    return _of_layers(program, lambda stack: stack.kind.queries)
+
+
+def _attention_layers(program: PlannedStep) -> float:
+    """Layers with queries, whose scores are counted."""
+    return _of_layers(program, lambda stack: stack.kind.queries > 0)
+
+
+def _widest(program: PlannedStep) -> int:
+    """The hidden layer of the widest MLP."""
+    made = stacks(program.model.config).values()
+    return max(stack.config.intermediate_size for stack in made)
 
 
 def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
@@ -147,10 +168,10 @@ def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
     tensor = program.mesh.shape["tensor"]
     P, T = stage.rollout.max_prompt_tokens, stage.rollout.max_completion_tokens
     tokens = sizes.rows * (P + stage.rollout.group_size * T)
-    kept = c.hidden_size
+    kept = c.hidden_size + c.per_layer_size
     if c.remat != "full":
-        heads = c.head_dim * (c.num_heads + 2 * c.num_kv_heads)
-        hidden = 2 * c.intermediate_size * max(1, c.experts_per_token)
+        heads = (_queries(program) + _keys(program)) / max(1, _attention_layers(program))
+        hidden = 2 * _widest(program) * max(1, c.experts_per_token)
         kept += (heads + hidden) / tensor + (1 + c.experts_per_token) * c.hidden_size
     prompt_kv = 2 * sizes.rows * P * _keys(program) / tensor  # and its gradient
     scores = 0.0
@@ -171,11 +192,11 @@ def update_bytes(program: PlannedStep, sizes: Sizes, kept: Kept, activations: fl
     tensor, T = program.mesh.shape["tensor"], stage.rollout.max_completion_tokens
     rows = sizes.rows * stage.rollout.group_size
     trained = c.lora is None
-    cast = kept.weights * item / 4 if trained else 0.0
+    cast = kept.weights * item / 4 * (1 - _share(program, sizes, sizes.table)) if trained else 0.0
     head = item * sizes.head if trained else 0.0
     common = kept.gradient * (loss.gradient_accumulation > 1 or loss.pack_rows > 0) + cast + head
     vocabulary = 4 * LOGITS * rows * min(loss.logit_chunk, T) * program.model.vocab_size / tensor
-    hidden = HIDDEN * max(1, c.experts_per_token) * c.intermediate_size / tensor
+    hidden = HIDDEN * max(1, c.experts_per_token) * _widest(program) / tensor
     stream = rows * T * item * (hidden + (STREAM + PAIRS * c.experts_per_token) * c.hidden_size)
     layer = 2 * item * sizes.layer + 4 * SCORES * _score_elements(program, sizes) + stream
     prompts = (
@@ -205,11 +226,11 @@ def rollout_bytes(program: PlannedStep, sizes: Sizes, kept: Kept) -> float:
     P = stage.rollout.max_prompt_tokens
     prefix = item * rows * _keys(program) / tensor * P
     scores = 0.0 if _in_kernel(program, P, P) else 4 * rows * c.num_heads / tensor * P * P
-    hidden = 2 * max(1, c.experts_per_token) * c.intermediate_size / tensor
+    hidden = 2 * max(1, c.experts_per_token) * _widest(program) / tensor
     hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.hidden_size)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
     unstacked = UNSTACKED * _unrolled(program) * kept.rollout_weights
-    unstacked *= _of_all(program, sizes, sizes.layer)
+    unstacked *= _share(program, sizes, c.num_layers * sizes.layer)
     working = max(2 * scores + hidden, 3 * logits)
     return kept.rollout_weights + unstacked + kept.cache + prefix + working
 
@@ -224,9 +245,9 @@ def rollout_cost(program: PlannedStep, sizes: Sizes, kept: Kept) -> tuple[Cost, 
         T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
     between = (tensor - 1) / tensor
     cache = kept.cache * _cache_seen(stage.rollout)
-    read = kept.rollout_weights + cache
+    read = kept.rollout_weights * (1 - _share(program, sizes, sizes.table)) + cache
     if not _unrolled(program):
-        experts = _of_all(program, sizes, sizes.experts) * kept.rollout_weights
+        experts = _share(program, sizes, c.num_layers * sizes.experts) * kept.rollout_weights
         read += (EXPERT_TRAFFIC - 1) * experts
         read += (CACHE_TRAFFIC - 1) * cache
     prefill = Cost(
@@ -275,21 +296,21 @@ def update_cost(program: PlannedStep, sizes: Sizes) -> Cost:
     parts = loss.gradient_accumulation
     passes = 4 if c.remat == "full" else 3
     tokens = sizes.prompts + sizes.completions
-    layers = _attention_layers(program)
-    attention = 2 * 2 * layers * c.num_heads * c.head_dim / tensor * _seen(program, sizes)
+    attention = 2 * 2 * _queries(program) / tensor * _seen(program, sizes)
     products = 2 * (c.num_layers * sizes.matrix * tokens + sizes.head * sizes.completions)
     weights = c.num_layers * sizes.layer + sizes.head
-    trained = weights if c.lora is None else 0.0
+    trained = weights + sizes.table if c.lora is None else 0.0
     scores = SCORE_TRAFFIC * 4 * parts * _score_elements(program, sizes)
+    scores *= _attention_layers(program)
     if not scores:
-        scores = KERNEL_TRAFFIC * item * tokens * c.num_heads * c.head_dim / tensor
+        scores = KERNEL_TRAFFIC * item * tokens * _queries(program) / tensor
     stream = STREAM_TRAFFIC + PAIR_TRAFFIC * c.experts_per_token
     stream *= item * tokens * c.hidden_size
     return Cost(
         flops=passes * (products + attention),
         hbm_bytes=parts * item * weights * passes
         + 10 * 4 * trained / fsdp
-        + layers * scores
+        + scores
         + c.num_layers * stream,
         sent_bytes=_sent(
             {
@@ -330,16 +351,17 @@ def _score_elements(program: PlannedStep, sizes: Sizes) -> float:
 def _in_kernel(program: PlannedStep, queries: int, keys: int) -> bool:
     """Whether attention's scores stay on the chip."""
     c, dtype = program.model.config, program.model.dtype
+    widest = max(stack.config.head_dim for stack in stacks(c).values())
     if c.attention == "cudnn":
-        return c.attention_softcap is None and cudnn_takes(queries, keys, c.head_dim, dtype)
-    return c.attention == "pallas" and takes(queries, keys, c.head_dim, dtype.itemsize)
+        return c.attention_softcap is None and cudnn_takes(queries, keys, widest, dtype)
+    return c.attention == "pallas" and takes(queries, keys, widest, dtype.itemsize)
 
 
-def _of_all(program: PlannedStep, sizes: Sizes, of_layer: float) -> float:
-    """The share that such a number of weights in each layer has of all weights."""
+def _share(program: PlannedStep, sizes: Sizes, weights: float) -> float:
+    """The share that such a number of weights has of all."""
     c = program.model.config
-    tables = 1 if c.tie_embeddings else 2
-    return c.num_layers * of_layer / (c.num_layers * sizes.layer + tables * sizes.head)
+    tables = (1 if c.tie_embeddings else 2) * sizes.head + sizes.table
+    return weights / (c.num_layers * sizes.layer + tables)
 
 
 def _unrolled(program: PlannedStep) -> bool:

@@ -6,7 +6,14 @@ As their `config.json` on Hugging Face has them; any other source is read from i
 import dataclasses
 from pathlib import Path
 
-from rft_jax.config import NOT_OF_SOURCE, Config, Llama3Rope, ModelConfig
+from rft_jax.config import (
+    NOT_OF_SOURCE,
+    Config,
+    LayerType,
+    Llama3Rope,
+    ModelConfig,
+    ProportionalRope,
+)
 from rft_jax.models.hugging_face import read_config
 from rft_jax.utils.errors import InputError
 
@@ -17,10 +24,24 @@ LLAMA3 = ModelConfig(
     rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 8192),
 )  # fmt: skip
 LLAMA3_VOCABULARY = 128_256
+GEMMA4 = ModelConfig(
+    num_heads=8, head_dim=256, global_head_dim=512, rope_theta=1e6,
+    rope_scaling=ProportionalRope(0.25), sliding_window=512, sliding_rope_theta=1e4,
+    attention_scale=1.0, qk_norm=True, value_norm=True, activation="gelu_tanh",
+    sandwich_norms=True, scale_embeddings=True, logit_softcap=30.0, layer_scale=True,
+    per_layer_size=256,
+)  # fmt: skip
 
 
 def _shape(base: ModelConfig, **sizes) -> ModelConfig:
     return dataclasses.replace(base, **sizes)
+
+
+def _sharing(sliding: int, own: int, shared: int) -> tuple[LayerType, ...]:
+    """Periods of so many sliding layers and a global one, with keys of their own and without."""
+    with_keys: tuple[LayerType, ...] = ("sliding",) * sliding + ("global",)
+    without: tuple[LayerType, ...] = ("shared_sliding",) * sliding + ("shared_global",)
+    return with_keys * own + without * shared
 
 
 SHAPES: dict[str, tuple[ModelConfig, int]] = {
@@ -73,6 +94,20 @@ SHAPES: dict[str, tuple[ModelConfig, int]] = {
             sliding_rope_theta=1e4,
             attention_pattern=("sliding",) * 5 + ("full",), activation="gelu_tanh",
             norm_weight_offset=True, sandwich_norms=True, scale_embeddings=True,
+        ),
+        262_144,
+    ),
+    "google/gemma-4-E2B-it": (
+        _shape(
+            GEMMA4, num_layers=35, hidden_size=1536, num_kv_heads=1, intermediate_size=6144,
+            shared_intermediate_size=12_288, attention_pattern=_sharing(4, 3, 4),
+        ),
+        262_144,
+    ),
+    "google/gemma-4-E4B-it": (
+        _shape(
+            GEMMA4, num_layers=42, hidden_size=2560, num_kv_heads=2, intermediate_size=10_240,
+            attention_pattern=_sharing(5, 4, 3),
         ),
         262_144,
     ),

@@ -280,6 +280,10 @@ REFUSED = {
         experts=8, experts_per_token=9
     ),
     "models.policy.sliding_window: sliding layers": modelled(attention_pattern=("sliding",)),
+    "models.policy.attention_pattern: shared layers come last": modelled(
+        attention_pattern=("global", "shared_global")
+    ),
+    "models.policy.global_head_dim: rotary positions need": modelled(global_head_dim=7),
     "stages.rft.policy_loss.clip_low: must lie in (0, 1], got -0.2": learned(clip_low=-0.2),
     "stages.rft.policy_loss.clip_high: must be above 0": learned(clip_high=0.0),
     "stages.rft.policy_loss.dual_clip: must be above 1": learned(dual_clip=1.0),

@@ -294,6 +294,24 @@ def test_packed_rows_begin_each_completion_with_its_prompts_state(model, batch):
     assert distance(whole, packed) <= 1e-5 * distance(state, whole)
 
 
+def test_packed_rows_share_keys_between_layers(model, batch):
+    """The gradient of a layer's keys is that of all layers that read them, and of all rows."""
+    sharing = dataclasses.replace(
+        model.config,
+        num_layers=4,
+        attention_pattern=("sliding", "global", "shared_sliding", "shared_global"),
+        sliding_window=3,
+        global_head_dim=12,
+        per_layer_size=4,
+    )
+    sharing = build_model(sharing, V)
+    state = init_state(weights(sharing, 0), OPTIMIZER, 0)
+    config = PolicyLossSettings(logit_chunk=3)
+    whole, _ = update(sharing, state, batch, config)
+    packed, _ = update(sharing, state, batch, dataclasses.replace(config, pack_rows=2))
+    assert distance(whole, packed) <= 1e-5 * distance(state, whole)
+
+
 def test_rows_packed_on_two_devices_are_those_of_one(model, state, batch):
     """Each packs its own prompts, so that no prompt's keys have to be where its rows are not."""
     config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], pack_rows=2)

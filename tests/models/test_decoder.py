@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import DeltaNetConfig, LinearRope, ModelConfig
+from rft_jax.config import DeltaNetConfig, LinearRope, ModelConfig, ProportionalRope
 from rft_jax.models import build_model, for_platform
 from rft_jax.models.model import since_ampere
 from rft_jax.parallel import LEARNER_RULES
@@ -66,6 +66,29 @@ VARIANTS = {
         "rotary_dim": 4,
         "qk_norm": True,
         "norm_weight_offset": True,
+    },
+    # Two sizes of heads; layers that read the keys of others; embeddings of each layer's own.
+    "gemma 4": {
+        "num_layers": 7,
+        "attention_pattern": (
+            *("sliding", "global") * 2,
+            *("shared_sliding", "shared_sliding", "shared_global"),
+        ),
+        "sliding_window": 3,
+        "sliding_rope_theta": 30.0,
+        "rope_theta": 100.0,
+        "rope_scaling": ProportionalRope(0.5, 2.0),
+        "global_head_dim": 12,
+        "global_kv_heads": 1,
+        "values_are_keys": True,
+        "value_norm": True,
+        "shared_intermediate_size": 40,
+        "attention_scale": 1.0,
+        "qk_norm": True,
+        "attention_bias": True,
+        "sandwich_norms": True,
+        "per_layer_size": 6,
+        "layer_scale": True,
     },
     "without positions": {
         "num_layers": 3,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import MeshConfig, ModelConfig
+from rft_jax.config import DeltaNetConfig, MeshConfig, ModelConfig
 from rft_jax.models import (
     base,
     build_model,
@@ -71,6 +71,24 @@ MIXTURE = dataclasses.replace(
     attention_pattern=("sliding", "full"),
     sliding_window=3,
 )
+HYBRID = dataclasses.replace(
+    CONFIG,
+    num_layers=2,
+    compute_dtype="float32",
+    attention_pattern=("delta_net", "full"),
+    delta_net=DeltaNetConfig(1, 2, 6, 8, 3),
+)
+SHARING = dataclasses.replace(
+    CONFIG,
+    num_layers=6,
+    compute_dtype="float32",
+    attention_pattern=(*("sliding", "global") * 2, "shared_sliding", "shared_global"),
+    sliding_window=3,
+    global_head_dim=6,
+    global_kv_heads=2,
+    per_layer_size=4,
+    layer_scale=True,
+)
 
 
 def hidden(model, params, tokens_BT):
@@ -78,10 +96,18 @@ def hidden(model, params, tokens_BT):
     return model.hidden(params, tokens_BT, positions_BT, jnp.ones_like(tokens_BT))
 
 
-def test_experts_and_windows_compute_the_same_on_a_mesh():
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(MIXTURE, id="experts and windows"),
+        pytest.param(HYBRID, id="states", marks=pytest.mark.slow),
+        pytest.param(SHARING, id="shared keys", marks=pytest.mark.slow),
+    ],
+)
+def test_a_gradient_is_the_same_on_a_mesh(config):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     rows = batch_sharding(mesh)
-    whole, split = build_model(MIXTURE, 24), build_model(MIXTURE, 24, rows)
+    whole, split = build_model(config, 24), build_model(config, 24, rows)
     tokens_BT = np.random.default_rng(0).integers(0, 24, (8, 7), np.int32)
 
     def gradient(model, params, tokens_BT):

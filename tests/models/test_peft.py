@@ -40,6 +40,20 @@ CASES = {
     "qwen2, tied, two": ("Qwen2", {"tie_word_embeddings": True}, ["q_proj", "down_proj"]),
     "qwen3, pattern": ("Qwen3", {}, r".*\.(k_proj|o_proj|up_proj)"),
     "gemma3": ("Gemma3", {"sliding_window": 7}, ["q_proj", "v_proj", "o_proj", "gate_proj"]),
+    "gemma4": (  # of whose layers only the first ones have keys
+        "Gemma4",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "global_head_dim": 12,
+            "sliding_window": 7,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": V,
+        },
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    ),
     "qwen3_moe, attention": (
         "Qwen3Moe",
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
@@ -56,7 +70,8 @@ def case(request, tmp_path_factory):
     peft = pytest.importorskip("peft")
     directory = tmp_path_factory.mktemp("case")
     family, settings, targets = CASES[request.param]
-    config_class = getattr(transformers, f"{family.replace('Gemma3', 'Gemma3Text')}Config")
+    text = {"Gemma3": "Gemma3Text", "Gemma4": "Gemma4Text"}
+    config_class = getattr(transformers, f"{text.get(family, family)}Config")
     config = config_class(**SIZES | settings, attn_implementation="eager")
     torch.manual_seed(0)
     base = getattr(transformers, f"{family}ForCausalLM")(config)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rft_jax.config import LinearRope, Llama3Rope, YarnRope
+from rft_jax.config import LinearRope, Llama3Rope, ProportionalRope, YarnRope
 from rft_jax.models.rotary import frequencies, rotary
 
 THETA, Q = 10_000.0, 64
@@ -29,6 +29,12 @@ def test_fast_pairs_are_kept_and_slow_ones_divided(scaling):
     np.testing.assert_allclose(ratio[turns > 33], 1, rtol=1e-6)
     np.testing.assert_allclose(ratio[turns < 0.5], 1 / 8, rtol=1e-6)
     assert (np.diff(ratio) <= 1e-7).all() and ((ratio > 0.13) & (ratio < 0.99)).any()
+
+
+def test_of_a_head_a_part_turns_as_if_all_did():
+    found = frequencies(THETA, Q, ProportionalRope(0.25, 2.0))
+    np.testing.assert_allclose(found[: Q // 8], PLAIN[: Q // 8] / 2)
+    assert len(found) == Q // 2 and not found[Q // 8 :].any()
 
 
 def test_yarns_factor_scales_cosines_and_sines():

@@ -159,7 +159,47 @@ FAMILIES |= {
         },
     ),
 }
-CONFIGS = {"Gemma3": "Gemma3Text", "Qwen3_5": "Qwen3_5Text"}  # of the text alone
+GEMMA4 = {
+    "pad_token_id": None,  # whose embedding would have no gradient
+    "sliding_window": 7,
+    "global_head_dim": 12,
+    "final_logit_softcapping": 3.0,
+    "rope_parameters": {
+        "full_attention": {
+            "rope_type": "proportional",
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 5000.0,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    },
+}
+SLIDING_AND_FULL = ["sliding_attention", "full_attention"]
+FAMILIES |= {
+    "gemma4": (
+        "Gemma4",
+        GEMMA4
+        | {
+            "num_hidden_layers": 7,
+            "layer_types": [*SLIDING_AND_FULL * 2, "sliding_attention", *SLIDING_AND_FULL],
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": V,
+        },
+    ),
+    "gemma4, values are keys": (
+        "Gemma4Unified",
+        GEMMA4
+        | {
+            "layer_types": ["sliding_attention", *SLIDING_AND_FULL],
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "attention_bias": True,
+        },
+    ),
+}
+# Of the text alone.
+CONFIGS = {name: f"{name}Text" for name in ("Gemma3", "Qwen3_5", "Gemma4", "Gemma4Unified")}
 
 
 class Pair(NamedTuple):
@@ -186,7 +226,7 @@ def make_pair(case, directory) -> Pair:
     torch.manual_seed(0)
     peer = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
-        for weight in peer.parameters():
+        for weight in weights_of(peer).values():
             weight.add_(0.15 * torch.randn_like(weight))
     peer.save_pretrained(directory)
     checkpoint = open_checkpoint(directory)
@@ -195,6 +235,12 @@ def make_pair(case, directory) -> Pair:
     place = SingleDeviceSharding(jax.devices()[0])
     params = load_params(checkpoint, jax.tree.map(lambda _: place, layouts_of(checkpoint)))
     return Pair(peer, checkpoint, model, params)
+
+
+def weights_of(peer) -> dict:
+    """Its parameters, and Gemma 4's factors, which are buffers there."""
+    scales = {name: x for name, x in peer.named_buffers() if name.endswith("layer_scalar")}
+    return dict(peer.named_parameters()) | scales
 
 
 def layouts_of(checkpoint):
@@ -217,7 +263,7 @@ def test_logits_equal(pair):
     import torch
 
     ours = sum(leaf.size for leaf in jax.tree.leaves(pair.params))
-    assert ours == sum(weight.numel() for weight in pair.peer.parameters())
+    assert ours == sum(weight.numel() for weight in weights_of(pair.peer).values())
     tokens_BT = np.random.default_rng(1).integers(0, V, (2, 40), np.int32)
     with torch.no_grad():
         expected = pair.peer(torch.tensor(tokens_BT, dtype=torch.long)).logits.numpy()
@@ -226,9 +272,9 @@ def test_logits_equal(pair):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-4)
 
 
-def test_greedy_continuations_of_ragged_prompts_equal(pair):
-    import torch
-
+@pytest.fixture(scope="module")
+def greedy(pair):
+    """Our greedy completions of ragged prompts, [B, T]."""
     tokens_BP, length_B = prompts()
     ids = jnp.arange(len(LENGTHS))
     completions = jax.jit(
@@ -243,13 +289,26 @@ def test_greedy_continuations_of_ragged_prompts_equal(pair):
             pad_id=0,
         )
     )(pair.params)
+    return np.asarray(completions.tokens_BGT[:, 0])
+
+
+def generate(peer):
+    """Theirs, one by one."""
+    import torch
+
+    tokens_BP, rows = prompts().tokens_BP, []
     for b, length in enumerate(LENGTHS):
         prompt = torch.tensor(tokens_BP[b : b + 1, :length], dtype=torch.long)
-        row = pair.peer.generate(prompt, do_sample=False, max_new_tokens=T, pad_token_id=0)
-        np.testing.assert_array_equal(completions.tokens_BGT[b, 0], row[0, length:])
+        row = peer.generate(prompt, do_sample=False, max_new_tokens=T, pad_token_id=0)
+        rows.append(row[0, length:].numpy())
+    return np.stack(rows)
 
 
-def test_transformers_loads_an_export_as_the_same_model(pair, tmp_path):
+def test_greedy_continuations_of_ragged_prompts_equal(pair, greedy):
+    np.testing.assert_array_equal(greedy, generate(pair.peer))
+
+
+def test_transformers_loads_an_export_as_the_same_model(pair, greedy, tmp_path):
     import transformers
 
     directory = tmp_path / "export"
@@ -259,12 +318,23 @@ def test_transformers_loads_an_export_as_the_same_model(pair, tmp_path):
     weights = peer.state_dict()
     for name, weight in pair.peer.state_dict().items():
         np.testing.assert_array_equal(weights[name], weight)
+    peer.generation_config.eos_token_id = None
+    np.testing.assert_array_equal(generate(peer.eval()), greedy)
 
 
-@pytest.mark.parametrize("case", ["llama", "qwen2", "gemma2", "gemma3", "olmo3", "qwen3_5"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("llama", "qwen2", "gemma2", "gemma3", "olmo3", "qwen3_5"),
+        *("gemma4", "gemma4, values are keys"),
+    ],
+)
 def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
     pair = make_pair(case, tmp_path)
     import torch
+
+    for weight in weights_of(pair.peer).values():
+        weight.requires_grad_(True)
 
     G, completion = 2, 9
     tokens_BP, length_B = prompts()
@@ -297,7 +367,7 @@ def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(pair.params)
     np.testing.assert_allclose(value, total.item(), rtol=1e-4)
-    expected = {name: weight.grad.numpy() for name, weight in pair.peer.named_parameters()}
+    expected = {name: weight.grad.numpy() for name, weight in weights_of(pair.peer).items()}
     trees = jax.tree.leaves(layouts_of(pair.checkpoint)), jax.tree.leaves(gradient)
     compared = 0
     for layout, leaf in zip(*trees, strict=True):

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import pytest
 
-from rft_jax.config import MeshConfig
+from rft_jax.config import Config, MeshConfig, ModelConfig, RLStage
 from rft_jax.learn.optimizer import init_state
 from rft_jax.parallel import make_mesh
-from rft_jax.plan.aot import abstract_state, plan_step
+from rft_jax.plan.aot import PlannedStep, abstract_state, plan_step
 from rft_jax.plan.chips import parse_topology
 from rft_jax.plan.memory import kept_bytes
 from rft_jax.plan.plan import abstract_program
@@ -71,3 +71,33 @@ def test_a_reference_policy_is_another_copy(program):
 def test_nothing_is_allocated(program):
     leaves = jax.tree.leaves(abstract_state(program))
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+def test_of_gemma_4_only_layers_with_keys_have_a_cache():
+    """By hand: 12 sliding layers of 256 and 3 global ones of 512, of one head, for E2B; for E4B 20
+    and 4 layers, of two heads. Keys and values, two bytes each."""
+    for name, keys in {"E2B": 12 * 256 + 3 * 512, "E4B": 2 * (20 * 256 + 4 * 512)}.items():
+        program = known(f"google/gemma-4-{name}-it")
+        B, tokens = program.stage.batch_size, 256 + 8 * 256
+        assert kept_bytes(program).cache == B * tokens * 2 * keys * 2
+
+
+def test_of_gemma_4_all_weights_are_counted():
+    """By hand, from the sizes of the published configuration."""
+    kept = kept_bytes(known("google/gemma-4-E2B-it"))
+    D, V, layers, per_layer = 1536, 262_144, 35, 256
+    heads = [(28, 256), (7, 512)]
+    queries = sum(count * (2 * 8 * size * D + size) for count, size in heads)  # out, norm
+    keys = sum(count * (2 * size * D + size) for count, size in [(12, 256), (3, 512)])
+    mlps = 3 * D * (15 * 6144 + 20 * 12_288)
+    own = layers * (2 * per_layer * D + D + 4 * D + 1)  # gate and back, norms, scale
+    tables = V * D + D + V * layers * per_layer + D * layers * per_layer + per_layer
+    assert kept.weights == 4 * (queries + keys + mlps + own + tables)
+
+
+def known(source) -> PlannedStep:
+    """A step of a model that the planner knows, on one chip."""
+    policy = ModelConfig(source=f"hf:{source}")
+    stage = RLStage(init="", batch_size=4)
+    config = Config(models=(policy,), stages=(stage,), mesh=MeshConfig(1, 1, 1))
+    return abstract_program(config, parse_topology("v5p:1x1x1"))

@@ -43,11 +43,24 @@ WINDOW = dataclasses.replace(
 HYBRID = dataclasses.replace(
     PLAIN, attention_pattern=("delta_net", "full"), delta_net=DeltaNetConfig(1, 2, 6, 8, 3)
 )
+# Layers that keep nothing, after one of each kind of which they read the keys.
+SHARING = dataclasses.replace(
+    WINDOW,
+    num_layers=4,
+    attention_pattern=("sliding", "global", "shared_sliding", "shared_global"),
+    global_head_dim=12,
+    global_kv_heads=1,
+    per_layer_size=4,
+)
 MIXTURE = dataclasses.replace(PLAIN, experts=4, experts_per_token=2)
 MESHES = [
     (PLAIN, (2, 2, 2)),
     (PLAIN, (8, 1, 1)),
     (MIXTURE, (2, 2, 2)),
+    pytest.param(HYBRID, (2, 2, 2), marks=pytest.mark.slow),
+    pytest.param(
+        dataclasses.replace(SHARING, global_kv_heads=2), (2, 2, 2), marks=pytest.mark.slow
+    ),
     *(
         pytest.param(PLAIN, mesh, marks=pytest.mark.slow)
         for mesh in [(1, 8, 1), (4, 1, 2), (1, 4, 2)]
@@ -97,6 +110,17 @@ CASES = {
         SAMPLED,
         dataclasses.replace(HYBRID, decode_layers="scanned"),
     ),
+    "shared keys, scanned": (
+        THINKING,
+        SAMPLED,
+        dataclasses.replace(SHARING, decode_layers="scanned"),
+    ),
+    "shared keys, eight bits": (
+        THINKING,
+        dataclasses.replace(SAMPLED, int8_cache=True),
+        SHARING,
+    ),
+    "shared keys": (THINKING, SAMPLED, SHARING),
     "states": (THINKING, SAMPLED, HYBRID),
     "eight bits": (THINKING, dataclasses.replace(SAMPLED, int8_cache=True), WINDOW),
 }
@@ -105,8 +129,8 @@ CASES = {
 @pytest.mark.parametrize(
     "case",
     [
-        *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[:-2]),
-        *("states", "eight bits"),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[:-3]),
+        *("shared keys", "states", "eight bits"),
     ],
 )
 def test_slots_change_nothing(case):

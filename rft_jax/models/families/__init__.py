@@ -3,6 +3,7 @@
 from rft_jax.models.families import (
     gemma2,
     gemma3,
+    gemma4,
     granite,
     llama,
     ministral3,
@@ -25,6 +26,8 @@ FAMILIES: dict[str, Family] = {
         qwen3_5.FAMILY,
         gemma2.FAMILY,
         gemma3.FAMILY,
+        gemma4.FAMILY,
+        gemma4.UNIFIED,
         smollm3.FAMILY,
         olmo3.FAMILY,
         ministral3.FAMILY,

@@ -22,6 +22,7 @@ from rft_jax.models.hugging_face.adapter import (
 from rft_jax.models.hugging_face.hub import locate
 from rft_jax.models.hugging_face.layout import layouts
 from rft_jax.models.hugging_face.tensor_files import Tensor, find_tensors, read_header
+from rft_jax.models.layer_kinds import stacks
 from rft_jax.models.model import build_model
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject, PyTree
@@ -34,9 +35,11 @@ PREFIXES = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
 }
-# Parts of such models that see images, and those that guess several tokens ahead.
-SKIPPED = ("model.visual", "visual", "model.vision_tower", "vision_tower", "mtp")
-SKIPPED += ("model.multi_modal_projector", "multi_modal_projector")
+# Parts of such models that see images or hear, and those that guess several tokens ahead.
+SENSES = ("visual", "vision_tower", "vision_embedder", "audio_tower")
+SENSES += ("multi_modal_projector", "embed_vision", "embed_audio")
+SKIPPED = ("mtp", *SENSES, *(f"model.{part}" for part in SENSES))
+OF_KEYS = ("k_", "v_")  # how names of attention's weights begin that keys and values are made with
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,20 @@ def open_checkpoint(directory: Path, name: str = "policy") -> Checkpoint:
     vocab_size = settings.integer("vocab_size")
     tensors, skipped = _text_tensors(family, find_tensors(directory))
     tree = layouts(family, build_model(config, vocab_size))
-    head = family.weights["head_VD"].name  # a copy if embeddings are tied
     where = f"{directory}: the tensors do not fit {CONFIG_FILE}"
-    _check_tensors(where, family.architecture, tree, tensors, {head})
+    _check_tensors(where, family.architecture, tree, tensors, _unread(family, config))
     return Checkpoint(directory, family, config, vocab_size, tensors, skipped)
+
+
+def _unread(family: Family, config: ModelConfig) -> set[str]:
+    """Tensors that nothing reads: a head, if embeddings are tied, of which it is a copy; what would
+    make keys and values in layers that have those of others."""
+    shared = [stack.layers for stack in stacks(config).values() if stack.source]
+    of_keys = [where for name, where in family.weights.items() if name.startswith(OF_KEYS)]
+    places = [layer for layers in shared for layer in layers]
+    return {family.weights["head_VD"].name} | {
+        where.name.format(L=layer) for where in of_keys for layer in places
+    }
 
 
 def find_base(directory: Path) -> str:
@@ -188,8 +201,10 @@ def _text_settings(settings: Settings, family: Family) -> Settings:
     """The settings of the text in those of a model of text and images, as if it stood alone."""
     settings.refuse("quantization_config")
     text = settings.section("text_config")
-    tied = settings.flag("tie_word_embeddings", False)
-    values: JsonObject = {"tie_word_embeddings": tied} | text.values
+    tied: JsonObject = {}
+    if "tie_word_embeddings" in settings.values:
+        tied["tie_word_embeddings"] = settings.values["tie_word_embeddings"]
+    values: JsonObject = tied | text.values
     values |= {"architectures": [family.architecture], "model_type": family.model_type}
     return Settings(values, text.where)
 

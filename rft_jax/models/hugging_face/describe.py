@@ -8,7 +8,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rft_jax.config import NOT_OF_SOURCE, LinearRope, Llama3Rope, ModelConfig, RopeScaling
+from rft_jax.config import (
+    NOT_OF_SOURCE,
+    LinearRope,
+    Llama3Rope,
+    ModelConfig,
+    ProportionalRope,
+    RopeScaling,
+)
 from rft_jax.models.families import FAMILIES, Settings
 from rft_jax.models.families.base import ACTIVATIONS, LAYER_TYPES
 from rft_jax.utils.errors import InputError
@@ -129,8 +136,8 @@ def _experts(config: ModelConfig) -> JsonObject:
 
 
 def _rope(scaling: RopeScaling | None) -> JsonObject | None:
-    if scaling is None:
-        return None
+    if scaling is None or isinstance(scaling, ProportionalRope):
+        return None  # the latter is only Gemma 4's
     if isinstance(scaling, LinearRope):
         return {"rope_type": "linear", "factor": scaling.factor}
     original = {"original_max_position_embeddings": scaling.original_positions}

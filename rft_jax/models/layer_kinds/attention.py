@@ -1,10 +1,11 @@
 """Grouped-query attention: full, in a sliding window, and without positions.
 
-These differ in numbers only, so that their layers make one stack.
+These differ in numbers only, so that their layers make one stack. Layers with heads of other sizes
+make another.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from rft_jax.models.layer_kinds.base import (
 )
 from rft_jax.models.layer_kinds.key_values import KeyValues, Stacked, Unrolled, init_cache
 from rft_jax.models.linear import linear
-from rft_jax.models.norms import rms_norm
+from rft_jax.models.norms import plain_rms_norm, rms_norm
 from rft_jax.models.rotary import Rotation, rotary, rotate
 from rft_jax.models.row_attention import Attention as AttentionFunction
 from rft_jax.models.row_attention import (
@@ -49,11 +50,18 @@ class Reach(NamedTuple):
     rope_scaling: RopeScaling | None
 
 
+# Attention of a layer: takes its weights, its normed input, its place among the stack's layers, the
+# rows' keys and values, and those of the prompts; gives mixed_BSTD.
+Attend: TypeAlias = Callable[
+    [LayerWeights, Array, Array | int, tuple[Array | Int8, ...], PyTree], Array
+]
+
+
 class Attention:
     """The attention layers of a model; see `LayerKind`."""
 
     def __init__(self, config: ModelConfig, kinds: tuple[str, ...]):
-        """Takes the kind of each of these layers."""
+        """Takes a configuration with the sizes of these layers, and the kind of each."""
         self.config = config
         self.reaches, self.reach_L = reaches(config, kinds)
 
@@ -63,11 +71,23 @@ class Attention:
         return 2 * self.config.num_kv_heads * self.config.head_dim
 
     @property
+    def queries(self) -> int:
+        """See `LayerKind`."""
+        return self.config.num_heads * self.config.head_dim
+
+    @property
+    def adaptable(self) -> tuple[str, ...]:
+        """See `LayerKind`."""
+        values = () if self.config.values_are_keys else ("v_DKQ",)
+        return ("q_DKMQ", "k_DKQ", *values, "out_KMQD")
+
+    @property
     def products(self) -> int:
         """See `LayerKind`."""
         c = self.config
-        gates = c.num_heads if c.attention_gate else 0
-        return c.hidden_size * c.head_dim * (2 * (c.num_heads + c.num_kv_heads) + gates)
+        heads = (3 if c.attention_gate else 2) * c.num_heads
+        heads += (1 if c.values_are_keys else 2) * c.num_kv_heads
+        return c.hidden_size * c.head_dim * heads
 
     def weights(self, make: MakeWeight, outer_std: float) -> dict[str, nnx.Param]:
         """See `LayerKind`."""
@@ -80,13 +100,15 @@ class Attention:
         weights = {
             "q_DKMQ": make(("embed", *query[0]), (c.hidden_size, *wide), INNER_STD),
             "k_DKQ": make(("embed", *key[0]), (c.hidden_size, *key[1]), INNER_STD),
-            "v_DKQ": make(("embed", *key[0]), (c.hidden_size, *key[1]), INNER_STD),
-            "out_KMQD": make((*query[0], "embed"), (*query[1], c.hidden_size), outer_std),
         }
+        if not c.values_are_keys:
+            weights["v_DKQ"] = make(("embed", *key[0]), (c.hidden_size, *key[1]), INNER_STD)
+        weights["out_KMQD"] = make((*query[0], "embed"), (*query[1], c.hidden_size), outer_std)
         if c.attention_bias:
             weights["q_bias_KMQ"] = make(query[0], wide, 0.0)
             weights["k_bias_KQ"] = make(*key, 0.0)
-            weights["v_bias_KQ"] = make(*key, 0.0)
+            if not c.values_are_keys:
+                weights["v_bias_KQ"] = make(*key, 0.0)
         if c.output_bias:
             weights["out_bias_D"] = make(("embed",), (c.hidden_size,), 0.0)
         one = 0.0 if c.norm_weight_offset else 1.0
@@ -100,31 +122,20 @@ class Attention:
 
     def over_rows(self, rows: Rows) -> MixRows:
         """See `LayerKind`."""
-        visible_BSTU = _causal(rows.positions_BST, rows.segments_BST)
-        mesh = None if rows.sharding is None else rows.sharding.mesh
-        attention = (fused_attention if rows.whole else _plain)(self.config, mesh)
-        by_reach = self._by_reach(rows.positions_BST)
+        attend, by_reach = self._over_rows(rows), self._by_reach(rows.positions_BST)
 
         def mix(
             layer: LayerWeights, h_BSTD: Array, index: Array | int, prompts: PyTree
         ) -> tuple[Array, PyTree]:
-            window, rotation = by_reach(index)
-            q, k, v, gate = self._project(layer, h_BSTD, rows.positions_BST, rotation)
-            distance_BSTU = _distance(rows.positions_BST, rows.positions_BST)
-            own = Keys(of_rows(k), of_rows(v), _within(window, visible_BSTU, distance_BSTU))
-            shared = _keys_of_prefix(rows, prompts, window)
-            out_BSKMTQ = attention(q, own, shared).astype(rows.dtype)
-            return self._output(layer, out_BSKMTQ, gate), (k, v)
+            _, rotation = by_reach(index)
+            kv = self._keys(layer, h_BSTD, rotation)
+            return attend(layer, h_BSTD, index, kv, prompts), kv
 
         return mix
 
     def over_token(self, rows: Rows, cache: Cache) -> MixToken:
         """See `LayerKind`."""
-        mesh = None if rows.sharding is None else rows.sharding.mesh
-        # A kernel would have what is in eight bits written out in more.
-        kernel = rows.whole and not _in_int8(cache)
-        attention = (token_attention if kernel else _plain)(self.config, mesh)
-        by_reach = self._by_reach(rows.positions_BST)
+        attend, by_reach = self._over_token(rows, cache), self._by_reach(rows.positions_BST)
 
         def mix(
             layer: LayerWeights,
@@ -134,8 +145,8 @@ class Attention:
             kept: LayerCache,
         ) -> tuple[Array, LayerCache]:
             assert isinstance(kept, Stacked | Unrolled)
-            window, rotation = by_reach(index)
-            q, k, v, gate = self._project(layer, h_BS1D, rows.positions_BST, rotation)
+            _, rotation = by_reach(index)
+            k, v = self._keys(layer, h_BS1D, rotation)
             # The cache is carried from layer to layer and written in place: as the scan's input and
             # output it would be copied for every token.
             token = k[..., 0, :], v[..., 0, :]
@@ -145,14 +156,7 @@ class Attention:
             else:
                 now = kept.write(index, cache.written, *token)
                 stored = now.layer(index)
-            # How many tokens ago each index was written, 0 for this one.
-            capacity = stored[1].shape[2]
-            age_T = (cache.written - jnp.arange(capacity)) % capacity
-            mask = _within(window, age_T <= cache.length_BG[..., None, None], age_T)
-            own = Keys(*_dequantize(stored, rows.dtype), mask)
-            shared = _keys_of_prefix(rows, prompts, window)
-            out_BSKM1Q = attention(q, own, shared).astype(rows.dtype)
-            return self._output(layer, out_BSKM1Q, gate), now
+            return attend(layer, h_BS1D, index, stored, prompts), now
 
         return mix
 
@@ -189,38 +193,106 @@ class Attention:
             transposed=self.config.decode_attention == "xla",
         )
 
-    def _project(
+    def _over_rows(self, rows: Rows) -> Attend:
+        """Attention of whole rows to keys and values [B, S, K, T, Q] of the same rows."""
+        visible_BSTU = _causal(rows.positions_BST, rows.segments_BST)
+        mesh = None if rows.sharding is None else rows.sharding.mesh
+        attention = (fused_attention if rows.whole else _plain)(self.config, mesh)
+        by_reach = self._by_reach(rows.positions_BST)
+
+        def attend(
+            layer: LayerWeights,
+            h_BSTD: Array,
+            index: Array | int,
+            kv: tuple[Array | Int8, ...],
+            prompts: PyTree,
+        ) -> Array:
+            window, rotation = by_reach(index)
+            q, gate = self._queries(layer, h_BSTD, rows.positions_BST, rotation)
+            distance_BSTU = _distance(rows.positions_BST, rows.positions_BST)
+            mask = _within(window, visible_BSTU, distance_BSTU)
+            k, v = _dequantize(kv, rows.dtype)
+            own = Keys(of_rows(k), of_rows(v), mask)
+            shared = _keys_of_prefix(rows, prompts, window)
+            out_BSKMTQ = attention(q, own, shared).astype(rows.dtype)
+            return self._output(layer, out_BSKMTQ, gate)
+
+        return attend
+
+    def _over_token(self, rows: Rows, cache: Cache) -> Attend:
+        """Attention of one token more of each row to keys and values [R, K, T, Q] of a cache."""
+        mesh = None if rows.sharding is None else rows.sharding.mesh
+        # A kernel would have what is in eight bits written out in more.
+        kernel = rows.whole and not _in_int8(cache)
+        attention = (token_attention if kernel else _plain)(self.config, mesh)
+        by_reach = self._by_reach(rows.positions_BST)
+
+        def attend(
+            layer: LayerWeights,
+            h_BS1D: Array,
+            index: Array | int,
+            kv: tuple[Array | Int8, ...],
+            prompts: PyTree,
+        ) -> Array:
+            window, rotation = by_reach(index)
+            q, gate = self._queries(layer, h_BS1D, rows.positions_BST, rotation)
+            # How many tokens ago each index was written, 0 for this one.
+            capacity = kv[1].shape[2]
+            age_T = (cache.written - jnp.arange(capacity)) % capacity
+            mask = _within(window, age_T <= cache.length_BG[..., None, None], age_T)
+            own = Keys(*_dequantize(kv, rows.dtype), mask)
+            shared = _keys_of_prefix(rows, prompts, window)
+            out_BSKM1Q = attention(q, own, shared).astype(rows.dtype)
+            return self._output(layer, out_BSKM1Q, gate)
+
+        return attend
+
+    def _queries(
         self, layer: LayerWeights, h_BSTD: Array, positions_BST: Array, rotation: Rotation
-    ) -> tuple[Array, Array, Array, Array | None]:
-        """Rotated queries [B, S, K, M, T, Q] and keys, and values, both [B, S, K, T, Q]; and what
-        the sigmoid is taken of that gates the heads, if there is one, in the shape of queries."""
+    ) -> tuple[Array, Array | None]:
+        """Rotated queries [B, S, K, M, T, Q]; and what the sigmoid is taken of that gates the
+        heads, if there is one, in the same shape."""
         c, dtype = self.config, h_BSTD.dtype
         q = linear(h_BSTD, layer.weight("q_DKMQ"))
-        k = linear(h_BSTD, layer.weight("k_DKQ"))
-        v = jnp.moveaxis(linear(h_BSTD, layer.weight("v_DKQ")), 2, 3)
         if c.attention_bias:
             q = q + layer.vector("q_bias_KMQ").astype(dtype)
-            k = k + layer.vector("k_bias_KQ").astype(dtype)
-            v = v + layer.vector("v_bias_KQ").astype(dtype)[:, None]
         gate = None
         if c.attention_gate:
             q, gate = jnp.split(q, 2, axis=-1)
             gate = jnp.moveaxis(gate, 2, 4)
         if c.qk_norm_all_heads:
             q = _norm_heads(q, layer.vector("q_norm_KMQ"), c)
-            k = _norm_heads(k, layer.vector("k_norm_KQ"), c)
         elif c.qk_norm:
             q = rms_norm(q, layer.vector("q_norm_Q"), c)
-            k = rms_norm(k, layer.vector("k_norm_Q"), c)
-        q, k = jnp.moveaxis(q, 2, 4), jnp.moveaxis(k, 2, 3)
         cos_BSTQ, sin_BSTQ = rotation
+        q = jnp.moveaxis(q, 2, 4)
         q = rotate(q, cos_BSTQ[:, :, None, None], sin_BSTQ[:, :, None, None])
-        k = rotate(k, cos_BSTQ[:, :, None], sin_BSTQ[:, :, None])
         if c.query_growth is not None:
             beta, original = c.query_growth
             growth_BST = 1 + beta * jnp.log1p(jnp.floor(positions_BST / original))
             q = q * growth_BST[:, :, None, None, :, None].astype(dtype)
-        return q, k, v, gate
+        return q, gate
+
+    def _keys(self, layer: LayerWeights, h_BSTD: Array, rotation: Rotation) -> tuple[Array, Array]:
+        """Rotated keys, and values, both [B, S, K, T, Q]."""
+        c, dtype = self.config, h_BSTD.dtype
+        k = linear(h_BSTD, layer.weight("k_DKQ"))
+        if c.attention_bias:
+            k = k + layer.vector("k_bias_KQ").astype(dtype)
+        if c.values_are_keys:
+            v = jnp.moveaxis(k, 2, 3)
+        else:
+            v = jnp.moveaxis(linear(h_BSTD, layer.weight("v_DKQ")), 2, 3)
+            if c.attention_bias:
+                v = v + layer.vector("v_bias_KQ").astype(dtype)[:, None]
+        if c.value_norm:
+            v = plain_rms_norm(v, c)
+        if c.qk_norm_all_heads:
+            k = _norm_heads(k, layer.vector("k_norm_KQ"), c)
+        elif c.qk_norm:
+            k = rms_norm(k, layer.vector("k_norm_Q"), c)
+        cos_BSTQ, sin_BSTQ = rotation
+        return rotate(jnp.moveaxis(k, 2, 3), cos_BSTQ[:, :, None], sin_BSTQ[:, :, None]), v
 
     def _output(self, layer: LayerWeights, out_BSKMTQ: Array, gate: Array | None) -> Array:
         """mixed_BSTD from the attention of all heads."""
@@ -240,7 +312,8 @@ class Attention:
             rotary(positions_BST, reach.rope_theta, c.rotary_dim or c.head_dim, reach.rope_scaling)
             for reach in self.reaches
         ]
-        windows = jnp.array([r.window for r in self.reaches]) if c.sliding_window else None
+        slides = any(reach.window != NO_WINDOW for reach in self.reaches)
+        windows = jnp.array([r.window for r in self.reaches]) if slides else None
         stacked = windows, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations)
 
         def of_layer(index: Array | int) -> tuple[Array | None, Rotation]:
@@ -256,9 +329,13 @@ def reaches(config: ModelConfig, kinds: tuple[str, ...]) -> tuple[tuple[Reach, .
     full = sliding = Reach(NO_WINDOW, c.rope_theta, c.rope_scaling)
     if c.sliding_rope_theta is not None:
         sliding = Reach(0, c.sliding_rope_theta, None)
+    sliding = sliding._replace(window=c.sliding_window)
     by_kind = {
         "full": full,
-        "sliding": sliding._replace(window=c.sliding_window),
+        "global": full,
+        "shared_global": full,
+        "sliding": sliding,
+        "shared_sliding": sliding,
         "nope": Reach(NO_WINDOW, None, None),
     }
     used, index_L = np.unique(kinds, return_inverse=True)

@@ -21,7 +21,7 @@ INNER_STD = 0.02  # GPT-2's initialization, output projections scaled by depth
 
 
 class MakeWeight(Protocol):
-    """Makes a weight for each layer of a stack."""
+    """Makes a weight, of layers one for each of a stack."""
 
     def __call__(
         self, axes: tuple[str, ...], shape: tuple[int, ...], std: float, mean: float = 0.0
@@ -42,6 +42,14 @@ class LayerWeights(Protocol):
         ...
 
 
+class Source(NamedTuple):
+    """The layer whose keys and values those of another stack read."""
+
+    index: int  # its place among the layers of its own stack
+    kept: PyTree  # what it keeps of the rows; of one token more, that is in the cache
+    prompts: PyTree  # what it keeps of the prompts; None without any
+
+
 class Rows(NamedTuple):
     """Whole rows of tokens, or one more token of each, as layers see them."""
 
@@ -51,13 +59,14 @@ class Rows(NamedTuple):
     dtype: jnp.dtype  # of activations
     sharding: NamedSharding | None  # of their leading axis, if the mesh divides it
     whole: bool  # no mesh, or one that divides the rows: then kernels can be used
+    source: Source | None = None  # of layers that share
 
 
 # Mixes the tokens of rows: takes the layer's weights, its normed input h_BSTD, its place among the
 # stack's layers and what it keeps of the prompts; gives mixed_BSTD, and what it keeps of the rows.
 MixRows: TypeAlias = Callable[[LayerWeights, Array, Array | int, PyTree], tuple[Array, PyTree]]
-# The same over one token more, h_BS1D, from what the stack keeps of the completions, which it gives
-# back with the token in it.
+# The same over one token more, h_BS1D, from what the stack, or that of its source, keeps of the
+# completions, which it gives back with the token in it.
 MixToken: TypeAlias = Callable[
     [LayerWeights, Array, Array | int, PyTree, LayerCache], tuple[Array, LayerCache]
 ]
@@ -68,12 +77,22 @@ class LayerKind(Protocol):
 
     @property
     def keys(self) -> int:
-        """Keys and values of a token in each layer, in numbers; 0 for a state."""
+        """Keys and values that each layer keeps of a token, in numbers; 0 for a state."""
+        ...
+
+    @property
+    def queries(self) -> int:
+        """Queries of a token in each layer, in numbers; 0 without attention."""
         ...
 
     @property
     def products(self) -> int:
         """Weights of a layer that a token is multiplied by."""
+        ...
+
+    @property
+    def adaptable(self) -> tuple[str, ...]:
+        """Weights that adapters can be for."""
         ...
 
     def weights(self, make: MakeWeight, outer_std: float) -> Mapping[str, nnx.Param]:

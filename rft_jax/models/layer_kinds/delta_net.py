@@ -45,7 +45,8 @@ class _Places(NamedTuple):
 class DeltaNet:
     """The Gated DeltaNet layers of a model; see `LayerKind`."""
 
-    keys = 0
+    keys = queries = 0
+    adaptable = ()
 
     def __init__(self, config: ModelConfig, kinds: tuple[str, ...]):
         """Takes the kind of each of these layers."""

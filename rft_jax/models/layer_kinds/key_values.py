@@ -50,8 +50,9 @@ class KeyValues(NamedTuple):
 
     def layer(self, index: int) -> "KeyValues":
         """See `PromptState`."""
-        assert isinstance(self.k_LBKPQ, tuple) and isinstance(self.v_LBKPQ, tuple)
-        return KeyValues(self.k_LBKPQ[index], self.v_LBKPQ[index])
+        if isinstance(self.k_LBKPQ, tuple) and isinstance(self.v_LBKPQ, tuple):
+            return KeyValues(self.k_LBKPQ[index], self.v_LBKPQ[index])
+        return jax.tree.map(lambda x_LBKPx: x_LBKPx[index], self)
 
     def room(self, lanes: int, prompts: int) -> "KeyValues":
         """See `PromptState`."""

@@ -2,8 +2,9 @@
 
 import pytest
 
-from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, YarnRope
+from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, ProportionalRope, YarnRope
 from rft_jax.models.families import FAMILIES, Settings
+from rft_jax.plan.known_models import SHAPES
 from rft_jax.utils.errors import InputError
 
 LLAMA_3_2_1B = {
@@ -120,6 +121,41 @@ GEMMA_3_1B = {
     "rope_theta": 1000000,
     "sliding_window": 512,
     "sliding_window_pattern": 6,
+}
+GEMMA_4_E2B = {
+    "architectures": ["Gemma4ForCausalLM"],
+    "attention_bias": False,
+    "attention_k_eq_v": False,
+    "enable_moe_block": False,
+    "final_logit_softcapping": 30.0,
+    "global_head_dim": 512,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1536,
+    "hidden_size_per_layer_input": 256,
+    "intermediate_size": 6144,
+    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 8,
+    "num_global_key_value_heads": None,
+    "num_hidden_layers": 35,
+    "num_key_value_heads": 1,
+    "num_kv_shared_layers": 20,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        "full_attention": {
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1000000.0,
+            "rope_type": "proportional",
+        },
+        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+    },
+    "sliding_window": 512,
+    "tie_word_embeddings": True,
+    "use_bidirectional_attention": None,
+    "use_double_wide_mlp": True,
+    "vocab_size": 262144,
+    "vocab_size_per_layer_input": 262144,
 }
 GEMMA = {
     "head_dim": 256,
@@ -245,6 +281,60 @@ def test_gemma3():
     assert longer.rope_scaling == LinearRope(8.0)
 
 
+def test_gemma4():
+    with_keys, without = ("sliding",) * 4, ("shared_sliding",) * 4
+    expected = ModelConfig(
+        num_layers=35,
+        hidden_size=1536,
+        num_heads=8,
+        num_kv_heads=1,
+        head_dim=256,
+        global_head_dim=512,
+        intermediate_size=6144,
+        shared_intermediate_size=12288,
+        rope_theta=1e6,
+        rope_scaling=ProportionalRope(0.25),
+        qk_norm=True,
+        value_norm=True,
+        attention_scale=1.0,
+        logit_softcap=30.0,
+        attention_pattern=(*with_keys, "global") * 3 + (*without, "shared_global") * 4,
+        sliding_window=512,
+        sliding_rope_theta=1e4,
+        activation="gelu_tanh",
+        sandwich_norms=True,
+        scale_embeddings=True,
+        per_layer_size=256,
+        layer_scale=True,
+    )
+    assert read(GEMMA_4_E2B) == expected == SHAPES["google/gemma-4-E2B-it"][0]
+    newer = {k: v for k, v in GEMMA_4_E2B.items() if "global" not in k}
+    newer["per_layer_config"] = {f"{layer:02}": {"head_dim": 512} for layer in range(4, 35, 5)}
+    assert read(newer) == expected
+    defaults = ("rope_parameters", "vocab_size_per_layer_input", "hidden_size_per_layer_input")
+    assert read({k: v for k, v in GEMMA_4_E2B.items() if k not in defaults}) == expected
+    # The last layer is full, whatever is listed.
+    listed = [*GEMMA_4_E2B["layer_types"][:-1], "sliding_attention"]
+    assert read(GEMMA_4_E2B, layer_types=listed) == expected
+
+
+def test_gemma4_12b():
+    config = read(
+        GEMMA_4_E2B,
+        architectures=["Gemma4UnifiedForCausalLM"],
+        attention_k_eq_v=True,
+        num_global_key_value_heads=2,
+        num_key_value_heads=8,
+        num_kv_shared_layers=0,
+        use_double_wide_mlp=False,
+        use_bidirectional_attention="vision",
+        sliding_window=None,
+    )
+    assert config.values_are_keys and config.per_layer_size == 0
+    assert (config.num_kv_heads, config.global_kv_heads, config.sliding_window) == (8, 2, 1024)
+    assert config.attention_pattern == ("sliding",) * 4 + ("global",)
+
+
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 def test_yarn_of_the_older_and_the_newer_form(key):
     yarn = {key: "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -288,6 +378,15 @@ def test_the_shortest_pattern_is_found():
         (QWEN3_30B_A3B, {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported"),
         (GEMMA_2_2B, {"layer_types": ["full_attention"]}, "each of the 26 layers one of"),
         (GEMMA_3_1B, {"use_bidirectional_attention": True}, "=True is not supported"),
+        (GEMMA_4_E2B, {"use_bidirectional_attention": "all"}, "='all' is not supported"),
+        (GEMMA_4_E2B, {"enable_moe_block": True}, "enable_moe_block=True is not supported"),
+        (GEMMA_4_E2B, {"vocab_size_per_layer_input": 9}, "with as many rows as vocab_size"),
+        (GEMMA_4_E2B, {"num_kv_shared_layers": 32}, "leaves no layer of their kind before those"),
+        (
+            GEMMA_4_E2B,
+            {"per_layer_config": {"4": {"head_dim": 512}}},
+            "config.json, per_layer_config: supported are head_dim and num_key_value_heads",
+        ),
     ],
 )
 def test_what_the_decoder_has_no_counterpart_for_is_refused(settings, changes, complaint):

@@ -33,6 +33,23 @@ CONFIGS = {
     },
     "gemma2": {"architectures": ["Gemma2ForCausalLM"]},
     "gemma3": {"architectures": ["Gemma3ForCausalLM"], "sliding_window": 4},
+    "gemma4": {
+        "architectures": ["Gemma4ForCausalLM"],
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+        "global_head_dim": 4,
+        "sliding_window": 4,
+        "hidden_size_per_layer_input": 4,
+        "vocab_size_per_layer_input": 48,
+    },
+    "gemma4_unified": {
+        "architectures": ["Gemma4UnifiedForCausalLM"],
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "attention_k_eq_v": True,
+        "global_head_dim": 4,
+    },
     "olmo3": {"architectures": ["Olmo3ForCausalLM"]},
     "qwen3_5": {
         "architectures": ["Qwen3_5ForCausalLM"],

@@ -34,21 +34,24 @@ def test_an_unsupported_architecture_names_the_supported_ones(tmp_path):
     assert refused(directory) == (
         f"{tmp_path}/config.json: the architecture GPT2LMHeadModel is not supported; supported are "
         "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, "
-        "Qwen3_5ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, SmolLM3ForCausalLM, "
-        "Olmo3ForCausalLM, Ministral3ForCausalLM, GraniteForCausalLM"
+        "Qwen3_5ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma4ForCausalLM, "
+        "Gemma4UnifiedForCausalLM, SmolLM3ForCausalLM, Olmo3ForCausalLM, Ministral3ForCausalLM, "
+        "GraniteForCausalLM"
     )
 
 
-QWEN3_5 = SIZES | CONFIGS["qwen3_5"]
+QWEN3_5, GEMMA4 = SIZES | CONFIGS["qwen3_5"], SIZES | CONFIGS["gemma4"]
+GEMMA4_12B = SIZES | CONFIGS["gemma4_unified"]
 
 
-def with_images(prefix: str):
+def with_images(prefix: str, alone=QWEN3_5):
     """The settings and tensors of the same text within a model of text and images."""
-    text = {name: value for name, value in QWEN3_5.items() if name != "architectures"}
-    settings = {"architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": text}
+    text = {name: value for name, value in alone.items() if name != "architectures"}
+    architecture = alone["architectures"][0].replace("CausalLM", "ConditionalGeneration")
+    settings = {"architectures": [architecture], "text_config": text}
     tensors = {
         name if name.startswith("lm_head") else prefix + name.removeprefix("model."): tensor
-        for name, tensor in tensors_of(QWEN3_5).items()
+        for name, tensor in tensors_of(alone).items()
     }
     return settings, tensors
 
@@ -68,6 +71,31 @@ def test_of_a_model_of_text_and_images_the_text_is_read(tmp_path, prefix):
     name = "model.layers.1.self_attn.q_proj.weight"
     read = TensorFiles(checkpoint.tensors).read(name, (slice(None), slice(None)))
     np.testing.assert_array_equal(read, tensors_of(QWEN3_5)[name])
+
+
+@pytest.mark.parametrize("prefix, before", [("model.language_model.", "model."), ("model.", "")])
+@pytest.mark.parametrize("alone", [GEMMA4, GEMMA4_12B], ids=["gemma4", "gemma4_unified"])
+def test_what_sees_and_hears_is_left_out_by_name(tmp_path, alone, prefix, before):
+    settings, tensors = with_images(prefix, alone)
+    parts = "audio_tower", "embed_audio", "embed_vision", "vision_embedder", "vision_tower"
+    extra = {f"{before}{part}.weight": np.zeros(3, np.float32) for part in parts}
+    checkpoint = open_checkpoint(write(tmp_path / "both", settings, tensors | extra))
+    assert checkpoint.tensors.keys() == tensors_of(alone).keys()
+    assert checkpoint.left_out.endswith(": " + ", ".join(f"1 of {before}{p}" for p in parts))
+
+
+def test_keys_that_a_layer_has_but_does_not_read_are_ignored(tmp_path):
+    tensors = tensors_of(GEMMA4)
+    unread = {
+        name.replace("layers.1", "layers.3"): tensor
+        for name, tensor in tensors.items()
+        if "layers.1.self_attn.k_" in name or "layers.1.self_attn.v_" in name
+    }
+    assert len(unread) == 3 and not unread.keys() & tensors.keys()
+    open_checkpoint(write(tmp_path, GEMMA4, tensors | unread))
+    tensors["model.layers.3.self_attn.ears.weight"] = np.zeros(3, np.float32)
+    write(tmp_path, GEMMA4, tensors)
+    assert "layers.3.self_attn.ears.weight unknown to Gemma4ForCausalLM" in refused(tmp_path)
 
 
 def test_a_tensor_that_is_neither_text_nor_left_out_is_named(tmp_path):
