@@ -333,7 +333,8 @@ def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
     pair = make_pair(case, tmp_path)
     import torch
 
-    for weight in weights_of(pair.peer).values():
+    peer = pair.peer.double()  # so that rounding is mostly ours
+    for weight in weights_of(peer).values():
         weight.requires_grad_(True)
 
     G, completion = 2, 9
@@ -360,19 +361,23 @@ def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
         for g in range(G):
             row = np.concatenate([tokens_BP[b, :length], tokens_BGT[b, g]])
             row = torch.tensor(row[None], dtype=torch.long)
-            logprobs = pair.peer(row).logits[0].log_softmax(-1)[length - 1 : -1]
+            logprobs = peer(row).logits[0].log_softmax(-1)[length - 1 : -1]
             taken = logprobs.gather(1, row[0, length:, None])[:, 0]
             total = total + (taken * torch.tensor(weight_BGT[b, g])).sum()
     total.backward()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(pair.params)
     np.testing.assert_allclose(value, total.item(), rtol=1e-4)
-    expected = {name: weight.grad.numpy() for name, weight in weights_of(pair.peer).items()}
+    expected = {name: weight.grad.numpy() for name, weight in weights_of(peer).items()}
     trees = jax.tree.leaves(layouts_of(pair.checkpoint)), jax.tree.leaves(gradient)
     compared = 0
     for layout, leaf in zip(*trees, strict=True):
         for name, tensor in layout.tensors(np.asarray(leaf)):
+            compared += 1
+            if name == f"model.layers.{pair.model.config.num_layers - 1}.layer_scalar":
+                # The final norm takes a factor on all numbers away: what is left is rounding.
+                assert max(abs(tensor), abs(expected[name])) < 1e-4, name
+                continue
             difference = np.linalg.norm(tensor - expected[name])
             assert difference <= 1e-4 * np.linalg.norm(expected[name]), name
-            compared += 1
     assert compared == len(expected)

@@ -100,4 +100,4 @@ def known(source) -> PlannedStep:
     policy = ModelConfig(source=f"hf:{source}")
     stage = RLStage(init="", batch_size=4)
     config = Config(models=(policy,), stages=(stage,), mesh=MeshConfig(1, 1, 1))
-    return abstract_program(config, parse_topology("v5p:1x1x1"))
+    return abstract_program(config, parse_topology("h100:1"))

@@ -32,8 +32,14 @@ QUESTION = [{"role": "user", "content": "stolen camera, 1500 EUR, reported after
 @pytest.fixture(scope="session")
 def small_stage(tmp_path_factory) -> Path:
     """The folder of a stage whose model has hardly learned, so that its samples differ."""
-    workdir = tmp_path_factory.mktemp("served")
+    return make_stage(tmp_path_factory.mktemp("served"))
+
+
+def make_stage(workdir: Path, **changes) -> Path:
+    """The same of a model with other settings."""
     config = apply_overrides(load_config(EXPERIMENT, {}), SMALL)
+    (policy,) = config.models
+    config = dataclasses.replace(config, models=(dataclasses.replace(policy, **changes),))
     train(dataclasses.replace(config, stages=config.stages[:1]), workdir)
     # The stage that says how it is sampled is known, but not trained.
     (workdir / "config.json").write_text(json.dumps(to_json(config)))

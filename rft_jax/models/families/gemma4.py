@@ -75,7 +75,7 @@ def _kinds(settings: Settings) -> list[LayerType]:
     """The kind of each layer: the last layers share the keys and values of others."""
     layers = settings.integer("num_hidden_layers")
     pattern = attention_pattern(settings, lambda i: "sliding" if (i + 1) % 6 else "global", NAMES)
-    kinds = [pattern[layer % len(pattern)] for layer in range(layers)]
+    kinds: list[LayerType] = [pattern[layer % len(pattern)] for layer in range(layers)]
     kinds[-1] = "global"  # as transformers has it, whatever is listed
     own = layers - settings.integer("num_kv_shared_layers", 0)
     if not set(kinds[own:]) <= set(kinds[: max(own, 0)]):
