@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from rft_jax import data
@@ -35,6 +36,10 @@ from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
 
 MOST_TOKENS = 32_768  # of a prompt or a supervised item
+_NO_WANDB = (
+    "The server does not have the package of Weights & Biases: the job is not shown there; its "
+    "events and the server's pages have all of its figures"
+)
 _HYPERPARAMETERS = "method.{}.hyperparameters"
 
 
@@ -65,6 +70,10 @@ def check(folder: JobFolder) -> None:
     """Plans a job, or writes down why it cannot work."""
     request = read_value(folder.request)
     assert request is not None
+    warnings = []
+    if request["wandb_project"] and find_spec("wandb") is None:
+        request["wandb_project"] = ""
+        warnings.append(_NO_WANDB)
     try:
         config, plan = _plan(folder, request)
     except Refused as error:
@@ -85,6 +94,7 @@ def check(folder: JobFolder) -> None:
             "total_steps": plan.stage.steps,
             "samples": samples,
             "settings": _settings(plan),
+            "warnings": warnings,
         },
     )
 

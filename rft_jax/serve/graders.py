@@ -130,7 +130,8 @@ class Graders:
         for _ in range(3):  # another's grader may have ended the child, twice
             child = await self._alive()
             try:
-                return await asyncio.wait_for(child.ask(request), seconds)
+                async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may lose a `cancel`
+                    return await child.ask(request)
             except TimeoutError:
                 await child.stop()
                 late = f"The grader took longer than {seconds:g} s; make it quicker"

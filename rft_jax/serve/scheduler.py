@@ -103,7 +103,8 @@ class Scheduler:
         if self._training is not None:
             self._training.ask_to_end()
             try:
-                await asyncio.wait_for(self._training.process.wait(), _LEAVE_S)
+                async with asyncio.timeout(_LEAVE_S):  # wait_for of Python 3.11 may lose a `cancel`
+                    await self._training.process.wait()
             except TimeoutError:
                 self._training.kill()
 
@@ -124,7 +125,7 @@ class Scheduler:
             except Exception:  # a full disk, a locked database; jobs must go on
                 _LOG.exception("scheduler")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):  # wait_for of Python 3.11 may lose a `cancel`
+                async with asyncio.timeout(_LOOK_S):
                     await self._wake.wait()
             self._wake.clear()
 
@@ -176,6 +177,8 @@ class Scheduler:
                 job.given = job.given | {kind: method}
                 job.total_steps, job.samples = found["total_steps"], found["samples"]
                 job.settings, job.status, job.crashes = found["settings"], "queued", 0
+                for warning in found["warnings"]:
+                    tell(session, job_id, warning, "warn")
                 tell(session, job_id, "Files validated, moving job to queued state")
 
     # ------------------------------------------------------------------------------------ training

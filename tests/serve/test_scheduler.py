@@ -28,6 +28,7 @@ problem = {"code": "invalid_training_file", "param": "training_file"}
 problem |= {"message": "a.jsonl, line 4: x"}
 hyper = {"batch_size": 4, "n_epochs": 1, "reasoning_effort": "low"}
 found = {"hyperparameters": hyper, "total_steps": STEPS, "samples": 8, "settings": "6 steps"}
+found["warnings"] = ["without a package"] if what == "warn" else []
 (folder / "checked.json").write_text(json.dumps({"error": problem} if what == "bad" else found))
 """
 # Takes steps from the newest checkpoint on, each told at once; every second step is saved.
@@ -220,6 +221,13 @@ def test_files_that_cannot_be_used(jobs):
     }  # fmt: skip
     assert jobs.events(identity)[-1]["level"] == "error"
     assert jobs.told() == [("failed", identity)] and job["finished_at"]
+
+
+def test_what_a_job_goes_without_is_told(jobs):
+    identity = jobs.make(check="warn")
+    jobs.reaches(identity, "succeeded")
+    warnings = [event["message"] for event in jobs.events(identity) if event["level"] == "warn"]
+    assert warnings == ["without a package"]
 
 
 def test_pause_and_resume_keep_every_step(jobs):

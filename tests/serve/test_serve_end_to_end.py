@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 from openai import APIConnectionError, OpenAI
@@ -142,6 +143,7 @@ def test_a_job_through_a_kill(tmp_path, workdir):
         model=BASE, training_file=train_file.id, validation_file=valid_file.id, seed=3,
         method={"type": "reinforcement",
                 "reinforcement": {"grader": GRADER, "hyperparameters": hyperparameters}},
+        integrations=[{"type": "wandb", "wandb": {"project": "claims"}}],
     )  # fmt: skip
     server.until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "running")
     server.end(signal.SIGKILL)
@@ -154,6 +156,9 @@ def test_a_job_through_a_kill(tmp_path, workdir):
 
     found = server.until(done)
     assert server.steps(job.id) == list(range(STEPS + 1))
+    if find_spec("wandb") is None:  # the job goes on without it, and says so
+        told = client.fine_tuning.jobs.list_events(job.id, limit=100)
+        assert any("Weights & Biases" in e.message and e.level == "warn" for e in told)
     assert found.fine_tuned_model in [model.id for model in client.models.list()]
     answer = client.chat.completions.create(
         model=found.fine_tuned_model, messages=items(0, 1)[0]["messages"], temperature=0
