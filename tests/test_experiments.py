@@ -12,6 +12,7 @@ from rft_jax.config.validate import validate
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 VARIANTS = {
     "claims.py": [""],
+    "gsm8k.py": [":qwen2.5-0.5b-instruct", ":qwen3-1.7b"],
     "jsonl.py": [""],
     "open_models.py": [
         ":jsonl/qwen3-0.6b",

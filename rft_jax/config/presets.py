@@ -106,7 +106,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "gdpo": _preset(
             "GDPO",
             "2601.05242",
-            "3.1",
+            "",
             reward_parts="separate",
             scale_rewards="group",
             whiten_advantages=True,
@@ -114,7 +114,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "dppo": _preset(
             "DPPO",
             "2602.04879",
-            "5.2",
+            "",
             "loss=dppo_kl for the form with KL",
             loss="dppo_tv",
             old_logprobs="sampler",

@@ -48,7 +48,7 @@ register_importance_weight = IMPORTANCE_WEIGHTS.register
 register_kl_estimator = KL_ESTIMATORS.register
 
 MAX_LOG_RATIO = 20.0
-MAX_DPPO_RATIO = 20.0  # https://arxiv.org/abs/2602.04879, section 5.4: a large one
+MAX_DPPO_RATIO = 20.0  # https://arxiv.org/abs/2602.04879: a large one
 
 
 class PolicyLoss(NamedTuple):

@@ -45,6 +45,13 @@ def _sharing(sliding: int, own: int, shared: int) -> tuple[LayerType, ...]:
 
 
 SHAPES: dict[str, tuple[ModelConfig, int]] = {
+    "Qwen/Qwen2.5-0.5B-Instruct": (
+        ModelConfig(
+            num_layers=24, hidden_size=896, num_heads=14, num_kv_heads=2, head_dim=64,
+            intermediate_size=4864, rope_theta=1e6, attention_bias=True,
+        ),
+        QWEN3_VOCABULARY,
+    ),
     "Qwen/Qwen3-0.6B": (
         _shape(QWEN3, num_layers=28, hidden_size=1024, num_heads=16, intermediate_size=3072),
         QWEN3_VOCABULARY,
