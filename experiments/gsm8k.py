@@ -5,24 +5,24 @@ r"""GSM8K with the settings of two published runs, for an accelerator.
 
 Questions and answers come from TFDS' `gsm8k`: 7,473 to train on, the 1,319 of the test split to
 evaluate, as the published runs do. They evaluate greedily, these sample as in training. Neither was
-run on an accelerator here yet; `experiments/README.md` has what they need.
+run on an accelerator here yet; `experiments/README.md` has what they need by `rft plan`.
 
 qwen2.5-0.5b-instruct
     What to expect: 56.7 % of the test split. verl reports it for PPO
-    (https://verl.readthedocs.io/en/latest/algo/baseline.html), and Qwen 49.6 % for the model itself
-    with its own prompt and reading (https://qwenlm.github.io/blog/qwen2.5-llm/). Taken from verl's
-    log: prompt, answers read strictly after `####`, so that reward begins near 0; 512 tokens, 1e-6,
-    435 steps. There is no value network here: in its place are groups of 8, 512 samples a step
-    instead of 256, and a KL term of 0.001 in the loss, as in verl's examples of GRPO.
+    (https://verl.readthedocs.io/en/latest/algo/baseline.html), and 36.4 % for the model itself.
+    Taken from verl's log: prompt, answers read strictly after `####`, so that reward begins near 0;
+    512 tokens, 1e-6, 435 steps. There is no value network here: in its place are groups of 8, 512
+    samples a step instead of 256, and a KL term of 0.001 in the loss, as in verl's examples of
+    GRPO.
 
 qwen3-1.7b
     What to expect: a mean reward from 0.804 to 0.820 after 100 steps. That is the range of NeMo-RL,
-    in which MaxText's 0.808 falls (https://github.com/AI-Hypercomputer/maxtext/pull/4015); it was
-    0.56 before. The reward is 1 for a right answer in the form that is asked for, 0.5 without the
-    form, 0.1 for the form alone. Taken from its authors' first recipe: prompt, reward, 4 prompts
-    of 8 samples, 768 tokens, two updates a batch, clip 0.2, KL 0.04 (k2), 2e-7, weight decay 0.01.
-    They give the model the bare prompt, which goes on with `<reasoning>`; here it is a user's
-    message, without a thought before the answer. Warmup is 25 of the 100 steps, theirs 125 of 500.
+    in which MaxText's 0.808 falls (https://github.com/AI-Hypercomputer/maxtext/pull/4015). The
+    reward is 1 for a right answer in the form that is asked for, 0.5 without the form, 0.1 for the
+    form alone. Taken from its authors' first recipe: prompt, reward, 4 prompts of 8 samples, 768
+    tokens, two updates a batch, clip 0.2, KL 0.04 (k2), 2e-7, weight decay 0.01. They give the
+    model the bare prompt, which goes on with `<reasoning>`; here it is a user's message, without a
+    thought before the answer. Warmup is 25 of the 100 steps, theirs 125 of 500.
 """
 
 import dataclasses

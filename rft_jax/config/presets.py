@@ -27,24 +27,18 @@ class Preset:
     Attributes:
         title: Its name.
         paper: arXiv number.
-        section: Where the paper says so; empty: throughout.
         settings: Of `PolicyLossConfig`; what is missing is as in GRPO.
         remark: What it leaves to other settings, if anything.
     """
 
     title: str
     paper: str
-    section: str
     settings: Settings
     remark: str = ""
 
-    def source(self, paper: str) -> str:
-        """The paper, as it is written there, with its section."""
-        return f"{paper}, section {self.section}" if self.section else paper
 
-
-def _preset(title: str, paper: str, section: str, remark: str = "", **settings) -> Preset:
-    return Preset(title, paper, section, MappingProxyType(settings), remark)
+def _preset(title: str, paper: str, remark: str = "", **settings) -> Preset:
+    return Preset(title, paper, MappingProxyType(settings), remark)
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -52,31 +46,26 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "grpo": _preset(
             "GRPO, with DAPO's token mean and asymmetric clip",
             "2402.03300",
-            "4.1",
             "as published: aggregation=sequence_mean, clip_high=0.2, kl_coefficient=0.04",
             advantage="group_mean",
             scale_rewards="group",
             loss="ppo_clip",
             aggregation="token_mean",
         ),
-        "dr_grpo": _preset(
-            "Dr. GRPO", "2503.20783", "3.2", scale_rewards="none", aggregation="constant"
-        ),
+        "dr_grpo": _preset("Dr. GRPO", "2503.20783", scale_rewards="none", aggregation="constant"),
         "dapo": _preset(
             "DAPO",
             "2503.14476",
-            "3",
             "with max_resample_batches=4 and a length grader, which are not of the loss",
             scale_rewards="group",
             loss="ppo_clip",
             aggregation="token_mean",
             drop_uniform_groups=True,
         ),
-        "gspo": _preset("GSPO", "2507.18071", "4.1", loss="gspo", aggregation="sequence_mean"),
+        "gspo": _preset("GSPO", "2507.18071", loss="gspo", aggregation="sequence_mean"),
         "cispo": _preset(
             "CISPO, as in ScaleRL",
             "2510.13786",
-            "4",
             loss="cispo",
             old_logprobs="sampler",
             aggregation="prompt_mean",
@@ -87,7 +76,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "rloo": _preset(
             "RLOO",
             "2402.14740",
-            "",
             advantage="leave_one_out",
             scale_rewards="none",
             loss="reinforce",
@@ -96,17 +84,15 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "reinforce_pp": _preset(
             "REINFORCE++-baseline",
             "2501.03262",
-            "",
             scale_rewards="none",
             whiten_advantages=True,
             kl_estimator="k2",
             kl_coefficient=0.001,
         ),
-        "maxrl": _preset("MaxRL", "2602.02710", "", scale_rewards="mean"),
+        "maxrl": _preset("MaxRL", "2602.02710", scale_rewards="mean"),
         "gdpo": _preset(
             "GDPO",
             "2601.05242",
-            "",
             reward_parts="separate",
             scale_rewards="group",
             whiten_advantages=True,
@@ -114,14 +100,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "dppo": _preset(
             "DPPO",
             "2602.04879",
-            "",
             "loss=dppo_kl for the form with KL",
             loss="dppo_tv",
             old_logprobs="sampler",
             scale_rewards="none",
             aggregation="constant",
         ),
-        "sapo": _preset("SAPO", "2511.20347", "3", loss="sapo", aggregation="sequence_mean"),
+        "sapo": _preset("SAPO", "2511.20347", loss="sapo", aggregation="sequence_mean"),
     }
 )
 
@@ -129,7 +114,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 # in ScaleRL, with no lower bound.
 CLIPS: Mapping[str, Settings] = MappingProxyType(
     {
-        "gspo": {"clip_low": 3e-4, "clip_high": 4e-4},  # https://arxiv.org/abs/2507.18071, 5.1
+        "gspo": {"clip_low": 3e-4, "clip_high": 4e-4},  # https://arxiv.org/abs/2507.18071
         "cispo": {"clip_low": 1.0, "clip_high": 4.0, "two_sided": False},
         "dppo_tv": {"clip_low": 0.15, "clip_high": 0.15},  # as the authors' code in verl
         "dppo_kl": {"clip_low": 0.05, "clip_high": 0.05},
@@ -219,7 +204,7 @@ def presets_text(width: int) -> str:
     lines = ["what policy_loss.algorithm sets, where a setting is None:"]
     for name, preset in PRESETS.items():
         settings = ", ".join(f"{key}={value}" for key, value in preset.settings.items())
-        text = f"{settings} ({preset.source(f'arXiv {preset.paper}')})"
+        text = f"{settings} (arXiv {preset.paper})"
         found = textwrap.wrap(text, width - _LEFT, break_long_words=False)
         names = [f"  {name}".ljust(_LEFT), *[" " * _LEFT] * (len(found) - 1)]
         lines += [left + right for left, right in zip(names, found, strict=True)]
@@ -235,7 +220,7 @@ def presets_table() -> str:
     lines = ["| algorithm | settings | paper |", "|---|---|---|"]
     for name, preset in PRESETS.items():
         settings = ", ".join(f"`{key}={value}`" for key, value in preset.settings.items())
-        paper = preset.source(f"[{preset.paper}](https://arxiv.org/abs/{preset.paper})")
+        paper = f"[{preset.paper}](https://arxiv.org/abs/{preset.paper})"
         remark = f"; {preset.remark}" if preset.remark else ""
         lines.append(f"| `{name}`: {preset.title} | {settings}{remark} | {paper} |")
     return "\n".join(lines)

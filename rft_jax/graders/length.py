@@ -2,7 +2,7 @@
 
     {"type": "length", "name": "length", "max_tokens": 1024, "buffer": 256}
 
-DAPO's soft overlong punishment (arXiv 2503.14476, equation 13) plus 1, so that it is from 0 to 1.
+DAPO's soft overlong punishment (arXiv 2503.14476) plus 1, so that it is from 0 to 1.
 With n the completion's tokens, those of its thinking included, the score is
 
     1                            if n <= max_tokens - buffer

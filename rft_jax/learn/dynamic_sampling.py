@@ -1,7 +1,7 @@
 """Dynamic sampling: prompts are sampled until a batch of them has something to teach.
 
 A group whose rewards are equal has no advantage and so no gradient. DAPO
-(https://arxiv.org/abs/2503.14476, section 3.2) passes over such groups and samples more prompts.
+(https://arxiv.org/abs/2503.14476) passes over such groups and samples more prompts.
 """
 
 from collections.abc import Callable

@@ -89,9 +89,9 @@ def gspo(
     """Group sequence policy optimization: one ratio a sequence, clipped as a whole.
 
     The clipped surrogate of `ppo_clip`, without a dual clip, of the ratio exp(mean of new - old),
-    the geometric mean of the tokens' ratios. It is written per token (GSPO-token,
-    section 4.3 of the paper), with the same gradient, so that a token's importance weight weighs
-    that token's gradient. The paper averages with `sequence_mean`; its range is narrow, 3e-4 and
+    the geometric mean of the tokens' ratios. It is written per token (GSPO-token in
+    the paper), with the same gradient, so that a token's importance weight weighs that token's
+    gradient. The paper averages with `sequence_mean`; its range is narrow, 3e-4 and
     4e-4, as the ratio of a sequence strays far less from 1 than that of a token.
 
     References:
@@ -271,7 +271,7 @@ def likelihood_ratio(new: Array, old: Array, mask: Array) -> Array:
     reference), and so are their gradients: that of k3 alone is KL(reference || new)'s.
 
     References:
-        DeepSeek-V3.2, https://arxiv.org/abs/2512.02556, section 3.1
+        DeepSeek-V3.2, https://arxiv.org/abs/2512.02556
     """
     return jnp.exp(_log_ratio(new, old, mask))
 

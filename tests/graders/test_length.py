@@ -12,7 +12,7 @@ def spec(**fields):
 
 
 def overlong_punishment(length, longest, cache):
-    """Equation 13 of arXiv 2503.14476."""
+    """The soft overlong punishment of arXiv 2503.14476."""
     if length <= longest - cache:
         return 0
     if length <= longest:
