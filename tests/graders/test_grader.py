@@ -445,6 +445,7 @@ def test_values_of_items_render_as_json():
     assert grade.reward[0] == 1
 
 
+@pytest.mark.slow
 def test_data_sets_of_different_widths_grade_alike():
     grader = build_grader(load_grader(RANK))
     long = ITEM | {"aliases": ["x" * 50] * 9}

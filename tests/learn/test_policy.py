@@ -280,6 +280,7 @@ def test_packed_rows_change_nothing(model, state, batch, rows, shards):
             np.testing.assert_allclose(packed_metrics[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_packed_rows_begin_each_completion_with_its_prompts_state(model, batch):
     """Layers that keep a state see rows of several completions and of two prompts."""
     sizes = DeltaNetConfig(1, 2, 6, 8, 3)

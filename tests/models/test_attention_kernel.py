@@ -95,7 +95,10 @@ def test_a_tile_fits_on_the_chip():
     assert tile_size(8192, 128, 64, bf16) == 2048 > tile_size(8192, 128, 256, f32) > 0
 
 
-@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=2, tensor=2)])
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param(None, marks=pytest.mark.slow), MeshConfig(data=2, fsdp=2, tensor=2)],
+)
 def test_a_decoder_with_the_kernel_gives_the_plain_ones_gradient(mesh):
     B, G, T, V = 4, 2, 128, 31
     config = ModelConfig(

@@ -65,9 +65,9 @@ def test_which_heads_it_takes():
     "mesh, slots, layers",
     [
         (None, 0, "unrolled"),
-        (None, 8, "unrolled"),
+        pytest.param(None, 8, "unrolled", marks=pytest.mark.slow),
         (None, 0, "scanned"),
-        (MeshConfig(data=2, fsdp=2, tensor=2), 0, "unrolled"),
+        pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), 0, "unrolled", marks=pytest.mark.slow),
         (MeshConfig(data=2, fsdp=2, tensor=2), 8, "unrolled"),
     ],
 )

@@ -47,6 +47,7 @@ def test_the_gathers_of_an_update_by_hand(program):
     assert sent["reduce-scatter"] == 2 * 4 * weights * 3 / 4
 
 
+@pytest.mark.slow
 def test_the_arithmetic_is_that_of_the_compiled_halves(program, small):
     closed = estimate_plan(
         dataclasses.replace(small, mesh=MeshConfig(1, 4, 2)), parse_topology("v5e:2x4")
