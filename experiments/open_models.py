@@ -9,9 +9,12 @@
 
 The archive is that of `rare_disease.py`; `jsonl` takes files of your own as `jsonl.py` does, and as
 it stands decides the claims. The other jobs take the folder of a public release, which the head of
-their module in `rft_jax/tasks` names: `perils` and `coverage` (insurance), `law`, `finance`,
-`verilog` (it needs Icarus Verilog) and `scibench` (engineering). Gemma and Llama are gated: accept
-their license and `hf auth login`.
+their module in `rft_jax/tasks` names: `perils` and `coverage` (insurance), `law` and `citations`
+(law), `finance`, `verilog` (it needs Icarus Verilog) and `scibench` (engineering). Gemma and Llama
+are gated: accept their license and `hf auth login`.
+
+Beside the reward, which gives partial credit, every validation has the data's official metric, as
+the `audit_grader`.
 
 Hardware: a v5litepod-4 slice, four TPU v5e chips of 16 GB. None was run on a TPU yet. Arguments and
 temporaries of a step on each chip, its grader left out, as the compiler plans them ahead of time
@@ -77,6 +80,7 @@ def rare_disease(setup: Setup) -> Config:
         name="rare_disease",
         data=RareDiseaseData(instructions=True, patients_per_gene=1),
         grader=grader(),
+        audit_grader=grader() | {"name": "first", "credit": [1.0]},
         models=(setup.model,),
         mesh=setup.mesh,
         stages=(_reinforce("", max_prompt_tokens=768, output_bytes=2048),),
@@ -115,6 +119,7 @@ def perils(setup: Setup) -> Config:
         name="perils",
         data=perils_task.PerilsData(instructions=True),
         grader=perils_task.grader(),
+        audit_grader=perils_task.official_grader(),
         models=(setup.model,),
         mesh=setup.mesh,
         stages=(_reinforce("", max_prompt_tokens=256, output_bytes=512),),
@@ -127,6 +132,7 @@ def coverage(setup: Setup) -> Config:
         name="coverage",
         data=coverage_task.CoverageData(),
         grader=coverage_task.grader(),
+        audit_grader=coverage_task.official_grader(),
         models=(setup.model,),
         mesh=setup.mesh,
         stages=(_reinforce("", max_prompt_tokens=512, output_bytes=512),),
@@ -139,6 +145,7 @@ def law(setup: Setup) -> Config:
         name="law",
         data=sara.SaraData(),
         grader=sara.grader(),
+        audit_grader=sara.official_grader(),
         models=(setup.model,),
         mesh=setup.mesh,
         stages=(
@@ -149,12 +156,26 @@ def law(setup: Setup) -> Config:
     )
 
 
+def citations(setup: Setup) -> Config:
+    """Law: the subsection that a statement applies, out of all nine sections."""
+    return Config(
+        name="citations",
+        data=sara.SaraData(kinds="citation"),
+        grader=sara.citation_grader(),
+        audit_grader=sara.official_citation_grader(),
+        models=(setup.model,),
+        mesh=setup.mesh,
+        stages=(_reinforce("", max_prompt_tokens=8192, prompt_buckets=2, output_bytes=512),),
+    )
+
+
 def finance(setup: Setup) -> Config:
     """Numbers and spans out of annual reports."""
     return Config(
         name="finance",
         data=tatqa.TatqaData(),
         grader=tatqa.grader(),
+        audit_grader=tatqa.official_grader(),
         models=(setup.model,),
         mesh=setup.mesh,
         stages=(_reinforce("", max_prompt_tokens=4096, prompt_buckets=3, output_bytes=1024),),
@@ -167,6 +188,7 @@ def verilog(setup: Setup) -> Config:
         name="verilog",
         data=verilog_task.VerilogData(),
         grader=verilog_task.grader(),
+        audit_grader=verilog_task.official_grader(),
         host=verilog_task.host_options(),
         models=(setup.model,),
         mesh=setup.mesh,
@@ -180,6 +202,7 @@ def scibench(setup: Setup) -> Config:
         name="scibench",
         data=scibench_task.ScibenchData(),
         grader=scibench_task.grader(),
+        audit_grader=scibench_task.official_grader(),
         models=(setup.model,),
         mesh=setup.mesh,
         stages=(_reinforce("", max_prompt_tokens=512, completion=1024, output_bytes=4096),),
@@ -219,6 +242,7 @@ JOBS = {
     "perils": perils,
     "coverage": coverage,
     "law": law,
+    "citations": citations,
     "finance": finance,
     "verilog": verilog,
     "scibench": scibench,

@@ -20,6 +20,7 @@ VARIANTS = {
         ":perils/qwen3-0.6b",
         ":coverage/llama-3.2-1b",
         ":law/qwen3-4b-lora",
+        ":citations/qwen3-0.6b",
         ":finance/gemma-3-1b",
         ":scibench/qwen3-0.6b",
     ],

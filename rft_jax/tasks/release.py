@@ -28,11 +28,18 @@ class ReleaseData(DataConfig):
 
     release: str = ""
 
-    def rows(self, release: Path) -> Mapping[str, Sequence[JsonObject]]:
+    def rows(
+        self, release: Path, directory: Path | None = None
+    ) -> Mapping[str, Sequence[JsonObject]]:
         """The rows of the files to write, by the files' names without ending.
 
         `train`, `valid`, `supervised` and `answers` become the run's data; others are there for
         evaluations to name.
+
+        Args:
+            release: The release's folder.
+            directory: The run's folder, for a task that keeps there what takes long to find out;
+                None keeps nothing.
 
         Raises:
             InputError: The release lacks a file, or one is damaged.
@@ -60,7 +67,7 @@ class ReleaseData(DataConfig):
         release = Path(self.release)
         if not release.is_dir():
             raise InputError(f"data.release: {release} is no folder; download and unpack it first")
-        rows = self.rows(release)
+        rows = self.rows(release, directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, of in rows.items():
             write_atomically(directory / f"{name}.jsonl", lines(of))

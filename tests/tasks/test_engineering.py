@@ -1,6 +1,5 @@
 """VerilogEval and SciBench: made-up problems in the releases' layouts, and the real ones."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,25 +8,9 @@ from rft_jax import build_grader, grade_texts
 from rft_jax.tasks.engineering import scibench, simulate, verilog
 from rft_jax.utils.errors import InputError
 
+from .made_up import REFERENCE, TEST, write_scibench, write_verilog
+
 REAL = Path(__file__).parents[3] / "shared/data/domains/engineering"
-REFERENCE = "module RefModule (input a, input b, output q);\n  assign q = a & b;\nendmodule\n"
-TEST = """module tb();
-  reg [1:0] in = 0; reg clk = 0; integer errors = 0, clocks = 0;
-  wire q_ref, q_dut;
-  RefModule good1 (.a(in[0]), .b(in[1]), .q(q_ref));
-  TopModule top_module1 (.a(in[0]), .b(in[1]), .q(q_dut));
-  always #5 clk = ~clk;
-  always @(posedge clk) begin
-    clocks = clocks + 1;
-    if (q_ref !== q_dut) errors = errors + 1;
-    in = in + 1;
-    if (clocks == 8) begin
-      $display("Mismatches: %1d in %1d samples", errors, clocks);
-      $finish;
-    end
-  end
-endmodule
-"""
 ITEM = {"test": TEST, "reference": REFERENCE, "samples": 8}
 
 
@@ -37,13 +20,7 @@ def module(body):
 
 @pytest.fixture
 def release(tmp_path):
-    folder = tmp_path / "dataset_spec-to-rtl"
-    folder.mkdir()
-    for n in range(5):
-        (folder / f"Prob{n:03}_and_prompt.txt").write_text("Implement TopModule: q = a and b.\n")
-        (folder / f"Prob{n:03}_and_ref.sv").write_text(REFERENCE)
-        (folder / f"Prob{n:03}_and_test.sv").write_text(TEST)
-    return tmp_path
+    return write_verilog(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +101,34 @@ def test_folds_are_apart(release, monkeypatch):
     assert len(set(held_out)) == len(held_out) == 5
 
 
+def test_what_references_do_is_kept(release, tmp_path, monkeypatch):
+    simulated = []
+
+    def samples(reference, test):
+        simulated.append(test)
+        return None if "// 4" in test else 8
+
+    data = verilog.VerilogData(release=str(release))
+    monkeypatch.setattr(verilog, "_samples", samples)
+    for n in (5, 6):  # a run of a sixth problem, which has all references to ask
+        if n == 6:
+            for path in (release / "dataset_spec-to-rtl").glob("Prob000*"):
+                path.with_name(path.name.replace("000", "005")).write_text(path.read_text() + " ")
+        files = data.materialize(tmp_path / "data")
+    rows = [Path(file).read_text() for file in (files.train, files.valid)]
+    assert "Prob005" in "".join(rows) and "Prob004" not in "".join(rows)
+    assert len(simulated) == 6  # the five, one of which fails, and the sixth: none of them twice
+    (tmp_path / "data" / verilog.OUTCOMES_FILE).write_text("damaged")
+    assert data.materialize(tmp_path / "data") == files and len(simulated) == 12
+
+
+@pytest.mark.slow
+def test_the_official_verdict_has_no_partial_credit():
+    grader = build_grader(verilog.official_grader(), options=verilog.host_options())
+    texts = [module("assign q = a & b;"), module("assign q = a;"), "no code"]
+    assert grade_texts(grader, texts, [ITEM] * 3).reward.tolist() == [1, 0, 0]
+
+
 def test_a_missing_simulator_is_named(release, monkeypatch):
     monkeypatch.setattr(simulate, "FOLDERS", ())
     with pytest.raises(InputError, match="Icarus Verilog: install it"):
@@ -132,16 +137,7 @@ def test_a_missing_simulator_is_named(release, monkeypatch):
 
 @pytest.fixture
 def problems(tmp_path):
-    folder = tmp_path / "dataset" / "original"
-    folder.mkdir(parents=True)
-    made = [
-        {"problem_text": f"How far is {n}?", "answer_number": number, "unit": unit}
-        | {"problemid": f" {n} ", "answer_latex": ""}
-        for n, (number, unit) in enumerate([("2.5", "$10^{3}$ m"), (" \u22122 ", ""), ("+7", "s")])
-    ]
-    (folder / "book.json").write_text(json.dumps(made))
-    (folder / "book_sol.json").write_text(json.dumps(made))
-    return tmp_path
+    return write_scibench(tmp_path)
 
 
 def test_scibench(problems):
@@ -153,3 +149,5 @@ def test_scibench(problems):
         values = [float(item["answer"].replace("\u2212", "-")) * factor for item in items]
         texts = [f"so \\boxed{{{value:.6g}}}" for value in values]
         assert grade_texts(grader, texts, items).reward == pytest.approx(reward, abs=1e-3)
+        official = grade_texts(build_grader(scibench.official_grader()), texts, items)
+        assert official.reward.tolist() == [float(reward == 1)] * 3

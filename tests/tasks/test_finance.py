@@ -9,43 +9,14 @@ from rft_jax import build_grader, grade_texts
 from rft_jax.tasks.finance import official, tatqa
 from rft_jax.utils.errors import InputError
 
+from .made_up import CONTEXT, write_tatqa
+
 REAL = Path(__file__).parents[3] / "shared/data/domains/finance"
-
-
-def question(uid, answer, kind, scale=""):
-    asked = {"uid": uid, "question": f"What of {uid}?", "answer": answer, "answer_type": kind}
-    return asked | {"scale": scale, "derivation": "", "answer_from": "table"}
-
-
-QUESTIONS = [
-    question("change", -12.6, "arithmetic", "million"),
-    question("ratio", 22.22, "arithmetic", "percent"),
-    question("years", "2", "count"),
-    question("sales", ["$1,496.5"], "span", "million"),
-    question("types", ["fixed-price type", "cost-plus type"], "multi-span"),
-]
-CONTEXT = {
-    "table": {"uid": "t", "table": [["", "2019"], ["Sales", "$1,496.5"]]},
-    "paragraphs": [
-        {"uid": "b", "order": 2, "text": "Second."},
-        {"uid": "a", "order": 1, "text": "First."},
-    ],
-    "questions": QUESTIONS,
-}
-
-
-def context(n):
-    renamed = [asked | {"uid": f"{asked['uid']}-{n}"} for asked in QUESTIONS]
-    return CONTEXT | {"table": CONTEXT["table"] | {"uid": f"t{n}"}, "questions": renamed}
 
 
 @pytest.fixture
 def release(tmp_path):
-    (tmp_path / "dataset_raw").mkdir()
-    for split, numbers in {"train": range(3), "dev": range(10, 14)}.items():
-        path = tmp_path / "dataset_raw" / f"tatqa_dataset_{split}.json"
-        path.write_text(json.dumps([context(n) for n in numbers]))
-    return tmp_path
+    return write_tatqa(tmp_path)
 
 
 @pytest.mark.parametrize(("source", "train"), [("train", 3), ("dev", 3)])
@@ -105,6 +76,24 @@ def test_official_metric(uid, answer, scale, exact, f1):
     """The figures are what the release's `tatqa_eval.py` prints for them."""
     found = official.match(answer, scale, ITEMS[uid])
     assert (found.exact, found.f1) == (exact, f1)
+
+
+def test_the_official_metric_is_a_python_grader():
+    source = tatqa.official_grader()["source"]
+    assert "rft_jax" not in "".join(
+        line for line in source.splitlines() if line.startswith(("import ", "from "))
+    )
+    module = {"__name__": "sandboxed"}
+    exec(compile(source, "source", "exec"), module)
+    rows = [
+        ({"answer": ["(12.6)"], "scale": "million"}, 1),
+        ({"answer": ["-12.6"], "scale": ""}, 0),
+        ({"scale": "million"}, 0),
+        (["-12.6"], 0),
+        (None, 0),
+    ]
+    for given, exact in rows:
+        assert module["grade"]({"output_json": given}, ITEMS["change"]) == exact
 
 
 def test_a_question_without_a_prediction_counts():

@@ -11,30 +11,14 @@ from rft_jax.tasks.insurance import coverage, perils
 from rft_jax.tasks.insurance.logistic import fit
 from rft_jax.utils.errors import InputError
 
+from .made_up import NOTES, write_lgpif, write_vague_contracts
+
 REAL = Path(__file__).parents[3] / "shared/data/domains/insurance"
-NOTES = {
-    "Lightning": ["lightning damage", "lightning strike at tower", "lightning at school"],
-    "Hail": ["hail damage", "hail at library", "hail on roof"],
-    "Vehicle": ["car hit pole", "truck hit light pole", "vehicle hit sign"],
-}
 
 
 @pytest.fixture
 def lgpif(tmp_path):
-    """A release with twelve notes; the test file repeats one of the training file's."""
-    header = ",".join(f'"{name}"' for name in (*perils.PERILS, "Loss", "Description"))
-
-    def row(peril, note):
-        flags = ",".join(str(int(name == peril)) for name in perils.PERILS)
-        return f'{flags},100.5,"{note}      "'
-
-    rows = [row(peril, note) for peril, notes in NOTES.items() for note in notes]
-    folder = tmp_path / "LDAVer2" / "Data"
-    folder.mkdir(parents=True)
-    (folder / "peril.training.csv").write_text("\n".join([header, *rows]) + "\n")
-    test = [row("Hail", "hail damage"), row("Vehicle", "bus hit pole")]
-    (folder / "peril.validation.csv").write_text("\n".join([header, *test]) + "\n")
-    return tmp_path / "LDAVer2"
+    return write_lgpif(tmp_path / "LDAVer2")
 
 
 def notes(rows):
@@ -58,12 +42,29 @@ def test_worked_answers_are_right(lgpif):
             assert named[0] == right[user["content"]] and len(set(named)) == listed
 
 
+def test_copies_lack_words(lgpif):
+    plain = perils.PerilsData(valid_notes=2, labeled=4).rows(lgpif)
+    rows = perils.PerilsData(valid_notes=2, labeled=4, copies=3, word_dropout=0.5).rows(lgpif)
+    assert rows["valid"] == plain["valid"] and rows["test"] == plain["test"]
+    assert (len(rows["supervised"]), len(rows["answers"])) == (16, 24)
+    whole = {item["note"]: item["peril"] for item in plain["train"]}
+    assert len(rows["train"]) > len(whole) == 6
+    for item in rows["train"]:
+        words = item["messages"][0]["content"].split()
+        assert words and set(words) <= set(item["note"].split())
+        assert item["peril"] == whole[item["note"]]
+    with pytest.raises(InputError, match=r"data\.word_dropout"):
+        perils.PerilsData(word_dropout=1).rows(lgpif)
+
+
 def test_perils_grader():
     grader = build_grader(perils.grader())
     texts = [perils.answer(p) for p in (["Hail"], ["Fire", "Hail"], ["Fire", "Wind", "Hail"])]
     texts += [perils.answer(["Fire", "Wind", "Misc", "Hail"]), "Hail"]
     grade = grade_texts(grader, texts, [{"peril": "Hail"}] * len(texts))
     assert grade.reward.tolist() == [1, 0.5, 0.25, 0, 0]
+    official = grade_texts(build_grader(perils.official_grader()), texts, [{"peril": "Hail"}] * 5)
+    assert official.reward.tolist() == [1, 0, 0, 0, 0]
 
 
 def test_the_schema_of_perils_can_be_a_grammar():
@@ -120,16 +121,7 @@ def test_legalbench_label(yes, no, unclear, label):
 
 @pytest.fixture
 def vague_contracts(tmp_path):
-    columns = "title,version,nYes,nNo,nCantDecide,header,continuation"
-    rows = [
-        f'Clause {n},{version},{yes},{no},{unclear},"Covers <b>""x""</b>.",Claim {n} {version}.'
-        for n in range(3)
-        for version, yes, no, unclear in (("a", 24, 7, 4), ("b", 22, 0, 0), ("c", 2, 30, 1))
-    ]
-    path = tmp_path / "vague" / coverage.FILE
-    path.parent.mkdir(parents=True)
-    path.write_text("\n".join([columns, *rows]) + "\n")
-    return tmp_path / "vague"
+    return write_vague_contracts(tmp_path / "vague")
 
 
 def test_versions_of_a_clause_stay_together(vague_contracts):

@@ -8,30 +8,14 @@ from rft_jax import build_grader, grade_texts
 from rft_jax.tasks.law import sara
 from rft_jax.utils.errors import InputError
 
+from .made_up import CASE, CASES, write_sara
+
 REAL = Path(__file__).parents[3] / "shared/data/domains/law"
-CASE = "% Text\n% {text}\n\n% Question\n% {question}\n\n% Facts\nx(y).\n\n% Test\n:- halt.\n"
-CASES = {
-    "tax_case_1": ("Ann was paid $41000 in 2015.", "How much tax does Ann have to pay? $6,512"),
-    "tax_case_2": ("Bob was paid nothing.", "How much tax does Bob have to pay? $0"),
-    "s151_a_pos": ("Ann is alone.", "Ann's exemption under section 151(a) is $2000. Entailment"),
-    "s151_a_neg": ("Ann is alone.", "Ann's exemption under section 151(a) is $9. Contradiction"),
-    "s63_b_pos": ("Bob is old.", "Section 63(b) applies to Bob. Entailment"),
-}
 
 
 @pytest.fixture
 def release(tmp_path):
-    for name, (text, question) in CASES.items():
-        path = tmp_path / "cases" / f"{name}.pl"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(CASE.format(text=text, question=question))
-    for number in (63, 151):
-        path = tmp_path / "statutes" / "source" / f"section{number}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"§{number}. Law of {number}\n")
-    (tmp_path / "splits").mkdir()
-    (tmp_path / "splits" / "test").write_text("tax_case_2\ns63_b_pos\n")
-    return tmp_path
+    return write_sara(tmp_path)
 
 
 def test_cases_and_split(release):
@@ -89,6 +73,35 @@ def test_graders(release):
     ]
 
 
+def test_a_citation_is_left_out_and_asked_for(release):
+    rows = sara.SaraData(kinds="citation").rows(release)
+    assert [item["case"] for item in rows["valid"]] == ["s63_b_pos"]
+    items = [*rows["train"], *rows["valid"]]
+    found = {(item["section"], item["subsection"], item["parent"]) for item in items}
+    assert found == {("151", "(a)", ""), ("63", "(b)", "")}
+    for item in items:
+        prompt = item["messages"][-1]["content"]
+        assert "ection ___" in prompt and "Law of 63" in prompt and "Law of 151" in prompt
+        assert item["subsection"] not in prompt
+    assert rows["answers"][0]["messages"][-1]["content"] == sara.right_answer(rows["train"][0])
+
+
+def test_what_a_citation_earns():
+    item = {"kind": "citation", "section": "152", "subsection": "(d)(2)(B)", "parent": "(d)(2)"}
+    rows = [
+        (sara.right_answer(item), 1, 1),
+        ('{"section": "152", "subsection": "(d)(2)"}', 0.5, 0),
+        ('{"section": "152", "subsection": "(c)(1)"}', 0.2, 0),
+        ('{"section": "151", "subsection": "(d)(2)(B)"}', 0, 0),
+        ('{"section": "152, 151", "subsection": "(d)(2)(B) or (d)(2)"}', 0, 0),
+        ("152(d)(2)(B)", 0, 0),
+    ]
+    texts = [row[0] for row in rows]
+    for grader, column in ((sara.citation_grader(), 1), (sara.official_citation_grader(), 2)):
+        paid = grade_texts(build_grader(grader), texts, [item] * len(rows)).reward
+        assert paid == pytest.approx([row[column] for row in rows])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -115,5 +128,7 @@ def test_the_real_files():
     items = [*rows["train"], *rows["valid"]]
     answers = [f"Answer: {sara.right_answer(item)}" for item in items]
     assert grade_texts(build_grader(sara.grader()), answers, items).reward.tolist() == [1] * 376
+    cited = sara.SaraData(kinds="citation").rows(REAL)
+    assert [len(cited[name]) for name in ("train", "valid")] == [176, 98]
     zero = grade_texts(build_grader(sara.official_grader()), ["Answer: $0"] * 376, items).reward
     assert zero.sum() in range(20, 27)  # always 0 passes SARA's criterion on a quarter of the sums

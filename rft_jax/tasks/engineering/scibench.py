@@ -39,8 +39,11 @@ class ScibenchData(ReleaseData):
     valid_problems: int = 120
     data_seed: int = 0
 
-    def rows(self, release: Path) -> Mapping[str, Sequence[JsonObject]]:
+    def rows(
+        self, release: Path, directory: Path | None = None
+    ) -> Mapping[str, Sequence[JsonObject]]:
         """See `ReleaseData.rows`."""
+        del directory
         items = [
             self._item(problem, path)
             for path in sorted((release / "dataset" / "original").glob("*.json"))
@@ -75,15 +78,19 @@ class ScibenchData(ReleaseData):
 
 def grader() -> JsonObject:
     """Within 5 %, as the official metric; partial credit falls to 0 at 20 %."""
+    return official_grader() | {"name": "answer", "partial_relative": 0.2}
+
+
+def official_grader() -> JsonObject:
+    """Within 5 %, 1 or 0, for `audit_grader`."""
     return {
         "type": "number",
-        "name": "answer",
+        "name": "within_5_percent",
         "input": "{{sample.output_text}}",
         "reference": "{{item.answer}}",
         "which": "marked",
         "marker": "\\boxed{",
         "relative": 0.05,
-        "partial_relative": 0.2,
     }
 
 

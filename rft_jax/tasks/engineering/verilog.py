@@ -7,9 +7,12 @@ a split for training: one `fold` of five is validated on, the others are trained
 The official metric is the share of designs without a mismatch (`pass@1`). The simulator is Icarus
 Verilog (Debian: `iverilog`); problems whose reference fails under it are left out, three of 156
 with version 11. The simulation runs in the sandbox of `python` graders, into which `host_options`
-mounts the simulator.
+mounts the simulator. What the references do is kept in the run's folder: a run that goes on does
+not simulate them again.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +21,11 @@ from rft_jax.config import HostOptions
 from rft_jax.tasks.engineering import simulate
 from rft_jax.tasks.release import ReleaseData, messages, read_text, worked
 from rft_jax.utils.errors import InputError
+from rft_jax.utils.files import write_json
 from rft_jax.utils.types import JsonObject
 
 FOLDS = 5
+OUTCOMES_FILE = "simulated.json"
 INSTRUCTIONS = (
     "You are an engineer who writes synthesizable SystemVerilog. Implement the module TopModule "
     "as specified, for Icarus Verilog, without system tasks, compiler directives and test benches. "
@@ -40,23 +45,31 @@ class VerilogData(ReleaseData):
     instructions: bool = True
     fold: int = 0
 
-    def rows(self, release: Path) -> Mapping[str, Sequence[JsonObject]]:
+    def rows(
+        self, release: Path, directory: Path | None = None
+    ) -> Mapping[str, Sequence[JsonObject]]:
         """See `ReleaseData.rows`."""
         if not 0 <= self.fold < FOLDS:
             raise InputError(f"data.fold: must be from 0 to {FOLDS - 1}, got {self.fold}")
-        items = self.items(release)
+        outcomes = _Outcomes(directory / OUTCOMES_FILE if directory else None)
+        items = self.items(release, outcomes)
+        outcomes.write()
         split = {
             "train": [item for n, item in enumerate(items) if n % FOLDS != self.fold],
             "valid": [item for n, item in enumerate(items) if n % FOLDS == self.fold],
         }
         return split | {"answers": [worked(item, right_answer(item)) for item in split["train"]]}
 
-    def items(self, release: Path) -> list[JsonObject]:
+    def items(self, release: Path, outcomes: "_Outcomes | None" = None) -> list[JsonObject]:
         """All problems whose reference passes its own test bench.
+
+        Args:
+            outcomes: What is known of the references already; what is not is added.
 
         Raises:
             InputError: There are none, or no simulator.
         """
+        outcomes = outcomes or _Outcomes(None)
         folder = release / "dataset_spec-to-rtl"
         instructions = INSTRUCTIONS if self.instructions else ""
         items: list[JsonObject] = []
@@ -64,7 +77,7 @@ class VerilogData(ReleaseData):
             stem = prompt.name.removesuffix("_prompt.txt")
             test = read_text(folder / f"{stem}_test.sv")
             reference = read_text(folder / f"{stem}_ref.sv")
-            samples = _samples(reference, test)
+            samples = outcomes.samples(reference, test)
             if samples is None:
                 continue
             items.append(
@@ -79,6 +92,33 @@ class VerilogData(ReleaseData):
         if len(items) < FOLDS:
             raise InputError(f"{folder}: has {len(items)} problems that simulate; is it complete?")
         return items
+
+
+class _Outcomes:
+    """What references do in their test benches, kept in a file by the checksum of both.
+
+    The file is read if it is there; one that cannot be read is made anew.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        try:
+            self._known = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        except (OSError, ValueError):
+            self._known = {}
+
+    def samples(self, reference: str, test: str) -> int | None:
+        """See `_samples`."""
+        key = hashlib.sha256(f"{reference}\0{test}".encode()).hexdigest()
+        if key not in self._known:
+            self._known[key] = _samples(reference, test)
+        return self._known[key]
+
+    def write(self) -> None:
+        """Keeps what is known."""
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, self._known)
 
 
 def _samples(reference: str, test: str) -> int | None:
@@ -105,6 +145,15 @@ def grader() -> JsonObject:
     """The simulation as a `python` grader."""
     source = Path(simulate.__file__).read_text(encoding="utf-8")
     return {"type": "python", "name": "verilog", "source": source, "pass_threshold": 0.99}
+
+
+def official_grader() -> JsonObject:
+    """Whether a design has no mismatch, 1 or 0, for `audit_grader`; it simulates once more."""
+    source = Path(simulate.__file__).read_text(encoding="utf-8")
+    passes = (
+        "_credit = grade\n\n\ndef grade(sample, item):\n    return _credit(sample, item) == 1\n"
+    )
+    return {"type": "python", "name": "passes", "source": f"{source}\n\n{passes}"}
 
 
 def host_options() -> HostOptions:

@@ -7,6 +7,9 @@ Predictions are `{uid: [answer, scale]}`, an answer a text, a number or a list. 
 of https://github.com/NExTplusplus/TAT-QA defines it, with DROP's bags of words
 (https://arxiv.org/abs/1903.00161); its peculiarities are kept: all spans of an answer are sorted
 and joined to one text, and F1 is rounded to two decimals.
+
+This file is also the source of a `python` grader (`tatqa.official_grader`): it runs in the sandbox,
+where nothing of rft_jax is, and imports the standard library only.
 """
 
 import argparse
@@ -16,9 +19,9 @@ import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from rft_jax.utils.types import JsonObject
+JsonObject: TypeAlias = dict[str, Any]  # as in rft_jax.utils.types
 
 _SCALES = {"hundred": 100, "thousand": 1e3, "million": 1e6, "billion": 1e9, "percent": 0.01}
 _NOT_IN_NUMBERS = str.maketrans("", "", "'\"\\$€£¥%(),[]")
@@ -71,6 +74,14 @@ def match(prediction: object, scale: object, question: JsonObject) -> Match:
             given.append(f"{value:.4f}")
     best = max(_compare(text, wanted) for text in given)
     return Match(best.exact, best.exact) if kind in ("arithmetic", "count") else best
+
+
+def grade(sample: JsonObject, item: JsonObject) -> float:
+    """The exact match of an answer in the JSON that `tatqa` asks for; 0 for any other."""
+    given = sample["output_json"]
+    if not isinstance(given, dict):
+        return 0.0
+    return match(given.get("answer"), given.get("scale"), item).exact
 
 
 def _text_of(answers: Sequence[object], scale: str) -> str:

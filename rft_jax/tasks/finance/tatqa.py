@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rft_jax.tasks.finance import official
 from rft_jax.tasks.release import ReleaseData, messages, read_text, worked
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonObject
@@ -50,8 +51,11 @@ class TatqaData(ReleaseData):
     valid_contexts: int = 78
     data_seed: int = 0
 
-    def rows(self, release: Path) -> Mapping[str, Sequence[JsonObject]]:
+    def rows(
+        self, release: Path, directory: Path | None = None
+    ) -> Mapping[str, Sequence[JsonObject]]:
         """See `ReleaseData.rows`."""
+        del directory
         dev = load_contexts(release, "dev")
         order = random.Random(f"tatqa {self.data_seed}").sample(range(len(dev)), len(dev))
         if not 0 < self.valid_contexts <= len(dev) - (self.source == "dev"):
@@ -164,6 +168,12 @@ def grader() -> JsonObject:
     }
     kinds = {"number": numbers, "span": texts}
     return {"type": "switch", "name": "tatqa", "on": "{{item.kind}}", "graders": kinds}
+
+
+def official_grader() -> JsonObject:
+    """The exact match of `official`, on the host, for `audit_grader`."""
+    source = Path(official.__file__).read_text(encoding="utf-8")
+    return {"type": "python", "name": "exact_match", "source": source}
 
 
 def _reference(question: JsonObject) -> JsonObject:

@@ -48,8 +48,11 @@ class CoverageData(ReleaseData):
     valid_titles: int = 15
     data_seed: int = 0
 
-    def rows(self, release: Path) -> Mapping[str, Sequence[JsonObject]]:
+    def rows(
+        self, release: Path, directory: Path | None = None
+    ) -> Mapping[str, Sequence[JsonObject]]:
         """See `ReleaseData.rows`."""
+        del directory
         every = self.items(release)
         titles = sorted({item["title"] for item in every})
         if not 0 < self.valid_titles < len(titles):
@@ -109,10 +112,7 @@ def right_answer(item: JsonObject) -> str:
 
 
 def grader() -> JsonObject:
-    """0.7 for the verdict, as the share of readers who agree, and 0.3 for the estimated share.
-
-    `legalbench` counts for nothing: it is LegalBench's accuracy beside the reward.
-    """
+    """0.7 for the verdict, as the share of readers who agree, and 0.3 for the estimated share."""
     covered = "{{sample.output_json.covered}}"
     verdicts = {
         verdict: {"type": "string_check", "name": verdict, "operation": "eq"}
@@ -122,11 +122,16 @@ def grader() -> JsonObject:
     agree = " + ".join(f"{verdict} * {{{{item.p_{verdict}}}}}" for verdict in VERDICTS)
     share = {"type": "number", "name": "share", "input": "{{sample.output_json.share_yes}}"}
     share |= {"reference": "{{item.p_yes}}", "absolute": 0.02, "partial_absolute": 0.4}
-    official = {"type": "string_check", "name": "legalbench", "operation": "eq"}
-    official |= {"input": covered, "reference": "{{item.legalbench}}"}
     return {
         "type": "multi",
         "name": "coverage",
         "calculate_output": f"0.7 * ({agree}) / {{{{item.p_best}}}} + 0.3 * share",
-        "graders": verdicts | {"share": share, "legalbench": official},
+        "graders": verdicts | {"share": share},
     }
+
+
+def official_grader() -> JsonObject:
+    """LegalBench's accuracy, for `audit_grader`."""
+    check = {"type": "string_check", "name": "legalbench", "operation": "eq"}
+    given = "{{sample.output_json.covered}}"
+    return check | {"input": given, "reference": "{{item.legalbench}}"}

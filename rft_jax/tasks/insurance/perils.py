@@ -58,16 +58,24 @@ class PerilsData(ReleaseData):
             in lower case, as is best for a model that is trained on them alone.
         labeled: So many notes for `supervised`.
         valid_notes: So many notes for `valid`.
+        copies: Further copies of every training note, each without some of its words, which keep a
+            model that is trained on them alone from learning the notes by heart.
+        word_dropout: The share of the words that a copy lacks.
         data_seed: Of what is drawn.
     """
 
     instructions: bool = False
     labeled: int = 1000
     valid_notes: int = 200
+    copies: int = 0
+    word_dropout: float = 0.3
     data_seed: int = 0
 
-    def rows(self, release: Path) -> Mapping[str, Sequence[JsonObject]]:
+    def rows(
+        self, release: Path, directory: Path | None = None
+    ) -> Mapping[str, Sequence[JsonObject]]:
         """See `ReleaseData.rows`."""
+        del directory
         folder = release / "Data" if (release / "Data").is_dir() else release
         test = self._items(folder / "peril.validation.csv")
         known = {item["note"] for item in test}
@@ -79,19 +87,22 @@ class PerilsData(ReleaseData):
         rng.shuffle(notes)
         if not 0 < self.valid_notes < len(notes):
             raise InputError(f"data.valid_notes: must be from 1 to {len(notes) - 1}")
+        if self.copies < 0 or not 0 <= self.word_dropout < 1:
+            raise InputError("data.copies and data.word_dropout: must be at least 0, one below 1")
         held_out = set(notes[: self.valid_notes])
         train = [item for item in items if item["note"] not in held_out]
         rng.shuffle(train)
         baseline = fit([(item["note"], item["peril"]) for item in train])
+        labeled = self._with_copies(train[: self.labeled], rng)
+        copied = self._with_copies(train, rng)
         return {
-            "train": _different(train),
+            "train": _different(copied),
             "valid": _different([item for item in items if item["note"] in held_out]),
             "test": test,
             "supervised": [
-                worked(item, answer(_with_others(item["peril"], rng)))
-                for item in train[: self.labeled]
+                worked(item, answer(_with_others(item["peril"], rng))) for item in labeled
             ],
-            "answers": [worked(item, answer([item["peril"]])) for item in train],
+            "answers": [worked(item, answer([item["peril"]])) for item in copied],
             "test.logistic": [
                 {"output_text": answer(perils[: len(CREDIT)])}
                 for perils in baseline([item["note"] for item in test])
@@ -101,6 +112,18 @@ class PerilsData(ReleaseData):
     def symbols_of(self) -> Sequence[str]:
         """See `ReleaseData.symbols_of`."""
         return ('{"perils": ["', '", "', '"]}', *PERILS)
+
+    def _with_copies(self, items: Sequence[JsonObject], rng: random.Random) -> list[JsonObject]:
+        """The items and their copies, in random order."""
+        found = list(items)
+        for item in [item for item in items for _ in range(self.copies)]:
+            *before, prompt = item["messages"]
+            words = prompt["content"].split()
+            kept = [word for word in words if rng.random() >= self.word_dropout] or words
+            prompt = prompt | {"content": " ".join(kept)}
+            found.append(item | {"messages": [*before, prompt]})
+        rng.shuffle(found)
+        return found
 
     def _items(self, path: Path) -> list[JsonObject]:
         instructions = INSTRUCTIONS if self.instructions else ""
@@ -140,6 +163,11 @@ def grader() -> JsonObject:
     }
 
 
+def official_grader() -> JsonObject:
+    """The accuracy of the first peril, for `audit_grader`."""
+    return grader() | {"name": "accuracy", "credit": [1.0]}
+
+
 def response_format() -> JsonObject:
     """The schema to hold answers to: one to three of the nine names."""
     names = {"type": "array", "items": {"enum": list(PERILS)}, "minItems": 1, "maxItems": 3}
@@ -156,5 +184,5 @@ def _with_others(peril: str, rng: random.Random) -> list[str]:
 
 
 def _different(items: Sequence[JsonObject]) -> list[JsonObject]:
-    """The items without repetitions of note and peril."""
-    return list({(item["note"], item["peril"]): item for item in items}.values())
+    """The items without repetitions of prompt and peril."""
+    return list({(item["messages"][-1]["content"], item["peril"]): item for item in items}.values())

@@ -8,8 +8,12 @@ repository's history).
 
 Sums count in SARA where they are within 10 % or $5,000 (`code/train.py`). Always answering 0 passes
 this on a quarter of them: it is a criterion to report (`official_grader`), not to train on.
+
+All but two of the statements cite the subsection that they apply. `kinds="citation"` leaves it out
+of the statement and asks for it: a task on the same cases, with graders of its own.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +32,14 @@ INSTRUCTIONS = (
     "(Entailment) or not (Contradiction). Reason briefly and end with one line, `Answer: ` and the "
     "amount or the word."
 )
+CITATION_INSTRUCTIONS = (
+    "You are given sections of a tax statute, the facts of a case, and a statement in which the "
+    "provision that it applies is left out. The statement may be wrong of these facts; name the "
+    "provision all the same, with every level down to the one that is applied. Answer with one "
+    'JSON object and nothing else: {"section": "...", "subsection": "..."}, in the form of '
+    '{"section": "99", "subsection": "(x)(7)(Z)"}.'
+)
+_CITATION = re.compile(r"([Ss]ection) (\d+)((?:\(\w+\))+)")
 _PART = re.compile(r"^% (Text|Question|Facts|Test)[ \t]*$", re.MULTILINE)
 _SECTION = re.compile(r"^s(\d+)")
 
@@ -36,19 +48,26 @@ _SECTION = re.compile(r"^s(\d+)")
 class SaraData(ReleaseData):
     """The cases as items: `kind` is `sum` with an `amount`, or `statement` with a `label`.
 
+    Of the kind `citation` an item has the `section` and `subsection` that the statement cites, and
+    the `parent` of the subsection, one level up: "(d)(2)" of "(d)(2)(B)", "" of "(a)".
+
     Attributes:
         instructions: Open with a developer message, which a general model needs.
-        kinds: The cases to take.
+        kinds: The cases to take: sums, statements, both, or statements to find the citation of.
         statutes: Before a statement the section that it is about (`cited`, 0.4 to 7 kB) or all nine
-            (`all`, 26 kB); a sum needs all of them and has them in both; `none` of them.
+            (`all`, 26 kB); a sum and a citation need all of them and have them in both; `none` of
+            them.
     """
 
     instructions: bool = True
-    kinds: Literal["both", "sum", "statement"] = "both"
+    kinds: Literal["both", "sum", "statement", "citation"] = "both"
     statutes: Literal["cited", "all", "none"] = "cited"
 
-    def rows(self, release: Path) -> Mapping[str, Sequence[JsonObject]]:
+    def rows(
+        self, release: Path, directory: Path | None = None
+    ) -> Mapping[str, Sequence[JsonObject]]:
         """See `ReleaseData.rows`."""
+        del directory
         sections = {
             path.name.removeprefix("section"): read_text(path).strip()
             for path in sorted((release / "statutes" / "source").glob("section*"))
@@ -60,9 +79,12 @@ class SaraData(ReleaseData):
         is_test = _read_split(release)
         split: dict[str, list[JsonObject]] = {"train": [], "valid": []}
         for item in items:
+            side = split["valid" if is_test(item) else "train"]
             if self.kinds in ("both", item["kind"]):
-                split["valid" if is_test(item) else "train"].append(item)
-        answers = [worked(item, f"Answer: {right_answer(item)}") for item in split["train"]]
+                side.append(item)
+            elif self.kinds == "citation" and item["kind"] == "statement":
+                side += self._citation(item, sections)
+        answers = [worked(item, worked_answer(item)) for item in split["train"]]
         return split | {"answers": answers}
 
     def _item(self, path: Path, sections: Mapping[str, str]) -> JsonObject:
@@ -81,15 +103,45 @@ class SaraData(ReleaseData):
                 raise InputError(f"{path}: is neither a sum nor a statement of a known section")
             item |= {"kind": "statement", "asked": asked, "label": label, "section": cited[1]}
             shown = {cited[1]: sections[cited[1]]} if self.statutes == "cited" else sections
+        return self._with_prompt(item, shown, INSTRUCTIONS)
+
+    def _citation(self, item: JsonObject, sections: Mapping[str, str]) -> list[JsonObject]:
+        """The statement with its citation left out; nothing where it cites no subsection."""
+        found = _CITATION.search(item["asked"])
+        if found is None:
+            return []
+        _, section, subsection = found.groups()
+        own = {
+            "case": item["case"],
+            "text": item["text"],
+            "kind": "citation",
+            "asked": _CITATION.sub(r"\1 ___", item["asked"]),
+            "section": section,
+            "subsection": subsection,
+            "parent": subsection[: subsection.rindex("(")],
+        }
+        return [self._with_prompt(own, sections, CITATION_INSTRUCTIONS)]
+
+    def _with_prompt(
+        self, item: JsonObject, shown: Mapping[str, str], instructions: str
+    ) -> JsonObject:
         law = [] if self.statutes == "none" else ["\n\n".join(shown.values())]
         asks = "Question" if item["kind"] == "sum" else "Statement"
-        prompt = "\n\n".join([*law, f"Facts: {facts}", f"{asks}: {item['asked']}"])
-        return {"messages": messages(prompt, INSTRUCTIONS if self.instructions else ""), **item}
+        prompt = "\n\n".join([*law, f"Facts: {item['text']}", f"{asks}: {item['asked']}"])
+        return {"messages": messages(prompt, instructions if self.instructions else ""), **item}
 
 
 def right_answer(item: JsonObject) -> str:
-    """What should stand behind the marker."""
+    """What should stand behind the marker; of a citation the whole answer."""
+    if item["kind"] == "citation":
+        return json.dumps({name: item[name] for name in ("section", "subsection")})
     return f"${item['amount']}" if item["kind"] == "sum" else item["label"]
+
+
+def worked_answer(item: JsonObject) -> str:
+    """The whole answer, as it is asked for."""
+    right = right_answer(item)
+    return right if item["kind"] == "citation" else f"Answer: {right}"
 
 
 def grader() -> JsonObject:
@@ -109,6 +161,32 @@ def grader() -> JsonObject:
 def official_grader() -> JsonObject:
     """SARA's own criterion of sums, for `audit_grader`; statements by accuracy."""
     return _by_kind(_NUMBER | {"name": "official", "absolute": 5000, "relative": 0.1})
+
+
+def citation_grader() -> JsonObject:
+    """0.2 for the section; with it 0.8 for the subsection, or 0.3 for the level above it."""
+    return _citations("section * (0.2 + 0.8 * exact + 0.3 * (1 - exact) * above)")
+
+
+def official_citation_grader() -> JsonObject:
+    """Section and subsection both right, for `audit_grader`."""
+    return _citations("section * exact") | {"name": "accuracy"}
+
+
+def _citations(formula: str) -> JsonObject:
+    def equal(name: str, field: str, key: str) -> JsonObject:
+        check = {"type": "string_check", "name": name, "operation": "eq"}
+        return check | {
+            "input": f"{{{{sample.output_json.{field}}}}}",
+            "reference": f"{{{{item.{key}}}}}",
+        }
+
+    parts = {
+        "section": equal("section", "section", "section"),
+        "exact": equal("exact", "subsection", "subsection"),
+        "above": equal("above", "subsection", "parent"),
+    }
+    return {"type": "multi", "name": "citation", "calculate_output": formula, "graders": parts}
 
 
 _NUMBER: JsonObject = {
