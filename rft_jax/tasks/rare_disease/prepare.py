@@ -13,8 +13,9 @@
     prepared.json          options, counts, checksums
 
 The publications of the validation cases, of the training cases (an option), and those of
-`exclude_pmids` are dropped from the annotations before a patient is simulated, and the last from
-the cases too. Training cases whose gene is then no candidate could only earn nothing: they are left
+`exclude_pmids` are taken out of the annotations before a patient is simulated, and the last out of
+the cases too: what pools other publications with them is counted anew from the archive's cases of
+those. Training cases whose gene is then no candidate could only earn nothing: they are left
 out. Validation cases of that kind stay, as misses.
 
 With an archive `eval` all validation is on its cases: valid.jsonl has those whose gene no training
@@ -67,7 +68,7 @@ class RareDiseaseOptions:
         noise: Temperature of the noise in the worked answers' ranking, in nats.
         max_present, max_absent, present_only, instructions: See `prompts.PromptOptions`.
         train_cases, valid_cases: At most so many real cases.
-        exclude_train_pmids: Drop the training publications from the annotations as well. With them
+        exclude_train_pmids: Take the training publications out of the annotations too. With them
             the annotations alone rank twice as many training cases right as unseen ones, and
             reinforcement teaches to trust a match that no new patient will have.
         seed: Fixes everything that is drawn.
@@ -143,12 +144,15 @@ class Prepared:
 def build(
     options: RareDiseaseOptions,
     ontology: hpo.Ontology,
-    load_annotations: Callable[[hpo.Ontology, frozenset[str]], hpo.Annotations],
+    load_annotations: Callable[
+        [hpo.Ontology, frozenset[str], Sequence[phenopackets.Case]], hpo.Annotations
+    ],
 ) -> Prepared:
     """Makes the rows, from any ontology.
 
     Args:
-        load_annotations: From the ontology and the publications to leave out.
+        load_annotations: From the ontology, the publications to leave out, and the cases by which
+            rows that cite others too are counted anew.
     Raises:
         InputError: An archive cannot be read, or the split leaves nothing.
     """
@@ -167,7 +171,9 @@ def build(
     train_pmids = frozenset(pmid for case in split.train for pmid in case.pmids)
     held_out_pmids = excluded | split.valid_pmids
     annotations = load_annotations(
-        ontology, held_out_pmids | train_pmids if options.exclude_train_pmids else held_out_pmids
+        ontology,
+        held_out_pmids | train_pmids if options.exclude_train_pmids else held_out_pmids,
+        cases,
     )
     evaluation = [case for case in evaluation if case.scorable]
     of_cases = sorted({case.gene for case in (*scorable, *evaluation)})
@@ -214,6 +220,7 @@ def build(
         "genes_simulated": len(evidence.genes),
         "genes_without_annotation": len(set(of_cases) - candidates),
         "annotation_rows_excluded": annotations.excluded_rows,
+        "annotation_rows_recounted": annotations.recounted_rows,
         "pretrain": len(simulated.rows),
         "train": len(train),
         "valid": len(held_out["valid"]),

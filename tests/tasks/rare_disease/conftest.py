@@ -6,6 +6,7 @@ import zipfile
 import pytest
 
 from rft_jax.tasks.rare_disease import hpo
+from rft_jax.tasks.rare_disease.patients import Patients
 
 # id, label, parents
 TERMS = [
@@ -131,8 +132,17 @@ def annotation_files(tmp_path_factory):
 
 
 @pytest.fixture
+def table(ontology, annotation_files):
+    return hpo.AnnotationTable(ontology, *annotation_files)
+
+
+@pytest.fixture
 def load_annotations(annotation_files):
-    return lambda ontology, exclude: hpo.read_annotations(ontology, *annotation_files, exclude)
+    def load(ontology, exclude=frozenset(), cases=()):
+        table = hpo.AnnotationTable(ontology, *annotation_files)
+        return table.annotations(exclude, Patients(cases, ontology.index))
+
+    return load
 
 
 @pytest.fixture

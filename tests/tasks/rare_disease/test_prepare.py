@@ -95,9 +95,9 @@ def test_annotations_of_held_out_and_excluded_publications_are_never_read(
 ):
     asked = []
 
-    def load(ontology, exclude):
+    def load(ontology, exclude, cases):
         asked.append(exclude)
-        return load_annotations(ontology, exclude)
+        return load_annotations(ontology, exclude, cases)
 
     excluded = tmp_path / "pmids.txt"
     excluded.write_text("# of an evaluation\nPMID:402\n 101 # bare\n\n")
@@ -188,9 +188,9 @@ def test_cases_from_elsewhere_take_the_place_of_those_set_aside(
 ):
     asked = []
 
-    def load(ontology, exclude):
+    def load(ontology, exclude, cases):
         asked.append(exclude)
-        return load_annotations(ontology, exclude)
+        return load_annotations(ontology, exclude, cases)
 
     elsewhere = write_archive(
         [
