@@ -114,11 +114,11 @@ def prepare(directory: str | Path, **options: object) -> None:
     chosen = _checked_options(options)
     inputs = {
         "options": dataclasses.asdict(chosen) | dict.fromkeys(PATHS, ""),
-        "archive_sha256": _archive_sha256(chosen.archive),
-        "eval_sha256": _archive_sha256(chosen.eval) if chosen.eval else "",
+        "archive_sha256": archive_sha256(chosen.archive),
+        "eval_sha256": archive_sha256(chosen.eval) if chosen.eval else "",
         "exclude_pmids": sorted(read_pmids(chosen.exclude_pmids)),
     }
-    if _is_prepared(directory, inputs):
+    if is_prepared(directory, inputs):
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
@@ -126,7 +126,7 @@ def prepare(directory: str | Path, **options: object) -> None:
     partial.mkdir()
     data = build(chosen, hpo.load_ontology(), hpo.load_annotations)
     for name, lines in data.files.items():
-        _write_lines(partial / name, lines)
+        write_lines(partial / name, lines)
     write_json(partial / "grader.json", prompts.grader())
     write_json(partial / "prepared.json", inputs | {"counts": data.counts})
     partial.rename(directory)
@@ -414,7 +414,7 @@ def _checked_options(options: JsonObject) -> RareDiseaseOptions:
     return chosen
 
 
-def _is_prepared(directory: Path, inputs: JsonObject) -> bool:
+def is_prepared(directory: Path, inputs: JsonObject) -> bool:
     """Whether the same is there already. Anything else that is there is not overwritten."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
@@ -433,7 +433,7 @@ def _is_prepared(directory: Path, inputs: JsonObject) -> bool:
     return True
 
 
-def _archive_sha256(path: str) -> str:
+def archive_sha256(path: str) -> str:
     """Checksum of a file, or of the names and contents of a folder's phenopackets."""
     digest = hashlib.sha256()
     if Path(path).is_file():
@@ -449,7 +449,8 @@ def _line(row: JsonObject) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes a text file, line by line."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
 

@@ -47,9 +47,9 @@ def build_evidence(
     ontology: Ontology, annotations: Annotations, genes: Sequence[str] | None = None
 ) -> Evidence:
     """Computes the evidence of all findings for the candidates `genes` (None: all annotated)."""
-    closure = [np.array([i, *a], np.int32) for i, a in enumerate(ontology.ancestors)]
+    closure = closures(ontology)
     propagated = [
-        _propagate(closure, t, f)
+        propagate(closure, t, f)
         for t, f in zip(annotations.terms, annotations.frequencies, strict=True)
     ]
     terms = len(ontology.ids)
@@ -80,7 +80,12 @@ def build_evidence(
     return Evidence(names, present, absent.astype(np.float32), background.astype(np.float32))
 
 
-def _propagate(
+def closures(ontology: Ontology) -> list[np.ndarray]:
+    """Of each finding itself and its ancestors (int32)."""
+    return [np.array([i, *a], np.int32) for i, a in enumerate(ontology.ancestors)]
+
+
+def propagate(
     closure: Sequence[np.ndarray], terms: np.ndarray, frequencies: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies of a disease's findings and of all their ancestors, by noisy-or."""
