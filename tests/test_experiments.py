@@ -28,7 +28,13 @@ VARIANTS = {
     "plans.py": [":qwen3-8b"],
     "rare_disease.py": [""],
 }
-SCRIPTS = ("evidence.py", "few_examples.py", "graders_that_teach.py", "three_seeds.py")
+SCRIPTS = (
+    "annotations.py",
+    "evidence.py",
+    "few_examples.py",
+    "graders_that_teach.py",
+    "three_seeds.py",
+)
 
 
 def load(name):

@@ -58,21 +58,33 @@ class CandidateRanker:
         """How common each finding is over all diseases (float32 [terms])."""
         return self._evidence.background
 
-    def rank(
-        self, present: Sequence[int], own_pmids: frozenset[str], count: int
-    ) -> list[Candidate]:
-        """The likeliest genes, the likeliest first.
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """All genes that can be a candidate, in the order of `support`."""
+        return self._evidence.genes
+
+    def support(self, present: Sequence[int], own_pmids: frozenset[str]) -> np.ndarray:
+        """What each finding says for each gene, in nats.
 
         Args:
-            present: Indices of the findings that the case has.
+            present: Indices of the T findings that the case has.
             own_pmids: The publications of the case's cluster.
-            count: So many genes.
+
+        Returns:
+            float32 [T, genes].
         """
         support_TG = self._evidence.present[list(present)]
         diseases = self._table.diseases_citing(own_pmids)
         for gene in set().union(*(self._table.genes_of(disease) for disease in diseases)):
             if gene in self._column:
-                support_TG[:, self._column[gene]] = self._support(gene, present, own_pmids)
+                support_TG[:, self._column[gene]] = self._without(gene, present, own_pmids)
+        return support_TG
+
+    def rank(
+        self, present: Sequence[int], own_pmids: frozenset[str], count: int
+    ) -> list[Candidate]:
+        """The likeliest genes, so many, the likeliest first; arguments as for `support`."""
+        support_TG = self.support(present, own_pmids)
         score_G = support_TG.sum(axis=0)
         best = np.argsort(-score_G, kind="stable")[:count]
         return [
@@ -88,7 +100,7 @@ class CandidateRanker:
             for g in best.tolist()
         ]
 
-    def _support(self, gene: str, present: Sequence[int], own_pmids: frozenset[str]) -> np.ndarray:
+    def _without(self, gene: str, present: Sequence[int], own_pmids: frozenset[str]) -> np.ndarray:
         """What each finding says for the gene without the publications, as `build_evidence`."""
         ratio = np.zeros(len(self._ontology.ids), np.float32)
         for disease in self._diseases[gene]:

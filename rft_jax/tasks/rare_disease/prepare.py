@@ -169,7 +169,7 @@ def build(
         evaluation,
     )
     train_pmids = frozenset(pmid for case in split.train for pmid in case.pmids)
-    held_out_pmids = excluded | split.valid_pmids
+    held_out_pmids = excluded | split.held_out_pmids
     annotations = load_annotations(
         ontology,
         held_out_pmids | train_pmids if options.exclude_train_pmids else held_out_pmids,

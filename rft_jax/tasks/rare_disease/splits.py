@@ -22,15 +22,15 @@ class Split:
 
     Attributes:
         seen: Cases of the training genes from clusters of neither; for a second validation.
-        valid_pmids: Every publication of the clusters that validation cases, or those of an
-            evaluation elsewhere, belong to.
+        held_out_pmids: Every publication of the clusters that cases of `valid` and `seen`, or
+            those of an evaluation elsewhere, belong to.
         cluster_of: By each case's id that of the first case in its cluster of publications.
     """
 
     train: tuple[Case, ...]
     valid: tuple[Case, ...]
     seen: tuple[Case, ...]
-    valid_pmids: frozenset[str]
+    held_out_pmids: frozenset[str]
     cluster_of: Mapping[str, str]
 
 
@@ -160,8 +160,6 @@ def split(
             f"training and {len(valid)} for validation; give more cases or ask for fewer "
             "validation cases."
         )
-    held_out = valid_clusters | evaluated
-    valid_pmids = frozenset().union(*(pmids_of[number] for number in held_out))
     train_genes = {case.gene for case in train}
     known_clusters = valid_clusters | {cluster_of[case.case_id] for case in train}
     others = [
@@ -170,8 +168,10 @@ def split(
         if case.gene in train_genes and cluster_of[case.case_id] not in known_clusters
     ]
     seen = capped(others, SEEN_PER_PUBLICATION, SEEN_PER_GENE, seed)[:valid_cases]
+    held_out = valid_clusters | evaluated | {cluster_of[case.case_id] for case in seen}
+    held_out_pmids = frozenset().union(*(pmids_of[number] for number in held_out))
     first_of: dict[int, str] = {}
     for case_id, number in sorted(cluster_of.items()):
         first_of.setdefault(number, case_id)
     named = {case_id: first_of[number] for case_id, number in sorted(cluster_of.items())}
-    return Split(tuple(train), tuple(valid), tuple(seen), valid_pmids, named)
+    return Split(tuple(train), tuple(valid), tuple(seen), held_out_pmids, named)

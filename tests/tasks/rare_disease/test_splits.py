@@ -94,8 +94,8 @@ def test_nothing_is_on_both_sides(cases, seed, exclude):
     of_valid = {cluster[c.case_id] for c in valid}
     assert not of_train & of_valid
     assert not {c.gene for c in train} & {c.gene for c in valid}
-    assert not {p for c in train for p in c.pmids} & split.valid_pmids
-    assert {p for c in valid for p in c.pmids} <= split.valid_pmids
+    assert not {p for c in train for p in c.pmids} & split.held_out_pmids
+    assert {p for c in (*valid, *split.seen) for p in c.pmids} <= split.held_out_pmids
     of_seen = {cluster[c.case_id] for c in split.seen}
     assert not of_seen & (of_train | of_valid)
     assert {c.gene for c in split.seen} <= {c.gene for c in train}
