@@ -108,18 +108,24 @@ def test_what_references_do_is_kept(release, tmp_path, monkeypatch):
         simulated.append(test)
         return None if "// 4" in test else 8
 
+    def add(n):
+        for path in sorted((release / "dataset_spec-to-rtl").glob("Prob000*")):
+            other = path.with_name(path.name.replace("000", f"00{n}"))
+            other.write_text(f"{path.read_text()}// also {n}\n")
+
+    add(5)
     data = verilog.VerilogData(release=str(release))
     monkeypatch.setattr(verilog, "_samples", samples)
-    for n in (5, 6):  # a run of a sixth problem, which has all references to ask
-        if n == 6:
-            for path in (release / "dataset_spec-to-rtl").glob("Prob000*"):
-                path.with_name(path.name.replace("000", "005")).write_text(path.read_text() + " ")
-        files = data.materialize(tmp_path / "data")
-    rows = [Path(file).read_text() for file in (files.train, files.valid)]
-    assert "Prob005" in "".join(rows) and "Prob004" not in "".join(rows)
-    assert len(simulated) == 6  # the five, one of which fails, and the sixth: none of them twice
+    first = data.materialize(tmp_path / "data")
+    assert data.materialize(tmp_path / "data") == first and len(simulated) == 6
+    add(6)
+    data.materialize(tmp_path / "data")
+    rows = "".join(Path(file).read_text() for file in (first.train, first.valid))
+    assert "Prob006" in rows and "Prob004" not in rows
+    assert len(simulated) == 7  # none of them twice, the one that fails included
     (tmp_path / "data" / verilog.OUTCOMES_FILE).write_text("damaged")
-    assert data.materialize(tmp_path / "data") == files and len(simulated) == 12
+    data.materialize(tmp_path / "data")
+    assert len(simulated) == 14
 
 
 @pytest.mark.slow

@@ -73,9 +73,9 @@ def test_a_job_runs_to_its_end(job, tmp_path):
     write, settings = RELEASES[job]
     release = write(tmp_path / "release")
     rows = run_tiny(job, tmp_path / "run", **settings | {"data.release": release})
-    validated = [row for row in rows if "audit/reward_mean" in row]
+    validated = [row for row in rows if "valid_audit/reward_mean" in row]
     assert len(validated) >= 2  # the official metric stands beside the reward
-    assert all(row["audit/valid_fraction"] == 1 for row in validated)
+    assert all(row["valid_audit/valid_fraction"] == 1 for row in validated)
     assert json.loads((tmp_path / "run" / "audit_grader.json").read_text())
 
 

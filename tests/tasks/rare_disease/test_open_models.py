@@ -19,4 +19,4 @@ def test_rare_disease_runs_to_its_end(
     ]
     settings = {"data.archive": write_archive(packets), "data.valid_cases": 2}
     rows = run_tiny("rare_disease", tmp_path / "run", **settings)
-    assert sum("audit/reward_mean" in row for row in rows) >= 2
+    assert sum("valid_audit/reward_mean" in row for row in rows) >= 2
