@@ -183,7 +183,8 @@ def lines_of(evaluations: Mapping[str, Any]) -> list[str]:
         lines += [_row(*["---"] * (len(COLUMNS) + 2))]
         for model, row in found["models"].items():
             rates = [f"{100 * row[column]:.1f}" for column in COLUMNS]
-            lines.append(_row(model, *rates, _ahead(found["paired"], model)))
+            name = "base" if "/" in model else model
+            lines.append(_row(name, *rates, _ahead(found["paired"], model)))
     return lines[1:]
 
 

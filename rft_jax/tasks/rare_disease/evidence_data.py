@@ -69,6 +69,9 @@ class EvidenceData(DataConfig):
         Raises:
             InputError: An option is unfit, or an input cannot be read.
         """
+        for name in ("train", "valid", "supervised", "answers", "symbols"):
+            if getattr(self, name):
+                raise InputError(f"data.{name}: this task makes the file; leave it empty")
         if not self.archive:
             raise InputError("data.archive: is empty; give a release of phenopacket-store")
         if not 2 <= self.candidates <= len(evidence.LETTERS):
