@@ -4,6 +4,8 @@ git clone https://github.com/OpenActTexts/LDAVer2
 rft train --config experiments/perils.py --workdir runs/perils --config.data.release=LDAVer2
 """
 
+import dataclasses
+
 from rft_jax.config import (
     Config,
     EvalStage,
@@ -19,9 +21,26 @@ from rft_jax.tasks.insurance.perils import PerilsData, grader
 
 def get_config() -> Config:
     """For a CPU of two cores."""
+    from_few = RLStage(
+        name="rft_few",
+        init="sft_few",
+        steps=400,
+        batch_size=32,
+        rollout=RolloutConfig(
+            group_size=8,
+            max_prompt_tokens=48,
+            max_completion_tokens=12,
+            output_bytes=96,
+            reasoning_effort=2,
+        ),
+        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
+        eval_interval=50,
+        eval_samples=4,
+        samples_interval=100,
+    )
     return Config(
         name="perils",
-        data=PerilsData(),
+        data=PerilsData(copies=8),
         grader=grader(),
         tokenizer=TokenizerConfig(vocab_size=2048),
         models=(
@@ -35,28 +54,13 @@ def get_config() -> Config:
             ),
         ),
         stages=(
-            _supervised("sft_few", "supervised", steps=150),
+            _supervised("sft_few", "supervised", steps=200),
+            from_few,
             _supervised("sft_all", "answers", steps=400),
-            RLStage(
-                name="rft",
-                init="sft_few",
-                steps=600,
-                batch_size=32,
-                rollout=RolloutConfig(
-                    group_size=8,
-                    max_prompt_tokens=48,
-                    max_completion_tokens=12,
-                    output_bytes=96,
-                    reasoning_effort=2,
-                ),
-                optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
-                eval_interval=50,
-                eval_samples=4,
-                samples_interval=100,
-            ),
+            dataclasses.replace(from_few, name="rft_all", init="sft_all"),
             EvalStage(
                 name="test",
-                models=("sft_few", "sft_all", "rft"),
+                models=("sft_few", "rft_few", "sft_all", "rft_all"),
                 data="test",
                 baselines=("logistic",),
                 samples=4,
