@@ -155,5 +155,5 @@ def test_scibench(problems):
         values = [float(item["answer"].replace("\u2212", "-")) * factor for item in items]
         texts = [f"so \\boxed{{{value:.6g}}}" for value in values]
         assert grade_texts(grader, texts, items).reward == pytest.approx(reward, abs=1e-3)
-        official = grade_texts(build_grader(scibench.official_grader()), texts, items)
+        official = grade_texts(build_grader(scibench.official_grader(), "host"), texts, items)
         assert official.reward.tolist() == [float(reward == 1)] * 3

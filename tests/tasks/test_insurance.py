@@ -54,7 +54,7 @@ def test_copies_lack_words(lgpif):
         assert words and set(words) <= set(item["note"].split())
         assert item["peril"] == whole[item["note"]]
     with pytest.raises(InputError, match=r"data\.word_dropout"):
-        perils.PerilsData(word_dropout=1).rows(lgpif)
+        perils.PerilsData(valid_notes=2, word_dropout=1).rows(lgpif)
 
 
 def test_perils_grader():
@@ -63,7 +63,9 @@ def test_perils_grader():
     texts += [perils.answer(["Fire", "Wind", "Misc", "Hail"]), "Hail"]
     grade = grade_texts(grader, texts, [{"peril": "Hail"}] * len(texts))
     assert grade.reward.tolist() == [1, 0.5, 0.25, 0, 0]
-    official = grade_texts(build_grader(perils.official_grader()), texts, [{"peril": "Hail"}] * 5)
+    official = grade_texts(
+        build_grader(perils.official_grader(), "host"), texts, [{"peril": "Hail"}] * 5
+    )
     assert official.reward.tolist() == [1, 0, 0, 0, 0]
 
 

@@ -98,7 +98,7 @@ def test_what_a_citation_earns():
     ]
     texts = [row[0] for row in rows]
     for grader, column in ((sara.citation_grader(), 1), (sara.official_citation_grader(), 2)):
-        paid = grade_texts(build_grader(grader), texts, [item] * len(rows)).reward
+        paid = grade_texts(build_grader(grader, "host"), texts, [item] * len(rows)).reward
         assert paid == pytest.approx([row[column] for row in rows])
 
 

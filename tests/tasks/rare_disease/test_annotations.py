@@ -33,7 +33,7 @@ def test_every_cleaning_has_both_lists(
     terms = {"GENEA": ("HP:5", "a"), "GENEB": ("HP:10", "b"), "GENEX": ("HP:8", "c")}
     packets = [
         make_packet(f"case {n}", gene, f"PMID:{900 + n}", present=(terms[gene],), variant=f"{n}")
-        for n, gene in enumerate(["GENEA", "GENEB", "GENEX"] * 6)
+        for n, gene in enumerate(["GENEA", "GENEB", "GENEX"] * 9)
     ]
     arguments = ["annotations.py", "--archive", str(write_archive(packets)), "--valid-cases", "6"]
     monkeypatch.setattr("sys.argv", arguments)

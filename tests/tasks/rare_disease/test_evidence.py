@@ -131,10 +131,12 @@ def test_the_prompt_has_matching_findings_and_no_absent_one(archive, ontology, t
 def test_what_an_answer_earns():
     item = {"letter": "C", "ranker_first": "A"}
     texts = [evidence.answer("", of) for of in (["C"], ["A", "C"], ["A", "B"])] + ["C"]
-    grade = grade_texts(build_grader(evidence.grader()), texts, [item] * 4)
+    grade = grade_texts(build_grader(evidence.grader(), "host"), texts, [item] * 4)
     assert grade.reward == pytest.approx([1, 0.7, 0, 0])
     assert grade.scores["copies_ranker"][:3].tolist() == [0, 1, 1]
-    missed = grade_texts(build_grader(evidence.grader()), texts, [item | {"letter": "-"}] * 4)
+    missed = grade_texts(
+        build_grader(evidence.grader(), "host"), texts, [item | {"letter": "-"}] * 4
+    )
     assert missed.reward.tolist() == [0] * 4
 
 
