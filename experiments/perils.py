@@ -24,7 +24,7 @@ def get_config() -> Config:
     from_few = RLStage(
         name="rft_few",
         init="sft_few",
-        steps=400,
+        steps=300,
         batch_size=32,
         rollout=RolloutConfig(
             group_size=8,
@@ -34,13 +34,13 @@ def get_config() -> Config:
             reasoning_effort=2,
         ),
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
-        eval_interval=50,
-        eval_samples=4,
+        eval_interval=100,
+        eval_samples=2,
         samples_interval=100,
     )
     return Config(
         name="perils",
-        data=PerilsData(copies=8),
+        data=PerilsData(copies=2),
         grader=grader(),
         tokenizer=TokenizerConfig(vocab_size=2048),
         models=(
@@ -54,10 +54,10 @@ def get_config() -> Config:
             ),
         ),
         stages=(
-            _supervised("sft_few", "supervised", steps=200),
+            _supervised("sft_few", "supervised", steps=150),
             from_few,
             _supervised("sft_all", "answers", steps=400),
-            dataclasses.replace(from_few, name="rft_all", init="sft_all"),
+            dataclasses.replace(from_few, name="rft_all", init="sft_all", steps=200),
             EvalStage(
                 name="test",
                 models=("sft_few", "rft_few", "sft_all", "rft_all"),

@@ -58,8 +58,9 @@ class PerilsData(ReleaseData):
             in lower case, as is best for a model that is trained on them alone.
         labeled: So many notes for `supervised`.
         valid_notes: So many notes for `valid`.
-        copies: Further copies of every training note, each without some of its words, which keep a
-            model that is trained on them alone from learning the notes by heart.
+        copies: Further copies of every note in `train`, each without some of its words: a model
+            that was tuned on the notes knows their answers by heart, and learns nothing more of
+            prompts on which all its answers earn the same.
         word_dropout: The share of the words that a copy lacks.
         data_seed: Of what is drawn.
     """
@@ -93,16 +94,17 @@ class PerilsData(ReleaseData):
         train = [item for item in items if item["note"] not in held_out]
         rng.shuffle(train)
         baseline = fit([(item["note"], item["peril"]) for item in train])
-        labeled = self._with_copies(train[: self.labeled], rng)
-        copied = self._with_copies(train, rng)
         return {
-            "train": _different(copied),
+            "train": _different(
+                self._with_copies(train, random.Random(f"copies {self.data_seed}"))
+            ),
             "valid": _different([item for item in items if item["note"] in held_out]),
             "test": test,
             "supervised": [
-                worked(item, answer(_with_others(item["peril"], rng))) for item in labeled
+                worked(item, answer(_with_others(item["peril"], rng)))
+                for item in train[: self.labeled]
             ],
-            "answers": [worked(item, answer([item["peril"]])) for item in copied],
+            "answers": [worked(item, answer([item["peril"]])) for item in train],
             "test.logistic": [
                 {"output_text": answer(perils[: len(CREDIT)])}
                 for perils in baseline([item["note"] for item in test])
