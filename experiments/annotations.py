@@ -8,12 +8,14 @@ of `rare_disease.py`, present findings only, the right gene's rank is counted
 - with rows dropped that cite a publication of a case to be evaluated or to be trained on; once
   without those of the cases of seen genes, as the run of 2026-11-26 had it;
 - with those rows counted anew from the archive's cases of the other publications that they cite;
+  once without those of unseen genes, as it is with genes of which the archive has no case;
 - with each case's own publications alone taken out, the others counted anew: what could be known of
   a new patient;
 
-among all genes that are annotated (open), and among those of the archive's cases (closed). Needs
-`pip install -e '.[rare-disease]'` and 4 GB. `--exclude-pmids FILE` leaves out publications that are
-set aside.
+among all genes that are annotated (open), and among those of the archive's cases (closed). A second
+table has all of the archive's cases, the third cleaning and the open list, by how many other
+publications have cases of the gene. Needs `pip install -e '.[rare-disease]'` and 4 GB.
+`--exclude-pmids FILE` leaves out publications that are set aside.
 """
 
 import argparse
@@ -31,10 +33,11 @@ from rft_jax.tasks.rare_disease.prepare import read_pmids
 from rft_jax.tasks.rare_disease.splits import Split, split
 
 TOP = (1, 5, 10)
+OTHERS = {"0": (0, 0), "1 or 2": (1, 2), "3 to 5": (3, 5), "6 to 10": (6, 10), "more": (11, 10**9)}
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--archive", required=True)
     parser.add_argument("--exclude-pmids", default="")
@@ -45,7 +48,9 @@ def main() -> None:
     excluded = read_pmids(options.exclude_pmids)
     parts = split(cases, len(cases), options.valid_cases, excluded)
     found = Ranks(ontology, hpo.load_table(ontology), cases, parts, excluded)
-    for line in lines_of(found.by_cleaning(), parts):
+    print("\n".join(lines_of(found.by_cleaning(), parts)), end="\n\n")
+    scorable = [case for case in cases if case.scorable]
+    for line in lines_by_publications(found.one_by_one(scorable), scorable, parts):
         print(line)
 
 
@@ -63,42 +68,50 @@ class Ranks:
         self._ontology, self._table, self._cases = ontology, table, cases
         self._parts, self._excluded = parts, excluded
         self._held_out = (*parts.valid, *parts.seen)
-        index = {label: n for n, label in enumerate(ontology.labels)}
-        labels = [prompts.shown(case, evidence.PROMPT).present for case in self._held_out]
-        self._present = [[index[label] for label in of if label in index] for of in labels]
+        self._index = {label: n for n, label in enumerate(ontology.labels)}
         self._closed = {case.gene for case in cases if case.scorable}
+        self._ranker = CandidateRanker(ontology, table, cases)
+        self._pmids_of: dict[str, set[str]] = defaultdict(set)
+        for case in cases:
+            self._pmids_of[parts.cluster_of[case.case_id]].update(case.pmids)
 
     def by_cleaning(self) -> dict[tuple[str, str], np.ndarray]:
         """Ranks (int [cases]) by cleaning and list."""
         train = frozenset(pmid for case in self._parts.train for pmid in case.pmids)
         held_out = self._excluded | self._parts.held_out_pmids | train
         of_seen = frozenset(pmid for case in self._parts.seen for pmid in case.pmids)
-        patients = Patients(self._cases, self._ontology.index)
+        unseen = {case.gene for case in self._parts.valid}
+        elsewhere = [case for case in self._cases if not unseen & {*case.genes}]
+        present = [self._present(case) for case in self._held_out]
         found: dict[tuple[str, str], np.ndarray] = {}
         for cleaning, pmids, known in (
-            ("dropped, but for seen genes", held_out - of_seen, None),
-            ("dropped", held_out, None),
-            ("counted anew", held_out, patients),
+            ("dropped, but for seen genes", held_out - of_seen, ()),
+            ("dropped", held_out, ()),
+            ("counted anew, no case of an unseen gene", held_out, elsewhere),
+            ("counted anew", held_out, self._cases),
         ):
-            annotations = self._table.annotations(pmids, known)
-            whole = ranking.build_evidence(self._ontology, annotations)
-            score = ranking.scores(whole, self._present)
+            patients = Patients(known, self._ontology.index)
+            whole = ranking.build_evidence(self._ontology, self._table.annotations(pmids, patients))
+            score = ranking.scores(whole, present)
             found |= self._both_lists(cleaning, whole.genes, score)
-        found |= self._both_lists("by case", *self._per_case())
-        return found
+        score = np.stack([self._score(case) for case in self._held_out])
+        return found | self._both_lists("by case", self._ranker.genes, score)
 
-    def _per_case(self) -> tuple[tuple[str, ...], np.ndarray]:
-        pmids_of: dict[str, set[str]] = defaultdict(set)
-        for case in self._cases:
-            pmids_of[self._parts.cluster_of[case.case_id]].update(case.pmids)
-        ranker = CandidateRanker(self._ontology, self._table, self._cases)
-        score = [
-            ranker.support(present, frozenset(pmids_of[self._parts.cluster_of[case.case_id]])).sum(
-                axis=0
-            )
-            for case, present in zip(self._held_out, self._present, strict=True)
+    def one_by_one(self, cases: Sequence[Case]) -> np.ndarray:
+        """Ranks (int [cases]) of any of the archive's cases, cleaned by case, open list."""
+        ranks = [
+            rank_of(self._ranker.genes, self._score(case)[None], [case.gene]) for case in cases
         ]
-        return ranker.genes, np.stack(score)
+        return np.concatenate(ranks)
+
+    def _present(self, case: Case) -> list[int]:
+        labels = prompts.shown(case, evidence.PROMPT).present
+        return [self._index[label] for label in labels if label in self._index]
+
+    def _score(self, case: Case) -> np.ndarray:
+        """Of each gene of the ranker, without the case's own publications (float [genes])."""
+        own = frozenset(self._pmids_of[self._parts.cluster_of[case.case_id]])
+        return self._ranker.support(self._present(case), own).sum(axis=0)
 
     def _both_lists(
         self, cleaning: str, genes: Sequence[str], score: np.ndarray
@@ -142,6 +155,31 @@ def lines_of(ranks: Mapping[tuple[str, str], np.ndarray], parts: Split) -> list[
             start += len(of)
             cells.append(_rates(mine, [parts.cluster_of[case.case_id] for case in of]))
         lines.append(_row(cleaning, name, *cells))
+    return lines
+
+
+def lines_by_publications(ranks: np.ndarray, cases: Sequence[Case], parts: Split) -> list[str]:
+    """The table of cases by how many other clusters of publications have their gene, in %.
+
+    Args:
+        ranks: Int [cases].
+        cases: All scorable ones of the archive.
+        parts: Of the split, whose cases of seen genes are counted beside them.
+    """
+    clusters: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        clusters[case.gene].add(parts.cluster_of[case.case_id])
+    heads = ("other publications of the gene", "cases", "genes", "top@1 / 5 / 10")
+    lines = [_row(*heads, f"of the {len(parts.seen)} cases of seen genes"), _row(*["---"] * 5)]
+    for name, (low, high) in OTHERS.items():
+        genes = {gene for gene, of in clusters.items() if low <= len(of) - 1 <= high}
+        chosen = np.array([case.gene in genes for case in cases])
+        if not chosen.any():
+            continue
+        names = [parts.cluster_of[case.case_id] for case in cases if case.gene in genes]
+        seen = sum(case.gene in genes for case in parts.seen)
+        rates = _rates(ranks[chosen], names)
+        lines.append(_row(name, f"{chosen.sum():,}", f"{len(genes)}", rates, f"{seen}"))
     return lines
 
 

@@ -32,7 +32,7 @@ TINY = {
     "mesh.fsdp": 1,
     "mesh.tensor": 1,
     "stages.rft.steps": 2,
-    "stages.rft.batch_size": 8,
+    "stages.rft.batch_size": 2,
     "stages.rft.eval_interval": 1,
     "stages.rft.optimizer.warmup_steps": 0,
     "stages.rft.policy_loss.gradient_accumulation": 1,

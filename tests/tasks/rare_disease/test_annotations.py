@@ -38,7 +38,10 @@ def test_every_cleaning_has_both_lists(
     arguments = ["annotations.py", "--archive", str(write_archive(packets)), "--valid-cases", "6"]
     monkeypatch.setattr("sys.argv", arguments)
     script.main()
-    head, _, *rows = capsys.readouterr().out.splitlines()
-    assert "unseen genes (6)" in head and len(rows) == 8
+    by_cleaning, by_publications = capsys.readouterr().out.split("\n\n")
+    head, _, *rows = by_cleaning.splitlines()
+    assert "unseen genes (6)" in head and len(rows) == 10
     lists = [row.split(" | ")[1] for row in rows]
-    assert lists == ["open, 3", "closed, 2"] * 4  # GENEC has no case, GENEX no annotation
+    assert lists == ["open, 3", "closed, 2"] * 5  # GENEC has no case, GENEX no annotation
+    _, _, of_all = by_publications.splitlines()
+    assert of_all.startswith("| 6 to 10 | 27 | 3 | ")  # nine publications of each gene
