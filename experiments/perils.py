@@ -2,6 +2,10 @@
 
 git clone https://github.com/OpenActTexts/LDAVer2
 rft train --config experiments/perils.py --workdir runs/perils --config.data.release=LDAVer2
+
+One core, 6 to 7 minutes. Reinforcement from 1,000 right answers puts the right peril first in 74 %
+of the test notes, 4 to 6 points above these; right answers for all notes do so in 79 %, with
+reinforcement or without, and a logistic regression in 83 % (2026-11-29, three seeds).
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ from rft_jax.tasks.insurance.perils import PerilsData, grader
 
 
 def get_config() -> Config:
-    """For a CPU of two cores."""
+    """For a CPU."""
     from_few = RLStage(
         name="rft_few",
         init="sft_few",
