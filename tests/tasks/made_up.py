@@ -60,8 +60,8 @@ endmodule
 """
 
 
-def write_lgpif(folder: Path) -> Path:
-    """Twelve notes; the test file repeats one of the training file's."""
+def write_lgpif(folder: Path, more: int = 0) -> Path:
+    """Nine notes and so many more; the test file repeats one of the training file's."""
     header = ",".join(f'"{name}"' for name in (*perils.PERILS, "Loss", "Description"))
 
     def row(peril, note):
@@ -69,6 +69,7 @@ def write_lgpif(folder: Path) -> Path:
         return f'{flags},100.5,"{note}      "'
 
     rows = [row(peril, note) for peril, notes in NOTES.items() for note in notes]
+    rows += [row("Wind", f"wind took roof {n}") for n in range(more)]
     (folder / "Data").mkdir(parents=True)
     (folder / "Data" / "peril.training.csv").write_text("\n".join([header, *rows]) + "\n")
     test = [row("Hail", "hail damage"), row("Vehicle", "bus hit pole")]
@@ -76,12 +77,12 @@ def write_lgpif(folder: Path) -> Path:
     return folder
 
 
-def write_vague_contracts(folder: Path) -> Path:
-    """Three clauses in three versions."""
+def write_vague_contracts(folder: Path, clauses: int = 3) -> Path:
+    """Clauses in three versions."""
     columns = "title,version,nYes,nNo,nCantDecide,header,continuation"
     rows = [
         f'Clause {n},{version},{yes},{no},{unclear},"Covers <b>""x""</b>.",Claim {n} {version}.'
-        for n in range(3)
+        for n in range(clauses)
         for version, yes, no, unclear in (("a", 24, 7, 4), ("b", 22, 0, 0), ("c", 2, 30, 1))
     ]
     path = folder / coverage.FILE
@@ -90,9 +91,13 @@ def write_vague_contracts(folder: Path) -> Path:
     return folder
 
 
-def write_sara(folder: Path) -> Path:
-    """Two sums and three statements of two sections."""
-    for name, (text, question) in CASES.items():
+def write_sara(folder: Path, more: int = 0) -> Path:
+    """Two sums and three statements of two sections, and so many more statements to train on."""
+    added = {
+        f"s63_c_{n}_pos": (f"Eve is {n}.", f"Section 63(c)({n}) applies to Eve. Entailment")
+        for n in range(more)
+    }
+    for name, (text, question) in (CASES | added).items():
         path = folder / "cases" / f"{name}.pl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(CASE.format(text=text, question=question))
@@ -119,26 +124,26 @@ def write_tatqa(folder: Path) -> Path:
     return folder
 
 
-def write_verilog(folder: Path) -> Path:
-    """Five times the same gate."""
+def write_verilog(folder: Path, problems: int = 5) -> Path:
+    """So many times the same gate."""
     specs = folder / "dataset_spec-to-rtl"
     specs.mkdir(parents=True)
-    for n in range(5):
+    for n in range(problems):
         (specs / f"Prob{n:03}_and_prompt.txt").write_text("Implement TopModule: q = a and b.\n")
         (specs / f"Prob{n:03}_and_ref.sv").write_text(REFERENCE)
         (specs / f"Prob{n:03}_and_test.sv").write_text(f"{TEST}// {n}\n")
     return folder
 
 
-def write_scibench(folder: Path) -> Path:
-    """Three problems of one book, and the same once more with solutions."""
+def write_scibench(folder: Path, more: int = 0) -> Path:
+    """Three problems of one book and so many more, and the same once more with solutions."""
     original = folder / "dataset" / "original"
     original.mkdir(parents=True)
     made = [
         {"problem_text": f"How far is {n}?", "answer_number": number, "unit": unit}
         | {"problemid": f" {n} ", "answer_latex": ""}
         for n, (number, unit) in enumerate(
-            [("2.5", "$10^{3}$ m"), (" \u2212" + "2 ", ""), ("+7", "s")]
+            [("2.5", "$10^{3}$ m"), (" \u2212" + "2 ", ""), ("+7", "s"), *[("9", "m")] * more]
         )
     ]
     (original / "book.json").write_text(json.dumps(made))

@@ -15,15 +15,15 @@ from ..small_checkpoint import write_small
 from . import made_up
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "open_models.py"
-# What each job reads, and what makes the made-up release's few rows enough for it.
+# What each job reads, with enough rows for a step, and what splits these few.
 RELEASES = {
-    "perils": (made_up.write_lgpif, {"data.valid_notes": 2}),
-    "coverage": (made_up.write_vague_contracts, {"data.valid_titles": 1}),
-    "law": (made_up.write_sara, {}),
-    "citations": (made_up.write_sara, {}),
-    "finance": (made_up.write_tatqa, {"data.valid_contexts": 1}),
-    "verilog": (made_up.write_verilog, {}),
-    "scibench": (made_up.write_scibench, {"data.valid_problems": 1}),
+    "perils": (made_up.write_lgpif, {"more": 4}, {"data.valid_notes": 2}),
+    "coverage": (made_up.write_vague_contracts, {"clauses": 4}, {"data.valid_titles": 1}),
+    "law": (made_up.write_sara, {"more": 8}, {}),
+    "citations": (made_up.write_sara, {"more": 8}, {}),
+    "finance": (made_up.write_tatqa, {}, {"data.valid_contexts": 1}),
+    "verilog": (made_up.write_verilog, {"problems": 16}, {}),
+    "scibench": (made_up.write_scibench, {"more": 8}, {"data.valid_problems": 1}),
 }
 ELSEWHERE = ("rare_disease",)  # rare_disease/test_open_models.py
 MODELS = {"law": "qwen3-4b-lora", "coverage": "llama-3.2-1b"}  # the others: qwen3-0.6b
@@ -32,7 +32,7 @@ TINY = {
     "mesh.fsdp": 1,
     "mesh.tensor": 1,
     "stages.rft.steps": 2,
-    "stages.rft.batch_size": 2,
+    "stages.rft.batch_size": 8,
     "stages.rft.eval_interval": 1,
     "stages.rft.optimizer.warmup_steps": 0,
     "stages.rft.policy_loss.gradient_accumulation": 1,
@@ -70,8 +70,8 @@ def test_every_job_is_tested():
 @pytest.mark.slow
 @pytest.mark.parametrize("job", RELEASES)
 def test_a_job_runs_to_its_end(job, tmp_path):
-    write, settings = RELEASES[job]
-    release = write(tmp_path / "release")
+    write, rows_of, settings = RELEASES[job]
+    release = write(tmp_path / "release", **rows_of)
     rows = run_tiny(job, tmp_path / "run", **settings | {"data.release": release})
     validated = [row for row in rows if "valid_audit/reward_mean" in row]
     assert len(validated) >= 2  # the official metric stands beside the reward
