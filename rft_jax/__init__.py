@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rft_jax.config import Config as Config
     from rft_jax.config import DataConfig as DataConfig
+    from rft_jax.config import DistillStage as DistillStage
     from rft_jax.config import EvalStage as EvalStage
     from rft_jax.config import LoraConfig as LoraConfig
     from rft_jax.config import MeshConfig as MeshConfig
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rft_jax.config import PolicyLossConfig as PolicyLossConfig
     from rft_jax.config import RLStage as RLStage
     from rft_jax.config import RolloutConfig as RolloutConfig
+    from rft_jax.config import SelfDistillStage as SelfDistillStage
     from rft_jax.config import SFTStage as SFTStage
     from rft_jax.config import TokenizerConfig as TokenizerConfig
     from rft_jax.config.load import load_config as load_config
@@ -35,6 +37,7 @@ _MODULES = {
     "rft_jax.config": (
         "Config",
         "DataConfig",
+        "DistillStage",
         "EvalStage",
         "LoraConfig",
         "MeshConfig",
@@ -44,6 +47,7 @@ _MODULES = {
         "RLStage",
         "RolloutConfig",
         "SFTStage",
+        "SelfDistillStage",
         "TokenizerConfig",
     ),
     "rft_jax.config.load": ("load_config",),

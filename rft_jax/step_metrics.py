@@ -1,4 +1,4 @@
-"""The metrics of a step's graded samples: pure functions of arrays, part of the compiled step."""
+"""The metrics of a step's samples: pure functions of arrays, part of the compiled step."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -29,10 +29,7 @@ def grade_metrics(completions: Rollout, overflow_BG: Array, grade: Grade) -> dic
         "reward_std": jnp.sqrt(jnp.maximum(mean(grade.reward**2) - mean(grade.reward) ** 2, 0)),
         "valid_fraction": grade.valid.mean(),
         "zero_std_groups_fraction": 1 - unequal_rewards(grade.reward, grade.valid).mean(),
-        "completion_tokens": completions.length_BG.sum(),
-        "completion_tokens_mean": completions.length_BG.mean(),
-        "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
-        "truncated_fraction": 1 - completions.stopped_BG.mean(),
+        **completion_metrics(completions),
         "overlong_answers_fraction": overflow_BG.mean(),
         **{f"scores/{name}": mean(score) for name, score in grade.scores.items()},
         **{
@@ -42,6 +39,16 @@ def grade_metrics(completions: Rollout, overflow_BG: Array, grade: Grade) -> dic
         },
         **{f"errors/{name}_mean": flag.mean() for name, flag in grade.errors.items()},
         **{f"errors/{name}_count": flag.sum() for name, flag in grade.errors.items()},
+    }
+
+
+def completion_metrics(completions: Rollout) -> dict[str, Array]:
+    """How long completions are, in tokens, and how many were cut."""
+    return {
+        "completion_tokens": completions.length_BG.sum(),
+        "completion_tokens_mean": completions.length_BG.mean(),
+        "reasoning_tokens_mean": completions.thinking_tokens_BG.mean(),
+        "truncated_fraction": 1 - completions.stopped_BG.mean(),
     }
 
 

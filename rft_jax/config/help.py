@@ -14,12 +14,18 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from rft_jax.config import policy_loss, schema
+from rft_jax.config import optimizer, policy_loss, schema
 from rft_jax.config.presets import presets_text
 from rft_jax.config.types import alternatives, is_settings_class
 
 _LEFT = 46  # columns of names and defaults
-_STAGES = (schema.SFTStage, schema.RLStage, schema.EvalStage)
+_STAGES = (
+    schema.SFTStage,
+    schema.RLStage,
+    schema.DistillStage,
+    schema.SelfDistillStage,
+    schema.EvalStage,
+)
 
 
 class Setting(NamedTuple):
@@ -60,7 +66,8 @@ def _walk(node: Any, prefix: str, notes: dict[tuple[str, str], str]) -> Iterator
         if dataclasses.is_dataclass(value):
             yield from _walk(value, f"{path}.", notes)
             continue
-        note = notes.get((type(node).__name__, field.name), "")
+        owners = (owner.__name__ for owner in type(node).__mro__)
+        note = next((notes[at] for owner in owners if (at := (owner, field.name)) in notes), "")
         parts = [part for part in (note, _allowed(field, kind)) if part]
         yield Setting(path, repr(value), "; ".join(part.rstrip(".;") for part in parts))
         inner = [option for option in alternatives(kind) if is_settings_class(option)]
@@ -85,7 +92,10 @@ def _allowed(field: dataclasses.Field, kind: Any) -> str:
 
 def _notes() -> dict[tuple[str, str], str]:
     """The comment behind each field, or in the lines right above it, by class and field."""
-    return _notes_of(inspect.getsource(policy_loss)) | _notes_of(inspect.getsource(schema))
+    found: dict[tuple[str, str], str] = {}
+    for module in (optimizer, policy_loss, schema):
+        found |= _notes_of(inspect.getsource(module))
+    return found
 
 
 def _notes_of(source: str) -> dict[tuple[str, str], str]:

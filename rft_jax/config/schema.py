@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+from rft_jax.config.optimizer import OptimizerConfig
 from rft_jax.config.policy_loss import PolicyLossConfig
 
 REASONING_EFFORTS = ("low", "medium", "high")
@@ -244,35 +245,6 @@ NOT_OF_SOURCE = (
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW or Muon, with a global-norm clip.
-
-    Muon (https://kellerjordan.github.io/posts/muon/) is for pre-training: it takes the layers'
-    matrices, AdamW with Nesterov's momentum the rest. Its updates are scaled to the size of
-    AdamW's, and it counts weight decay as AdamW does (https://arxiv.org/abs/2502.16982), so that
-    the settings are common to both.
-    """
-
-    name: Literal["adamw", "muon"] = "adamw"
-    # None: 1e-6 (TRL, verl and OpenRLHF for full fine-tuning), or 1e-5 for adapters
-    learning_rate: float | None = None
-    warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
-    b1: float = 0.9  # Muon's momentum is 0.95
-    b2: float = 0.999  # torch's and optax's default
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0  # verl, TRL
-    max_nonfinite_updates: int = 5  # updates in a row without a finite gradient that end the run
-
-    def peak_learning_rate(self, lora: bool) -> float:
-        """The learning rate, with its default for adapters or for all weights."""
-        if self.learning_rate is None:
-            return 1e-5 if lora else 1e-6
-        return self.learning_rate
-
-
-@dataclass(frozen=True)
 class MeshConfig:
     """Sizes of the mesh axes; -1 takes the devices that are left (one axis at most)."""
 
@@ -412,10 +384,68 @@ class RLStage:
 
 
 @dataclass(frozen=True)
+class DistillationStage:
+    """What both stages of distillation have; the student samples as a policy does."""
+
+    name: str = "distill"
+    model: str = "policy"  # the student
+    init: str = "pretrain"  # as above
+    steps: int = 100
+    batch_size: int = 8  # B, prompts a step
+    rollout: RolloutConfig = RolloutConfig(group_size=1)
+    # Minimized at each token: KL(student, teacher), KL(teacher, student), or what lies between.
+    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
+    jsd_beta: float = 0.5  # of jsd, the teacher's part of the mixture
+    optimizer: OptimizerConfig = OptimizerConfig()
+    gradient_accumulation: int = 1  # parts of a batch whose gradients are summed
+    logit_chunk: int = 16  # positions of every completion whose logits exist at once
+    eval_interval: int = 10  # of a run with a grader, steps between evaluations; 0: never
+    eval_samples: int = 1  # samples per validation item
+    early_stopping_patience: int = 0  # as of a RLStage
+    checkpoint_interval: int = 20
+
+    @property
+    def decode_slots(self) -> int:
+        """Completions that are decoded at a time; 0 for all."""
+        return self.rollout.slots
+
+    @property
+    def update_parts(self) -> UpdateParts:
+        """The parts of a batch whose gradients are summed."""
+        return UpdateParts("gradient_accumulation", self.gradient_accumulation)
+
+
+@dataclass(frozen=True)
+class DistillStage(DistillationStage):
+    """On-policy distillation (GKD, https://arxiv.org/abs/2306.13649) from another model."""
+
+    # An earlier stage of any model of the run, WORKDIR/STAGE of another run, or a Hugging Face
+    # checkpoint; of the student's tokenizer.
+    teacher: str = ""
+
+
+@dataclass(frozen=True)
+class SelfDistillStage(DistillationStage):
+    """Self-distillation from demonstrations (SDFT, https://arxiv.org/abs/2601.19897)."""
+
+    name: str = "sdft"
+    data: Literal["supervised", "answers"] = "answers"  # the demonstrations, as of a SFTStage
+    # The last message to the teacher, which sees the answer that the student does not.
+    demonstration: str = (
+        "{{ prompt }}\n\nThis is an example for a response to the question:\n"
+        "{{ demonstration }}\n\n"
+        "Now answer with a response of your own, including the thinking process:"
+    )
+    max_teacher_prompt_tokens: int = 512  # the static length of its prompts
+    # The teacher's weights average the student's: at each step, so much of the way towards them.
+    teacher_rate: float = 0.01
+
+
+@dataclass(frozen=True)
 class EvalStage:
     """A comparison of models on one file, paired, in the run's `results.json` and report.
 
-    Graded by the run's grader, and sampled as the last reinforcement stage of each model's run is.
+    Graded by the run's grader, and sampled as in the last stage of each model's run that samples.
     """
 
     name: str = "evaluate"
@@ -437,8 +467,10 @@ class EvalStage:
         return tuple(key for key in (self.cluster_by, self.macro_by) if key)
 
 
-TrainingStageConfig = SFTStage | RLStage
+SamplingStage = RLStage | DistillStage | SelfDistillStage  # whose model samples
+TrainingStageConfig = SFTStage | SamplingStage
 StageConfig = TrainingStageConfig | EvalStage
+DEMONSTRATION_GAPS = ("{{ prompt }}", "{{ demonstration }}")
 RESERVED = ("data", "models")  # what else has a folder in a work directory
 
 
@@ -472,8 +504,13 @@ class Config:
 
     @property
     def rl_stages(self) -> tuple[RLStage, ...]:
-        """The stages that sample and are graded."""
+        """The stages that learn from the grader."""
         return tuple(stage for stage in self.stages if isinstance(stage, RLStage))
+
+    @property
+    def sampling_stages(self) -> tuple[SamplingStage, ...]:
+        """The stages that sample, and can be validated by the grader."""
+        return tuple(stage for stage in self.stages if isinstance(stage, SamplingStage))
 
     @property
     def eval_stages(self) -> tuple[EvalStage, ...]:

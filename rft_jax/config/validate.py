@@ -5,15 +5,14 @@ grader or a model's source is, and are asked by `runs.prepare` and `plan`.
 """
 
 import dataclasses
-import math
-import typing
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from rft_jax.config import (
-    REASONING_EFFORTS,
+    DEMONSTRATION_GAPS,
     RESERVED,
     Config,
     DeltaNetConfig,
+    DistillStage,
     EvalStage,
     LoraConfig,
     ModelConfig,
@@ -21,20 +20,21 @@ from rft_jax.config import (
     PolicyLossSettings,
     RLStage,
     RolloutConfig,
+    SamplingStage,
+    SelfDistillStage,
     SFTStage,
     StageConfig,
     TrainingStageConfig,
 )
 from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, POLICY_LOSSES
-from rft_jax.config.presets import policy_loss
-from rft_jax.config.types import (
-    MISMATCH,
-    DataclassInstance,
-    alternatives,
-    convert,
-    describe,
-    is_settings,
+from rft_jax.config.checks import (
+    check_rollout,
+    check_types,
+    require,
+    require_divisor,
+    require_positive,
 )
+from rft_jax.config.presets import policy_loss
 from rft_jax.config.validate_layers import validate_sharing
 from rft_jax.utils.errors import InputError
 
@@ -45,13 +45,13 @@ def validate(config: Config) -> None:
     Raises:
         InputError: Naming the setting and what to change.
     """
-    _check_types(config, "")
+    check_types(config, "")
     _check_names("models", config.models)
     _check_names("stages", config.stages)
-    _positive("tokenizer", config.tokenizer, "training_texts")
-    _positive("host", config.host, "requests")
+    require_positive("tokenizer", config.tokenizer, "training_texts")
+    require_positive("host", config.host, "requests")
     if config.host.workers is not None:
-        _positive("host", config.host, "workers")
+        require_positive("host", config.host, "workers")
     if not config.host.python_timeout_s > 0:
         raise InputError("host.python_timeout_s: must be above 0 seconds")
     for model in config.models:
@@ -79,7 +79,7 @@ def _validate_training(
             f"{section}.init: {stage.init!r} is not an earlier stage of the model "
             f"{stage.model!r}; name one, or give WORKDIR/STAGE of another run"
         )
-    _positive(section, stage, "steps", "batch_size", "checkpoint_interval")
+    require_positive(section, stage, "steps", "batch_size", "checkpoint_interval")
     _validate_optimizer(f"{section}.optimizer", stage.optimizer, stage.steps)
     earlier[stage.name] = stage
 
@@ -88,30 +88,10 @@ def _validate_sft(
     section: str, stage: SFTStage, config: Config, earlier: dict[str, TrainingStageConfig]
 ) -> None:
     _validate_training(section, stage, config, earlier)
-    _positive(
+    require_positive(
         section, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
     )
-    _divides(section, stage.gradient_accumulation, stage.batch_size)
-
-
-def _check_types(node: DataclassInstance, section: str) -> None:
-    """Every setting has its type, and numbers are finite."""
-    kinds = typing.get_type_hints(type(node))
-    for setting in dataclasses.fields(node):
-        value, kind = getattr(node, setting.name), kinds[setting.name]
-        where = f"{section}.{setting.name}".strip(".")
-        if typing.get_origin(kind) is tuple and not isinstance(value, tuple):
-            raise InputError(
-                f"{where}: must be a tuple; with one member a comma stands behind it, as in (x,)"
-            )
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        if infinite or all(convert(value, option) is MISMATCH for option in alternatives(kind)):
-            raise InputError(f"{where}: {value!r} is not {describe(kind)}")
-        if is_settings(value):
-            _check_types(value, where)
-        elif isinstance(value, tuple):
-            for member in filter(is_settings, value):
-                _check_types(member, f"{where}.{getattr(member, 'name', '')}")
+    require_divisor(section, stage.gradient_accumulation, stage.batch_size)
 
 
 def _check_names(section: str, things: Sequence[ModelConfig] | Sequence[StageConfig]) -> None:
@@ -127,32 +107,9 @@ def _check_names(section: str, things: Sequence[ModelConfig] | Sequence[StageCon
             )
 
 
-def _positive(section: str, settings: DataclassInstance, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise InputError(f"{section}.{name}: must be at least 1, got {getattr(settings, name)}")
-
-
-def _require(
-    section: str, settings: DataclassInstance, name: str, rule: Callable[[float], bool], what: str
-) -> None:
-    """Refuses a setting's value, naming that setting alone."""
-    value = getattr(settings, name)
-    if not rule(value):
-        raise InputError(f"{section}.{name}: must {what}, got {value}")
-
-
-def _divides(section: str, parts: int, batch_size: int) -> None:
-    if batch_size % parts:
-        raise InputError(
-            f"{section}.gradient_accumulation: {parts} does not divide the batch of {batch_size}; "
-            "choose a divisor"
-        )
-
-
 def _validate_model(model: ModelConfig) -> None:
     section = f"models.{model.name}"
-    _positive(
+    require_positive(
         section,
         model,
         "num_layers",
@@ -194,7 +151,7 @@ def _validate_delta_net(section: str, sizes: DeltaNetConfig | None) -> None:
         raise InputError(f"{section}.delta_net: layers of that kind need sizes of their own")
     section = f"{section}.delta_net"
     names = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_width")
-    _positive(section, sizes, *names)
+    require_positive(section, sizes, *names)
     if sizes.num_value_heads % sizes.num_key_heads:
         raise InputError(
             f"{section}.num_value_heads: {sizes.num_value_heads} is not a multiple of num_key_heads"
@@ -206,7 +163,7 @@ def _validate_lora(section: str, model: ModelConfig, lora: LoraConfig) -> None:
         raise InputError(
             f"{section}.lora: adapters change a model that is there already; set {section}.source"
         )
-    _positive(f"{section}.lora", lora, "rank")
+    require_positive(f"{section}.lora", lora, "rank")
     if not lora.alpha > 0:
         raise InputError(f"{section}.lora.alpha: must be above 0, got {lora.alpha}")
     if not lora.targets or len(set(lora.targets)) < len(lora.targets):
@@ -215,55 +172,54 @@ def _validate_lora(section: str, model: ModelConfig, lora: LoraConfig) -> None:
 
 def _validate_optimizer(section: str, optimizer: OptimizerConfig, steps: int) -> None:
     if optimizer.learning_rate is not None:
-        _require(section, optimizer, "learning_rate", lambda rate: rate > 0, "be above 0")
+        require(section, optimizer, "learning_rate", lambda rate: rate > 0, "be above 0")
     for name in ("clip_norm", "eps"):
-        _require(section, optimizer, name, lambda value: value > 0, "be above 0")
+        require(section, optimizer, name, lambda value: value > 0, "be above 0")
     for name in ("b1", "b2"):
-        _require(section, optimizer, name, lambda value: 0 <= value < 1, "lie in [0, 1)")
-    _require(section, optimizer, "weight_decay", lambda decay: decay >= 0, "be 0 or more")
-    _positive(section, optimizer, "max_nonfinite_updates")
+        require(section, optimizer, name, lambda value: 0 <= value < 1, "lie in [0, 1)")
+    require(section, optimizer, "weight_decay", lambda decay: decay >= 0, "be 0 or more")
+    require_positive(section, optimizer, "max_nonfinite_updates")
     if not 0 <= optimizer.warmup_steps < steps:
         raise InputError(
             f"{section}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
         )
 
 
-def _validate_rl(
-    section: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
+def _validate_sampling(
+    section: str,
+    stage: SamplingStage,
+    config: Config,
+    earlier: dict[str, TrainingStageConfig],
 ) -> None:
+    """The rules that all stages share whose model samples."""
     _validate_training(section, stage, config, earlier)
-    rollout, loss = stage.rollout, policy_loss(stage)
-    where = f"{section}.rollout"
-    _positive(section, stage, "max_resample_batches")
-    sizes = "max_prompt_tokens", "prompt_buckets", "max_completion_tokens", "output_bytes"
-    _positive(where, rollout, "group_size", *sizes)
-    if not rollout.temperature > 0:
-        raise InputError(f"{where}.temperature: training needs a temperature above 0")
-    _require(where, rollout, "top_p", lambda p: 0 < p <= 1, "lie in (0, 1]")
-    _require(where, rollout, "top_k", lambda k: k >= 0, "be 0 (off) or more")
-    effort = rollout.reasoning_effort
-    if isinstance(effort, str) and effort not in REASONING_EFFORTS:
-        raise InputError(
-            f"{where}.reasoning_effort: {effort!r} is none of {', '.join(REASONING_EFFORTS)} "
-            "nor a number of tokens"
-        )
-    if not 0 <= rollout.thinking_tokens <= rollout.max_completion_tokens - 2:
-        raise InputError(
-            f"{where}.reasoning_effort: {rollout.thinking_tokens} thinking tokens leave no room "
-            f"for an answer in max_completion_tokens={rollout.max_completion_tokens}; raise the "
-            "latter"
-        )
-    if rollout.group_size < 2:
-        raise InputError(
-            f"{where}.group_size: an advantage compares the samples of a prompt; use at least 2"
-        )
+    rollout, where = stage.rollout, f"{section}.rollout"
+    check_rollout(where, rollout)
     if not 0 <= 2 * rollout.slots <= stage.batch_size * rollout.group_size:
         raise InputError(
             f"{where}.slots: {rollout.slots} must be at most half of the "
             f"{stage.batch_size * rollout.group_size} completions of a step; 0 decodes all at once"
         )
-    if rollout.output_bytes < 4:
-        raise InputError(f"{where}.output_bytes: must be at least 4, the longest character")
+    require_positive(section, stage, "eval_samples")
+    for name in ("eval_interval", "early_stopping_patience"):
+        require(section, stage, name, lambda value: value >= 0, "be 0 (never) or more")
+    if stage.early_stopping_patience and not stage.eval_interval:
+        raise InputError(
+            f"{section}.early_stopping_patience: needs evaluations; set eval_interval as well"
+        )
+
+
+def _validate_rl(
+    section: str, stage: RLStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_sampling(section, stage, config, earlier)
+    rollout, loss = stage.rollout, policy_loss(stage)
+    where = f"{section}.rollout"
+    require_positive(section, stage, "max_resample_batches", "samples_interval", "host_chunks")
+    if rollout.group_size < 2:
+        raise InputError(
+            f"{where}.group_size: an advantage compares the samples of a prompt; use at least 2"
+        )
     _validate_loss(f"{section}.policy_loss", loss)
     if loss.advantage == "max_at_k" and not 1 <= loss.best_of < rollout.group_size:
         raise InputError(
@@ -280,14 +236,7 @@ def _validate_rl(
             raise InputError(f"{where}: with int8_weights or int8_cache {another}")
         if stage.async_rollout:
             raise InputError(f"{section}.async_rollout: with it {another}")
-    _positive(section, stage, "eval_samples", "samples_interval", "host_chunks")
-    for name in ("eval_interval", "early_stopping_patience"):
-        _require(section, stage, name, lambda value: value >= 0, "be 0 (never) or more")
-    if stage.early_stopping_patience and not stage.eval_interval:
-        raise InputError(
-            f"{section}.early_stopping_patience: needs evaluations; set eval_interval as well"
-        )
-    _divides(f"{section}.policy_loss", loss.gradient_accumulation, stage.batch_size)
+    require_divisor(f"{section}.policy_loss", loss.gradient_accumulation, stage.batch_size)
     if loss.pack_rows < 0 or (loss.pack_rows and loss.gradient_accumulation > 1):
         raise InputError(
             f"{section}.policy_loss.pack_rows: must be 0 (off), or at least 1 with "
@@ -295,10 +244,47 @@ def _validate_rl(
         )
 
 
+def _validate_distillation(
+    section: str,
+    stage: DistillStage | SelfDistillStage,
+    config: Config,
+    earlier: dict[str, TrainingStageConfig],
+) -> None:
+    """The rules that both stages of distillation share."""
+    _validate_sampling(section, stage, config, earlier)
+    require_positive(section, stage, "gradient_accumulation", "logit_chunk")
+    require(section, stage, "jsd_beta", lambda beta: 0 < beta < 1, "lie in (0, 1)")
+    require_divisor(section, stage.gradient_accumulation, stage.batch_size)
+
+
+def _validate_distill(
+    section: str, stage: DistillStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    if "/" not in stage.teacher and stage.teacher not in earlier:
+        raise InputError(
+            f"{section}.teacher: {stage.teacher!r} is not an earlier stage; name one, or give "
+            "WORKDIR/STAGE of another run or hf:Owner/Name"
+        )
+    _validate_distillation(section, stage, config, earlier)
+
+
+def _validate_self_distill(
+    section: str, stage: SelfDistillStage, config: Config, earlier: dict[str, TrainingStageConfig]
+) -> None:
+    _validate_distillation(section, stage, config, earlier)
+    require_positive(section, stage, "max_teacher_prompt_tokens")
+    require(section, stage, "teacher_rate", lambda rate: 0 <= rate <= 1, "lie in [0, 1]")
+    if missing := [name for name in DEMONSTRATION_GAPS if name not in stage.demonstration]:
+        raise InputError(
+            f"{section}.demonstration: {' and '.join(missing)} must stand in it, where the "
+            "question and its answer go"
+        )
+
+
 def _validate_eval(
     section: str, stage: EvalStage, config: Config, earlier: dict[str, TrainingStageConfig]
 ) -> None:
-    _positive(section, stage, "samples")
+    require_positive(section, stage, "samples")
     taken = [*earlier, *stage.models]
     for name in stage.baselines:
         if not name or "/" in name or name in taken:
@@ -312,29 +298,30 @@ def _validate_eval(
                 f"{section}.models: {name!r} is not an earlier stage; name one, or give "
                 "WORKDIR/STAGE of another run"
             )
-    if not any(before.name in earlier for before in config.rl_stages):
+    if not any(before.name in earlier for before in config.sampling_stages):
         raise InputError(
-            f"{section}: samples are drawn as in a reinforcement stage; put one before it"
+            f"{section}: samples are drawn as in a stage of reinforcement or distillation; put one "
+            "before it"
         )
 
 
 def _validate_loss(section: str, loss: PolicyLossSettings) -> None:
-    _positive(section, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
+    require_positive(section, loss, "epochs_per_batch", "gradient_accumulation", "logit_chunk")
     for setting in dataclasses.fields(loss):
         if "algorithms" in setting.metadata:
             try:
                 setting.metadata["algorithms"].check(getattr(loss, setting.name))
             except InputError as error:
                 raise InputError(f"{section}.{setting.name}: {error}") from None
-    _require(section, loss, "clip_low", lambda low: 0 < low <= 1, "lie in (0, 1]")
-    _require(section, loss, "clip_high", lambda high: high > 0, "be above 0")
+    require(section, loss, "clip_low", lambda low: 0 < low <= 1, "lie in (0, 1]")
+    require(section, loss, "clip_high", lambda high: high > 0, "be above 0")
     if loss.dual_clip is not None and (loss.loss != "ppo_clip" or not loss.dual_clip > 1):
         raise InputError(f"{section}.dual_clip: must be above 1, and is for loss=ppo_clip only")
     for name in ("gate_positive", "gate_negative"):
-        _require(section, loss, name, lambda temperature: temperature > 0, "be above 0")
-    _require(section, loss, "tis_cap", lambda cap: cap > 0, "be above 0")
+        require(section, loss, name, lambda temperature: temperature > 0, "be above 0")
+    require(section, loss, "tis_cap", lambda cap: cap > 0, "be above 0")
     high = loss.icepop_high
-    _require(
+    require(
         section, loss, "icepop_low", lambda low: 0 <= low < high,
         f"be 0 or more and below icepop_high={high:g}",
     )  # fmt: skip
@@ -495,5 +482,7 @@ def validate_targets(model: ModelConfig, without_adapters: Container[str]) -> No
 _RULES: dict[type[StageConfig], Callable[..., None]] = {
     SFTStage: _validate_sft,
     RLStage: _validate_rl,
+    DistillStage: _validate_distill,
+    SelfDistillStage: _validate_self_distill,
     EvalStage: _validate_eval,
 }

@@ -8,6 +8,9 @@ tokens_BP = prompts.tokens_MP[batch.indices_B]
 
 from rft_jax.data.batching import IndexBatch as IndexBatch
 from rft_jax.data.batching import batch_at as batch_at
+from rft_jax.data.demonstrations import load_demonstrations as load_demonstrations
+from rft_jax.data.demonstrations import with_demonstrations as with_demonstrations
+from rft_jax.data.demonstrations import without_answers as without_answers
 from rft_jax.data.items import check_disjoint as check_disjoint
 from rft_jax.data.items import check_keys as check_keys
 from rft_jax.data.items import check_prompt as check_prompt

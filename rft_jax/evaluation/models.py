@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rft_jax import data
-from rft_jax.config import EvalStage, RLStage
+from rft_jax.config import EvalStage, SamplingStage
 from rft_jax.evaluation.bootstrap import Column, intervals, macro, numbered, paired_differences
 from rft_jax.evaluation.cases import case_row
 from rft_jax.evaluation.evaluator import Evaluation, make_evaluator
@@ -125,7 +125,7 @@ def evaluate_models(
 ) -> Iterator[ModelResult]:
     """Evaluates models on one file of items, all by the grader of the first run that has one.
 
-    Each is sampled as in its run's last reinforcement stage; a model that has none, such as a
+    Each is sampled as in its run's last stage that samples; a model that has none, such as a
     Hugging Face checkpoint, as in that of the grader's run. On several hosts all take part and
     yield the same.
 
@@ -150,18 +150,18 @@ def evaluate_models(
     with raise_on_all_hosts():
         models = [(open_best if best else open_model)(path) for path in paths]
         use_compilation_cache(models[0].run.config.compilation_cache)
-        with_grader = next((model for model in models if model.rl_stages), None)
+        with_grader = next((model for model in models if model.has_grader), None)
         if with_grader is None:
             raise InputError(
-                f"{paths[0]}: has no reinforcement stage and so no grader; name a run that has one "
-                "too"
+                f"{paths[0]}: has no stage that is graded and so no grader; name a run that has "
+                "one too"
             )
         judge = _Judge.open(with_grader, data_file, settings)
-        runs = {model.run.workdir for model in models if model.rl_stages}
+        runs = {model.run.workdir for model in models if model.has_grader}
         if len(runs) > 1 and is_first():
             log(f"all are graded by the grader of {with_grader.run.workdir}, on {judge.source}")
     for path, model in zip(paths, models, strict=True):
-        as_trained = (model.rl_stages or with_grader.rl_stages)[-1]
+        as_trained = (model.sampling_stages or with_grader.sampling_stages)[-1]
         with raise_on_all_hosts():
             grader = judge.grader_for(model.run)
             items = read_prompt_data(judge.source, as_trained, grader, model.run.tokenizer)
@@ -251,7 +251,7 @@ def _evaluate_model(
     judge: _Judge,
     grader: Grader,
     items: PromptData,
-    as_trained: RLStage,
+    as_trained: SamplingStage,
     seed: int,
 ) -> ModelResult:
     run, stage, step = model

@@ -169,7 +169,8 @@ def _tell_odd_prompts(
     opened: OpenModel, items: Sequence[JsonObject], tokens: Sequence[list[int]], source: str
 ) -> None:
     """Warns of prompts that are unlike what the model has learned from."""
-    limit = opened.rl_stages[-1].rollout.max_prompt_tokens if opened.rl_stages else math.inf
+    stages = opened.sampling_stages
+    limit = stages[-1].rollout.max_prompt_tokens if stages else math.inf
     empty = [n for n, item in enumerate(items, 1) if not message_text(item["messages"][-1]).strip()]
     long = [n for n, ids in enumerate(tokens, 1) if len(ids) > limit]
     for found, what in (

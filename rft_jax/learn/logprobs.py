@@ -50,10 +50,10 @@ def completion_logprobs(
         mask: The sampler's logit masks.
         centering: What samples, for score centering.
     """
-    hidden_BGTD = _predicting(model, params, prompts, tokens_BGT, length_BG)
+    hidden_BGTD = predicting_hidden(model, params, prompts, tokens_BGT, length_BG)
     sampler_BGTD = None
     if centering is not None:
-        sampler_BGTD = _predicting(model, centering.params, prompts, tokens_BGT, length_BG)
+        sampler_BGTD = predicting_hidden(model, centering.params, prompts, tokens_BGT, length_BG)
     return token_logprobs(
         model,
         params,
@@ -68,10 +68,14 @@ def completion_logprobs(
     )
 
 
-def _predicting(
+def predicting_hidden(
     model: Model, params: Params, prompts: Prompts, tokens_BGT: Array, length_BG: Array
 ) -> Array:
-    """The hidden states that predict each token, [B, G, T, D]."""
+    """The hidden states that predict each token of completions, [B, G, T, D].
+
+    Args:
+        tokens_BGT: int32; beyond `length_BG` any token ids.
+    """
     B, G, T = tokens_BGT.shape
     last_BD, prefix = model.prefill(params, prompts.tokens_BP, prompts.length_B)
     first_BG1D = jnp.broadcast_to(last_BD[:, None, None], (B, G, 1, last_BD.shape[-1]))

@@ -158,3 +158,47 @@ def apply_gradient(
     skipped = jnp.where(finite, 0, state.skipped + 1)
     state = state._replace(params=params, opt_state=opt_state, skipped=skipped)
     return state, {"grad_norm": norm, "skipped_updates": skipped}
+
+
+class Averaged(NamedTuple):
+    """The state of an optimizer `with_average`."""
+
+    optimizer: optax.OptState
+    average: Params  # float32, of the trainable weights
+
+
+def with_average(
+    optimizer: optax.GradientTransformation, rate: float
+) -> optax.GradientTransformation:
+    """The optimizer, with an exponential moving average of the weights that it trains.
+
+    average = (1 - rate) average + rate params after each update, and params before the first one.
+    It is a part of the optimizer's state, so that it is sharded, checkpointed and left as it is by
+    updates that are left out.
+
+    Args:
+        rate: In [0, 1]; 1: the weights themselves, 0: the first ones.
+    """
+
+    def init(params: Params) -> Averaged:
+        return Averaged(optimizer.init(params), jax.tree.map(jnp.copy, params))
+
+    def update(
+        gradient: Params, state: Averaged, params: Params | None = None
+    ) -> tuple[Params, Averaged]:
+        assert params is not None, "an average of weights needs the weights"
+        updates, inner = optimizer.update(gradient, state.optimizer, params)
+        average = jax.tree.map(
+            lambda old, new: (1 - rate) * old + rate * new,
+            state.average,
+            optax.apply_updates(params, updates),
+        )
+        return updates, Averaged(inner, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged_weights(model: Model, state: TrainState) -> Params:
+    """What the model computes with, its trained weights averaged; see `with_average`."""
+    assert isinstance(state.opt_state, Averaged), "this optimizer keeps no average"
+    return model.adapt(state.opt_state.average, state.frozen.base)

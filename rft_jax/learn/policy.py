@@ -9,11 +9,12 @@ from jax import Array
 from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS
 from rft_jax.learn.accumulate import accumulate_gradient
 from rft_jax.learn.logprobs import CompletionScores, completion_logprobs
-from rft_jax.learn.losses import denominator, k1, k3
+from rft_jax.learn.losses import denominator
 from rft_jax.learn.objective import GradedBatch, Learner, Objective, PolicyGradient, TokenStatistics
 from rft_jax.learn.optimizer import TrainState, apply_gradient
 from rft_jax.learn.packed_gradient import pack_batch, packed_gradient
 from rft_jax.learn.score_centering import Centering
+from rft_jax.learn.token_metrics import masked_mean, sampler_mismatch
 from rft_jax.models import Params
 from rft_jax.rollout import Prompts, Rollout
 
@@ -66,7 +67,9 @@ def policy_update(
                 # PPO's old policy: the learner's own numbers, not the sampler's, so that a
                 # difference between the two is no step of the policy.
                 batch = batch._replace(old_BGT=found.tokens.logprob_BGT)
-            metrics |= _mismatch(completions.logprobs_BGT, found.tokens.logprob_BGT, mask_BGT)
+            metrics |= sampler_mismatch(
+                completions.logprobs_BGT, found.tokens.logprob_BGT, mask_BGT
+            )
         state, norms = apply_gradient(learner.optimizer, state, found.gradient)
         metrics |= norms | {"loss": found.loss} | _describe(found.tokens, mask_BGT)
     return state, metrics
@@ -134,29 +137,12 @@ def _choose_strategy(
     return strategy, 1 - length_BG.sum() / jnp.maximum(slots, 1)
 
 
-def _mismatch(sampler_BGT: Array, learner_BGT: Array, mask_BGT: Array) -> dict[str, Array]:
-    """How far what samples is from what learns, before the first update.
-
-    Tokens are the sampler's, so that the means of k1 and k3 estimate KL(sampler || learner): the
-    first has a sign and more variance, the second is never negative.
-    """
-    return {
-        "sampler_learner_logprob_gap": _mean(jnp.abs(learner_BGT - sampler_BGT), mask_BGT),
-        "kl_sampler_learner_k1": _mean(k1(sampler_BGT, learner_BGT, mask_BGT), mask_BGT),
-        "kl_sampler_learner_k3": _mean(k3(sampler_BGT, learner_BGT, mask_BGT), mask_BGT),
-    }
-
-
 def _describe(tokens: TokenStatistics, mask_BGT: Array) -> dict[str, Array]:
     """Means over the tokens that are learned from."""
     return {
-        "entropy": _mean(tokens.entropy_BGT, mask_BGT),
-        "kl": _mean(tokens.kl_BGT, mask_BGT),
-        "clip_fraction_high": _mean(tokens.clipped_high_BGT, mask_BGT),
-        "clip_fraction_low": _mean(tokens.clipped_low_BGT, mask_BGT),
-        "clip_fraction_dual": _mean(tokens.clipped_dual_BGT, mask_BGT),
+        "entropy": masked_mean(tokens.entropy_BGT, mask_BGT),
+        "kl": masked_mean(tokens.kl_BGT, mask_BGT),
+        "clip_fraction_high": masked_mean(tokens.clipped_high_BGT, mask_BGT),
+        "clip_fraction_low": masked_mean(tokens.clipped_low_BGT, mask_BGT),
+        "clip_fraction_dual": masked_mean(tokens.clipped_dual_BGT, mask_BGT),
     }
-
-
-def _mean(x_BGT: Array, mask_BGT: Array) -> Array:
-    return jnp.where(mask_BGT, x_BGT, 0).sum() / jnp.maximum(mask_BGT.sum(), 1)

@@ -30,6 +30,9 @@ REINFORCED = {
     "entropy": ("train_entropy",),
 }
 SUPERVISED = {"loss": ("train_loss",), "accuracy": ("train_mean_token_accuracy",)}
+DISTILLED = {"loss": SUPERVISED["loss"]} | {
+    head: REINFORCED[head] for head in REINFORCED if head != "reward"
+}
 BAR_WIDTH = 30
 WITH_PACE = 60  # columns of a terminal from which there is room for the seconds of a step
 ENDING = ("ending after the steps under way, all saved;", "once more ends at once")
@@ -52,6 +55,7 @@ class Progress:
         earlier: The metrics rows of the steps before, of a stage that goes on.
         constant: What the best constant answer earns on the validation items, if that is known.
         stopping: Whether the run was asked to end.
+        distilled: Whether steps sample and earn nothing, whatever validations do.
     """
 
     def __init__(
@@ -63,10 +67,12 @@ class Progress:
         earlier: Iterable[JsonObject] = (),
         constant: float | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        distilled: bool = False,
     ):
         self._stage, self._steps, self._every = stage, steps, every
         self._console = console or Console(stderr=True)
         self._constant, self._stopping = constant, stopping
+        self._distilled = distilled
         self._row: JsonObject = {"step": 0}
         self._columns: dict[str, tuple[str, ...]] | None = None
         validations = (_first(row, REINFORCED["validation"]) for row in earlier)
@@ -131,7 +137,8 @@ class Progress:
         if self._columns is None:
             graded = any(name.removeprefix("train_").startswith("reward_mean") for name in row)
             graded |= any(name in row for name in REINFORCED["validation"])
-            self._columns = dict(REINFORCED if graded else SUPERVISED)
+            columns = REINFORCED if graded else SUPERVISED
+            self._columns = dict(DISTILLED if self._distilled else columns)
             if "valid_top1" not in row:
                 self._columns.pop("top 1", None)
             heads = [f"{head:>11}" for head in (*self._columns, "seconds", "left")]

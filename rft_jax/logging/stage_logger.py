@@ -6,7 +6,7 @@ with StageLogger(run, stage, done, began, stop) as record:
 
 import time
 
-from rft_jax.config import TrainingStageConfig
+from rft_jax.config import DistillationStage, TrainingStageConfig
 from rft_jax.config.overrides import to_json
 from rft_jax.logging.metrics import CompileCounter, MetricsFile, WandbRun, Writer, Writers
 from rft_jax.logging.progress import Progress
@@ -53,6 +53,7 @@ class StageLogger:
             earlier=read_metrics(directory / METRICS_FILE) if done else (),
             constant=constant and constant.reward,
             stopping=lambda: stop.signum != 0,
+            distilled=isinstance(stage, DistillationStage),
         )
         self._watch = Watch(stage)
         self._report = Reporter(run.workdir)

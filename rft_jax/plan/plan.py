@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from jax.sharding import AbstractMesh, Mesh
 
-from rft_jax.config import Config, MeshConfig, ModelConfig, RLStage
+from rft_jax.config import Config, DistillationStage, MeshConfig, ModelConfig, RLStage
 from rft_jax.config.presets import resolve
 from rft_jax.config.validate import validate, validate_mesh
 from rft_jax.models import check_partition
@@ -118,9 +118,15 @@ def plan_stage(config: Config) -> RLStage:
     """The stage that is planned: the run's last reinforcement.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or a stage takes memory that no plan counts.
     """
     validate(config)
+    for stage in config.stages:
+        if isinstance(stage, DistillationStage):
+            raise InputError(
+                f"stages.{stage.name}: the weights of its teacher are in no plan; plan the "
+                "experiment without that stage"
+            )
     if not config.rl_stages:
         raise InputError(f"{config.name}: has no stage of reinforcement to plan; add a RLStage")
     return resolve(config).rl_stages[-1]

@@ -55,7 +55,7 @@ class StageHistory:
     """A stage so far."""
 
     name: str
-    kind: str  # the configuration's class: "SFTStage", "RLStage"
+    kind: str  # the configuration's class: such as "RLStage"
     steps: int  # planned; 0 if unknown
     series: dict[str, Series]  # by name in the metrics file, `timing/` for those of `timing`
     groups: list[Group]  # some of the samples, in the order of their steps

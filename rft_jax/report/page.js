@@ -536,8 +536,8 @@
   byId("name").textContent = data.name;
   byId("about").textContent = data.about;
   if (data.stages.length) {
-    const reinforced = data.stages.findLastIndex((stage) => stage.kind === "RLStage");
-    showStage(reinforced >= 0 ? reinforced : data.stages.length - 1);
+    const sampling = data.stages.findLastIndex((stage) => stage.kind !== "SFTStage");
+    showStage(sampling >= 0 ? sampling : data.stages.length - 1);
   } else if (data.config) {
     byId("overview").append(element("p", { class: "empty" }, "No step is done yet."));
   } else {

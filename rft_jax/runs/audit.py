@@ -23,8 +23,8 @@ def open_audit(config: Config, mesh: Mesh) -> Grader | None:
     """
     if not config.audit_grader:
         return None
-    if not config.rl_stages:
-        raise InputError("audit_grader: there is no reinforcement stage to look at; leave it empty")
+    if not config.sampling_stages:
+        raise InputError("audit_grader: there is no stage that samples to look at; leave it empty")
     spec = load_grader(config.audit_grader)
     if config.grader and spec == load_grader(config.grader):
         raise InputError(
@@ -53,11 +53,11 @@ def check_audit(config: Config, grader: Grader, rows: Mapping[str, Mapping[str, 
     """
     looked_at = [
         rows[stage.name]["valid"]
-        for stage in config.rl_stages
+        for stage in config.sampling_stages
         if stage.eval_interval and "valid" in rows[stage.name]
     ]
     if not looked_at:
-        names = ", ".join(f"stages.{stage.name}.eval_interval" for stage in config.rl_stages)
+        names = ", ".join(f"stages.{stage.name}.eval_interval" for stage in config.sampling_stages)
         raise InputError(
             f"audit_grader: looks at validation samples, of which there are none; set data.valid "
             f"and {names}"

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rft_jax import data
-from rft_jax.config import Config, DataConfig, EvalStage, RLStage, StageConfig
+from rft_jax.config import Config, DataConfig, EvalStage, SamplingStage, StageConfig
 from rft_jax.data import Packed, PromptRows
 from rft_jax.graders import Grader
 from rft_jax.tokenizers import Tokenizer, message_text
@@ -36,6 +36,7 @@ class StageData:
     supervised: Packed | None = None
     train: PromptData | None = None
     valid: PromptData | None = None
+    teacher: PromptRows | None = None  # those of `train` as a teacher reads them, if otherwise
 
     @property
     def packed(self) -> Packed:
@@ -45,7 +46,7 @@ class StageData:
 
     @property
     def prompts(self) -> PromptData:
-        """The prompts that a reinforcement stage trains on."""
+        """The prompts that a stage trains on whose model samples."""
         assert self.train is not None
         return self.train
 
@@ -101,7 +102,9 @@ def baseline_files(stage: EvalStage, items: str) -> dict[str, str]:
     return {name: str(Path(items).with_suffix(f".{name}.jsonl")) for name in stage.baselines}
 
 
-def read_prompt_data(path: str, stage: RLStage, grader: Grader, tokenizer: Tokenizer) -> PromptData:
+def read_prompt_data(
+    path: str, stage: SamplingStage, grader: Grader, tokenizer: Tokenizer
+) -> PromptData:
     """Items of a file, encoded for the stage's policy and for the grader.
 
     Raises:
@@ -118,7 +121,7 @@ def read_prompts(path: str, grader: Grader | None) -> Rows:
     return Rows(path, items, grader.encode_items(items, path))
 
 
-def encode_prompts(rows: Rows, stage: RLStage, tokenizer: Tokenizer) -> PromptData:
+def encode_prompts(rows: Rows, stage: SamplingStage, tokenizer: Tokenizer) -> PromptData:
     """Prompts as tokens, of at most the stage's `max_prompt_tokens`."""
     setting = f"stages.{stage.name}.rollout.max_prompt_tokens"
     prompts = data.encode_prompts(

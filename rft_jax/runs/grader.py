@@ -47,12 +47,12 @@ def open_judges(grader: Grader, mesh: Mesh) -> Grader:
 
 
 def run_grader(config: Config) -> Grader | None:
-    """The grader of a configuration; None if no stage needs one.
+    """The grader of a configuration; None if no stage needs one and there is none.
 
     Raises:
         InputError: It is missing or cannot be used.
     """
-    if not config.rl_stages:
+    if not config.sampling_stages or not (config.grader or config.rl_stages):
         return None
     if not config.grader:
         raise InputError(

@@ -19,12 +19,12 @@ StageRows = Mapping[str, Mapping[str, Rows]]  # by stage and purpose
 
 
 def check_batches(config: Config, rows: StageRows) -> None:
-    """Refuses a step of reinforcement that would take an item more than once.
+    """Refuses a step that samples and would take an item more than once.
 
     Raises:
         InputError: naming the setting and the file.
     """
-    for stage in config.rl_stages:
+    for stage in config.sampling_stages:
         row, size = rows[stage.name]["train"], stage.batch_size
         if size > len(row.items):
             raise InputError(

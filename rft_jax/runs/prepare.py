@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from rft_jax.config import Config, StageConfig
+from rft_jax.config import Config, DistillStage, StageConfig
 from rft_jax.config.overrides import to_json
 from rft_jax.config.presets import remarks, resolve
 from rft_jax.config.validate import validate, validate_adapters, validate_mesh, validate_placement
@@ -25,6 +25,7 @@ from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grade
 from rft_jax.runs.lengths import check_batches, length_warnings
 from rft_jax.runs.pretrained import find_sources, rate_warnings, snapshot
 from rft_jax.runs.run import Run
+from rft_jax.runs.teacher import check_teacher
 from rft_jax.runs.tokenizer import TOKENIZER_FILE, stored_tokenizer, train_tokenizer
 from rft_jax.runs.warm_start import check_init
 from rft_jax.runs.workdir import CONFIG_FILE, check_same
@@ -119,14 +120,18 @@ def _open_run(config: Config, workdir: Path, readers: Readers) -> Run:
 
 
 def _check_stages(run: Run) -> None:
-    """What stages start from, their adapters and formats, before anything is compiled."""
+    """What stages start from and learn from, their adapters and formats, before anything is
+    compiled.
+    """
     for stage in run.config.training_stages:
         if "/" in stage.init:
             check_init(run, stage)
         validate_adapters(stage, run.model_config(stage))
         check_partition(run.model(stage), run.mesh, LEARNER_RULES)
-    for stage in run.config.rl_stages:
+    for stage in run.config.sampling_stages:
         grammar_of(stage.rollout, run.tokenizer)
+        if isinstance(stage, DistillStage):
+            check_teacher(run, stage)
 
 
 def _write_inputs(config: Config, workdir: Path, sums: dict[str, dict[str, str]]) -> None:
@@ -140,7 +145,7 @@ def _write_inputs(config: Config, workdir: Path, sums: dict[str, dict[str, str]]
 def _with_response_formats(config: Config) -> Config:
     """The configuration with the content of the response formats that are files."""
     read = {}
-    for stage in config.rl_stages:
+    for stage in config.sampling_stages:
         if isinstance(path := stage.rollout.response_format, str) and path:
             content = load_response_format(path)
             read_response_format(content)  # an object, as the setting must be

@@ -12,8 +12,8 @@ from rft_jax.config import (
     Config,
     MeshConfig,
     ModelConfig,
-    RLStage,
     RolloutConfig,
+    SamplingStage,
     TokenizerConfig,
     TrainingStageConfig,
 )
@@ -60,15 +60,20 @@ class OpenModel(NamedTuple):
     step: int | None
 
     @property
-    def rl_stages(self) -> tuple[RLStage, ...]:
-        """The run's reinforcement stages, the stage's own last if it is one."""
-        return Config(stages=(*self.run.config.training_stages, self.stage)).rl_stages
+    def sampling_stages(self) -> tuple[SamplingStage, ...]:
+        """The run's stages that sample, the stage's own last if it is one."""
+        return Config(stages=(*self.run.config.training_stages, self.stage)).sampling_stages
+
+    @property
+    def has_grader(self) -> bool:
+        """Whether its run has a grader for what is sampled."""
+        return bool(self.sampling_stages and self.run.config.grader)
 
     @property
     def sampling(self) -> RolloutConfig | None:
-        """How it is sampled: as in the run's last reinforcement stage, or as an export says."""
-        if self.rl_stages:
-            return self.rl_stages[-1].rollout
+        """How it is sampled: as in the run's last stage that samples, or as an export says."""
+        if self.sampling_stages:
+            return self.sampling_stages[-1].rollout
         source = self.run.sources.get(self.stage.model)
         if source is None or source.record.completion_tokens is None:
             return None

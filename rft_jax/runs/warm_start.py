@@ -11,7 +11,7 @@ from rft_jax.models.hugging_face import is_checkpoint
 from rft_jax.parallel import is_first, raise_on_all_hosts
 from rft_jax.runs.checkpoint import steps
 from rft_jax.runs.reopen import OpenModel, open_model
-from rft_jax.runs.run import Run
+from rft_jax.runs.run import BASE_STAGE, Run
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
 
@@ -25,20 +25,24 @@ def load_init(run: Run, stage: TrainingStageConfig) -> Params | None:
         InputError: If there is no such checkpoint, or it is damaged.
     """
     if "/" in stage.init:
-        other, source, step = _other_model(run, stage)
+        other, source, step = pinned_model(stage.init, run.directory(stage) / INIT_FILE)
         return dataclasses.replace(other, mesh=run.mesh).load_params(source, step)
     if stage.init:
         return run.load_params(run.stage(stage.init))
     return run.load_source(stage) if stage.model in run.sources else None
 
 
-def _other_model(run: Run, stage: TrainingStageConfig) -> OpenModel:
-    """The other run's model; of a stage that goes on, the checkpoint with which it began.
+def pinned_model(path: str, file: Path) -> OpenModel:
+    """Another run's model; for a stage that goes on, the checkpoint with which it began.
 
     That run may write newer checkpoints while this one is stopped, so that the step is noted.
+
+    Args:
+        path: As for `open_model`.
+        file: Where the step is noted, in the stage's folder.
     """
-    model, file = open_model(Path(stage.init)), run.directory(stage) / INIT_FILE
-    if model.step is not None:
+    model = open_model(Path(path))
+    if model.step is not None or model.stage is BASE_STAGE:
         return model
     with raise_on_all_hosts():
         if is_first() and not file.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 import rft_jax
-from rft_jax.config import MeshConfig, RLStage, RolloutConfig
+from rft_jax.config import MeshConfig, RolloutConfig, SamplingStage
 from rft_jax.grammars import GrammarTables, open_grammar
 from rft_jax.models import Params, build_model, merge, split
 from rft_jax.models.cache import unstack
@@ -167,7 +167,7 @@ def _context(opened: OpenModel) -> int:
             return known
     trained = [LEAST_CONTEXT // 2]
     for other in (*run.config.training_stages, stage):
-        if isinstance(other, RLStage):
+        if isinstance(other, SamplingStage):
             trained.append(other.rollout.max_prompt_tokens + other.rollout.max_completion_tokens)
         else:
             trained.append(other.max_row_tokens)

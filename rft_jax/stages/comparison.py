@@ -56,9 +56,9 @@ class Comparison:
     def encode(
         config: EvalStage, rows: dict[str, Rows], whole: Config, tokenizer: Tokenizer
     ) -> StageData:
-        """Prompts as tokens, as the last reinforcement stage takes them."""
+        """Prompts as tokens, as the last stage that samples takes them."""
         del config
-        return StageData(valid=encode_prompts(rows["valid"], whole.rl_stages[-1], tokenizer))
+        return StageData(valid=encode_prompts(rows["valid"], whole.sampling_stages[-1], tokenizer))
 
     def run(self, loop: Loop) -> None:
         """Compares the models, unless the results have the comparison already."""

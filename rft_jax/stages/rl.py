@@ -9,8 +9,6 @@ import numpy as np
 
 from rft_jax import data
 from rft_jax.config import Config, DataConfig, RLStage
-from rft_jax.evaluation.audit import make_auditor
-from rft_jax.evaluation.evaluator import make_evaluator
 from rft_jax.graders import Grader, Items
 from rft_jax.graders.template import item_fields
 from rft_jax.host_step import Batches, make_host_step
@@ -22,14 +20,13 @@ from rft_jax.parallel import (
     from_local,
     is_first,
     local_rows,
-    raise_on_all_hosts,
     to_host,
 )
 from rft_jax.runs.batches import bucketed, make_batch
-from rft_jax.runs.constant_record import note_constant
 from rft_jax.runs.datasets import Rows, StageData, encode_prompts, needed_file, read_prompts
 from rft_jax.runs.run import Run
 from rft_jax.stages.base import Compiled, Loop, Row, is_due, scalars_row
+from rft_jax.stages.validation import note_best_constant, open_validation, read_validation
 from rft_jax.step import Batch, StepOutput, compile_step, make_program, train_shardings
 from rft_jax.tokenizers import Tokenizer
 from rft_jax.utils.console import log
@@ -64,12 +61,8 @@ class RL:
     ) -> dict[str, Rows]:
         """Prompts to train on, and those to validate on, which must be others."""
         del workdir
-        rows = {"train": read_prompts(needed_file(files.train, "train", config), grader)}
-        if files.valid:
-            rows["valid"] = read_prompts(files.valid, grader)
-            paths = files.train, files.valid
-            data.check_disjoint(rows["train"].items, rows["valid"].items, paths)
-        return rows
+        train = read_prompts(needed_file(files.train, "train", config), grader)
+        return {"train": train, **read_validation(files, train, grader)}
 
     @staticmethod
     def encode(
@@ -88,9 +81,7 @@ class RL:
         if self.config.rollout.truncates and is_first():
             log(truncation_warning(self.config))
         if self._items.valid is not None and self.eval_interval:
-            with raise_on_all_hosts():
-                if is_first():
-                    note_constant(self._run.directory(self.config), self._grader, self._items.valid)
+            note_best_constant(self._run, self.config, self._items.valid)
         loop.drive(self)
 
     def state_shardings(self) -> TrainState:
@@ -100,27 +91,14 @@ class RL:
     @contextlib.contextmanager
     def open(self) -> Iterator[Compiled]:
         """The step, in one program or cut in two for a grader on the host, and the evaluator."""
-        run, items, grader, audit = self._run, self._items, self._grader, self._run.audit_grader
+        run, items, grader = self._run, self._items, self._grader
         with contextlib.ExitStack() as stack:
             host = stack.enter_context(enter_on_all_hosts(grader.open_host()))
             evaluator = auditor = None
             if items.valid is not None and self.eval_interval > 0:
-                evaluator = make_evaluator(
-                    self._program.sampler,
-                    self._program.grading,
-                    host,
-                    items.valid,
-                    self.config.eval_samples,
-                    run.seed(self.config, "valid"),
-                    at_once=self.config.batch_size * self.config.rollout.group_size,
+                evaluator, auditor = open_validation(
+                    run, self.config, self._program.sampler, host, items.valid, stack
                 )
-                if audit is not None:
-                    auditor = make_auditor(
-                        run,
-                        stack.enter_context(enter_on_all_hosts(audit.open_host())),
-                        Items(items.valid.items, items.valid.source),
-                        run.directory(self.config),
-                    )
             if grader.needs_host:
                 rows = Items(items.prompts.items, items.prompts.source)
                 step = make_host_step(self._program, host, rows, self.config.host_chunks)
