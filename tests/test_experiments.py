@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rft_jax.config import DataConfig
 from rft_jax.config.load import load_config
 from rft_jax.config.validate import validate
 
@@ -30,6 +31,7 @@ VARIANTS = {
 }
 SCRIPTS = (
     "annotations.py",
+    "distillation.py",
     "evidence.py",
     "few_examples.py",
     "graders_that_teach.py",
@@ -68,6 +70,28 @@ def test_graders_that_teach(tmp_path):
         config = script.tuned_config(0, credit, tmp_path / "base")
         assert config.grader["credit"] == credit
         validate(config)
+
+
+def test_distillation(tmp_path):
+    script = load("distillation.py")
+    files = DataConfig(*(f"{tmp_path}/{name}.jsonl" for name in ("train", "valid", "mixed", "x")))
+    validate(script.base_config(0, files))
+    config = script.student_config(0, tmp_path / "base", files, "answers.jsonl")
+    validate(config)
+    completions = {stage.batch_size for stage in config.training_stages}
+    assert completions == {script.PROMPTS, script.PROMPTS * script.SAMPLES}
+    row = {"top1": 0.25, "reward_mean": 0.5, "malformed_rate": 0.0}
+    found = {
+        "models": dict.fromkeys(config.stages[-1].models, row),
+        "paired": [
+            {"a": a, "b": b, "metric": "top1", "difference": 0.1, "low": 0.05, "high": 0.2}
+            for a, b in (("sft_on_larger", "distilled"), ("sdft", "sft_on_answers"))
+        ],
+    }
+    lines = script.lines_of({seed: {"genes_unseen": found} for seed in (0, 1)})
+    assert "| larger_rft | 25.0 / 25.0 | 0.500 / 0.500 | 0.0 / 0.0 |" in lines
+    assert f"| distilled minus sft_on_larger |{' -10.0 [-20.0, -5.0] |' * 2}" in lines
+    assert f"| sdft minus sft_on_answers |{' +10.0 [+5.0, +20.0] |' * 2}" in lines
 
 
 @pytest.mark.slow

@@ -29,7 +29,13 @@ def test_every_setting_can_be_set_as_it_is_shown():
     assert found["stages.NAME.optimizer.clip_norm"] == "1.0"
 
 
-STAGES = (config.SFTStage, config.RLStage, config.EvalStage)
+STAGES = (
+    config.SFTStage,
+    config.RLStage,
+    config.DistillStage,
+    config.SelfDistillStage,
+    config.EvalStage,
+)
 
 
 def test_the_comments_behind_and_above_a_setting_are_shown(capsys):
