@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from rft_jax import data
-from rft_jax.config import Config, DataConfig, DistillationStage, DistillStage, SelfDistillStage
+from rft_jax.config import Config, DataConfig, DistillStage, SelfDistillStage
 from rft_jax.data import PromptRows
 from rft_jax.distill_step import DistillBatch, compile_distill_step, make_distill_program
 from rft_jax.graders import Grader
@@ -31,9 +31,12 @@ class Distillation:
     """What the two stages have in common; each says what teaches and what is read."""
 
     def __init__(
-        self, run: Run, config: DistillationStage, optimizer: optax.GradientTransformation
+        self,
+        run: Run,
+        config: DistillStage | SelfDistillStage,
+        optimizer: optax.GradientTransformation,
     ):
-        self.config: DistillationStage = config
+        self.config = config
         self.optimizer = optimizer
         self.model = run.model(config)
         self.early_stopping_patience = config.early_stopping_patience
@@ -100,11 +103,9 @@ class Distillation:
 class Distill(Distillation):
     """A stage of distillation from another model."""
 
-    config: DistillStage
-
     def __init__(self, run: Run, config: DistillStage):
         super().__init__(run, config, _optimizer(run, config))
-        self.config = config
+        self._settings = config
 
     @staticmethod
     def read(
@@ -126,7 +127,7 @@ class Distill(Distillation):
 
     def open_teacher(self) -> tuple[Model, Params | None]:
         """See `Distillation`."""
-        teacher = open_teacher(self._run, self.config)
+        teacher = open_teacher(self._run, self._settings)
         return teacher.model, teacher.load()
 
 
@@ -168,7 +169,7 @@ class SelfDistill(Distillation):
         return self.model, None
 
 
-def _optimizer(run: Run, config: DistillationStage) -> optax.GradientTransformation:
+def _optimizer(run: Run, config: DistillStage | SelfDistillStage) -> optax.GradientTransformation:
     adapted = run.model_config(config).lora is not None
     return make_optimizer(config.optimizer, config.steps, lora=adapted)
 

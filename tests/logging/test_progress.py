@@ -155,3 +155,13 @@ def test_an_interrupted_stage_gives_the_terminal_back():
         progress.update(row(1, train_reward_mean=0.1))
         raise KeyboardInterrupt
     assert console.file.getvalue().rstrip("\n").endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_a_distilled_stage_shows_its_loss_beside_validations(capsys):
+    with Progress("sdft", 2, console=Console(file=io.StringIO()), distilled=True) as progress:
+        progress.update(row(0, valid_reward_mean=0.25))
+        progress.update(row(1, train_loss=0.5, train_entropy=1.5))
+    heading, before, first = capsys.readouterr().err.splitlines()[1:]
+    assert heading.split() == ["step", "loss", "validation", "entropy", "seconds", "left"]
+    assert before.split()[:3] == ["sdft", "0/2", "0.2500"]
+    assert first.split()[:4] == ["sdft", "1/2", "0.5000", "1.5000"]
