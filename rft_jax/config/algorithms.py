@@ -156,4 +156,4 @@ POLICY_LOSSES = Algorithms(
 )
 ADVANTAGES = Algorithms("advantage", "reward valid config", "group_mean leave_one_out max_at_k")
 IMPORTANCE_WEIGHTS = Algorithms("importance weight", "old sampler mask config", "none tis icepop")
-KL_ESTIMATORS = Algorithms("KL estimator", "new reference mask", "k1 k2 k3")
+KL_ESTIMATORS = Algorithms("KL estimator", "new reference mask", "k1 k1_in_reward k2 k3")

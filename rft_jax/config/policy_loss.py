@@ -82,7 +82,7 @@ class PolicyLossConfig:
     # weights, async_rollout) makes no drift; the update runs the sampler's weights as well.
     score_centering: bool = False
     kl_coefficient: float | None = None  # to the policy that the stage started from
-    # k1, k2 or k3: http://joschu.net/blog/kl-approx.html
+    # k1, k2 or k3: http://joschu.net/blog/kl-approx.html; k1_in_reward: REINFORCE++
     kl_estimator: Algorithm | None = field(default=None, metadata={"algorithms": KL_ESTIMATORS})
     # Times the ratio, so that its gradient is that of KL(new, reference) (DeepSeek-V3.2)
     unbiased_kl: bool = False

@@ -84,6 +84,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "reinforce_pp": _preset(
             "REINFORCE++-baseline",
             "2501.03262",
+            "kl_estimator=k1_in_reward for the KL term of REINFORCE++ itself",
             scale_rewards="none",
             whiten_advantages=True,
             kl_estimator="k2",

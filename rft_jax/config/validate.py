@@ -329,7 +329,13 @@ def _validate_loss(section: str, loss: PolicyLossSettings) -> None:
         raise InputError(f"{section}.kl_coefficient: must be 0 (off) or more")
     if loss.kl_coefficient and loss.kl_estimator == "k1":
         raise InputError(
-            f"{section}.kl_estimator: the gradient of k1 is zero in expectation; use k2 or k3"
+            f"{section}.kl_estimator: the gradient of k1 is zero in expectation; use k1_in_reward, "
+            "k2 or k3"
+        )
+    if loss.unbiased_kl and loss.kl_estimator == "k1_in_reward":
+        raise InputError(
+            f"{section}.unbiased_kl: the gradient of k1_in_reward has its ratio already; set it to "
+            "False, or use k3"
         )
 
 

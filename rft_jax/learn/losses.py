@@ -239,6 +239,25 @@ def k1(new: Array, reference: Array, mask: Array) -> Array:
     return _log_ratio(new, reference, mask)
 
 
+@register_kl_estimator("k1_in_reward")
+def k1_in_reward(new: Array, reference: Array, mask: Array) -> Array:
+    """k1 subtracted from the reward: its value, with the gradient of lower advantages.
+
+    A token's advantage is lower by the k1 of itself and of all tokens after it,
+    A_t - kl_coefficient sum_{i >= t} k1_i, as REINFORCE++ has it. As a term of the loss that is
+    sg(k1_t) + sg(sum_{i >= t} k1_i) (k1_t - sg(k1_t)). On policy its gradient, in expectation, is
+    that of KL(new || reference) of whole sequences, where k2's is that of each token alone. The
+    advantages were scaled or whitened before, without it.
+
+    References:
+        https://arxiv.org/abs/2501.03262, the form without a group's baseline
+    """
+    log_ratio = _log_ratio(new, reference, mask)
+    penalty = jax.lax.stop_gradient(log_ratio)
+    from_here_on = jax.lax.cumsum(penalty, axis=penalty.ndim - 1, reverse=True)
+    return penalty + from_here_on * (log_ratio - penalty)
+
+
 @register_kl_estimator("k2")
 def k2(new: Array, reference: Array, mask: Array) -> Array:
     """(new - reference)^2 / 2: biased for KL(new || reference), but not its gradient on policy.

@@ -10,7 +10,7 @@ import pytest
 
 from rft_jax.config import PolicyLossSettings
 from rft_jax.config.algorithms import ADVANTAGES, IMPORTANCE_WEIGHTS, KL_ESTIMATORS, POLICY_LOSSES
-from rft_jax.learn.losses import aggregate, denominator, k1, k2, k3
+from rft_jax.learn.losses import aggregate, denominator, k1, k1_in_reward, k2, k3
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant", "sequence_sum")
 
@@ -233,6 +233,35 @@ def test_gradients_of_kl_estimators_are_what_their_documentation_says():
     np.testing.assert_allclose(expected_gradient(k1), 0, atol=1e-6)
     np.testing.assert_allclose(expected_gradient(k2), reverse, atol=1e-6)
     np.testing.assert_allclose(expected_gradient(k3), forward, atol=1e-6)
+
+
+def test_k1_in_the_reward_has_the_gradient_of_the_divergence_of_sequences():
+    """Over all sequences of two words, whose second word's policy depends on the first."""
+    first, second = jnp.array([0.4, -0.3, 0.1]), jnp.array([[0.5, 0, -1], [0, 2, 0], [1, 0, 1.0]])
+    others = jnp.array([0.0, 0.7, -0.5]), jnp.array([[0, 1, 0], [-1, 0, 0], [0, 0, 0.5]])
+
+    def sequences(first, second):
+        """Log-probabilities [3, 3, 2] of the words of each sequence."""
+        words = jax.nn.log_softmax(first)[:, None], jax.nn.log_softmax(second)
+        return jnp.stack(jnp.broadcast_arrays(*words), axis=-1)
+
+    reference, mask = sequences(*others), jnp.ones((3, 3, 2), bool)
+
+    def divergence(weights):
+        new = sequences(*weights)
+        return (jnp.exp(new.sum(-1)) * (new - reference).sum(-1)).sum()
+
+    def mean_of_estimates(weights):
+        new = sequences(*weights)
+        drawn = jax.lax.stop_gradient(jnp.exp(new.sum(-1)))
+        return (drawn * k1_in_reward(new, reference, mask).sum(-1)).sum()
+
+    expected, gradient = jax.value_and_grad(divergence)((first, second))
+    found, found_gradient = jax.value_and_grad(mean_of_estimates)((first, second))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for ours, theirs in zip(found_gradient, gradient, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        assert np.abs(theirs).max() > 0.01
 
 
 @pytest.mark.parametrize("estimator", [k1, k3])
