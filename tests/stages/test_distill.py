@@ -39,7 +39,7 @@ SMALL = ModelConfig(name="small", num_layers=1, hidden_size=16, **SIZES)
 LARGER = ModelConfig(name="larger", num_layers=1, hidden_size=32, **SIZES)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2)
 ROLLOUT = RolloutConfig(
-    group_size=2, max_prompt_tokens=64, max_completion_tokens=24, reasoning_effort=8
+    group_size=2, max_prompt_tokens=96, max_completion_tokens=24, reasoning_effort=8
 )
 COMMON = {
     "model": "small",
@@ -52,7 +52,7 @@ COMMON = {
 }
 DISTILL = DistillStage(teacher="larger_sft", eval_interval=3, **COMMON)
 SDFT = SelfDistillStage(
-    data="supervised", max_teacher_prompt_tokens=256, eval_interval=0, teacher_rate=0.5, **COMMON
+    data="supervised", max_teacher_prompt_tokens=384, eval_interval=0, teacher_rate=0.5, **COMMON
 )
 SFT = SFTStage(
     name="larger_sft", model="larger", steps=6, max_row_tokens=256, optimizer=OPTIMIZER,
