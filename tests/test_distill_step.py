@@ -94,6 +94,7 @@ def test_a_step_counts_and_learns(tokenizer):
     assert 0 < metrics["completion_tokens"] <= B * 2 * 12
 
 
+@pytest.mark.slow
 def test_the_teacher_that_is_an_average_is_in_the_state(tokenizer):
     made = Step(tokenizer, optimizer=with_average(optax.sgd(0.5), 0.25), itself=True)
     before = jax.device_get(made.start())

@@ -107,9 +107,11 @@ def test_the_gradient_in_logits_is_p_times_the_log_ratio_less_its_mean(pair):
 
 
 def test_the_jsd_over_its_weight_becomes_either_kl(pair):
+    less = [x / 3 for x in pair]  # so that no ratio of probabilities is large
+    less = [jax.nn.log_softmax(x) for x in less]
     for beta, other in ((1e-3, forward_kl), (1 - 1e-3, reverse_kl)):
-        jsd = generalized_jsd(*pair, beta) / min(beta, 1 - beta)
-        np.testing.assert_allclose(jsd, other(*pair, beta), rtol=0.05)
+        jsd = generalized_jsd(*less, beta) / min(beta, 1 - beta)
+        np.testing.assert_allclose(jsd, other(*less, beta), rtol=0.02)
 
 
 def weights(model, seed):
@@ -200,11 +202,20 @@ def test_nothing_moves_a_student_that_is_its_teacher(student, sampled):
     assert metrics["loss"] > 0.01 and metrics["grad_norm"] > 0.01
 
 
-def test_chunks_and_micro_batches_change_memory_only(student, teacher, sampled):
+@pytest.fixture(scope="module")
+def in_parts(student, teacher):
+    """The same in chunks and micro-batches, without the completions that were cut."""
+    rollout = dataclasses.replace(STAGE.rollout, truncated_completions="mask")
+    settings = {"logit_chunk": 3, "gradient_accumulation": 2, "rollout": rollout}
+    return distiller(student, teacher, **settings)
+
+
+def test_chunks_and_micro_batches_change_memory_only(student, teacher, sampled, in_parts):
     theirs, state = weights(teacher, 1), init_state(weights(student, 0), SGD, 0)
+    ended = sampled.completions._replace(stopped_BG=jnp.ones((B, G), bool))
+    sampled = sampled._replace(completions=ended)
     whole, metrics = update(distiller(student, teacher), state, theirs, sampled)
-    cut = distiller(student, teacher, logit_chunk=3, gradient_accumulation=2)
-    parts, cut_metrics = update(cut, state, theirs, sampled)
+    parts, cut_metrics = update(in_parts, state, theirs, sampled)
     np.testing.assert_allclose(cut_metrics["loss"], metrics["loss"], rtol=1e-5)
     moved = optax.tree.norm(jax.tree.map(jnp.subtract, whole.params, state.params))
     apart = optax.tree.norm(jax.tree.map(jnp.subtract, whole.params, parts.params))
@@ -220,25 +231,24 @@ def test_a_chunk_at_a_time_has_logits(student, teacher, sampled):
 
 
 def test_steps_bring_the_student_to_the_teacher(student, teacher, sampled):
-    theirs, state = weights(teacher, 1), init_state(weights(student, 0), optax.adam(0.02), 0)
-    program, losses = distiller(student, teacher, optax.adam(0.02)), []
-    for _ in range(15):
+    theirs, state = weights(teacher, 1), init_state(weights(student, 0), SGD, 0)
+    program, losses = distiller(student, teacher), []
+    for _ in range(30):
         state, metrics = update(program, state, theirs, sampled)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_cut_completions_are_left_out_where_that_is_asked_for(student, teacher, sampled):
+def test_cut_completions_are_left_out_where_that_is_asked_for(student, teacher, sampled, in_parts):
     completions = sampled.completions
     stopped_BG = jnp.arange(B * G).reshape(B, G) % 2 == 0
     batch = sampled._replace(completions=completions._replace(stopped_BG=stopped_BG))
     state, theirs = init_state(weights(student, 0), SGD, 0), weights(teacher, 1)
-    masked = dataclasses.replace(STAGE.rollout, truncated_completions="mask")
-    _, metrics = update(distiller(student, teacher, rollout=masked), state, theirs, batch)
+    _, metrics = update(in_parts, state, theirs, batch)
     own = completions.policy_mask_BGT & stopped_BG[..., None]
     batch = batch._replace(completions=completions._replace(policy_mask_BGT=own))
     _, expected = update(distiller(student, teacher), state, theirs, batch)
-    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
