@@ -89,7 +89,7 @@ def test_a_step_counts_and_learns(tokenizer):
     made = Step(tokenizer)
     state, metrics = made.step(made.start(), made.batch(tokenizer))
     assert int(state.step) == 1 and int(state.cursor) == B
-    assert metrics["loss"] > 0.01 and metrics["grad_norm"] > 0
+    assert metrics["loss"] > 0.001 and metrics["grad_norm"] > 0
     assert metrics["sampler_learner_logprob_gap"] < 1e-5
     assert 0 < metrics["completion_tokens"] <= B * 2 * 12
 
