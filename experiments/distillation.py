@@ -11,7 +11,7 @@ reinforced. Then the small base learns, with equally many steps and completions,
 
 and all are compared on genes with and without a training case. SDFT needs a model that can make use
 of an answer in its prompt, which one from scratch must have learned: every third pre-training item
-has the answer's first gene behind the patient. Seven minutes a seed on one core of a CPU. Writes
+has the answer's first gene behind the patient. Eight minutes a seed on one core of a CPU. Writes
 distillation.md and .json into the work directory; `--seeds 0` does one of them, and stopped, the
 same command goes on.
 """
