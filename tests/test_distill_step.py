@@ -85,6 +85,7 @@ class Step:
         return jax.device_put(batch, batch_sharding(self.mesh))
 
 
+@pytest.mark.slow
 def test_a_step_counts_and_learns(tokenizer):
     made = Step(tokenizer)
     state, metrics = made.step(made.start(), made.batch(tokenizer))

@@ -3,6 +3,11 @@
 from rft_jax.config.optimizer import OptimizerConfig as OptimizerConfig
 from rft_jax.config.policy_loss import PolicyLossConfig as PolicyLossConfig
 from rft_jax.config.policy_loss import PolicyLossSettings as PolicyLossSettings
+from rft_jax.config.rope import LinearRope as LinearRope
+from rft_jax.config.rope import Llama3Rope as Llama3Rope
+from rft_jax.config.rope import ProportionalRope as ProportionalRope
+from rft_jax.config.rope import RopeScaling as RopeScaling
+from rft_jax.config.rope import YarnRope as YarnRope
 from rft_jax.config.schema import DEMONSTRATION_GAPS as DEMONSTRATION_GAPS
 from rft_jax.config.schema import GPU_MEMORY_FRACTION as GPU_MEMORY_FRACTION
 from rft_jax.config.schema import NOT_OF_SOURCE as NOT_OF_SOURCE
@@ -16,16 +21,12 @@ from rft_jax.config.schema import DistillStage as DistillStage
 from rft_jax.config.schema import EvalStage as EvalStage
 from rft_jax.config.schema import HostOptions as HostOptions
 from rft_jax.config.schema import LayerType as LayerType
-from rft_jax.config.schema import LinearRope as LinearRope
-from rft_jax.config.schema import Llama3Rope as Llama3Rope
 from rft_jax.config.schema import LoraConfig as LoraConfig
 from rft_jax.config.schema import LoraTarget as LoraTarget
 from rft_jax.config.schema import MeshConfig as MeshConfig
 from rft_jax.config.schema import ModelConfig as ModelConfig
-from rft_jax.config.schema import ProportionalRope as ProportionalRope
 from rft_jax.config.schema import RLStage as RLStage
 from rft_jax.config.schema import RolloutConfig as RolloutConfig
-from rft_jax.config.schema import RopeScaling as RopeScaling
 from rft_jax.config.schema import SamplingStage as SamplingStage
 from rft_jax.config.schema import SelfDistillStage as SelfDistillStage
 from rft_jax.config.schema import SFTStage as SFTStage
@@ -33,4 +34,3 @@ from rft_jax.config.schema import StageConfig as StageConfig
 from rft_jax.config.schema import TfdsConfig as TfdsConfig
 from rft_jax.config.schema import TokenizerConfig as TokenizerConfig
 from rft_jax.config.schema import TrainingStageConfig as TrainingStageConfig
-from rft_jax.config.schema import YarnRope as YarnRope

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from rft_jax.config import optimizer, policy_loss, schema
+from rft_jax.config import optimizer, policy_loss, rope, schema
 from rft_jax.config.presets import presets_text
 from rft_jax.config.types import alternatives, is_settings_class
 
@@ -93,7 +93,7 @@ def _allowed(field: dataclasses.Field, kind: Any) -> str:
 def _notes() -> dict[tuple[str, str], str]:
     """The comment behind each field, or in the lines right above it, by class and field."""
     found: dict[tuple[str, str], str] = {}
-    for module in (optimizer, policy_loss, schema):
+    for module in (optimizer, policy_loss, rope, schema):
         found |= _notes_of(inspect.getsource(module))
     return found
 

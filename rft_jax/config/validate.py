@@ -252,6 +252,10 @@ def _validate_distillation(
 ) -> None:
     """The rules that both stages of distillation share."""
     _validate_sampling(section, stage, config, earlier)
+    if stage.early_stopping_patience and not config.grader:
+        raise InputError(
+            f"{section}.early_stopping_patience: needs evaluations; name a grader as well"
+        )
     require_positive(section, stage, "gradient_accumulation", "logit_chunk")
     require(section, stage, "jsd_beta", lambda beta: 0 < beta < 1, "lie in (0, 1)")
     require_divisor(section, stage.gradient_accumulation, stage.batch_size)

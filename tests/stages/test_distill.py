@@ -22,6 +22,7 @@ from rft_jax.config import (
     SFTStage,
     TokenizerConfig,
 )
+from rft_jax.config.overrides import to_json
 from rft_jax.logging.metrics import MetricsFile
 from rft_jax.plan import parse_topology
 from rft_jax.plan.plan import estimate_plan
@@ -78,8 +79,16 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    """A run of self-distillation, without a grader, which no stage needs."""
+    workdir = tmp_path_factory.mktemp("alone")
+    train(with_stages(config, SDFT, grader=""), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
-    """A run without a grader, which no stage needs."""
+    """A run of all stages without a grader."""
     workdir = tmp_path_factory.mktemp("finished")
     train(dataclasses.replace(config, grader=""), workdir)
     return workdir
@@ -96,22 +105,29 @@ def weights(workdir):
     return jax.device_get(run.load_params(stage, step))
 
 
-def test_each_stage_has_its_metrics(finished):
-    for stage in ("distill", "sdft"):
-        lines = rows(finished, stage)
-        assert [row["step"] for row in lines] == [1, 2, 3]
-        for row in lines:
-            assert row["train_loss"] > 0 and row["train_entropy"] > 0
-            assert row["train_sampler_learner_logprob_gap"] < 1e-4
-            assert row["train_completion_tokens"] > 0 and "train_reward_mean" not in row
+def check_metrics(lines):
+    assert [row["step"] for row in lines] == [1, 2, 3]
+    for row in lines:
+        assert row["train_loss"] > 0 and row["train_entropy"] > 0
+        assert row["train_sampler_learner_logprob_gap"] < 1e-4
+        assert row["train_completion_tokens"] > 0 and "train_reward_mean" not in row
+
+
+def test_self_distillation_has_its_metrics(alone):
+    check_metrics(rows(alone, "sdft"))
+
+
+@pytest.mark.slow
+def test_distillation_has_its_metrics_and_learns(finished):
+    check_metrics(rows(finished, "distill"))
     losses = [row["train_loss"] for row in rows(finished, "distill")]
     assert losses[-1] < losses[0]
 
 
-def test_the_terminal_shows_what_is_minimized(finished, capsys):
-    assert entry.main(["show", "--workdir", str(finished)]) == 0
+def test_the_terminal_shows_what_is_minimized(alone, capsys):
+    assert entry.main(["show", "--workdir", str(alone)]) == 0
     text = capsys.readouterr().out
-    assert "distill" in text and "Loss" in text
+    assert "sdft" in text and "Loss" in text
 
 
 @pytest.mark.slow
@@ -146,13 +162,14 @@ def with_stages(config, *stages, **settings):
         ({"teacher": "nowhere/sft"}, r"nowhere/sft: not a work directory"),
         ({"divergence": "l2"}, r"stages.distill.divergence: 'l2' is not one of reverse_kl"),
         ({"jsd_beta": 1.0}, r"stages.distill.jsd_beta: must lie in \(0, 1\)"),
+        ({"early_stopping_patience": 1}, r"early_stopping_patience: needs evaluations; name a gr"),
         ({"gradient_accumulation": 3}, r"gradient_accumulation: 3 does not divide the batch"),
         ({"batch_size": 64}, r"stages.distill.batch_size: 64 prompts a step"),
     ],
 )
 def test_bad_distillation_is_refused(config, stage, message, tmp_path):
     changed = dataclasses.replace(DISTILL, **stage)
-    refused(with_stages(config, SFT, changed), message, tmp_path / "run")
+    refused(with_stages(config, SFT, changed, grader=""), message, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -178,22 +195,23 @@ def test_prompts_without_answers_are_no_demonstrations(config, tmp_path):
     refused(with_stages(config, SDFT, data=files), message, tmp_path / "run")
 
 
-def test_a_teacher_of_another_tokenizer_is_refused(config, finished, tmp_path):
-    stage = dataclasses.replace(DISTILL, teacher=str(finished / "larger_sft"))
+def test_a_teacher_of_another_tokenizer_is_refused(config, alone, tmp_path):
+    stage = dataclasses.replace(DISTILL, teacher=str(alone / "sdft"))
     other = with_stages(config, stage, tokenizer=TokenizerConfig(vocab_size=420))
-    message = rf"stages.distill.teacher: {finished}/larger_sft has another tokenizer than the stu"
+    message = rf"stages.distill.teacher: {alone}/sdft has another tokenizer than the stu"
     refused(other, message, tmp_path / "run")
     checkpoint = write_small(tmp_path / "checkpoint")
     stage = dataclasses.replace(DISTILL, teacher=str(checkpoint))
     refused(with_stages(config, stage), "checkpoint has another tokenizer", tmp_path / "run")
 
 
-def test_bad_input_is_one_sentence_and_status_2(config, finished, capsys, tmp_path):
-    """As it is typed; the experiment is that of the run."""
-    file = tmp_path / "experiment.py"
+def test_bad_input_is_one_sentence_and_status_2(config, capsys, tmp_path):
+    """As it is typed."""
+    file, stored = tmp_path / "experiment.py", tmp_path / "config.json"
+    stored.write_text(json.dumps(to_json(config)))
     file.write_text(
         "from pathlib import Path\nfrom rft_jax.config.overrides import read_config\n"
-        f"def get_config():\n    return read_config(Path({str(finished / 'config.json')!r}))\n"
+        f"def get_config():\n    return read_config(Path({str(stored)!r}))\n"
     )
     command = ["train", "--config", str(file), "--workdir", str(tmp_path / "run")]
     assert entry.main([*command, "--config.stages.distill.teacher=tutor"]) == 2
@@ -240,8 +258,8 @@ def test_a_teacher_of_another_run_stays_the_one_with_which_the_stage_began(
     other = Path(shutil.copytree(finished, tmp_path / "other"))
     stage = dataclasses.replace(DISTILL, teacher=str(other / "larger_sft"), eval_interval=0)
     tokenizer = TokenizerConfig(path=str(other / "tokenizer.model"))
-    alone = with_stages(config, dataclasses.replace(stage, steps=2), tokenizer=tokenizer)
-    train(alone, tmp_path / "run")
+    short = with_stages(config, dataclasses.replace(stage, steps=2), tokenizer=tokenizer)
+    train(short, tmp_path / "run")
     assert json.loads((tmp_path / "run/distill/teacher.json").read_text()) == {"step": 6}
     whole = with_stages(config, stage, tokenizer=tokenizer)
     train(whole, tmp_path / "whole")
