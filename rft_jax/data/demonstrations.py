@@ -54,6 +54,8 @@ def _shown(item: JsonObject, template: str) -> JsonObject:
     *before, question, answer = item["messages"]
     text, thought = split_thought(message_text(answer), answer.get("reasoning_content"))
     shown = "\n".join(filter(None, (thought, text)))
-    texts = dict(zip(DEMONSTRATION_GAPS, (message_text(question), shown), strict=True))
+    texts: dict[str, str] = dict(
+        zip(DEMONSTRATION_GAPS, (message_text(question), shown), strict=True)
+    )
     content = _GAP.sub(lambda gap: texts[gap[0]], template)
     return item | {"messages": [*before, question | {"content": content}]}

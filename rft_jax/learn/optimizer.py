@@ -184,10 +184,10 @@ def with_average(
         return Averaged(optimizer.init(params), jax.tree.map(jnp.copy, params))
 
     def update(
-        gradient: Params, state: Averaged, params: Params | None = None
-    ) -> tuple[Params, Averaged]:
-        assert params is not None, "an average of weights needs the weights"
-        updates, inner = optimizer.update(gradient, state.optimizer, params)
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Averaged]:
+        assert isinstance(state, Averaged) and params is not None, "it averages the weights"
+        updates, inner = optimizer.update(updates, state.optimizer, params)
         average = jax.tree.map(
             lambda old, new: (1 - rate) * old + rate * new,
             state.average,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from rft_jax.config import RLStage
+from rft_jax.config import SamplingStage
 from rft_jax.config.overrides import to_json
 from rft_jax.models import hugging_face
 from rft_jax.runs.checkpoint import METRIC
@@ -94,7 +94,7 @@ def _longest(model: OpenModel) -> int:
     """Tokens of the longest sequence that the run's stages let the model see."""
     lengths = [
         stage.rollout.max_prompt_tokens + stage.rollout.max_completion_tokens
-        if isinstance(stage, RLStage)
+        if isinstance(stage, SamplingStage)
         else stage.max_row_tokens
         for stage in model.run.config.training_stages
         if stage.model == model.stage.model

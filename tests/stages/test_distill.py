@@ -130,6 +130,13 @@ def test_the_terminal_shows_what_is_minimized(alone, capsys):
     assert "sdft" in text and "Loss" in text
 
 
+def test_a_distilled_model_is_exported_with_the_lengths_that_it_saw(alone, tmp_path):
+    command = ["export", "--workdir", str(alone), "--format", "hf", "--out", str(tmp_path / "hf")]
+    assert entry.main(command) == 0
+    settings = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert settings["max_position_embeddings"] == 96 + 24
+
+
 @pytest.mark.slow
 def test_with_a_grader_stages_are_validated_and_compared(config, finished, tmp_path):
     """Which changes nothing in what they learn."""
