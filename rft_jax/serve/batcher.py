@@ -309,7 +309,7 @@ class Batcher:
             np.array([len(one.prompt) for one in filled], np.int32),
             np.array([one.slot for one in filled], np.int32),
             jax.tree.map(lambda *values: np.stack(values), *(one.sample for one in filled)),
-            np.int32(count),
+            np.array(count, np.int32),
         )
 
     def _dispatch(self) -> None:
