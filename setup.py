@@ -98,6 +98,7 @@ setup(
     extras_require={
         "test": [
             *SERVE,
+            "gguf>=0.17",
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "jsonschema>=4.20",
@@ -122,6 +123,7 @@ setup(
             "pint>=0.24",
             "math-verify>=0.9",
             "llguidance>=1.9",
+            "accelerate",  # with which transformers reads GGUF files
             "tensorboard",
             # What executes the notebooks of colab/.
             "nbclient>=0.10",
@@ -130,6 +132,8 @@ setup(
         ],
         # Symbolic equality of formulas, for graders of type `math` that ask for it.
         "math": ["math-verify>=0.9"],
+        # `rft export --format gguf`.
+        "gguf": ["gguf>=0.17"],
         # `rft serve`: OpenAI's fine-tuning API. The client is there for `rft record` and the tests.
         "serve": SERVE,
         "notebooks": ["matplotlib>=3.9"],

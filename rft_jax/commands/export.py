@@ -12,11 +12,12 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser("export", help="write a model for other programs")
     add_model(parser)
     parser.add_argument(
-        "--format", choices=("hf", "peft"), required=True,
-        help="a directory for transformers, adapters merged; or the adapter for PEFT",
+        "--format", choices=("hf", "peft", "gguf"), required=True,
+        help="a directory for transformers, adapters merged; the adapter for PEFT; or one file for "
+        "llama.cpp",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, help="new directory")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"))
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"))
     parser.set_defaults(run=run)
 
 

@@ -81,10 +81,11 @@ class TokenizerConfig:
 
 # What a layer does in the place of attention: attend to all tokens, to those of a window, to all
 # without rotary positions (SmolLM 3), to all with heads of another size than sliding layers
-# (Gemma 4: global); Gated DeltaNet (Qwen 3.5). Shared ones, which come last, read the keys and
-# values of the last sliding or global layer before them.
+# (Gemma 4: global); Gated DeltaNet (Qwen 3.5); a short convolution (LFM2). Shared ones, which come
+# last, read the keys and values of the last sliding or global layer before them.
 LayerType = Literal[
-    "full", "sliding", "nope", "global", "shared_sliding", "shared_global", "delta_net"
+    *("full", "sliding", "nope", "global", "shared_sliding", "shared_global"),
+    *("delta_net", "short_conv"),
 ]
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -143,6 +144,7 @@ class ModelConfig:
     attention_gate: bool = False  # a sigmoid of the layer's input on attention, as in Qwen 3.5
     attention_scale: float | None = None  # on the scores; None: head_dim**-0.5
     attention_softcap: float | None = None  # c tanh(score / c), as in Gemma 2
+    attention_sinks: bool = False  # a learned score a head without a value, as in gpt-oss
     logit_softcap: float | None = None  # the same on the final logits
     attention_pattern: tuple[LayerType, ...] = ("full",)  # repeated over layers
     sliding_window: int = 0  # tokens that a sliding layer sees, with the current one
@@ -158,7 +160,10 @@ class ModelConfig:
     # from the token's embedding, are added to what the layer gives. 0: off.
     per_layer_size: int = 0
     layer_scale: bool = False  # a factor on what each layer gives, as in Gemma 4
+    conv_width: int = 3  # tokens that a `short_conv` layer sees, with the current one: LFM2's
     activation: Literal["silu", "gelu_tanh"] = "silu"  # of the gated MLP: SwiGLU or GeGLU
+    # gpt-oss's SwiGLU: gate sigmoid(1.702 gate) (up + 1), of both bounded by this; None: off.
+    swiglu_limit: float | None = None
     norm_weight_offset: bool = False  # RMSNorm multiplies by 1 + its weight, as in Gemma
     sandwich_norms: bool = False  # norms also behind attention and MLP, as in Gemma 2
     pre_norms: bool = True  # norms before attention and MLP; not in OLMo 3
@@ -173,14 +178,17 @@ class ModelConfig:
     experts: int = 0  # mixture of experts instead of one MLP; 0: off
     experts_per_token: int = 0
     normalize_experts: bool = True  # the chosen experts' weights sum to 1
+    # The hidden layer of an expert for all tokens, gated by a sigmoid, as in Qwen 3.5; 0: none.
+    shared_expert_size: int = 0
+    expert_bias: bool = False  # biases in router and experts, as in gpt-oss
     # What the backward pass recomputes of a layer: all; all but the products with weights, whose
     # results are kept; nothing.
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
     # Of many queries, as in the update. pallas: a kernel for TPUs, where the lengths of prompts and
     # completions are multiples of 128, up to 2,048. cudnn: NVIDIA's for its GPUs since Ampere, in
-    # bfloat16, for even lengths, head dimensions up to 128 and no softcap. xla where these do not
-    # hold. auto: that of the platform.
+    # bfloat16, for even lengths and head dimensions up to 128, without softcap and sinks. xla where
+    # these do not hold. auto: that of the platform.
     attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
     # Of one query a row, in the loop over tokens. triton: a kernel for NVIDIA's GPUs since Ampere,
     # in bfloat16, for head dimensions that are powers of two from 16 to 256, and not for a cache in

@@ -136,6 +136,11 @@ def _validate_model(model: ModelConfig) -> None:
         raise InputError(f"{section}.rotary_dim: must lie between 2 and head_dim")
     if (model.rotary_dim or 0) % 2:
         raise InputError(f"{section}.rotary_dim: rotary positions need an even number")
+    if "short_conv" in model.attention_pattern:
+        _positive(section, model, "conv_width")
+    if model.swiglu_limit is not None:
+        _require(section, model, "swiglu_limit", lambda limit: limit > 0, "be above 0")
+    _require(section, model, "shared_expert_size", lambda size: size >= 0, "be 0 (none) or more")
     if "delta_net" in model.attention_pattern:
         _validate_delta_net(section, model.delta_net)
     validate_sharing(section, model)
@@ -447,6 +452,7 @@ _AXIS_SETTINGS = {
     "embed": "hidden_size",
     "num_kv_heads": "num_kv_heads",
     "mlp": "intermediate_size",
+    "shared_mlp": "shared_expert_size",
     "delta_heads": "delta_net.num_value_heads",
     "per_layer_table": "num_layers x per_layer_size",
 }

@@ -237,10 +237,13 @@ def _read(opened: OpenModel, output: Rollout, b: int, g: int) -> JsonObject:
     tokenizer = opened.run.tokenizer
     ids = output.tokens_BGT[b, g, : output.length_BG[b, g]].tolist()
     answer = slice(output.answer_start_BG[b, g], output.answer_end_BG[b, g])
+    thought, lead = ids[: output.thinking_tokens_BG[b, g]], list(tokenizer.lead_ids)
+    if lead and thought[-len(lead) :] == lead:
+        thought = thought[: -len(lead)]
     text = tokenizer.decode(ids[answer])
     return {
         "text": text.lstrip("\n") if tokenizer.answer_separator else text,
-        "thought": tokenizer.decode(ids[: output.thinking_tokens_BG[b, g]]),
+        "thought": tokenizer.decode(thought),
         "stop_reason": "stop" if output.stopped_BG[b, g] else "length",
         "token_ids": ids,
     }

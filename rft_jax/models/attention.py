@@ -70,6 +70,18 @@ def merge(a: Partial, b: Partial) -> Array:
     return weight_RKMT * a.out_RKMTQ + (1 - weight_RKMT) * b.out_RKMTQ
 
 
+def with_sinks(partial: Partial, score_KM: Array) -> Partial:
+    """The partial with one key more for each head, of a given score and of no value.
+
+    What attends to nothing attends to it (https://arxiv.org/abs/2508.10925).
+    """
+    score_KM1 = score_KM.astype(jnp.float32)[..., None]
+    weight_RKMT = jax.nn.sigmoid(partial.lse_RKMT - score_KM1)
+    return Partial(
+        partial.out_RKMTQ * weight_RKMT[..., None], jnp.logaddexp(partial.lse_RKMT, score_KM1)
+    )
+
+
 def soft_cap(x: Array, cap: float | None) -> Array:
     """Bounds the absolute value smoothly; None leaves it."""
     return x if cap is None else cap * jnp.tanh(x / cap)

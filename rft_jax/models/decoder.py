@@ -35,9 +35,21 @@ from rft_jax.models.layer_kinds import (
 )
 from rft_jax.models.layer_kinds.base import INNER_STD
 from rft_jax.models.linear import PRODUCT, Weight, embed, linear, unembed
-from rft_jax.models.mlp import ACTIVATIONS, expert_mlp, gated_mlp
+from rft_jax.models.mlp import (
+    ACTIVATIONS,
+    EXPERT_BIASES,
+    EXPERTS,
+    MLP,
+    SHARED_EXPERT,
+    ExpertBiases,
+    Gating,
+    expert_mlp,
+    gated_mlp,
+    mlp_weights,
+    shared_expert,
+)
 from rft_jax.models.norms import rms_norm
-from rft_jax.parallel import batch_parts, constrain, shard_experts
+from rft_jax.parallel import batch_parts, constrain, shard_experts, tensor_parts
 from rft_jax.utils.types import PyTree
 
 _KEPT = {
@@ -248,7 +260,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, kind: LayerKind, layers: int, *, rngs: nnx.Rngs):
         c, n = config, layers
-        inner, outer = INNER_STD, INNER_STD / (2 * config.num_layers) ** 0.5
+        outer = INNER_STD / (2 * config.num_layers) ** 0.5
 
         def weight(
             axes: tuple[str, ...], shape: tuple[int, ...], std: float, mean: float = 0.0
@@ -267,20 +279,11 @@ class Block(nnx.Module):
         if c.sandwich_norms:
             self.post_attention_norm_D = norm("embed", c.hidden_size)
             self.post_mlp_norm_D = norm("embed", c.hidden_size)
-        if c.experts:
-            expert = (("experts", "embed", "mlp"), (c.experts, c.hidden_size, c.intermediate_size))
-            back = (("experts", "mlp", "embed"), (c.experts, c.intermediate_size, c.hidden_size))
-            self.router_DE = weight(("embed", "experts"), (c.hidden_size, c.experts), inner)
-            self.gate_EDF = weight(*expert, inner)
-            self.up_EDF = weight(*expert, inner)
-            self.down_EFD = weight(*back, outer)
-        else:
-            self.gate_DF = weight(("embed", "mlp"), (c.hidden_size, c.intermediate_size), inner)
-            self.up_DF = weight(("embed", "mlp"), (c.hidden_size, c.intermediate_size), inner)
-            self.down_FD = weight(("mlp", "embed"), (c.intermediate_size, c.hidden_size), outer)
+        for name, value in mlp_weights(c, weight, outer).items():
+            setattr(self, name, value)
         if c.per_layer_size:
             inner_axes, sizes = ("embed", "per_layer"), (c.hidden_size, c.per_layer_size)
-            self.per_layer_gate_DI = weight(inner_axes, sizes, inner)
+            self.per_layer_gate_DI = weight(inner_axes, sizes, INNER_STD)
             self.per_layer_out_ID = weight(inner_axes[::-1], sizes[::-1], outer)
             self.per_layer_norm_D = norm("embed", c.hidden_size)
         if c.layer_scale:
@@ -334,22 +337,34 @@ class Block(nnx.Module):
 
     def _mlp(self, h_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
         c = self.config
+        gating = Gating(c.activation, c.swiglu_limit)
         if not c.experts:
-            gate_DF, up_DF, down_FD = (
-                weight.get_value() for weight in (self.gate_DF, self.up_DF, self.down_FD)
-            )
-            return gated_mlp(h_BSTD, gate_DF, up_DF, down_FD, c.activation)
+            return gated_mlp(h_BSTD, *map(self.weight, MLP), gating)
+        out_BSTD = self._experts(h_BSTD, gating, row_sharding)
+        if not c.shared_expert_size:
+            return out_BSTD
+        return out_BSTD + shared_expert(h_BSTD, *map(self.weight, SHARED_EXPERT), gating)
+
+    def _experts(self, h_BSTD: Array, gating: Gating, row_sharding: NamedSharding | None) -> Array:
+        c = self.config
+        # Rows that the mesh does not divide are sorted over all devices, and have no gradient on
+        # TPUs, whose kernel the compiler cannot split. Batches of a run are divided.
+        apart = row_sharding is None or _divides(row_sharding, h_BSTD)
+        mesh = None if row_sharding is None else row_sharding.mesh
 
         def mixture(weights: PyTree, h_BSTD: Array, /) -> Array:
+            biases = ExpertBiases(*map(weights.get, EXPERT_BIASES)) if c.expert_bias else None
             return expert_mlp(
                 h_BSTD,
-                **weights,
-                activation=c.activation,
+                *map(weights.get, EXPERTS),
+                biases,
+                gating=gating,
                 chosen=c.experts_per_token,
                 normalize=c.normalize_experts,
+                parts=tensor_parts(mesh) if apart else 1,
             )
 
-        names = ("router_DE", "gate_EDF", "up_EDF", "down_EFD")
+        names = EXPERTS + (EXPERT_BIASES if c.expert_bias else ())
         variables = {name: getattr(self, name) for name in names}
         weights = {name: variable.get_value() for name, variable in variables.items()}
         for name, weight in weights.items():
@@ -358,10 +373,7 @@ class Block(nnx.Module):
         axes = {name: variable.axes[1:] for name, variable in variables.items()}
         if isinstance(weights["gate_EDF"], Int8):
             axes = quantized_axes(axes)
-        # Rows that the mesh does not divide are sorted over all devices, and have no gradient on
-        # TPUs, whose kernel the compiler cannot split. Batches of a run are divided.
-        if row_sharding is None or _divides(row_sharding, h_BSTD):
-            mesh = None if row_sharding is None else row_sharding.mesh
+        if apart:
             mixture = shard_experts(mixture, axes, mesh)
         return mixture(weights, h_BSTD)
 

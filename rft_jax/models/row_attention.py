@@ -17,7 +17,7 @@ from jax import Array
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import attention_kernel
-from rft_jax.models.attention import Partial, merge, partial_attention
+from rft_jax.models.attention import Partial, merge, partial_attention, with_sinks
 from rft_jax.parallel import shard_heads
 from rft_jax.parallel.mesh import AnyMesh
 
@@ -30,6 +30,7 @@ class Keys(NamedTuple):
     k_xKUQ: Array  # x is R = B x S rows, or B prompts whose rows share them
     v_xKUQ: Array
     mask_BSTU: Array  # axes S and T of size 1 broadcast
+    sink_KM: Array | None = None  # scores of sinks beside them
 
 
 Attention: TypeAlias = Callable[[Array, Keys, Keys | None], Array]
@@ -66,7 +67,8 @@ def fused_attention(config: ModelConfig, mesh: AnyMesh | None) -> Attention:
     def attention(q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
         T, Q = q_BSKMTQ.shape[-2:]
         keys = own.k_xKUQ.shape[-2] + (0 if shared is None else shared.k_xKUQ.shape[-2])
-        if softcap is None and cudnn_takes(T, keys, Q, q_BSKMTQ.dtype):
+        plainly = softcap is None and own.sink_KM is None
+        if plainly and cudnn_takes(T, keys, Q, q_BSKMTQ.dtype):
             return _joined(joint, q_BSKMTQ, own, shared)
         return plain(q_BSKMTQ, own, shared)
 
@@ -117,6 +119,8 @@ def _merged(
 ) -> Array:
     """By a partial of each set of keys."""
     partial = attend(of_rows(q_BSKMTQ), *own[:2], of_rows(own.mask_BSTU))
+    if own.sink_KM is not None:
+        partial = with_sinks(partial, own.sink_KM)
     out = partial.out_RKMTQ
     if shared is not None:
         out = merge(partial, _shared_partial(attend, q_BSKMTQ, shared))

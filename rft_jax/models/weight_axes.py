@@ -27,6 +27,11 @@ INPUTS = {
     "per_layer_from_DLI": "D",
     "per_layer_gate_DI": "D",
     "per_layer_out_ID": "I",
+    "shared_gate_DF": "D",
+    "shared_up_DF": "D",
+    "shared_down_FD": "F",
+    "conv_in_DXC": "D",
+    "conv_out_CD": "C",
 }
 STACKED = "E"  # experts; layers have no letter
 

@@ -25,6 +25,7 @@ from rft_jax.parallel.rules import (
     shard_heads,
     shard_over_batch,
     shardings,
+    tensor_parts,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "shard_heads",
     "shard_over_batch",
     "shard_experts",
+    "tensor_parts",
     "enter_on_all_hosts",
     "replicated",
     "shardings",

@@ -27,9 +27,11 @@ LEARNER_RULES: Rules = {
     "head_dim": None,
     "mlp": "tensor",
     "experts": None,
+    "shared_mlp": "tensor",  # of the expert for all tokens
     "rank": None,  # of an adapter
     "delta_heads": "tensor",
     "channels": None,  # of a convolution over time
+    "gates": None,  # beside its inputs
     "taps": None,
     "per_layer": None,  # numbers of a token for each layer
     "per_layer_table": "fsdp",  # those for all layers, in a table
@@ -113,6 +115,16 @@ def shard_experts(
 
     # Not jnp.sum, which sums, and sends, bfloat16 in float32.
     return lambda weights, batch: jax.lax.reduce_sum(split(weights, batch), (0,))
+
+
+def tensor_parts(mesh: AnyMesh | None) -> int:
+    """How many parts `shard_experts` makes of the weights.
+
+    Args:
+        mesh: As there.
+    """
+    shape = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
+    return shape.get("tensor", 1)
 
 
 def shard_heads(function: Callable[..., R], mesh: AnyMesh | None) -> Callable[..., R]:

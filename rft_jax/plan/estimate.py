@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 
-from rft_jax.config import RolloutConfig
+from rft_jax.config import ModelConfig, RolloutConfig
 from rft_jax.models import Model, base
 from rft_jax.models.attention_kernel import takes
 from rft_jax.models.layer_kinds import Stack, stacks
@@ -107,23 +107,27 @@ def count(program: PlannedStep) -> Sizes:
     """Counts what a device has to do."""
     c, stage, mesh = program.model.config, program.stage, program.mesh
     tensor, parts = mesh.shape["tensor"], batch_parts(mesh)
-    made = stacks(c).values()
     mixing = _of_layers(program, lambda stack: stack.kind.products) / c.num_layers
-    widths = sum(len(stack.layers) * stack.config.intermediate_size for stack in made)
-    mlp = 3 * c.hidden_size * widths / c.num_layers
-    matrix = mixing + mlp * max(1, c.experts_per_token) + c.hidden_size * c.experts
+    hidden = _of_layers(program, lambda stack: _hidden(stack.config)) / c.num_layers
+    matrix = mixing + 3 * c.hidden_size * hidden + c.hidden_size * c.experts
     matrix += 3 * c.hidden_size * c.per_layer_size  # to a layer's own numbers, its gate, and back
     per_device = stage.batch_size / parts
     return Sizes(
         matrix=matrix / tensor,
         layer=_layer_weights(program.model) / tensor,
-        experts=mlp * c.experts / tensor,
+        experts=3 * c.hidden_size * c.intermediate_size * c.experts / tensor,
         head=program.model.vocab_size * c.hidden_size / tensor,
         table=program.model.vocab_size * c.num_layers * c.per_layer_size / tensor,
         prompts=per_device * stage.rollout.max_prompt_tokens,
         completions=per_device * stage.rollout.group_size * stage.rollout.max_completion_tokens,
         rows=max(1.0, per_device / stage.policy_loss.gradient_accumulation),
     )
+
+
+def _hidden(config: ModelConfig) -> int:
+    """The hidden layer of a token's MLP, or of all its experts."""
+    chosen = max(1, config.experts_per_token)
+    return config.intermediate_size * chosen + config.shared_expert_size
 
 
 @functools.cache
@@ -156,9 +160,8 @@ def _attention_layers(program: PlannedStep) -> float:
 
 
 def _widest(program: PlannedStep) -> int:
-    """The hidden layer of the widest MLP."""
-    made = stacks(program.model.config).values()
-    return max(stack.config.intermediate_size for stack in made)
+    """The hidden layer of a token's widest MLP, or of all its experts."""
+    return max(_hidden(stack.config) for stack in stacks(program.model.config).values())
 
 
 def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
@@ -171,7 +174,7 @@ def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
     kept = c.hidden_size + c.per_layer_size
     if c.remat != "full":
         heads = (_queries(program) + _keys(program)) / max(1, _attention_layers(program))
-        hidden = 2 * _widest(program) * max(1, c.experts_per_token)
+        hidden = 2 * _widest(program)
         kept += (heads + hidden) / tensor + (1 + c.experts_per_token) * c.hidden_size
     prompt_kv = 2 * sizes.rows * P * _keys(program) / tensor  # and its gradient
     scores = 0.0
@@ -196,7 +199,7 @@ def update_bytes(program: PlannedStep, sizes: Sizes, kept: Kept, activations: fl
     head = item * sizes.head if trained else 0.0
     common = kept.gradient * (loss.gradient_accumulation > 1 or loss.pack_rows > 0) + cast + head
     vocabulary = 4 * LOGITS * rows * min(loss.logit_chunk, T) * program.model.vocab_size / tensor
-    hidden = HIDDEN * max(1, c.experts_per_token) * _widest(program) / tensor
+    hidden = HIDDEN * _widest(program) / tensor
     stream = rows * T * item * (hidden + (STREAM + PAIRS * c.experts_per_token) * c.hidden_size)
     layer = 2 * item * sizes.layer + 4 * SCORES * _score_elements(program, sizes) + stream
     prompts = (
@@ -226,7 +229,7 @@ def rollout_bytes(program: PlannedStep, sizes: Sizes, kept: Kept) -> float:
     P = stage.rollout.max_prompt_tokens
     prefix = item * rows * _keys(program) / tensor * P
     scores = 0.0 if _in_kernel(program, P, P) else 4 * rows * c.num_heads / tensor * P * P
-    hidden = 2 * max(1, c.experts_per_token) * _widest(program) / tensor
+    hidden = 2 * _widest(program) / tensor
     hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.hidden_size)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
     unstacked = UNSTACKED * _unrolled(program) * kept.rollout_weights
@@ -353,7 +356,8 @@ def _in_kernel(program: PlannedStep, queries: int, keys: int) -> bool:
     c, dtype = program.model.config, program.model.dtype
     widest = max(stack.config.head_dim for stack in stacks(c).values())
     if c.attention == "cudnn":
-        return c.attention_softcap is None and cudnn_takes(queries, keys, widest, dtype)
+        plainly = c.attention_softcap is None and not c.attention_sinks
+        return plainly and cudnn_takes(queries, keys, widest, dtype)
     return c.attention == "pallas" and takes(queries, keys, widest, dtype.itemsize)
 
 

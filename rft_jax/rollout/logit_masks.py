@@ -35,6 +35,7 @@ class LogitMask:
             One for all, or an array with one for each completion of the batch.
         grammar: What answers must look like; None: anything.
         completion_tokens: T, within which an answer with a grammar is brought to its end; likewise.
+        lead_ids: Forced before the marker, where the format has more than that.
     """
 
     forbidden_ids: tuple[int, ...]
@@ -42,6 +43,7 @@ class LogitMask:
     thinking_tokens: int | Array
     grammar: GrammarTables | None = None
     completion_tokens: int | Array = 0
+    lead_ids: tuple[int, ...] = ()
 
 
 class MaskState(NamedTuple):
@@ -90,11 +92,15 @@ def forced(mask: LogitMask, state: MaskState) -> Array:
 
 def forced_token(mask: LogitMask, state: MaskState) -> Array:
     """int32 [...]: that token, where `forced` holds."""
+    end = jnp.int32(mask.end_of_think_id or 0)
+    if mask.lead_ids:
+        spent = jnp.clip(state.thought - mask.thinking_tokens, 0, len(mask.lead_ids))
+        end = jnp.asarray([*mask.lead_ids, end])[spent]
     if mask.grammar is None:
-        return jnp.full(state.answering.shape, mask.end_of_think_id or 0, jnp.int32)
+        return jnp.broadcast_to(end, state.answering.shape)
     assert state.grammar is not None
     token = grammar_mask.next_on_way(mask.grammar, state.grammar)
-    return jnp.where(state.answering, token, mask.end_of_think_id or 0)
+    return jnp.where(state.answering, token, end)
 
 
 def replay(mask: LogitMask, tokens_xT: Array) -> MaskState:
@@ -160,4 +166,5 @@ def make_logit_mask(tokenizer: Tokenizer, config: RolloutConfig, mesh: AnyMesh) 
         config.thinking_tokens,
         jax.device_put(grammar_of(config, tokenizer), replicated(mesh)),
         config.max_completion_tokens,
+        tokenizer.lead_ids,
     )

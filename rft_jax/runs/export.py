@@ -1,33 +1,37 @@
-"""Hands a fine-tuned model back as a directory that transformers loads: `rft export`."""
+"""Hands a fine-tuned model back, for transformers, PEFT or llama.cpp: `rft export`."""
 
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 
 from rft_jax.config import SamplingStage
 from rft_jax.config.overrides import to_json
-from rft_jax.models import hugging_face
+from rft_jax.models import Params, hugging_face
+from rft_jax.models.gguf import FILE, export_gguf, find_architecture
 from rft_jax.runs.checkpoint import METRIC
 from rft_jax.runs.export_record import RECORD_FILE, ExportRecord, write_record
 from rft_jax.runs.pretrained import DATE_FILE, Source, base_source
 from rft_jax.runs.reopen import OpenModel, open_best
-from rft_jax.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from rft_jax.tokenizers import (
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    gguf_vocabulary,
+)
 from rft_jax.tokenizers.spm_export import write_tokenizer
 from rft_jax.tokenizers.stop_files import write_stops
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.metrics_file import METRICS_FILE, read_metrics
 
 CARD = "README.md"
+Form: TypeAlias = Literal["hf", "peft", "gguf"]
 
 
-def export_model(
-    path: Path, directory: Path, form: Literal["hf", "peft"] = "hf", dtype: str | None = None
-) -> None:
+def export_model(path: Path, directory: Path, form: Form = "hf", dtype: str | None = None) -> None:
     """Writes weights, configuration, tokenizer, templates, stop tokens and a model card.
 
     The directory gets its name when all is written. A model that was trained from scratch is
@@ -36,13 +40,14 @@ def export_model(
     Args:
         path: As for `reopen.open_best`.
         directory: Created; must be empty.
-        form: "hf" for all weights, with an adapter merged into them; "peft" for the adapter.
-        dtype: "bfloat16" or "float32", of the weights; None: bfloat16, but float32 of an adapter
-            and of a model that was trained from scratch.
+        form: "hf" for all weights, with an adapter merged into them; "peft" for the adapter;
+            "gguf" for all in one file, tokenizer and chat template too.
+        dtype: "bfloat16", "float16" or "float32", of the weights; None: bfloat16, but float32 of an
+            adapter and of a model that was trained from scratch.
 
     Raises:
         InputError: There is no such model, it has no adapter, transformers has no architecture
-            with its options, or the directory is not empty.
+            with its options, or GGUF none, or the directory is not empty.
     """
     hugging_face.check_empty(directory)
     model = open_best(path)
@@ -55,18 +60,39 @@ def export_model(
         described = _describe(model, Path(scratch)) if source is None else source.directory
         decoder = model.run.model(model.stage)
         params = model.run.load_params(model.stage, model.step)
-        if source is not None and form == "peft":
+        default = "float32" if source is None else "bfloat16"
+        if form == "gguf":
+            _write_gguf(model, params, described, temporary, dtype or default)
+        elif source is not None and form == "peft":
             kind, base = jnp.dtype(dtype or "float32"), base_source(source.config)
             hugging_face.export_adapter(decoder, params, described, base, temporary, dtype=kind)
         else:
-            kind = jnp.dtype(dtype or ("float32" if source is None else "bfloat16"))
+            kind = jnp.dtype(dtype or default)
             hugging_face.export(decoder, params, described, temporary, dtype=kind)
-    if isinstance(tokenizer, HuggingFaceTokenizer):
+    if isinstance(tokenizer, HuggingFaceTokenizer) and form != "gguf":
         write_stops(tokenizer, temporary)
     (temporary / DATE_FILE).unlink(missing_ok=True)  # is in the record
     write_record(_record(model, source), temporary)
     (temporary / CARD).write_text(_card(model, source), encoding="utf-8")
     os.replace(temporary, directory)
+
+
+def _write_gguf(
+    model: OpenModel, params: Params, described: Path, directory: Path, dtype: str
+) -> None:
+    """One file in a new directory.
+
+    Raises:
+        InputError: The format has no place for the model or its tokenizer.
+    """
+    decoder, tokenizer = model.run.model(model.stage), model.run.tokenizer
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        tokenizer = HuggingFaceTokenizer(described, decoder.vocab_size)
+    named = find_architecture(described, decoder.config).name
+    vocabulary = gguf_vocabulary(tokenizer, named)
+    directory.mkdir(parents=True)
+    file = directory / FILE
+    export_gguf(decoder, params, described, vocabulary, file, dtype=jnp.dtype(dtype))
 
 
 def _describe(model: OpenModel, directory: Path) -> Path:

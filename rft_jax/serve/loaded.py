@@ -93,6 +93,7 @@ def load_model(path: Path, bases: dict[str, Weights]) -> LoadedModel:
         tokenizer.end_of_think_id,
         tokenizer.stop_ids,
         tokenizer.pad_id,
+        tokenizer.lead_ids,
     )
     return LoadedModel(
         decoding=decoding,

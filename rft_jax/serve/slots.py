@@ -41,6 +41,7 @@ class Decoding:
     end_of_think_id: int | None
     stop_ids: tuple[int, ...]
     pad_id: int
+    lead_ids: tuple[int, ...] = ()
 
 
 class Weights(NamedTuple):
@@ -350,6 +351,7 @@ def _context(
         sample.thinking_tokens,
         grammar,
         sample.grammar_tokens,
+        decoding.lead_ids,
     )
     sampling = Sampling(sample.temperature, 0, sample.top_p, sample.most_tokens)
     context = DecodeContext(

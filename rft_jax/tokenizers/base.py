@@ -24,6 +24,8 @@ class Tokenizer(Protocol):
         stop_ids: A completion ends with one of these.
         end_of_think_id: Separates thought and answer; None if the format has no thoughts, so that
             all of a completion is the answer.
+        lead_ids: What comes before end_of_think_id where a thought is brought to its end; mostly
+            nothing.
         answer_separator: The line breaks that follow end_of_think_id and are not of the answer.
         forbidden_ids: Never to be sampled (padding, start, unknown, role markers).
     """
@@ -31,6 +33,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     pad_id: int
     stop_ids: tuple[int, ...]
+    lead_ids: tuple[int, ...]
     answer_separator: str
     forbidden_ids: tuple[int, ...]
 

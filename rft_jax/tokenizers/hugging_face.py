@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tokenizers
 
+from rft_jax.tokenizers import harmony
 from rft_jax.tokenizers.base import Message
 from rft_jax.tokenizers.chat import PLAIN, ChatTemplate, Clock
 from rft_jax.tokenizers.device_decode import DetokenizeTable, Kind, make_table
@@ -30,8 +31,9 @@ GENERATION_FILE = "generation_config.json"
 MODEL_FILE = "config.json"
 
 # What can end a thought, and what is between it and the answer: that of Qwen 3 and DeepSeek R1, and
-# that of models that were trained here (`spm`).
-SEPARATORS = {END_OF_THINK: "\n\n", "<|end_of_think|>": ""}
+# that of models that were trained here (`spm`). gpt-oss's is not looked for in templates.
+_IN_TEMPLATES = {END_OF_THINK: "\n\n", "<|end_of_think|>": ""}
+SEPARATORS = {**_IN_TEMPLATES, harmony.MESSAGE: ""}
 # Checkpoints pad their embeddings by some rows (Qwen 2.5 by up to 399, DeepSeek V3 by 465); a model
 # with more is not the tokenizer's.
 MAX_UNUSED_IDS = 1024
@@ -46,7 +48,8 @@ class HuggingFaceTokenizer:
     Thoughts: a model thinks if its chat template knows `</think>`, or the marker of models that
     were trained here, and does not close the thought itself. The marker must be one token, as in
     Qwen 3 and in the distillations of DeepSeek R1; what comes before it, `<think>` included, is the
-    thought. The completions of other models (Llama 3, Gemma 3, Qwen 2.5) are all answer.
+    thought. gpt-oss thinks unless it is told not to (`harmony`). The completions of other models
+    (Llama 3, Gemma 3, Qwen 2.5) are all answer.
 
     Stops: the ids of generation_config.json (without it: of config.json), the end-of-sequence
     token, and the token with which the template ends an answer.
@@ -79,13 +82,15 @@ class HuggingFaceTokenizer:
         Raises:
             InputError: Naming the file, what is wrong with it and the remedy.
         """
-        self._directory = Path(directory)
-        config = _read_json(self._directory / CONFIG_FILE)
-        names = _special_token_names(_read_json(self._directory / SPECIAL_TOKENS_FILE) | config)
-        self._model = _load_model(self._directory, config, names)
+        self.directory = Path(directory)
+        config = _read_json(self.directory / CONFIG_FILE)
+        self.special_tokens = names = _special_token_names(
+            _read_json(self.directory / SPECIAL_TOKENS_FILE) | config
+        )
+        self._model = _load_model(self.directory, config, names)
         added = self._model.get_added_tokens_decoder()
         self._special_ids = {id for id, token in added.items() if token.special}
-        self._decoding = decoding(_decoder_json(self._model), str(self._directory / TOKENIZER_FILE))
+        self._decoding = decoding(_decoder_json(self._model), str(self.directory / TOKENIZER_FILE))
         self.vocab_size = self._check_vocab_size(vocab_size)
 
         options = {} if thinking is None else {"enable_thinking": thinking}
@@ -93,19 +98,23 @@ class HuggingFaceTokenizer:
         if plain:
             self._template = ChatTemplate(PLAIN, "the plain chat template", variables, now)
         else:
-            self._template = _load_template(self._directory, config, variables, now)
-        self._marker = self._find_marker()
+            self._template = _load_template(self.directory, config, variables, now)
+        template = self.chat_template
+        self._harmony = template is not None and harmony.is_harmony(template)
+        self._marker = harmony.MESSAGE if self._harmony else self._find_marker()
         self.end_of_think_id = self._find_end_of_think(thinking)
         thinks = self.end_of_think_id is not None
         self.answer_separator = SEPARATORS[self._marker] if thinks and self._marker else ""
+        lead = harmony.LEAD if self._harmony and thinks else ""
+        self.lead_ids = tuple(self._model.encode(lead, add_special_tokens=False).ids)
 
-        generation = _read_json(self._directory / GENERATION_FILE)
-        generation = generation or _read_json(self._directory / MODEL_FILE)
+        generation = _read_json(self.directory / GENERATION_FILE)
+        generation = generation or _read_json(self.directory / MODEL_FILE)
         ending = self._answer_ending()
         stops = [*_ids(generation, "eos_token_id"), *self._ids_of(names, "eos_token"), *ending]
         if not stops:
             raise InputError(
-                f"{self._directory / GENERATION_FILE}: there is no eos_token_id; add the ids that "
+                f"{self.directory / GENERATION_FILE}: there is no eos_token_id; add the ids that "
                 "end an answer"
             )
         self.stop_ids = tuple(dict.fromkeys(stops))
@@ -113,7 +122,7 @@ class HuggingFaceTokenizer:
         pads = [*self._ids_of(names, "pad_token"), *_ids(generation, "pad_token_id"), *stops]
         self.pad_id = pads[0]
         self.forbidden_ids = self._find_forbidden(names)
-        self._check_ids([*self.stop_ids, self.pad_id], self._directory / GENERATION_FILE)
+        self._check_ids([*self.stop_ids, self.pad_id], self.directory / GENERATION_FILE)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, of which no special token comes."""
@@ -142,11 +151,12 @@ class HuggingFaceTokenizer:
         Raises:
             InputError: If the template refuses the messages or the model has no such token.
         """
-        return self._parse(self._chat().render(messages, tools))
+        return self._parse(self._chat().render(messages, tools) + self._opening)
 
     def encode_prompt_around(self, messages: Sequence[Message], gap: str) -> list[list[int]]:
         """As `encode_prompt`, in runs; see `Tokenizer.encode_prompt_around`."""
-        return [self._parse(text) for text in self._chat().render(messages).split(gap)]
+        text = self._chat().render(messages) + self._opening
+        return [self._parse(run) for run in text.split(gap)]
 
     def encode_completion(self, content: str, reasoning: str | None) -> list[int]:
         """Token ids of thought, end-of-think marker, answer and stop token, as in the template.
@@ -173,9 +183,35 @@ class HuggingFaceTokenizer:
         assert token is not None, "an id of the vocabulary"
         return token
 
+    @property
+    def state(self) -> JsonObject:
+        """What tokenizer.json says, with the tokens that only other files name."""
+        return json.loads(self._model.to_str())
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template's text, if there is one."""
+        return None if self._template is None else self._template.source
+
+    def id_of(self, role: str) -> int | None:
+        """The token of a role such as `bos_token`, if it has one."""
+        return next(iter(self._ids_of(self.special_tokens, role)), None)
+
+    @property
+    def begins_texts(self) -> bool:
+        """Whether the library puts the token that begins a text before each."""
+        ids = self._model.encode("", add_special_tokens=True).ids
+        return bool(ids) and ids[0] == self.id_of("bos_token")
+
     def template_names(self, variable: str) -> bool:
         """Whether the chat template refers to a variable such as `eos_token`."""
         return self._template is not None and variable in self._template.source
+
+    @property
+    def _opening(self) -> str:
+        """What a prompt goes on with behind what the template writes."""
+        thinks = self.end_of_think_id is not None
+        return harmony.opening(thinks) if self._harmony else ""
 
     def _surface(self, token: int) -> tuple[Kind, bytes]:
         name = self._model.id_to_token(token)
@@ -185,7 +221,7 @@ class HuggingFaceTokenizer:
 
     def _check_vocab_size(self, vocab_size: int | None) -> int:
         """V, if the tokenizer can be the model's."""
-        path = self._directory / TOKENIZER_FILE
+        path = self.directory / TOKENIZER_FILE
         used = 1 + max(self._model.get_vocab(with_added_tokens=True).values())
         if vocab_size is None:
             return used
@@ -213,12 +249,14 @@ class HuggingFaceTokenizer:
     def _find_marker(self) -> str | None:
         """The end of thoughts that the template knows, one token if possible."""
         source = "" if self._template is None else self._template.source
-        known = [marker for marker in SEPARATORS if marker in source]
+        known = [marker for marker in _IN_TEMPLATES if marker in source]
         tokens = [marker for marker in known if self._model.token_to_id(marker) is not None]
         return next(iter(tokens or known), None)
 
     def _find_end_of_think(self, thinking: bool | None) -> int | None:
         marker, template = self._marker, self._template
+        if self._harmony:
+            thinking = thinking is not False
         if thinking is None:
             thinking = (
                 template is not None
@@ -231,7 +269,7 @@ class HuggingFaceTokenizer:
         if token is None:
             where = "chat template" if marker is None else "vocabulary"
             raise InputError(
-                f"{self._directory}: the {where} has no {marker or END_OF_THINK}, so that no token "
+                f"{self.directory}: the {where} has no {marker or END_OF_THINK}, so that no token "
                 "can end a thought; set thinking to false, which takes all of a completion as the "
                 "answer"
             )
@@ -251,13 +289,14 @@ class HuggingFaceTokenizer:
         unused = {id for id in range(self.vocab_size) if self._model.id_to_token(id) is None}
         special = {id for id in self._special_ids if id < self.vocab_size}
         allowed = {*self.stop_ids, self.end_of_think_id, self._model.token_to_id(THINK)}
+        allowed |= set(self.lead_ids)
         unknown = self._ids_of(names, "unk_token")
         return tuple(sorted({*unused, *special, *unknown, self.pad_id} - allowed))
 
     def _chat(self) -> ChatTemplate:
         if self._template is None:
             raise InputError(
-                f"{self._directory}: there is no chat template; use the instruction-tuned model, "
+                f"{self.directory}: there is no chat template; use the instruction-tuned model, "
                 f"put its {TEMPLATE_FILE} there, or set tokenizer.chat_template to plain"
             )
         return self._template
@@ -265,7 +304,7 @@ class HuggingFaceTokenizer:
     def _parse(self, text: str) -> list[int]:
         """Token ids of a rendered text, in which special tokens are written out."""
         ids = self._model.encode(text, add_special_tokens=False).ids
-        self._check_ids(ids, self._directory / TOKENIZER_FILE)
+        self._check_ids(ids, self.directory / TOKENIZER_FILE)
         return ids
 
     def _completion_text(self, content: str, reasoning: str | None) -> str:
@@ -274,6 +313,8 @@ class HuggingFaceTokenizer:
         if self._marker is not None:
             check_thoughts(content, reasoning)
             alone, thought = split_thought(content, reasoning)
+        if self._harmony:
+            return harmony.completion(alone, thought, thinks)
         answer = {"role": "assistant", "content": content if thinks else alone}
         if thinks and reasoning is not None:
             answer["reasoning_content"] = reasoning

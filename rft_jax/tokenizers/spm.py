@@ -143,6 +143,7 @@ class SentencePieceTokenizer:
         self.stop_ids = (self._model.eos_id(),)
         self.end_of_think_id = self._marker(path, END_OF_THINK)
         self.answer_separator = ""
+        self.lead_ids: tuple[int, ...] = ()
         self._role_ids = {role: self._marker(path, name) for role, name in ROLE_MARKERS.items()}
         self.forbidden_ids = tuple(
             sorted({self.pad_id, self.bos_id, self.unk_id, *self._role_ids.values()})

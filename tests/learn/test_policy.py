@@ -285,7 +285,11 @@ def test_packed_rows_begin_each_completion_with_its_prompts_state(model, batch):
     """Layers that keep a state see rows of several completions and of two prompts."""
     sizes = DeltaNetConfig(1, 2, 6, 8, 3)
     hybrid = dataclasses.replace(
-        model.config, num_layers=2, attention_pattern=("delta_net", "full"), delta_net=sizes
+        model.config,
+        num_layers=3,
+        attention_pattern=("delta_net", "short_conv", "full"),
+        delta_net=sizes,
+        attention_sinks=True,
     )
     hybrid = build_model(hybrid, V)
     state = init_state(weights(hybrid, 0), OPTIMIZER, 0)

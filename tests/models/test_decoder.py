@@ -90,6 +90,19 @@ VARIANTS = {
         "per_layer_size": 6,
         "layer_scale": True,
     },
+    # The weights of LFM2's layers without attention, and gpt-oss's attention and experts.
+    "short convolutions, sinks": {
+        "num_layers": 3,
+        "attention_pattern": ("short_conv", "sliding", "full"),
+        "conv_width": 3,
+        "sliding_window": 3,
+        "attention_sinks": True,
+        "experts": 4,
+        "experts_per_token": 2,
+        "expert_bias": True,
+        "shared_expert_size": 20,
+        "swiglu_limit": 0.5,
+    },
     "without positions": {
         "num_layers": 3,
         "attention_pattern": ("full", "nope", "sliding"),

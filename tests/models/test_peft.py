@@ -20,6 +20,7 @@ from rft_jax.models.hugging_face import (
     open_checkpoint,
 )
 from rft_jax.models.hugging_face.adapter import HARMLESS, READ, adapter_layouts, read_lora
+from rft_jax.models.hugging_face.layout import tensors_of
 from rft_jax.utils.errors import InputError
 
 pytestmark = pytest.mark.oracle
@@ -201,11 +202,7 @@ def test_gradients_of_the_adapter_are_torchs(case):
         if parameter.grad is not None
     }
     leaves = jax.tree.leaves(adapter_layouts(checkpoint.family, model)), jax.tree.leaves(gradient)
-    found = {
-        name: tensor
-        for layout, leaf in zip(*leaves, strict=True)
-        for name, tensor in layout.tensors(np.asarray(leaf))
-    }
+    found = {name: tensor for name, tensor in tensors_of(leaves[0], map(np.asarray, leaves[1]))}
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         difference = np.linalg.norm(tensor - expected[name])

@@ -14,7 +14,7 @@ from rft_jax.config import RolloutConfig
 from rft_jax.learn.logprobs import completion_logprobs
 from rft_jax.models import Model, Params, build_model
 from rft_jax.models.hugging_face import Checkpoint, export, load_params, open_checkpoint
-from rft_jax.models.hugging_face.layout import layouts
+from rft_jax.models.hugging_face.layout import layouts, tensors_of
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
 pytestmark = pytest.mark.oracle
@@ -198,8 +198,61 @@ FAMILIES |= {
         },
     ),
 }
+LINEAR_ATTENTION = FAMILIES["qwen3_5"][1]
+FAMILIES |= {
+    "qwen3_5_moe": (
+        "Qwen3_5Moe",
+        {
+            **LINEAR_ATTENTION,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 20,
+        },
+    ),
+    "lfm2": (
+        "Lfm2",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+            "conv_L_cache": 4,
+            "norm_eps": 1e-3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+            "block_multiple_of": 16,
+            "block_ffn_dim_multiplier": 1.2,
+            "tie_word_embeddings": False,
+            "pad_token_id": None,
+        },
+    ),
+    "gpt_oss": (
+        "GptOss",
+        {
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "sliding_window": 7,
+            "rope_parameters": {**YARN, "truncate": False},
+            "swiglu_limit": 0.6,
+        },
+    ),
+    "granite_hybrid": (
+        "GraniteMoeHybrid",
+        {
+            "layer_types": ["full_attention"] * 3,
+            "num_local_experts": 0,
+            "shared_intermediate_size": 40,
+            "position_embedding_type": "rope",
+            "attention_multiplier": 0.3,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.7,
+            "logits_scaling": 1.5,
+            "mamba_n_heads": 4,
+        },
+    ),
+}
 # Of the text alone.
-CONFIGS = {name: f"{name}Text" for name in ("Gemma3", "Qwen3_5", "Gemma4", "Gemma4Unified")}
+CONFIGS = {
+    name: f"{name}Text" for name in ("Gemma3", "Qwen3_5", "Qwen3_5Moe", "Gemma4", "Gemma4Unified")
+}
 
 
 class Pair(NamedTuple):
@@ -322,12 +375,11 @@ def test_transformers_loads_an_export_as_the_same_model(pair, greedy, tmp_path):
     np.testing.assert_array_equal(generate(peer.eval()), greedy)
 
 
+GRADIENTS = ["llama", "qwen2", "gemma2", "gemma3", "olmo3", "qwen3_5", "lfm2", "gpt_oss"]
+
+
 @pytest.mark.parametrize(
-    "case",
-    [
-        *("llama", "qwen2", "gemma2", "gemma3", "olmo3", "qwen3_5"),
-        *("gemma4", "gemma4, values are keys"),
-    ],
+    "case", [*GRADIENTS, "granite_hybrid", "gemma4", "gemma4, values are keys"]
 )
 def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
     pair = make_pair(case, tmp_path)
@@ -371,13 +423,12 @@ def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
     expected = {name: weight.grad.numpy() for name, weight in weights_of(peer).items()}
     trees = jax.tree.leaves(layouts_of(pair.checkpoint)), jax.tree.leaves(gradient)
     compared = 0
-    for layout, leaf in zip(*trees, strict=True):
-        for name, tensor in layout.tensors(np.asarray(leaf)):
-            compared += 1
-            if name == f"model.layers.{pair.model.config.num_layers - 1}.layer_scalar":
-                # The final norm takes a factor on all numbers away: what is left is rounding.
-                assert max(abs(tensor), abs(expected[name])) < 1e-4, name
-                continue
-            difference = np.linalg.norm(tensor - expected[name])
-            assert difference <= 1e-4 * np.linalg.norm(expected[name]), name
+    for name, tensor in tensors_of(trees[0], map(np.asarray, trees[1])):
+        compared += 1
+        if name == f"model.layers.{pair.model.config.num_layers - 1}.layer_scalar":
+            # The final norm takes a factor on all numbers away: what is left is rounding.
+            assert max(abs(tensor), abs(expected[name])) < 1e-4, name
+            continue
+        difference = np.linalg.norm(tensor - expected[name])
+        assert difference <= 1e-4 * np.linalg.norm(expected[name]), name
     assert compared == len(expected)

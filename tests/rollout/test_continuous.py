@@ -39,9 +39,13 @@ PLAIN = ModelConfig(
 WINDOW = dataclasses.replace(
     PLAIN, attention_pattern=("sliding", "full"), sliding_window=4, attention_softcap=20.0
 )
-# A state, which a slot has to take from its prompt anew with each completion.
+# States, which a slot has to take from its prompt anew with each completion; and sinks.
 HYBRID = dataclasses.replace(
-    PLAIN, attention_pattern=("delta_net", "full"), delta_net=DeltaNetConfig(1, 2, 6, 8, 3)
+    PLAIN,
+    num_layers=3,
+    attention_pattern=("delta_net", "short_conv", "full"),
+    delta_net=DeltaNetConfig(1, 2, 6, 8, 3),
+    attention_sinks=True,
 )
 # Layers that keep nothing, after one of each kind of which they read the keys.
 SHARING = dataclasses.replace(

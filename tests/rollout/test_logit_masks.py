@@ -44,6 +44,22 @@ def test_replay_is_advance_token_by_token(tokens):
         state = logit_masks.advance(mask, state, jnp.int32(token))
 
 
+def test_a_format_with_more_than_a_marker_is_forced_token_by_token():
+    mask = LogitMask(FORBIDDEN, MARKER, 2, lead_ids=(5, 1))
+    tokens = [2, 2]
+    state = logit_masks.start(mask, ())
+    for token in tokens:
+        assert not logit_masks.forced(mask, state)
+        state = logit_masks.advance(mask, state, jnp.int32(token))
+    given_tokens = []
+    while logit_masks.forced(mask, state):
+        given_tokens.append(int(logit_masks.forced_token(mask, state)))
+        state = logit_masks.advance(mask, state, jnp.int32(given_tokens[-1]))
+    assert given_tokens == [5, 1, MARKER] and state.answering
+    _, forced, _ = jax.device_get(replayed(mask, jnp.asarray([*tokens, *given_tokens, 2])))
+    assert forced.tolist() == [False, False, True, True, True, False]
+
+
 def test_policy_logits_are_divided_by_the_temperature_and_then_masked():
     mask = LogitMask(FORBIDDEN, MARKER, 3)
     logits = np.arange(V, dtype=np.float32)[None]

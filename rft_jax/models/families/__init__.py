@@ -4,13 +4,17 @@ from rft_jax.models.families import (
     gemma2,
     gemma3,
     gemma4,
+    gpt_oss,
     granite,
+    granite_hybrid,
+    lfm2,
     llama,
     ministral3,
     olmo3,
     qwen2,
     qwen3,
     qwen3_5,
+    qwen3_5_moe,
     qwen3_moe,
     smollm3,
 )
@@ -24,6 +28,7 @@ FAMILIES: dict[str, Family] = {
         qwen3.FAMILY,
         qwen3_moe.FAMILY,
         qwen3_5.FAMILY,
+        qwen3_5_moe.FAMILY,
         gemma2.FAMILY,
         gemma3.FAMILY,
         gemma4.FAMILY,
@@ -32,6 +37,9 @@ FAMILIES: dict[str, Family] = {
         olmo3.FAMILY,
         ministral3.FAMILY,
         granite.FAMILY,
+        granite_hybrid.FAMILY,
+        lfm2.FAMILY,
+        gpt_oss.FAMILY,
     )
 }
 # Architectures of text and images, of which the text is a family's.

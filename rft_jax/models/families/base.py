@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from rft_jax.config import LayerType, LinearRope, Llama3Rope, ModelConfig, RopeScaling, YarnRope
@@ -11,6 +11,7 @@ from rft_jax.utils.types import JsonObject
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 LAYER_TYPES: dict[str, LayerType] = {"full_attention": "full", "sliding_attention": "sliding"}
+HALVES = "01"
 
 T = TypeVar("T")
 
@@ -22,11 +23,17 @@ class WeightMap(NamedTuple):
         name: The tensor's name; {L} and {E} stand for the layer and the expert, along which our
             array stacks many tensors.
         axes: The tensor's axes in the letters of our array's: "KMQ D" is a matrix whose rows are
-            K x M x Q.
+            K x M x Q. Of a tensor that holds two of our arrays, 0 and 1 tell which: the rows of
+            "0F D" come before those of "1F D", and those of "F0 D" and "F1 D" take turns.
     """
 
     name: str
     axes: str
+
+    @property
+    def half(self) -> str:
+        """Which of two arrays it is that one tensor holds, 0 or 1; empty of a tensor alone."""
+        return next((letter for letter in HALVES if letter in self.axes), "")
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Family:
     architecture: str  # as config.json names it
     read_config: "Callable[[Settings], ModelConfig]"
     weights: Mapping[str, WeightMap]  # by our name; a model has those that its options ask for
+    packed: Mapping[str, WeightMap] = field(default_factory=dict)  # as other checkpoints have them
     model_type: str = ""  # of its config.json, where it comes inside of another's
     wrapper: str = ""  # the architecture of that, which sees images as well
 
@@ -123,10 +131,11 @@ def llama_config(settings: Settings, **options: Any) -> ModelConfig:
         "num_heads": heads,
         "num_kv_heads": settings.integer("num_key_value_heads", heads),
         "head_dim": settings.integer("head_dim", width // heads),
-        "intermediate_size": settings.integer("intermediate_size"),
         "norm_eps": settings.number("rms_norm_eps", 1e-6),
         "tie_embeddings": settings.flag("tie_word_embeddings", False),
     }
+    if "intermediate_size" not in options:
+        fields["intermediate_size"] = settings.integer("intermediate_size")
     if "activation" not in options:
         fields["activation"] = settings.choice("hidden_act", ACTIVATIONS, "silu")
     if "rope_theta" not in options:

@@ -1,11 +1,18 @@
-"""Granite 3 and 4, dense (https://arxiv.org/abs/2405.04324)."""
+"""Granite 3, dense (https://arxiv.org/abs/2405.04324)."""
+
+from typing import Any
 
 from rft_jax.config import ModelConfig
 from rft_jax.models.families.base import LLAMA_WEIGHTS, Family, Settings, llama_config
 
 
 def read_config(settings: Settings) -> ModelConfig:
-    """The decoder's configuration: Llama's with four multipliers."""
+    """The decoder's configuration."""
+    return granite_config(settings)
+
+
+def granite_config(settings: Settings, **options: Any) -> ModelConfig:
+    """What the models have in common: Llama's configuration with four multipliers."""
     bias = settings.flag("attention_bias", False)
     return llama_config(
         settings,
@@ -15,6 +22,7 @@ def read_config(settings: Settings) -> ModelConfig:
         embedding_multiplier=settings.number("embedding_multiplier", 1.0),
         residual_multiplier=settings.number("residual_multiplier", 1.0),
         logits_scaling=settings.number("logits_scaling", 1.0),
+        **options,
     )
 
 

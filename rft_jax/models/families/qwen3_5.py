@@ -1,5 +1,7 @@
 """Qwen 3.5, dense and text only (https://qwen.ai/blog?id=qwen3.5)."""
 
+from typing import Any
+
 from rft_jax.config import DeltaNetConfig, ModelConfig
 from rft_jax.models.families.base import (
     LLAMA_WEIGHTS,
@@ -16,8 +18,14 @@ PARTIAL = "partial_rotary_factor"
 
 
 def read_config(settings: Settings) -> ModelConfig:
-    """The decoder's configuration: three layers of Gated DeltaNet, one of gated attention, of whose
-    heads a quarter turns with the position."""
+    """The decoder's configuration."""
+    kv_heads = settings.integer("num_key_value_heads", 4)
+    return qwen3_5_config(settings, num_kv_heads=kv_heads)
+
+
+def qwen3_5_config(settings: Settings, **options: Any) -> ModelConfig:
+    """What the dense models and the mixtures have in common: three layers of Gated DeltaNet, one of
+    gated attention, of whose heads a quarter turns with the position."""
     settings.refuse("attn_output_gate", True)
     bias = settings.flag("attention_bias", False)
     head_dim = settings.integer("head_dim", 256)
@@ -27,7 +35,6 @@ def read_config(settings: Settings) -> ModelConfig:
     plain = settings.without(PARTIAL).with_section("rope_parameters", rope.without(PARTIAL))
     return llama_config(
         plain,
-        num_kv_heads=settings.integer("num_key_value_heads", 4),
         head_dim=head_dim,
         attention_bias=bias,
         output_bias=bias,
@@ -48,24 +55,26 @@ def read_config(settings: Settings) -> ModelConfig:
             conv_width=settings.integer("linear_conv_kernel_dim", 4),
         ),
         **rope_fields(plain, 10_000.0),
+        **options,
     )
 
+
+QWEN3_5_WEIGHTS = LLAMA_WEIGHTS | {
+    "delta_qkv_DC": WeightMap(f"{LAYER}.in_proj_qkv.weight", "C D"),
+    "delta_gate_DHY": WeightMap(f"{LAYER}.in_proj_z.weight", "HY D"),
+    "delta_beta_DH": WeightMap(f"{LAYER}.in_proj_b.weight", "H D"),
+    "delta_decay_DH": WeightMap(f"{LAYER}.in_proj_a.weight", "H D"),
+    "delta_out_HYD": WeightMap(f"{LAYER}.out_proj.weight", "D HY"),
+    "delta_conv_CXW": WeightMap(f"{LAYER}.conv1d.weight", "C X W"),
+    "delta_step_H": WeightMap(f"{LAYER}.dt_bias", "H"),
+    "delta_rate_H": WeightMap(f"{LAYER}.A_log", "H"),
+    "delta_norm_Y": WeightMap(f"{LAYER}.norm.weight", "Y"),
+}
 
 FAMILY = Family(
     "Qwen3_5ForCausalLM",
     read_config,
-    LLAMA_WEIGHTS
-    | {
-        "delta_qkv_DC": WeightMap(f"{LAYER}.in_proj_qkv.weight", "C D"),
-        "delta_gate_DHY": WeightMap(f"{LAYER}.in_proj_z.weight", "HY D"),
-        "delta_beta_DH": WeightMap(f"{LAYER}.in_proj_b.weight", "H D"),
-        "delta_decay_DH": WeightMap(f"{LAYER}.in_proj_a.weight", "H D"),
-        "delta_out_HYD": WeightMap(f"{LAYER}.out_proj.weight", "D HY"),
-        "delta_conv_CXW": WeightMap(f"{LAYER}.conv1d.weight", "C X W"),
-        "delta_step_H": WeightMap(f"{LAYER}.dt_bias", "H"),
-        "delta_rate_H": WeightMap(f"{LAYER}.A_log", "H"),
-        "delta_norm_Y": WeightMap(f"{LAYER}.norm.weight", "Y"),
-    },
+    QWEN3_5_WEIGHTS,
     model_type="qwen3_5_text",
     wrapper="Qwen3_5ForConditionalGeneration",
 )

@@ -27,14 +27,11 @@ def read_config(settings: Settings) -> ModelConfig:
     )
 
 
-FAMILY = Family(
-    "Qwen3MoeForCausalLM",
-    read_config,
-    LLAMA_WEIGHTS
-    | {
-        "router_DE": WeightMap("model.layers.{L}.mlp.gate.weight", "E D"),
-        "gate_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.gate_proj.weight", "F D"),
-        "up_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.up_proj.weight", "F D"),
-        "down_EFD": WeightMap("model.layers.{L}.mlp.experts.{E}.down_proj.weight", "D F"),
-    },
-)
+EXPERT_WEIGHTS = {
+    "router_DE": WeightMap("model.layers.{L}.mlp.gate.weight", "E D"),
+    "gate_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.gate_proj.weight", "F D"),
+    "up_EDF": WeightMap("model.layers.{L}.mlp.experts.{E}.up_proj.weight", "F D"),
+    "down_EFD": WeightMap("model.layers.{L}.mlp.experts.{E}.down_proj.weight", "D F"),
+}
+
+FAMILY = Family("Qwen3MoeForCausalLM", read_config, LLAMA_WEIGHTS | EXPERT_WEIGHTS)

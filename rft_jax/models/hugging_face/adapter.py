@@ -102,10 +102,11 @@ def _check_initialization(settings: Settings) -> None:
         )
 
 
-def adapter_settings(lora: LoraConfig, base: str) -> JsonObject:
+def adapter_settings(lora: LoraConfig, family: Family, base: str) -> JsonObject:
     """The content of adapter_config.json.
 
     Args:
+        family: The base's.
         base: The model under the adapter, as `locate` takes it.
     """
     name, revision = str(Path(base).resolve()), ""
@@ -120,7 +121,7 @@ def adapter_settings(lora: LoraConfig, base: str) -> JsonObject:
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(lora.targets),
+        "target_modules": [_peft_target(family, target) for target in lora.targets],
         "bias": "none",
     }
 
@@ -144,6 +145,18 @@ def adapter_layouts(family: Family, model: Model) -> PyTree:
     return jax.tree.map_with_path(layout, adapters)
 
 
+def _peft_target(family: Family, target: LoraTarget) -> str:
+    """How PEFT finds the modules of a target, and no others: by the end of their names."""
+    weight = family.weights[TARGETS[target]]
+    if weight.half:
+        raise InputError(
+            f"lora.targets: {target} of {family.architecture} is one module with another weight "
+            "and cannot have an adapter of its own in PEFT's format; export all weights instead"
+        )
+    block, module = _module(family, TARGETS[target]).split(".")[-2:]
+    return module if module == target else f"{block}.{module}"
+
+
 def _module(family: Family, name: str) -> str:
     return family.weights[name].name.removesuffix(".weight")
 
@@ -165,6 +178,8 @@ def _targets(settings: Settings, family: Family, base: ModelConfig) -> tuple[Lor
     targets: list[LoraTarget] = []
     used: set[str] = set()
     for target, name in TARGETS.items():
+        if family.weights[name].half:  # would be another matrix's as well
+            continue
         modules = [_module(family, name).format(L=layer) for layer in layers_with(base, name)]
         found = [[text for text in texts if means(text, module)] for module in modules]
         used.update(text for some in found for text in some)

@@ -21,7 +21,7 @@ from rft_jax.models.hugging_face.adapter import (
 )
 from rft_jax.models.hugging_face.hub import locate
 from rft_jax.models.hugging_face.layout import layouts
-from rft_jax.models.hugging_face.tensor_files import Tensor, find_tensors, read_header
+from rft_jax.models.hugging_face.tensor_files import Tensor, find_tensors, read_headers
 from rft_jax.models.layer_kinds import stacks
 from rft_jax.models.model import build_model
 from rft_jax.utils.errors import InputError
@@ -115,6 +115,7 @@ def open_checkpoint(directory: Path, name: str = "policy") -> Checkpoint:
     config = dataclasses.replace(family.read_config(settings), name=name)
     vocab_size = settings.integer("vocab_size")
     tensors, skipped = _text_tensors(family, find_tensors(directory))
+    family = _as_packed(family, tensors)
     tree = layouts(family, build_model(config, vocab_size))
     where = f"{directory}: the tensors do not fit {CONFIG_FILE}"
     _check_tensors(where, family.architecture, tree, tensors, _unread(family, config))
@@ -132,6 +133,14 @@ def _unread(family: Family, config: ModelConfig) -> set[str]:
     }
 
 
+def _as_packed(family: Family, tensors: dict[str, Tensor]) -> Family:
+    """The family with its weights where these tensors have them."""
+    packed = (weight.name.format(L=0) for weight in family.packed.values())
+    if not any(name in tensors for name in packed):
+        return family
+    return dataclasses.replace(family, weights={**family.weights, **family.packed})
+
+
 def find_base(directory: Path) -> str:
     """The model under an adapter, as `locate` takes it."""
     return base_of(_adapter_settings(directory))
@@ -145,7 +154,7 @@ def _open_adapter(directory: Path, name: str) -> Checkpoint:
         raise InputError(f"{settings.where}: base_model_name_or_path: {error}") from error
     lora = read_lora(settings, checkpoint.family, checkpoint.config)
     config = dataclasses.replace(checkpoint.config, lora=lora)
-    tensors = dict(read_header(directory / ADAPTER_FILE))
+    tensors = read_headers([directory / ADAPTER_FILE])
     tree = adapter_layouts(checkpoint.family, build_model(config, checkpoint.vocab_size))
     where = f"{directory}: the tensors do not fit {ADAPTER_CONFIG}"
     _check_tensors(where, "the adapter", tree, tensors)

@@ -93,6 +93,9 @@ def canonical(config: ModelConfig) -> ModelConfig:
         same["attention_scale"] = None
     if not config.experts:
         same |= {"experts_per_token": 0, "normalize_experts": True}
+        same |= {"shared_expert_size": 0, "expert_bias": False}
+    if "short_conv" not in types:
+        same["conv_width"] = ModelConfig.conv_width
     return dataclasses.replace(config, **same)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -22,7 +22,7 @@ from rft_jax.models.hugging_face.adapter import (
 )
 from rft_jax.models.hugging_face.checkpoint import CONFIG_FILE, read_family
 from rft_jax.models.hugging_face.describe import canonical
-from rft_jax.models.hugging_face.layout import Layout, layouts
+from rft_jax.models.hugging_face.layout import Layout, layouts, tensors_of
 from rft_jax.models.hugging_face.tensor_files import INDEX_FILE, SINGLE_FILE
 from rft_jax.models.linear import Adapted
 from rft_jax.models.lora import merge_weight, split
@@ -66,12 +66,13 @@ def export(
     (directory / ADAPTER_CONFIG).unlink(missing_ok=True)  # of an adapter, which is merged
     name = jnp.dtype(dtype).name
     key = "torch_dtype" if "torch_dtype" in settings.values else "dtype"  # before version 4.56
-    write_json(directory / CONFIG_FILE, {**settings.values, key: name})
+    plain = settings.without("quantization_config")
+    write_json(directory / CONFIG_FILE, {**plain.values, key: name})
     tree = jax.tree.leaves(layouts(family, model))
     counts = _plan(tree, jnp.dtype(dtype).itemsize, file_bytes)
     leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, Adapted))
     merged = (np.asarray(merge_weight(leaf, dtype)) for leaf in leaves)
-    tensors = _tensors(tree, merged)
+    tensors = tensors_of(tree, merged)
     _write_tensors(tensors, counts, directory)
 
 
@@ -102,10 +103,10 @@ def export_adapter(
     family, _ = read_family(source)
     copy_description(source, directory)
     (directory / CONFIG_FILE).unlink()  # of the base; the adapter has its own
-    write_json(directory / ADAPTER_CONFIG, adapter_settings(model.config.lora, base))
+    write_json(directory / ADAPTER_CONFIG, adapter_settings(model.config.lora, family, base))
     adapters, _ = split(params)
     arrays = (np.asarray(leaf.astype(dtype)) for leaf in jax.tree.leaves(adapters))
-    tensors = _tensors(jax.tree.leaves(adapter_layouts(family, model)), arrays)
+    tensors = tensors_of(jax.tree.leaves(adapter_layouts(family, model)), arrays)
     _save_file(dict(tensors), directory / ADAPTER_FILE)
 
 
@@ -142,21 +143,20 @@ def _check_same(model: Model, config: ModelConfig, settings: Settings) -> None:
 
 
 def _plan(tree: list[Layout], itemsize: int, file_bytes: int) -> list[int]:
-    """How many tensors go to each file, in the order of `_tensors`."""
+    """How many tensors go to each file, in the order of `tensors_of`."""
     counts, size = [0], 0
+    begun: set[str] = set()
     for layout in tree:
         tensor_bytes = math.prod(layout.tensor_shape) * itemsize
-        for _ in layout.names():
+        for name in layout.names():
+            if layout.weight.half and name not in begun:
+                begun.add(name)
+                continue
             if counts[-1] and size + tensor_bytes > file_bytes:
                 counts, size = [*counts, 0], 0
             counts[-1] += 1
             size += tensor_bytes
     return counts
-
-
-def _tensors(tree: list[Layout], arrays: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    for layout, array in zip(tree, arrays, strict=True):
-        yield from layout.tensors(array)
 
 
 def _write_tensors(

@@ -6,13 +6,14 @@ columns.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 from rft_jax.models.families import Family, WeightMap
+from rft_jax.models.families.base import HALVES
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.models.layer_kinds import stacks
 from rft_jax.models.lora import base
@@ -39,7 +40,7 @@ class Layout:
     @property
     def tensor_shape(self) -> tuple[int, ...]:
         """The shape of each tensor."""
-        sizes = dict(zip(self.axes, self.shape, strict=True))
+        sizes = self._sizes
         return tuple(math.prod(sizes[x] for x in axis) for axis in self.weight.axes.split())
 
     def name(self, *position: int) -> str:
@@ -70,17 +71,42 @@ class Layout:
             self._read_tensor(files, name, inner, part[position].transpose(self._order))
         return part
 
-    def tensors(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Every tensor of our array, by name."""
+    def tensors(
+        self, array: np.ndarray, begun: dict[str, np.ndarray]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Every tensor of our array that is complete, by name.
+
+        Args:
+            array: Ours.
+            begun: Tensors that lack one of two arrays; those that lack this one leave it, and those
+                that lack another come to it.
+        """
+        letters = self.weight.axes.replace(" ", "")
         for position in np.ndindex(self.shape[: self.stacked]):
-            tensor = array[position].transpose(self._order).reshape(self.tensor_shape)
-            yield self.name(*position), np.ascontiguousarray(tensor)
+            name, values = self.name(*position), array[position].transpose(self._order)
+            if not self.weight.half:
+                yield name, np.ascontiguousarray(values.reshape(self.tensor_shape))
+                continue
+            other = begun.pop(name, None)
+            tensor = np.empty(self.tensor_shape, array.dtype) if other is None else other
+            unmerged = tensor.reshape([self._sizes[letter] for letter in letters])
+            unmerged[tuple(int(x) if x in HALVES else slice(None) for x in letters)] = values
+            if other is None:
+                begun[name] = tensor
+            else:
+                yield name, tensor
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """That of each letter."""
+        return dict(zip(self.axes, self.shape, strict=True)) | dict.fromkeys(HALVES, 2)
 
     @property
     def _order(self) -> list[int]:
         """The permutation of our axes, without the stacked ones, to the tensor's order."""
         own = self.axes[self.stacked :]
-        return [own.index(letter) for letter in self.weight.axes.replace(" ", "")]
+        letters = self.weight.axes.replace(" ", "")
+        return [own.index(letter) for letter in letters if letter not in HALVES]
 
     def _read_tensor(
         self,
@@ -90,14 +116,18 @@ class Layout:
         target: np.ndarray,
     ) -> None:
         """Copies a slice of a tensor into a view of our array with the tensor's axes, unmerged."""
-        sizes = dict(zip(self.axes, self.shape, strict=True))
+        sizes = self._sizes
         slices, shape, inside = [], [], []
-        for leading, *merged in self.weight.axes.split():
+        for axis in self.weight.axes.split():
+            leading, *merged = axis.lstrip(HALVES)
             start, stop = bounds[leading]
             span = math.prod(sizes[letter] for letter in merged)
-            slices.append(slice(start * span, stop * span))
+            before = 0
+            if axis[0] in HALVES:  # the other array's lie before or behind
+                before = int(axis[0]) * sizes[leading] * span
+            slices.append(slice(before + start * span, before + stop * span))
             shape += [stop - start, *(sizes[letter] for letter in merged)]
-            inside += [slice(None), *(slice(*bounds[letter]) for letter in merged)]
+            inside += [slice(None), *(_within(bounds, letter) for letter in merged)]
         span = (slices[0].stop - slices[0].start) // shape[0]
         step = max(1, CHUNK_BYTES * shape[0] // (4 * math.prod(shape)))
         for row in range(0, shape[0], step):
@@ -105,6 +135,24 @@ class Layout:
             first = slices[0].start + row * span
             values = files.read(name, (slice(first, first + rows * span), *slices[1:]))
             target[row : row + rows] = values.reshape(rows, *shape[1:])[tuple(inside)]
+
+
+def _within(bounds: dict[str, tuple[int, int]], letter: str) -> slice | int:
+    return int(letter) if letter in HALVES else slice(*bounds[letter])
+
+
+def tensors_of(
+    tree: Sequence[Layout], arrays: Iterable[np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of arrays, by name, each when all that it holds is there.
+
+    Args:
+        tree: The arrays' layouts.
+        arrays: Ours, in the same order; one at a time is asked for.
+    """
+    begun: dict[str, np.ndarray] = {}
+    for layout, array in zip(tree, arrays, strict=True):
+        yield from layout.tensors(array, begun)
 
 
 def layouts(family: Family, model: Model) -> PyTree:

@@ -19,9 +19,11 @@ from rft_jax.models.layer_kinds.attention import Attention
 from rft_jax.models.layer_kinds.base import LayerKind, LayerWeights, Rows, Source
 from rft_jax.models.layer_kinds.delta_net import DeltaNet
 from rft_jax.models.layer_kinds.shared import SharedAttention
+from rft_jax.models.layer_kinds.short_conv import ShortConv
 from rft_jax.utils.types import PyTree
 
-ATTENTION, DELTA_NET = "layers", "delta_net_layers"  # stacks; most models have the first alone
+# Stacks; most models have the first alone.
+ATTENTION, DELTA_NET, SHORT_CONV = "layers", "delta_net_layers", "short_conv_layers"
 GLOBAL, SHARED, SHARED_GLOBAL = "global_layers", "shared_layers", "shared_global_layers"
 STACK_OF: dict[str, str] = {
     "full": ATTENTION,
@@ -31,6 +33,7 @@ STACK_OF: dict[str, str] = {
     "shared_sliding": SHARED,
     "shared_global": SHARED_GLOBAL,
     "delta_net": DELTA_NET,
+    "short_conv": SHORT_CONV,
 }
 KINDS: dict[str, Callable[[ModelConfig, tuple[str, ...]], LayerKind]] = {
     ATTENTION: Attention,
@@ -38,6 +41,7 @@ KINDS: dict[str, Callable[[ModelConfig, tuple[str, ...]], LayerKind]] = {
     SHARED: SharedAttention,
     SHARED_GLOBAL: SharedAttention,
     DELTA_NET: DeltaNet,
+    SHORT_CONV: ShortConv,
 }
 SOURCES = {SHARED: ATTENTION, SHARED_GLOBAL: GLOBAL}  # whose last layer's keys they read
 ATTENTION_MATRICES = ("q_DKMQ", "k_DKQ", "v_DKQ", "out_KMQD")

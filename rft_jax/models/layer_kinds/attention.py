@@ -111,6 +111,9 @@ class Attention:
                 weights["v_bias_KQ"] = make(*key, 0.0)
         if c.output_bias:
             weights["out_bias_D"] = make(("embed",), (c.hidden_size,), 0.0)
+        if c.attention_sinks:
+            heads = (c.num_kv_heads, group)
+            weights["sink_KM"] = make(("num_kv_heads", "head_group"), heads, 0.0)
         one = 0.0 if c.norm_weight_offset else 1.0
         if c.qk_norm_all_heads:
             weights["q_norm_KMQ"] = make(*query, 0.0, one)
@@ -212,7 +215,7 @@ class Attention:
             distance_BSTU = _distance(rows.positions_BST, rows.positions_BST)
             mask = _within(window, visible_BSTU, distance_BSTU)
             k, v = _dequantize(kv, rows.dtype)
-            own = Keys(of_rows(k), of_rows(v), mask)
+            own = Keys(of_rows(k), of_rows(v), mask, self._sinks(layer))
             shared = _keys_of_prefix(rows, prompts, window)
             out_BSKMTQ = attention(q, own, shared).astype(rows.dtype)
             return self._output(layer, out_BSKMTQ, gate)
@@ -240,7 +243,7 @@ class Attention:
             capacity = kv[1].shape[2]
             age_T = (cache.written - jnp.arange(capacity)) % capacity
             mask = _within(window, age_T <= cache.length_BG[..., None, None], age_T)
-            own = Keys(*_dequantize(kv, rows.dtype), mask)
+            own = Keys(*_dequantize(kv, rows.dtype), mask, self._sinks(layer))
             shared = _keys_of_prefix(rows, prompts, window)
             out_BSKM1Q = attention(q, own, shared).astype(rows.dtype)
             return self._output(layer, out_BSKM1Q, gate)
@@ -293,6 +296,9 @@ class Attention:
             k = rms_norm(k, layer.vector("k_norm_Q"), c)
         cos_BSTQ, sin_BSTQ = rotation
         return rotate(jnp.moveaxis(k, 2, 3), cos_BSTQ[:, :, None], sin_BSTQ[:, :, None]), v
+
+    def _sinks(self, layer: LayerWeights) -> Array | None:
+        return layer.vector("sink_KM") if self.config.attention_sinks else None
 
     def _output(self, layer: LayerWeights, out_BSKMTQ: Array, gate: Array | None) -> Array:
         """mixed_BSTD from the attention of all heads."""

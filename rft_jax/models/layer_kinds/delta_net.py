@@ -8,8 +8,6 @@ Letters: C channels of the convolution (queries, keys and values), W its width, 
 size of keys, Y that of values, Z prompts of a row.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -26,20 +24,12 @@ from rft_jax.models.layer_kinds.base import (
     MixToken,
     Rows,
 )
+from rft_jax.models.layer_kinds.convolution import convolve, last_inputs, places_of
 from rft_jax.models.layer_kinds.recurrent import PromptStates, StateCache, init_states
 from rft_jax.models.linear import linear
 from rft_jax.utils.types import PyTree
 
 NORM_EPS = 1e-6  # of queries' and keys' lengths
-
-
-class _Places(NamedTuple):
-    """What the convolution and the rule have to know of rows."""
-
-    filled_BST: Array  # bool
-    run_BST: Array  # int32: stretches of one segment
-    since_BST: Array  # int32, places since the run began
-    own_BSTZ: Array  # bool, the prompt that the run follows
 
 
 class DeltaNet:
@@ -82,14 +72,14 @@ class DeltaNet:
 
     def over_rows(self, rows: Rows) -> MixRows:
         """See `LayerKind`."""
-        places = _places(rows)
+        places = places_of(rows)
 
         def mix(
             layer: LayerWeights, h_BSTD: Array, index: Array | int, prompts: PyTree
         ) -> tuple[Array, PyTree]:
             states = self._zeros(len(h_BSTD), rows.dtype) if prompts is None else prompts.states
             inputs_BSTC = linear(h_BSTD, layer.weight("delta_qkv_DC"))
-            conv_BSTC = _convolve(
+            conv_BSTC = convolve(
                 inputs_BSTC, layer.vector("delta_conv_CXW")[:, 0].T, places, states["inputs"]
             )
             tokens = self._tokens(layer, h_BSTD, conv_BSTC)
@@ -100,7 +90,10 @@ class DeltaNet:
             )
             runs = Runs(places.run_BST, places.own_BSTZ, states["memory"])
             out_BSTHY, memory_BSHQY = delta_rule(tokens, runs)
-            kept = {"inputs": self._last_inputs(inputs_BSTC, places), "memory": memory_BSHQY}
+            kept = {
+                "inputs": last_inputs(inputs_BSTC, places, self.sizes.conv_width),
+                "memory": memory_BSHQY,
+            }
             return self._output(layer, h_BSTD, out_BSTHY), kept
 
         return mix
@@ -192,49 +185,3 @@ class DeltaNet:
         out_BSTHY = out_BSTHY * jax.lax.rsqrt(square + self.config.norm_eps)
         out_BSTHY *= layer.vector("delta_norm_Y").astype(jnp.float32) * jax.nn.silu(gate_BSTHY)
         return linear(out_BSTHY.astype(h_BSTD.dtype), layer.weight("delta_out_HYD"), inputs=2)
-
-    def _last_inputs(self, inputs_BSTC: Array, places: _Places) -> Array:
-        """The convolution's inputs of a row's last W - 1 filled places, zeros before the first."""
-        T, back = inputs_BSTC.shape[2], self.sizes.conv_width - 1
-        end_BS = jnp.where(places.filled_BST, jnp.arange(T) + 1, 0).max(axis=-1)
-        at_BSW = end_BS[..., None] - back + jnp.arange(back)
-        last_BSWC = jnp.take_along_axis(inputs_BSTC, jnp.maximum(at_BSW, 0)[..., None], axis=2)
-        return jnp.where((at_BSW >= 0)[..., None], last_BSWC, 0)
-
-
-def _places(rows: Rows) -> _Places:
-    """The runs of rows."""
-    segments_BST, prefix = rows.segments_BST, rows.prefix
-    filled_BST = segments_BST != 0
-    before_BST = jnp.pad(segments_BST[..., :-1], [(0, 0), (0, 0), (1, 0)])
-    begins_BST = filled_BST & (segments_BST != before_BST)
-    place_T = jnp.arange(segments_BST.shape[2])
-    began_BST = jax.lax.cummax(jnp.where(begins_BST, place_T, 0), axis=2)
-    own_BSTZ = jnp.zeros((*segments_BST.shape, 1), bool)
-    if prefix is not None:
-        shape = *segments_BST.shape, prefix.own_BXYZ.shape[-1]
-        own_BSTZ = jnp.broadcast_to(prefix.own_BXYZ, shape)
-    run_BST = jnp.cumsum(begins_BST, axis=2, dtype=jnp.int32)
-    return _Places(filled_BST, run_BST, place_T - began_BST, own_BSTZ)
-
-
-def _convolve(inputs_BSTC: Array, weight_WC: Array, places: _Places, before_BZWC: Array) -> Array:
-    """The causal convolution of each channel within runs, float32 [B, S, T, C].
-
-    Args:
-        before_BZWC: The last W - 1 inputs of the prompts that runs follow.
-    """
-    W, T = weight_WC.shape[0], inputs_BSTC.shape[2]
-    weight_WC, inputs = weight_WC.astype(jnp.float32), inputs_BSTC.astype(jnp.float32)
-    out_BSTC = inputs * weight_WC[-1]
-    for back in range(1, min(W, T)):
-        earlier = jnp.pad(inputs[:, :, :-back], [(0, 0), (0, 0), (back, 0), (0, 0)])
-        inside_BST1 = (places.since_BST >= back)[..., None]
-        out_BSTC += jnp.where(inside_BST1, earlier, 0) * weight_WC[-1 - back]
-    # Of the prompt's inputs, the first W - 1 places of a run reach fewer and fewer.
-    before = before_BZWC.astype(jnp.float32)
-    for since in range(W - 1):
-        reached_BZC = (before[:, :, since:] * weight_WC[: W - 1 - since]).sum(axis=2)
-        at_BSTZ = places.own_BSTZ & (places.since_BST == since)[..., None]
-        out_BSTC += jnp.einsum("BSTZ,BZC->BSTC", at_BSTZ.astype(jnp.float32), reached_BZC)
-    return out_BSTC

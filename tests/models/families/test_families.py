@@ -2,7 +2,14 @@
 
 import pytest
 
-from rft_jax.config import LinearRope, Llama3Rope, ModelConfig, ProportionalRope, YarnRope
+from rft_jax.config import (
+    DeltaNetConfig,
+    LinearRope,
+    Llama3Rope,
+    ModelConfig,
+    ProportionalRope,
+    YarnRope,
+)
 from rft_jax.models.families import FAMILIES, Settings
 from rft_jax.plan.known_models import SHAPES
 from rft_jax.utils.errors import InputError
@@ -157,6 +164,107 @@ GEMMA_4_E2B = {
     "vocab_size": 262144,
     "vocab_size_per_layer_input": 262144,
 }
+QWEN3_5_35B_A3B = {
+    "architectures": ["Qwen3_5MoeForCausalLM"],
+    "attention_bias": False,
+    "attn_output_gate": True,
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 10,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "moe_intermediate_size": 512,
+    "num_attention_heads": 16,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        "mrope_interleaved": True,
+        "mrope_section": [11, 11, 10],
+        "partial_rotary_factor": 0.25,
+        "rope_theta": 10000000,
+        "rope_type": "default",
+    },
+    "shared_expert_intermediate_size": 512,
+    "tie_word_embeddings": False,
+}
+LFM2_1_2B = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "block_auto_adjust_ff_dim": True,
+    "block_ff_dim": 12288,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_multiple_of": 256,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+    "hidden_size": 2048,
+    "max_position_embeddings": 128000,
+    "norm_eps": 1e-05,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "rope_theta": 1000000.0,
+}
+GPT_OSS_20B = {
+    "architectures": ["GptOssForCausalLM"],
+    "attention_bias": True,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "quantization_config": {"modules_to_not_convert": ["lm_head"], "quant_method": "mxfp4"},
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+}
+GRANITE_4_MICRO = {
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "attention_bias": False,
+    "attention_multiplier": 0.015625,
+    "embedding_multiplier": 12,
+    "hidden_act": "silu",
+    "hidden_size": 2560,
+    "intermediate_size": 8192,
+    "layer_types": ["attention"] * 40,
+    "logits_scaling": 10,
+    "num_attention_heads": 40,
+    "num_experts_per_tok": 0,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 8,
+    "num_local_experts": 0,
+    "position_embedding_type": "rope",
+    "residual_multiplier": 0.22,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 10000000,
+    "shared_intermediate_size": 8192,
+    "tie_word_embeddings": True,
+}
 GEMMA = {
     "head_dim": 256,
     "tie_embeddings": True,
@@ -235,6 +343,95 @@ def test_qwen3_moe():
     assert read(QWEN3_30B_A3B) == expected
     newer = {k: v for k, v in QWEN3_30B_A3B.items() if k != "num_experts"}
     assert read(newer, num_local_experts=128) == expected
+
+
+def test_qwen3_5_moe():
+    expected = ModelConfig(
+        num_layers=40,
+        hidden_size=2048,
+        num_heads=16,
+        num_kv_heads=2,
+        head_dim=256,
+        intermediate_size=512,
+        rope_theta=1e7,
+        rotary_dim=64,
+        tie_embeddings=False,
+        qk_norm=True,
+        attention_gate=True,
+        norm_weight_offset=True,
+        attention_pattern=("delta_net",) * 3 + ("full",),
+        delta_net=DeltaNetConfig(16, 32, 128, 128, 4),
+        experts=256,
+        experts_per_token=8,
+        shared_expert_size=512,
+    )
+    assert read(QWEN3_5_35B_A3B) == expected
+
+
+def test_lfm2():
+    kinds = ["short_conv"] * 16
+    for layer in LFM2_1_2B["full_attn_idxs"]:
+        kinds[layer] = "full"
+    expected = ModelConfig(
+        num_layers=16,
+        hidden_size=2048,
+        num_heads=32,
+        num_kv_heads=8,
+        intermediate_size=8192,
+        rope_theta=1e6,
+        norm_eps=1e-5,
+        qk_norm=True,
+        attention_pattern=tuple(kinds[:-1]),  # which ends as it begins
+    )
+    assert read(LFM2_1_2B) == expected
+    assert read(LFM2_1_2B, block_auto_adjust_ff_dim=False).intermediate_size == 12288
+    assert not read(LFM2_1_2B, tie_embedding=False).tie_embeddings
+
+
+def test_gpt_oss():
+    expected = ModelConfig(
+        num_layers=24,
+        hidden_size=2880,
+        num_heads=64,
+        num_kv_heads=8,
+        intermediate_size=2880,
+        rope_theta=150_000.0,
+        rope_scaling=YarnRope(
+            32.0, 4096, attention_factor=pytest.approx(0.1 * 3.4657359 + 1), truncate=False
+        ),
+        norm_eps=1e-5,
+        tie_embeddings=False,
+        attention_bias=True,
+        output_bias=True,
+        attention_sinks=True,
+        attention_pattern=("sliding", "full"),
+        sliding_window=128,
+        swiglu_limit=7.0,
+        experts=32,
+        experts_per_token=4,
+        expert_bias=True,
+    )
+    assert read(GPT_OSS_20B) == expected
+    older = {k: v for k, v in GPT_OSS_20B.items() if k not in ("rope_scaling", "layer_types")}
+    assert read(older) == expected
+
+
+def test_granite_without_mamba():
+    expected = ModelConfig(
+        num_layers=40,
+        hidden_size=2560,
+        num_heads=40,
+        num_kv_heads=8,
+        intermediate_size=8192,
+        rope_theta=1e7,
+        norm_eps=1e-5,
+        attention_scale=1 / 64,
+        embedding_multiplier=12.0,
+        residual_multiplier=0.22,
+        logits_scaling=10.0,
+    )
+    assert read(GRANITE_4_MICRO) == expected
+    assert read(GRANITE_4_MICRO, position_embedding_type=None).attention_pattern == ("nope",)
 
 
 def test_gemma2():
@@ -376,6 +573,20 @@ def test_the_shortest_pattern_is_found():
         ),
         (QWEN3_30B_A3B, {"mlp_only_layers": [0]}, "mlp_only_layers=[0] is not supported"),
         (QWEN3_30B_A3B, {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported"),
+        (QWEN3_5_35B_A3B, {"norm_topk_prob": False}, "norm_topk_prob=False is not supported"),
+        (LFM2_1_2B, {"conv_bias": True}, "conv_bias=True is not supported"),
+        (GPT_OSS_20B, {"swiglu_alpha": 1.0}, "swiglu_alpha=1.0 is not supported"),
+        (
+            GPT_OSS_20B,
+            {"quantization_config": {"quant_method": "awq"}},
+            "quantization_config={'quant_method': 'awq'} is not supported",
+        ),
+        (
+            GRANITE_4_MICRO,
+            {"layer_types": ["mamba"] * 39 + ["attention"]},
+            "config.json: Mamba layers are not supported; use a Granite 4 without them, such as",
+        ),
+        (GRANITE_4_MICRO, {"num_local_experts": 64}, "num_local_experts=64 is not supported"),
         (GEMMA_2_2B, {"layer_types": ["full_attention"]}, "each of the 26 layers one of"),
         (GEMMA_3_1B, {"use_bidirectional_attention": True}, "=True is not supported"),
         (GEMMA_4_E2B, {"use_bidirectional_attention": "all"}, "='all' is not supported"),

@@ -60,7 +60,26 @@ CONFIGS = {
         "linear_key_head_dim": 3,
         "linear_value_head_dim": 5,
     },
+    "granite_hybrid": {
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "layer_types": ["attention"] * 3,
+        "num_local_experts": 0,
+        "shared_intermediate_size": 24,
+    },
+    "gpt_oss": {
+        "architectures": ["GptOssForCausalLM"],
+        "intermediate_size": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 64,
+    },
+    "lfm2": {
+        "architectures": ["Lfm2ForCausalLM"],
+        "layer_types": ["conv", "full_attention", "conv"],
+        "block_auto_adjust_ff_dim": False,
+    },
 }
+INTERLEAVED = "mlp.experts.gate_up_proj"  # of gpt-oss: two arrays that take turns in a tensor
 
 
 def tensors_of(settings, dtype=np.float32):

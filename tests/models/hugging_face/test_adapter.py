@@ -154,6 +154,6 @@ def test_variants_are_refused_by_name(setting, complaint):
 def test_the_base_s_name_is_written_as_it_is_read(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "directory").mkdir()
-    settings = adapter_settings(lora_of(), base)
+    settings = adapter_settings(lora_of(), FAMILIES["LlamaForCausalLM"], base)
     expected = base if base.startswith("hf:") else str(tmp_path / base)
     assert base_of(Settings(settings, "")) == expected

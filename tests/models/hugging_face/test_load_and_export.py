@@ -18,13 +18,22 @@ from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.parallel import LEARNER_RULES, make_mesh, shardings
 from rft_jax.utils.errors import InputError
 
-from .conftest import CONFIGS, SIZES, tensors_of, write
+from .conftest import CONFIGS, INTERLEAVED, SIZES, tensors_of, write
 
 MESHES = {
     "one device": MeshConfig(data=1),
     "data 2, fsdp 2, tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
     "fsdp 4, tensor 2": MeshConfig(data=1, fsdp=4, tensor=2),
 }
+
+QWEN3_5_MOE = CONFIGS["qwen3_5"] | {
+    "architectures": ["Qwen3_5MoeForCausalLM"],
+    "moe_intermediate_size": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "shared_expert_intermediate_size": 12,
+}
+MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
 
 
 def load(directory, mesh="one device", dtype=jnp.float32):
@@ -76,6 +85,74 @@ def test_experts_are_stacked(tmp_path):
         for expert in range(4):
             up_FD = tensors[f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight"]
             np.testing.assert_array_equal(params["layers"]["up_EDF"][layer, expert], up_FD.T)
+
+
+def test_experts_in_one_tensor_are_those_in_many(tmp_path):
+    settings = SIZES | QWEN3_5_MOE
+    tensors = tensors_of(settings)
+    packed = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    for layer in range(3):
+        experts = f"model.layers.{layer}.mlp.experts"
+
+        def stacked(kind, experts=experts):
+            return np.stack([tensors[f"{experts}.{e}.{kind}_proj.weight"] for e in range(4)])
+
+        halves = stacked("gate"), stacked("up")
+        packed[f"{experts}.gate_up_proj"] = np.concatenate(halves, axis=1)
+        packed[f"{experts}.down_proj"] = stacked("down")
+    _, many, _ = load(write(tmp_path / "many", settings, tensors))
+    model, one, _ = load(write(tmp_path / "one", settings, packed), "data 2, fsdp 2, tensor 2")
+    jax.tree.map(np.testing.assert_array_equal, many, one)
+    export(model, one, tmp_path / "one", tmp_path / "out", dtype=jnp.float32)
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    assert exported.keys() == tensors.keys()
+
+
+def test_experts_in_four_bits_become_numbers(tmp_path):
+    """Every number that four bits and some exponents have; in two files, on two meshes."""
+    D, F, E = 64, 16, 4
+    sizes = {"hidden_size": D, "intermediate_size": F, "quantization_config": MXFP4}
+    settings = SIZES | CONFIGS["gpt_oss"] | sizes
+    tensors = tensors_of(settings)
+    rng = np.random.default_rng(0)
+    expected, packed = {}, dict(tensors)
+    for layer in range(3):
+        name = f"model.layers.{layer}.mlp.experts.gate_up_proj"
+        blocks_EOGX = rng.integers(0, 256, (E, 2 * F, D // 32, 16), np.uint8)
+        scales_EOG = rng.integers(120, 132, (E, 2 * F, D // 32), np.uint8)
+        pairs = np.stack([blocks_EOGX & 15, blocks_EOGX >> 4], axis=-1)
+        number = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6] + [-0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+        numbers = number[pairs] * 2.0 ** (scales_EOG[..., None, None].astype(float) - 127)
+        expected[name] = numbers.reshape(E, 2 * F, D).swapaxes(1, 2)
+        del packed[name]
+        packed |= {f"{name}_blocks": blocks_EOGX, f"{name}_scales": scales_EOG}
+    directory = write(tmp_path / "model", settings, *halves(packed))
+    for mesh in ("one device", "fsdp 4, tensor 2"):
+        model, params, _ = load(directory, mesh, jnp.bfloat16)
+        for layer in range(3):
+            gate_up = expected[f"model.layers.{layer}.mlp.experts.gate_up_proj"]
+            for half, name in enumerate(("gate_EDF", "up_EDF")):
+                found = params["layers"][name][layer].astype(jnp.float32)
+                np.testing.assert_array_equal(found, gate_up[..., half::2])
+    export(model, params, directory, tmp_path / "out", dtype=jnp.float32)
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(exported[name], tensor)
+
+
+def test_other_quantizations_are_refused(tmp_path):
+    settings = SIZES | CONFIGS["gpt_oss"]
+    quantized = {"quantization_config": {"quant_method": "gptq"}}
+    directory = write(tmp_path / "gptq", settings | quantized, tensors_of(settings))
+    with pytest.raises(InputError, match="quantization_config={'quant_method': 'gptq'} is not"):
+        open_checkpoint(directory)
+    name = "model.layers.0.mlp.experts.down_proj"
+    tensors = tensors_of(settings)
+    del tensors[name]
+    tensors |= {f"{name}_blocks": np.zeros((4, 16, 1, 8), np.uint8)}
+    with pytest.raises(InputError, match=f"the tensor {name}_blocks has the type U8"):
+        open_checkpoint(write(tmp_path / "halves", settings, tensors))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -158,10 +235,14 @@ def test_each_byte_is_read_once_in_chunks(settings, mesh, tmp_path, monkeypatch)
     monkeypatch.setattr(TensorFiles, "read", read)
     tensors = tensors_of(settings)
     _, params, _ = load(write(tmp_path, settings, tensors), mesh)
-    assert reads == {name: tensor.size for name, tensor in tensors.items()}
-    # One key/value head's queries are never cut, nor their gates.
-    gated = settings["architectures"] == ["Qwen3_5ForCausalLM"]
-    assert largest <= (2 if gated else 1) * 2 * 6 * 16 * 4
+    times = {name: 2 if INTERLEAVED in name else 1 for name in tensors}
+    assert reads == {name: times[name] * tensor.size for name, tensor in tensors.items()}
+    # What is one of a tensor's first axis is never cut: a key/value head's queries, and their
+    # gates; an expert; one of a convolution's gates.
+    queries, expert, gate = 2 * 6 * 16 * 4, 16 * 2 * 8 * 4, 16 * 16 * 4
+    uncut = {"Qwen3_5": 2 * queries, "GptOss": expert, "Lfm2": gate}
+    family = settings["architectures"][0].removesuffix("ForCausalLM")
+    assert largest <= uncut.get(family, queries)
     monkeypatch.undo()
     jax.tree.map(np.testing.assert_array_equal, params, load(tmp_path)[1])
 
