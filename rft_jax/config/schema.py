@@ -84,8 +84,14 @@ class TokenizerConfig:
 # (Gemma 4: global); Gated DeltaNet (Qwen 3.5); a short convolution (LFM2). Shared ones, which come
 # last, read the keys and values of the last sliding or global layer before them.
 LayerType = Literal[
-    *("full", "sliding", "nope", "global", "shared_sliding", "shared_global"),
-    *("delta_net", "short_conv"),
+    "full",
+    "sliding",
+    "nope",
+    "global",
+    "shared_sliding",
+    "shared_global",
+    "delta_net",
+    "short_conv",
 ]
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
