@@ -339,11 +339,12 @@ class Block(nnx.Module):
         c = self.config
         gating = Gating(c.activation, c.swiglu_limit)
         if not c.experts:
-            return gated_mlp(h_BSTD, *map(self.weight, MLP), gating)
+            return gated_mlp(h_BSTD, *map(self.weight, MLP), gating=gating)
         out_BSTD = self._experts(h_BSTD, gating, row_sharding)
         if not c.shared_expert_size:
             return out_BSTD
-        return out_BSTD + shared_expert(h_BSTD, *map(self.weight, SHARED_EXPERT), gating)
+        shared = map(self.weight, SHARED_EXPERT)
+        return out_BSTD + shared_expert(h_BSTD, *shared, gating=gating)
 
     def _experts(self, h_BSTD: Array, gating: Gating, row_sharding: NamedSharding | None) -> Array:
         c = self.config
@@ -357,7 +358,7 @@ class Block(nnx.Module):
             return expert_mlp(
                 h_BSTD,
                 *map(weights.get, EXPERTS),
-                biases,
+                biases=biases,
                 gating=gating,
                 chosen=c.experts_per_token,
                 normalize=c.normalize_experts,

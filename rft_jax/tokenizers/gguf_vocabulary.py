@@ -144,7 +144,7 @@ def _steps(step: JsonObject | None) -> Iterator[JsonObject]:
     if step is None:
         return
     if step["type"] == "Sequence":
-        for part in step.get("pretokenizers", step.get("normalizers")):
+        for part in step.get("pretokenizers") or step["normalizers"]:
             yield from _steps(part)
     else:
         yield step

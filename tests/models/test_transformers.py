@@ -386,6 +386,7 @@ def test_gradients_of_completions_log_probabilities_equal(case, tmp_path):
     import torch
 
     peer = pair.peer.double()  # so that rounding is mostly ours
+    peer.set_experts_implementation("eager")  # grouped products take no float64
     for weight in weights_of(peer).values():
         weight.requires_grad_(True)
 

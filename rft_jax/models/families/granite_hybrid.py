@@ -32,7 +32,7 @@ def read_config(settings: Settings) -> ModelConfig:
     kind: LayerType = "nope"
     if settings.choice("position_embedding_type", positions, "nope") == "full":
         kind = "full"
-    names = {"attention": kind, "full_attention": kind}
+    names: dict[str, LayerType] = {"attention": kind, "full_attention": kind}
     types = Settings({**settings.values, "layer_types": listed}, settings.where)
     return granite_config(
         settings,
