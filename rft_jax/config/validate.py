@@ -11,7 +11,6 @@ from rft_jax.config import (
     DEMONSTRATION_GAPS,
     RESERVED,
     Config,
-    DeltaNetConfig,
     DistillStage,
     EvalStage,
     LoraConfig,
@@ -35,7 +34,7 @@ from rft_jax.config.checks import (
     require_positive,
 )
 from rft_jax.config.presets import policy_loss
-from rft_jax.config.validate_layers import validate_sharing
+from rft_jax.config.validate_layers import validate_kinds, validate_sharing
 from rft_jax.utils.errors import InputError
 
 
@@ -136,30 +135,15 @@ def _validate_model(model: ModelConfig) -> None:
         raise InputError(f"{section}.rotary_dim: must lie between 2 and head_dim")
     if (model.rotary_dim or 0) % 2:
         raise InputError(f"{section}.rotary_dim: rotary positions need an even number")
-    if "short_conv" in model.attention_pattern:
-        _positive(section, model, "conv_width")
-    if model.swiglu_limit is not None:
-        _require(section, model, "swiglu_limit", lambda limit: limit > 0, "be above 0")
-    _require(section, model, "shared_expert_size", lambda size: size >= 0, "be 0 (none) or more")
-    if "delta_net" in model.attention_pattern:
-        _validate_delta_net(section, model.delta_net)
+    validate_kinds(section, model)
     validate_sharing(section, model)
+    if model.swiglu_limit is not None:
+        require(section, model, "swiglu_limit", lambda limit: limit > 0, "be above 0")
+    require(section, model, "shared_expert_size", lambda size: size >= 0, "be 0 (none) or more")
     if model.experts and not 1 <= model.experts_per_token <= model.experts:
         raise InputError(
             f"{section}.experts_per_token: {model.experts_per_token} must lie between 1 and the "
             f"{model.experts} experts"
-        )
-
-
-def _validate_delta_net(section: str, sizes: DeltaNetConfig | None) -> None:
-    if sizes is None:
-        raise InputError(f"{section}.delta_net: layers of that kind need sizes of their own")
-    section = f"{section}.delta_net"
-    names = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_width")
-    require_positive(section, sizes, *names)
-    if sizes.num_value_heads % sizes.num_key_heads:
-        raise InputError(
-            f"{section}.num_value_heads: {sizes.num_value_heads} is not a multiple of num_key_heads"
         )
 
 

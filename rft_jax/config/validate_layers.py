@@ -1,9 +1,37 @@
 """Checks of layers with sizes of their own, and of those that share keys."""
 
-from rft_jax.config.schema import ModelConfig
+from rft_jax.config.checks import require_positive
+from rft_jax.config.schema import DeltaNetConfig, ModelConfig
 from rft_jax.utils.errors import InputError
 
 SIZES = ("global_head_dim", "global_kv_heads", "shared_intermediate_size")
+
+
+def validate_kinds(section: str, model: ModelConfig) -> None:
+    """Refuses kinds of layers without the sizes that they need.
+
+    Args:
+        section: Where the model's settings are.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    if "short_conv" in model.attention_pattern:
+        require_positive(section, model, "conv_width")
+    if "delta_net" in model.attention_pattern:
+        _validate_delta_net(section, model.delta_net)
+
+
+def _validate_delta_net(section: str, sizes: DeltaNetConfig | None) -> None:
+    if sizes is None:
+        raise InputError(f"{section}.delta_net: layers of that kind need sizes of their own")
+    section = f"{section}.delta_net"
+    names = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_width")
+    require_positive(section, sizes, *names)
+    if sizes.num_value_heads % sizes.num_key_heads:
+        raise InputError(
+            f"{section}.num_value_heads: {sizes.num_value_heads} is not a multiple of num_key_heads"
+        )
 
 
 def validate_sharing(section: str, model: ModelConfig) -> None:

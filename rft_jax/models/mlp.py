@@ -155,7 +155,7 @@ def expert_mlp(
 
 def shared_expert(
     h_xD: Array,
-    router_DX: Array,
+    router_DX: Weight,
     gate_DF: Weight,
     up_DF: Weight,
     down_FD: Weight,
