@@ -53,7 +53,7 @@ def reverse_kl(student_xV: Array, teacher_xV: Array, beta: float) -> Array:
 
     References:
         MiniLLM, https://arxiv.org/abs/2306.08543; on-policy,
-        https://arxiv.org/abs/2306.13649, section 3.
+        https://arxiv.org/abs/2306.13649.
     """
     del beta
     return (jnp.exp(student_xV) * (student_xV - teacher_xV)).sum(axis=-1)
@@ -80,7 +80,7 @@ def generalized_jsd(student_xV: Array, teacher_xV: Array, beta: float) -> Array:
         beta: The teacher's part of the mixture, in (0, 1).
 
     References:
-        https://arxiv.org/abs/2306.13649, equation 1
+        https://arxiv.org/abs/2306.13649
     """
     mixture_xV = jnp.logaddexp(teacher_xV + jnp.log(beta), student_xV + jnp.log1p(-beta))
     of_teacher = reverse_kl(teacher_xV, mixture_xV, beta)
