@@ -108,6 +108,7 @@ def test_the_teacher_that_is_an_average_is_in_the_state(tokenizer):
         np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_compiled_step_never_calls_the_host(tokenizer):
     made = Step(tokenizer)
     lowered = made.step.func.lower(*made.step.args, made.start(), made.batch(tokenizer))

@@ -314,6 +314,7 @@ def test_a_run_that_is_made_longer_is_one_that_was_as_long_at_once(config, whole
     assert json.loads((tmp_path / "run" / "config.json").read_text())["name"] == config.name
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_its_steps_only(config, whole, tmp_path, capsys):
     damaged = Path(shutil.copytree(whole, tmp_path / "damaged"))
     newest = damaged / "rft" / "checkpoints" / "4"

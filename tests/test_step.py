@@ -225,7 +225,8 @@ def test_slots_change_nothing(reference_run, tokenizer, grader, items):
     assert_moved_alike(state, expected_state, tokenizer, grader)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [MESHES[0], *SLOW_MESHES])
 def test_a_mesh_gives_the_same_gradient(mesh, tokenizer, grader, items):
     """Plain gradient descent with rate 1 turns the update into the gradient itself."""
 
@@ -479,6 +480,7 @@ def test_dynamic_sampling_is_the_same_on_a_mesh(mesh, dynamic_run, tokenizer, gr
     assert_moved_alike(state, dynamic_run[0], tokenizer, grader)
 
 
+@pytest.mark.slow
 def test_a_shorter_static_length_of_prompts_changes_nothing(
     tokenizer, grader, items, reference_run
 ):
@@ -539,6 +541,7 @@ def test_grading_on_the_host_changes_nothing(
     assert_moved_alike(jax.device_get(state), reference_run[0], tokenizer, host_grader)
 
 
+@pytest.mark.slow
 def test_samples_ahead_are_those_of_the_policy_before_the_update(
     tokenizer, host_grader, items, reference_run
 ):

@@ -197,6 +197,7 @@ def test_of_several_nodes_that_read_one_field_the_best_answer_is_right():
     assert not any("the reference answer itself" in sentence for sentence in found)
 
 
+@pytest.mark.slow
 def test_an_answer_that_a_regex_captures_is_tried():
     spec = {
         "type": "regex",

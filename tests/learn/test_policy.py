@@ -299,6 +299,7 @@ def test_packed_rows_begin_each_completion_with_its_prompts_state(model, batch):
     assert distance(whole, packed) <= 1e-5 * distance(state, whole)
 
 
+@pytest.mark.slow
 def test_packed_rows_share_keys_between_layers(model, batch):
     """The gradient of a layer's keys is that of all layers that read them, and of all rows."""
     sharing = dataclasses.replace(

@@ -122,7 +122,11 @@ def rounded(params):
     return {name: of(name, leaf, 0) for name, leaf in quantized.items()} | {"layers": layers}
 
 
-@pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize(
+    "config",
+    [DENSE, pytest.param(EXPERTS, marks=pytest.mark.slow)],
+    ids=["dense", "experts"],
+)
 def test_the_rollout_samples_from_the_rounded_weights(config):
     model = build_model(config, V)
     params = weights(model)
