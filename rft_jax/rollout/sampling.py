@@ -108,12 +108,24 @@ def sample(
     else:
         weight_xV = truncate(weight_xV, top_k, top_p)
         token_x = inverse_cdf(weight_xV, uniform_x)
-        if not isinstance(greedy, bool):  # of tokens of equal weight the first, truncated or not
-            token_x = jnp.where(greedy, jnp.argmax(logits_xV, axis=-1), token_x).astype(jnp.int32)
+        if isinstance(greedy, Array):
+            token_x = _where_greedy(greedy, logits_xV, token_x)
         total_x = _cumulative(_blocks(weight_xV))[..., -1]  # as `inverse_cdf`: one pass for both
     log_total_x = jnp.log(total_x) + peak_x1[..., 0]
     logit_x = jnp.take_along_axis(logits_xV, token_x[..., None], axis=-1)[..., 0]
     return token_x, logit_x - log_total_x
+
+
+def _where_greedy(greedy_x: Array, logits_xV: Array, token_x: Array) -> Array:
+    """The most probable token where it is wanted: of equal ones the first, truncated or not.
+
+    As long as it is wanted nowhere, it is not looked for.
+    """
+
+    def some(token_x: Array) -> Array:
+        return jnp.where(greedy_x, jnp.argmax(logits_xV, axis=-1).astype(token_x.dtype), token_x)
+
+    return jax.lax.cond(greedy_x.any(), some, lambda token_x: token_x, token_x)
 
 
 def truncate(weight_xV: Array, top_k: int, top_p: float | Array) -> Array:

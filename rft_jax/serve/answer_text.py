@@ -27,22 +27,24 @@ class TokenTexts:
     def __init__(self, tokenizer: Tokenizer):
         table = tokenizer.piece_table()
         self._bytes = np.asarray(table.bytes_S).tobytes()
-        self._offset_V = np.asarray(table.offset_V)
-        self._length_V = np.asarray(table.length_V)
-        self._kind_V = np.asarray(table.kind_V)
+        # Lists, whose elements are found faster than those of arrays.
+        self._offset_V = np.asarray(table.offset_V).tolist()
+        self._length_V = np.asarray(table.length_V).tolist()
+        kinds = {int(kind): kind for kind in Kind}
+        self._kind_V = [kinds[kind] for kind in np.asarray(table.kind_V).tolist()]
         self.drop_space = DropSpace(int(table.drop_space))
         self.repair = Repair(int(table.repair))
-        self.longest = max(1, int(self._length_V.max()))  # bytes of a token
+        self.longest = max(1, max(self._length_V))  # bytes of a token
         self.strips_newlines = bool(tokenizer.answer_separator)
 
     def surface(self, token: int) -> bytes:
         """A token's bytes; none of special ones."""
-        offset = int(self._offset_V[token])
-        return self._bytes[offset : offset + int(self._length_V[token])]
+        offset = self._offset_V[token]
+        return self._bytes[offset : offset + self._length_V[token]]
 
     def kind(self, token: int) -> Kind:
         """How they enter the text."""
-        return Kind(int(self._kind_V[token]))
+        return self._kind_V[token]
 
     def describe(self, token: int, logprob: float) -> JsonObject:
         """A token and its log-probability, as OpenAI's API writes it."""

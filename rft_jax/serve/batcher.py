@@ -39,9 +39,9 @@ from rft_jax.serve.slots import (
 from rft_jax.utils.types import JsonObject
 
 SLOTS = 16
-STEPS = 8  # tokens of a dispatch, at most
+STEPS = 12  # tokens of a dispatch, at most
 _LEAST_ROOM = 64  # of prompts, and of completions
-_LEAST_PROMPT = 32  # tokens that are run, at least
+_LEAST_PROMPT = 24  # tokens that are run, at least
 _LEAST_TOP_P = 1e-6  # the most probable token is always in the nucleus
 _MINUS_INFINITY = -9999.0  # as OpenAI's API writes it
 
@@ -198,7 +198,7 @@ class Batcher:
         So the thread that calls `step` seldom compiles while others wait. What several tasks need
         at once is seen only there.
         """
-        length, before = _rounded(len(task.prompt), _LEAST_PROMPT), self._room
+        length, before = _run_length(len(task.prompt)), self._room
         rooms = _roomier(_room_of(task), before)
         pool = GrammarPool()
         state = ANYTHING
@@ -290,7 +290,7 @@ class Batcher:
 
     def _run(self, begun: list[_Beginning]) -> None:
         """Runs the prompts of those that are about to begin, of one length at once."""
-        lengths = [_rounded(len(one.prompt), _LEAST_PROMPT) for one in begun]
+        lengths = [_run_length(len(one.prompt)) for one in begun]
         for length in sorted(set(lengths)):
             ones = [one for one, size in zip(begun, lengths, strict=True) if size == length]
             rows = self._rows(ones, length)
@@ -327,9 +327,11 @@ class Batcher:
         self._slots, decoded = self._programs.decode(
             self.model.weights, self._slots, cancel_S, grammar
         )
-        if not any(running.task.top for running in self._running.values()):
-            nothing = np.zeros((len(self._prompt_in), self._steps, 0))
-            decoded = decoded._replace(top_SKN=nothing, top_logprobs_SKN=nothing)
+        if all(running.task.top is None for running in self._running.values()):
+            nothing = np.zeros((len(self._prompt_in), self._steps, 0))  # is not fetched
+            decoded = decoded._replace(
+                logprobs_SK=nothing, top_SKN=nothing, top_logprobs_SKN=nothing
+            )
         self._flight = _Flight(decoded, dict(self._running))
 
     def _grammar(self) -> GrammarTables:
@@ -341,11 +343,12 @@ class Batcher:
         return self._tables[1]
 
     def _hand_out(self, decoded: Decoded, ran: dict[int, _Running]) -> Iterator[JsonObject]:
+        tokens_SK, written_S = decoded.tokens_SK.tolist(), decoded.written_S.tolist()
         for slot, running in ran.items():
             if running.dropped:
                 continue
-            for at in range(decoded.written_S[slot]):
-                self._take(running, int(decoded.tokens_SK[slot, at]), decoded, slot, at)
+            for at, token in enumerate(tokens_SK[slot][: written_S[slot]]):
+                self._take(running, token, decoded, slot, at)
                 if running.text.stopped:
                     break
                 if running.task.streams:
@@ -441,10 +444,21 @@ def _roomier(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return max(a[0], b[0]), max(a[1], b[1])
 
 
+def _rounded(size: int) -> int:
+    """The next power of two, and `_LEAST_ROOM` at least."""
+    return max(_LEAST_ROOM, _power_above(size))
+
+
 @functools.cache
-def _rounded(size: int, least: int = _LEAST_ROOM) -> int:
-    """The next power of two, and `least` at least."""
-    return max(least, 1 << (size - 1).bit_length())
+def _run_length(size: int) -> int:
+    """The tokens that are run of a prompt and its padding: a power of two, or three quarters of it,
+    for each of which a program is compiled."""
+    power = _power_above(size)
+    return max(_LEAST_PROMPT, power // 4 * 3 if size <= power // 4 * 3 else power)
+
+
+def _power_above(size: int) -> int:
+    return 1 << (size - 1).bit_length()
 
 
 def _number(logprob: Array | float) -> float:

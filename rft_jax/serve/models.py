@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -75,33 +76,59 @@ class Models:
         return [*self._bases.values(), *tuned]
 
     def delete(self, name: str) -> None:
-        """Deletes a tuned model and its job's checkpoints.
+        """Deletes a tuned model and its job's checkpoints, or one of these.
 
         Raises:
-            ApiError: 404 without such a model, 403 for a base, 409 while a job trains on it.
+            ApiError: 404 without such a model, 403 for a base, 409 while a job needs it.
         """
         if name in self._bases:
             raise ApiError(
                 403, f"{name}: is a base model; end the server to take it away", param="model"
             )
         with self._store.write() as session:
-            row = session.scalar(select(ModelRow).where(ModelRow.name == name))
-            if row is None:
+            if row := session.scalar(select(ModelRow).where(ModelRow.name == name)):
+                folder = self._delete_tuned(session, row)
+            elif row := session.scalar(select(CheckpointRow).where(CheckpointRow.name == name)):
+                folder = self._delete_checkpoint(session, row)
+            else:
                 raise unknown_model(name[:200])
-            job = session.scalars(select(JobRow).where(JobRow.id == row.job_id)).one()
-            of_job = str(stage_path(self._store, job)) + "/"
-            users = select(JobRow.id).where(
-                JobRow.status.in_(UNFINISHED), JobRow.init.startswith(of_job, autoescape=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _delete_tuned(self, session: Session, row: ModelRow) -> Path:
+        """Forgets a tuned model; returns the folder of its weights."""
+        job = session.scalars(select(JobRow).where(JobRow.id == row.job_id)).one()
+        stage = stage_path(self._store, job)
+        _refuse_if_used(session, row.name, JobRow.init.startswith(f"{stage}/", autoescape=True))
+        checkpoints = select(CheckpointRow).where(CheckpointRow.job_id == job.id)
+        for checkpoint in session.scalars(checkpoints):
+            session.delete(checkpoint)
+        session.delete(row)
+        return stage / "checkpoints"
+
+    def _delete_checkpoint(self, session: Session, row: CheckpointRow) -> Path:
+        """Forgets a checkpoint; returns the folder of its weights."""
+        job = session.scalars(select(JobRow).where(JobRow.id == row.job_id)).one()
+        if job.status in UNFINISHED:
+            raise ApiError(
+                409, f"{row.name}: its job goes on from it; wait for it or cancel it", "model"
             )
-            if user := session.scalar(users):
-                raise ApiError(
-                    409, f"{name}: the job {user} trains on it; wait for it or cancel it", "model"
-                )
-            checkpoints = select(CheckpointRow).where(CheckpointRow.job_id == job.id)
-            for checkpoint in session.scalars(checkpoints):
-                session.delete(checkpoint)
-            session.delete(row)
-        shutil.rmtree(stage_path(self._store, job) / "checkpoints", ignore_errors=True)
+        path = checkpoint_path(self._store, job, row.step)
+        tuned = select(ModelRow.name).where(ModelRow.path == str(path))
+        if model := session.scalar(tuned):
+            raise ApiError(
+                409, f"{row.name}: its weights are those of {model}; delete that", "model"
+            )
+        _refuse_if_used(session, row.name, JobRow.init == str(path))
+        session.delete(row)
+        return path
+
+
+def _refuse_if_used(session: Session, name: str, is_used: ColumnElement[bool]) -> None:
+    users = select(JobRow.id).where(JobRow.status.in_(UNFINISHED), is_used)
+    if user := session.scalar(users):
+        raise ApiError(
+            409, f"{name}: the job {user} trains on it; wait for it or cancel it", "model"
+        )
 
 
 def stage_path(store: Store, job: JobRow) -> Path:

@@ -168,14 +168,15 @@ def begin(decoding: Decoding, weights: Weights, slots: Slots, beginnings: Beginn
     which others came with it, and the same program serves any number of them.
     """
     rows = jax.tree.map(jnp.asarray, beginnings)
+    first = jnp.int32(0)
 
-    def begin_one(row: Array, slots: Slots) -> Slots:
+    def run(row: Array, slots: Slots) -> Slots:
         length, slot = rows.length_N[row], rows.slot_N[row]
         last_1D, prefix = decoding.model.prefill(
             weights.params, rows.tokens_NP[row][None], length[None]
         )
-        first, states = jnp.int32(0), prefix.unrolled().states
-        slots = slots._replace(
+        states = prefix.unrolled().states
+        return slots._replace(
             prompts={
                 name: kept.place(slot, first, states[name], first)
                 for name, kept in slots.prompts.items()
@@ -183,10 +184,11 @@ def begin(decoding: Decoding, weights: Weights, slots: Slots, beginnings: Beginn
             prompt_length_S=slots.prompt_length_S.at[slot].set(length),
             last_SD=slots.last_SD.at[slot].set(last_1D[0]),
         )
-        sample = jax.tree.map(lambda x_N: x_N[row], rows.sample_N)
-        return _begin_sample(decoding, slots, slot, sample)
 
-    return jax.lax.fori_loop(0, rows.count, begin_one, slots)
+    slots = jax.lax.fori_loop(0, rows.count, run, slots)
+    unused_N = jnp.arange(len(rows.slot_N)) >= rows.count
+    slot_N = jnp.where(unused_N, len(slots.last_SD), rows.slot_N)
+    return _begin_samples(decoding, slots, slot_N, rows.sample_N)
 
 
 def repeat(decoding: Decoding, slots: Slots, source: Array, slot: Array, sample: Sample) -> Slots:
@@ -200,38 +202,53 @@ def repeat(decoding: Decoding, slots: Slots, source: Array, slot: Array, sample:
         prompt_length_S=copy(slots.prompt_length_S),
         last_SD=copy(slots.last_SD),
     )
-    return _begin_sample(decoding, slots, slot, sample)
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None], sample)
+    return _begin_samples(decoding, slots, jnp.asarray(slot)[None], one)
 
 
-def _begin_sample(decoding: Decoding, slots: Slots, slot: Array, sample: Sample) -> Slots:
-    """The slots with a new completion of the prompt that is in one of them."""
-    decode = slots.decode
+def _begin_samples(decoding: Decoding, slots: Slots, slot_N: Array, sample_N: Sample) -> Slots:
+    """The slots with a new completion in some, of the prompts that are in them.
 
-    def put(whole_S1: Array, value: Array | int) -> Array:
-        return whole_S1.at[slot, 0].set(value)
+    Args:
+        slot_N: Which; those that there are not are left out.
+        sample_N: Arrays [N].
+    """
+    decode, sample_N = slots.decode, jax.tree.map(jnp.asarray, sample_N)
+
+    def put(whole_S: Array, values_N: Array | int | bool) -> Array:
+        return whole_S.at[slot_N].set(values_N, mode="drop")
+
+    def put_only(whole_S1: Array, values_N: Array | int | bool) -> Array:
+        return whole_S1.at[slot_N, 0].set(values_N, mode="drop")
 
     answering = jnp.bool_(decoding.end_of_think_id is None)
     state, grammar = decode.state, decode.state.grammar
     assert grammar is not None
     # A thought is free, but where no grammar follows it, its end is as free as all else.
-    anything = sample.grammar_tokens == 0
-    first = jnp.where(answering | anything, sample.grammar, FREE)
+    anything_N = sample_N.grammar_tokens == 0
+    first_N = jnp.where(answering | anything_N, sample_N.grammar, FREE)
     state = MaskState(
-        put(state.thought, 0),
-        put(state.answering, answering),
-        GrammarState(put(grammar.state, first), put(grammar.count, 0), put(grammar.written, 0)),
+        put_only(state.thought, 0),
+        put_only(state.answering, answering),
+        GrammarState(
+            put_only(grammar.state, first_N),
+            put_only(grammar.count, 0),
+            put_only(grammar.written, 0),
+        ),
     )
-    begins_S1 = (jnp.arange(len(slots.last_SD)) == slot)[:, None]
-    cache = decode.cache.begin(begins_S1, _prefix(slots.prompts, slots.prompt_length_S))
-    key = completion_key(*map(jnp.asarray, (sample.seed, sample.step, sample.index)))
+    begins_S = put(jnp.zeros(len(slots.last_SD), bool), True)
+    cache = decode.cache.begin(begins_S[:, None], _prefix(slots.prompts, slots.prompt_length_S))
+    keys_N = jax.vmap(completion_key)(sample_N.seed, sample_N.step, sample_N.index)
     return slots._replace(
-        keys_S=slots.keys_S.at[slot].set(key),
-        sample=jax.tree.map(lambda all_S, one: all_S.at[slot].set(one), slots.sample, sample),
+        keys_S=put(slots.keys_S, keys_N),
+        sample=jax.tree.map(put, slots.sample, sample_N),
         decode=DecodeSlots(
-            hidden_CMD=decode.hidden_CMD.at[slot, 0].set(slots.last_SD[slot]),
+            hidden_CMD=jnp.where(
+                begins_S[:, None, None], slots.last_SD[:, None], decode.hidden_CMD
+            ),
             cache=cache,
             state=state,
-            running_CM=put(decode.running_CM, True),
+            running_CM=put_only(decode.running_CM, True),
         ),
     )
 

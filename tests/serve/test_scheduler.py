@@ -323,3 +323,29 @@ def test_deleting_a_model_that_a_job_trains_on(jobs):
     assert not (jobs.server.store.jobs / first / "run" / "rft" / "checkpoints").exists()
     assert jobs.get(f"/{first}")["fine_tuned_model"] == name
     assert jobs.get(f"/{first}/checkpoints")["data"] == []
+
+
+def test_deleting_a_checkpoint(jobs):
+    running = jobs.make(train="hold")
+    jobs.until(lambda: jobs.get(f"/{running}/checkpoints")["data"])
+    held = jobs.get(f"/{running}/checkpoints")["data"][0]["fine_tuned_model_checkpoint"]
+    refusal = jobs.server("DELETE", f"/models/{held}")
+    assert refusal.status_code == 409 and "goes on from it" in refusal.json()["error"]["message"]
+    jobs.do(running, "cancel")
+
+    identity = jobs.make()
+    model = jobs.reaches(identity, "succeeded")["fine_tuned_model"]
+    found = jobs.get(f"/{identity}/checkpoints")["data"]
+    names = {each["step_number"]: each["fine_tuned_model_checkpoint"] for each in found}
+    refusal = jobs.server("DELETE", f"/models/{names[6]}")  # the tuned model's own weights
+    assert refusal.status_code == 409 and model in refusal.json()["error"]["message"]
+    user = jobs.make(model=names[4])
+    refusal = jobs.server("DELETE", f"/models/{names[4]}")
+    assert refusal.status_code == 409 and user in refusal.json()["error"]["message"]
+    jobs.reaches(user, "succeeded")
+    assert jobs.server("DELETE", f"/models/{names[4]}").json()["deleted"] is True
+    assert jobs.server("GET", f"/models/{names[4]}").status_code == 404
+    kept = jobs.get(f"/{identity}/checkpoints")["data"]
+    assert [each["step_number"] for each in kept] == [6, 2]
+    folder = jobs.server.store.jobs / identity / "run" / "rft" / "checkpoints"
+    assert not (folder / "4").exists() and (folder / "6").exists()

@@ -179,7 +179,12 @@
       const kept = await call(`/v1/fine_tuning/jobs/${id}/checkpoints?limit=10`);
       checkpoints.replaceChildren(...kept.data.map((one) => element("p", { class: "card" },
         element("span", { class: "id" }, one.fine_tuned_model_checkpoint),
-        soft(` step ${one.step_number}`, one.metrics?.full_valid_mean_reward === undefined ? "" : `, validation ${number(one.metrics.full_valid_mean_reward)}`))));
+        soft(` step ${one.step_number}`, one.metrics?.full_valid_mean_reward === undefined ? "" : `, validation ${number(one.metrics.full_valid_mean_reward)}`),
+        button("Delete", async () => {
+          if (!confirm(`Delete ${one.fine_tuned_model_checkpoint}?`)) return;
+          await call(`/v1/models/${encodeURIComponent(one.fine_tuned_model_checkpoint)}`, "DELETE");
+          await update();
+        }, "danger"))));
       if (!kept.data.length) checkpoints.append(element("p", { class: "soft" }, "None yet."));
       if (shown !== job.status && await showReport()) shown = job.status;
       if (!settings.textContent && !["validating_files"].includes(job.status))
