@@ -213,7 +213,7 @@ def _begin_samples(decoding: Decoding, slots: Slots, slot_N: Array, sample_N: Sa
         slot_N: Which; those that there are not are left out.
         sample_N: Arrays [N].
     """
-    decode, sample_N = slots.decode, jax.tree.map(jnp.asarray, sample_N)
+    decode = slots.decode
 
     def put(whole_S: Array, values_N: Array | int | bool) -> Array:
         return whole_S.at[slot_N].set(values_N, mode="drop")
@@ -238,7 +238,8 @@ def _begin_samples(decoding: Decoding, slots: Slots, slot_N: Array, sample_N: Sa
     )
     begins_S = put(jnp.zeros(len(slots.last_SD), bool), True)
     cache = decode.cache.begin(begins_S[:, None], _prefix(slots.prompts, slots.prompt_length_S))
-    keys_N = jax.vmap(completion_key)(sample_N.seed, sample_N.step, sample_N.index)
+    seeds = map(jnp.asarray, (sample_N.seed, sample_N.step, sample_N.index))
+    keys_N = jax.vmap(completion_key)(*seeds)
     return slots._replace(
         keys_S=put(slots.keys_S, keys_N),
         sample=jax.tree.map(put, slots.sample, sample_N),
