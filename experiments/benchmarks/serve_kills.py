@@ -43,7 +43,7 @@ class Server:
         self.command = [sys.executable, "-m", "rft_jax.commands", "serve", "--dir", str(folder)]
         self.command += ["--model", f"{BASE}={workdir}", "--port", port]
         url = f"http://127.0.0.1:{port}/v1"
-        self.client = OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=30)
+        self.client = OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=600)
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
