@@ -35,7 +35,7 @@ from rft_jax.learn.dynamic_sampling import sample_groups
 from rft_jax.learn.objective import Learner
 from rft_jax.learn.optimizer import TrainState, state_shardings, weights
 from rft_jax.learn.policy import policy_update
-from rft_jax.models import Model, Params, base, merge, quantize_weights, quantized_axes
+from rft_jax.models import Model, Params, quantize_weights, quantized_axes
 from rft_jax.parallel import (
     ROLLOUT_RULES,
     AnyMesh,
@@ -299,11 +299,11 @@ def step_keys(sampler: Sampler, state: TrainState, batch: Batch) -> Array:
 def rollout_params(sampler: Sampler, params: Params) -> Params:
     """The rollout's copy of the weights, made once before the token loop.
 
-    Adapters are merged into it, and it is cast or quantized, and gathered: what is done here is not
-    done again for every token.
+    Adapters are merged into it, if they are not over four bits, and it is cast or quantized, and
+    gathered: what is done here is not done again for every token.
     """
     model = sampler.model
-    copy, axes = merge(params, model.dtype), base(model.axes)
+    copy, axes = model.sampling_weights(params), model.sampling_axes
     if model.float32_head:
         copy = {**copy, model.head: params[model.head].astype(jnp.float32)}
     if sampler.config.int8_weights:

@@ -93,7 +93,23 @@ LayerType = Literal[
     "delta_net",
     "short_conv",
 ]
-LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# Of attention and the MLP; of Gated DeltaNet (Qwen 3.5); of short convolutions (LFM2).
+LoraTarget = Literal[
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "in_proj_qkv",
+    "in_proj_z",
+    "in_proj_b",
+    "in_proj_a",
+    "out_proj",
+    "conv_in_proj",
+    "conv_out_proj",
+]
 
 
 @dataclass(frozen=True)
@@ -102,9 +118,12 @@ class LoraConfig:
 
     rank: int = 16  # TRL's
     alpha: float = 32.0  # TRL's
-    # PEFT's names; all of them: https://thinkingmachines.ai/blog/lora
+    # Of the weights that the model has. PEFT's names; all of them:
+    # https://thinkingmachines.ai/blog/lora
     targets: tuple[LoraTarget, ...] = get_args(LoraTarget)
-    base_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the frozen weights
+    # Of the frozen weights; nf4: their matrices in four bits (https://arxiv.org/abs/2305.14314),
+    # tables of the vocabulary and the rest in bfloat16.
+    base_dtype: Literal["bfloat16", "float32", "nf4"] = "bfloat16"
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,12 @@ def _validate_sampling(
     _validate_training(section, stage, config, earlier)
     rollout, where = stage.rollout, f"{section}.rollout"
     check_rollout(where, rollout)
+    lora = config.model(stage.model).lora
+    if rollout.int8_weights and lora is not None and lora.base_dtype == "nf4":
+        raise InputError(
+            f"{where}.int8_weights: models.{stage.model}.lora.base_dtype=nf4 is sampled from as it "
+            "is, in four bits; leave int8_weights off"
+        )
     if not 0 <= 2 * rollout.slots <= stage.batch_size * rollout.group_size:
         raise InputError(
             f"{where}.slots: {rollout.slots} must be at most half of the "
@@ -434,9 +440,12 @@ def validate_partition(
 _AXIS_SETTINGS = {
     "vocab": "the vocabulary",
     "embed": "hidden_size",
+    "embed_blocks": "blocks of hidden_size",
     "num_kv_heads": "num_kv_heads",
     "mlp": "intermediate_size",
+    "mlp_blocks": "blocks of intermediate_size",
     "shared_mlp": "shared_expert_size",
+    "shared_mlp_blocks": "blocks of shared_expert_size",
     "delta_heads": "delta_net.num_value_heads",
     "per_layer_table": "num_layers x per_layer_size",
 }

@@ -20,7 +20,7 @@ from rft_jax import data
 from rft_jax.config import RolloutConfig
 from rft_jax.evaluation.evaluator import EXACT
 from rft_jax.grammars import GrammarTables
-from rft_jax.models import Params, merge
+from rft_jax.models import Params
 from rft_jax.rollout import Prompts, Rollout, completion_keys, make_logit_mask, rollout
 from rft_jax.runs.reopen import OpenModel, open_best
 from rft_jax.tokenizers import message_text
@@ -211,7 +211,7 @@ def _sample(
     ) -> Rollout:
         noise = jnp.uint32(options.seed), jnp.int32(0)
         keys = completion_keys(*noise, row_B, jnp.zeros_like(row_B), samples)
-        copy = merge(params, model.dtype)
+        copy = model.sampling_weights(params)
         stops = {"stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id}
         whole = dataclasses.replace(mask, grammar=grammar)
         return rollout(model, copy, prompts, keys, whole, config, **stops)

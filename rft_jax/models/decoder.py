@@ -48,6 +48,7 @@ from rft_jax.models.mlp import (
     mlp_weights,
     shared_expert,
 )
+from rft_jax.models.nf4 import Nf4, packed_axes
 from rft_jax.models.norms import rms_norm
 from rft_jax.parallel import batch_parts, constrain, shard_experts, tensor_parts
 from rft_jax.utils.types import PyTree
@@ -369,11 +370,13 @@ class Block(nnx.Module):
         variables = {name: getattr(self, name) for name in names}
         weights = {name: variable.get_value() for name, variable in variables.items()}
         for name, weight in weights.items():
-            if not isinstance(weight, Int8):  # gathered over fsdp in this type
+            if not isinstance(weight, Int8 | Nf4):  # gathered over fsdp in this type
                 weights[name] = weight.astype(h_BSTD.dtype)
         axes = {name: variable.axes[1:] for name, variable in variables.items()}
         if isinstance(weights["gate_EDF"], Int8):
             axes = quantized_axes(axes)
+        elif isinstance(weights["gate_EDF"], Nf4):
+            axes = packed_axes(axes)
         if apart:
             mixture = shard_experts(mixture, axes, mesh)
         return mixture(weights, h_BSTD)

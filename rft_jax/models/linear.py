@@ -1,4 +1,4 @@
-"""What a linear layer multiplies by: a plain weight, one with a low-rank change, or in 8 bits."""
+"""What a linear layer multiplies by: a plain weight, one with a low-rank change, or in few bits."""
 
 import functools
 import math
@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
 from rft_jax.models.int8 import Int8
+from rft_jax.models.nf4 import Nf4, dequantize
 
 PRODUCT = "product"  # by which a checkpoint's policy knows the results
 TILE = 128  # rows and columns that a kernel's blocks are multiples of
@@ -28,13 +29,14 @@ class Adapted:
     the input axes and the rank R, B the rank and the output axes. All may be stacked over layers.
     """
 
-    weight: Array
+    weight: Array | Nf4
     a: Array
     b: Array
     scale: float
 
 
-Weight: TypeAlias = Array | Adapted | Int8
+Weight: TypeAlias = Array | Adapted | Int8 | Nf4
+ExpertWeight: TypeAlias = Array | Int8 | Nf4
 
 
 def linear(x_xD: Array, weight: Weight, inputs: int = 1) -> Array:
@@ -54,7 +56,9 @@ def _linear(x_xD: Array, weight: Weight, inputs: int) -> Array:
         return (product * weight.scale).astype(x_xD.dtype)
     if isinstance(weight, Adapted):
         change = _product(_product(x_xD, weight.a, inputs), weight.b, 1)
-        return _product(x_xD, weight.weight, inputs) + weight.scale * change
+        return _linear(x_xD, weight.weight, inputs) + weight.scale * change
+    if isinstance(weight, Nf4):
+        return _frozen_product(x_xD, weight, inputs)
     return _product(x_xD, weight, inputs)
 
 
@@ -73,6 +77,35 @@ def _plain_matmul(x_ND: Array, weight: Array, axis: int, dtype: jnp.dtype | None
     """Products over D, the weight's `axis`, [N, Y]."""
     contracted = ((1,), (axis,)), ((), ())
     return jax.lax.dot_general(x_ND, weight, contracted, preferred_element_type=dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _frozen_product(x_xD: Array, weight_DY: Nf4, inputs: int) -> Array:
+    """The weight has no gradient, and is made into numbers anew for that of x, not kept."""
+    return _product(x_xD, _numbers(weight_DY, x_xD), inputs)
+
+
+def _frozen_forward(x_xD, weight_DY, inputs):
+    return _frozen_product(x_xD, weight_DY, inputs), weight_DY
+
+
+def _frozen_backward(inputs, weight_DY, dout_xY):
+    weight = _numbers(weight_DY, dout_xY)
+    D, Y = weight.shape[:inputs], weight.shape[inputs:]
+    dout_NY = dout_xY.reshape(-1, math.prod(Y))
+    dx_ND = _plain_matmul(dout_NY, weight.reshape(math.prod(D), -1), 1, dout_xY.dtype)
+    return dx_ND.reshape(*dout_xY.shape[: dout_xY.ndim - len(Y)], *D), None
+
+
+_frozen_product.defvjp(_frozen_forward, _frozen_backward)
+
+
+def _numbers(weight: Nf4, x: Array) -> Array:
+    """The weight in the type of x, and not before x is there: XLA would move it out of the loop
+    over tokens, and keep the numbers of all layers.
+    """
+    weight, x = jax.lax.optimization_barrier((weight, x))
+    return dequantize(weight, x.dtype)
 
 
 # With a gradient that is fast on a CPU.
@@ -109,7 +142,7 @@ def _over_rows(a_NX: Array, b_NY: Array, dtype: jnp.dtype) -> Array:
     return jax.lax.platform_dependent(a_NX, b_NY, cpu=exchanged, default=product)
 
 
-def grouped_linear(x_XI: Array, weight_EIO: Array | Int8, size_E: Array) -> Array:
+def grouped_linear(x_XI: Array, weight_EIO: ExpertWeight, size_E: Array) -> Array:
     """Groups of rows, each times a matrix of its own, [X, O].
 
     Args:
@@ -117,6 +150,8 @@ def grouped_linear(x_XI: Array, weight_EIO: Array | Int8, size_E: Array) -> Arra
         weight_EIO: A matrix for each group.
         size_E: int32, the groups' numbers of rows.
     """
+    if isinstance(weight_EIO, Nf4):
+        return checkpoint_name(_frozen_grouped(x_XI, weight_EIO, size_E), PRODUCT)
     if not isinstance(weight_EIO, Int8):
         product_XO = _grouped_matmul(x_XI, weight_EIO.astype(x_XI.dtype), size_E)
         return checkpoint_name(product_XO, PRODUCT)
@@ -148,6 +183,25 @@ def _grouped_matmul_backward(kept, dout_XO):
 
 
 _grouped_matmul.defvjp(_grouped_matmul_forward, _grouped_matmul_backward)
+
+
+@jax.custom_vjp
+def _frozen_grouped(x_XI: Array, weight_EIO: Nf4, size_E: Array) -> Array:
+    """As `_frozen_product`, for groups."""
+    return jax.lax.ragged_dot(x_XI, _numbers(weight_EIO, x_XI), size_E)
+
+
+def _frozen_grouped_forward(x_XI, weight_EIO, size_E):
+    return _frozen_grouped(x_XI, weight_EIO, size_E), (weight_EIO, size_E)
+
+
+def _frozen_grouped_backward(kept, dout_XO):
+    weight_EIO, size_E = kept
+    weight_EOI = _numbers(weight_EIO, dout_XO).swapaxes(1, 2)
+    return jax.lax.ragged_dot(dout_XO, weight_EOI, size_E), None, None
+
+
+_frozen_grouped.defvjp(_frozen_grouped_forward, _frozen_grouped_backward)
 
 
 def over_groups(a_XI: Array, b_XO: Array, size_E: Array) -> Array:

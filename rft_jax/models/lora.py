@@ -16,7 +16,8 @@ from jax import Array
 from rft_jax.config import LoraConfig
 from rft_jax.config.schema import LoraTarget
 from rft_jax.models.linear import Adapted
-from rft_jax.models.weight_axes import INPUTS
+from rft_jax.models.nf4 import Nf4, dequantize
+from rft_jax.models.weight_axes import GATES, INPUTS
 from rft_jax.utils.types import PyTree
 
 Tree: TypeAlias = PyTree  # nested dict of arrays, or of what belongs to each
@@ -29,7 +30,15 @@ TARGETS: dict[LoraTarget, str] = {
     "gate_proj": "gate_DF",
     "up_proj": "up_DF",
     "down_proj": "down_FD",
+    "in_proj_qkv": "delta_qkv_DC",
+    "in_proj_z": "delta_gate_DHY",
+    "in_proj_b": "delta_beta_DH",
+    "in_proj_a": "delta_decay_DH",
+    "out_proj": "delta_out_HYD",
+    "conv_in_proj": "conv_in_DXC",
+    "conv_out_proj": "conv_out_CD",
 }
+ADAPTED_INPUTS = INPUTS | GATES
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # with a mixture of experts
 
 
@@ -43,7 +52,7 @@ def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:
     keys = jax.random.split(key, len(lora.targets))
     for target, target_key in zip(lora.targets, keys, strict=True):
         name = TARGETS[target]
-        inputs = len(INPUTS[name])
+        inputs = len(ADAPTED_INPUTS[name])
         for number, stack in enumerate(_stacks_with(base, name)):
             layers, *axes = base[stack][name].shape
             bound = np.prod(axes[:inputs]) ** -0.5
@@ -61,7 +70,7 @@ def adapter_axes(base: Tree, lora: LoraConfig) -> Tree:
     adapters: Tree = {}
     for target in lora.targets:
         name = TARGETS[target]
-        inputs = len(INPUTS[name])
+        inputs = len(ADAPTED_INPUTS[name])
         for stack in _stacks_with(base, name):
             layers, *axes = base[stack][name]
             adapters.setdefault(stack, {})[name] = {
@@ -119,17 +128,34 @@ def merge(params: Tree, dtype: jnp.dtype) -> Tree:
     return _map(lambda leaf: merge_weight(leaf, dtype), params)
 
 
-def merge_weight(weight: Array | Adapted, dtype: jnp.dtype) -> Array:
+def merge_weight(weight: Array | Nf4 | Adapted, dtype: jnp.dtype) -> Array:
     """As `merge`, one weight that is stacked over layers."""
     if not isinstance(weight, Adapted):
-        return weight.astype(dtype)
+        return dequantize(weight, dtype)
 
     def merge_layer(layer: Adapted) -> Array:
         change = jnp.tensordot(layer.a, layer.b, axes=1)
-        return (layer.weight.astype(jnp.float32) + layer.scale * change).astype(dtype)
+        return (dequantize(layer.weight, jnp.float32) + layer.scale * change).astype(dtype)
 
     return jax.lax.map(merge_layer, weight)  # float32 of one layer at a time
 
 
+def cast(params: Tree, dtype: jnp.dtype) -> Tree:
+    """The tree with its numbers in the given type, adapters apart and four bits as they are."""
+
+    def change(leaf: Array | Nf4 | Adapted) -> Array | Nf4 | Adapted:
+        if isinstance(leaf, Adapted):
+            factors = leaf.a.astype(dtype), leaf.b.astype(dtype)
+            return Adapted(cast(leaf.weight, dtype), *factors, leaf.scale)
+        return leaf if isinstance(leaf, Nf4) else leaf.astype(dtype)
+
+    return _map(change, params)
+
+
+def is_weight(node: object) -> bool:
+    """For trees in which a weight is a leaf, whatever it consists of."""
+    return isinstance(node, Adapted | Nf4)
+
+
 def _map(function: Callable[[PyTree], PyTree], params: Tree) -> Tree:
-    return jax.tree.map(function, params, is_leaf=lambda node: isinstance(node, Adapted))
+    return jax.tree.map(function, params, is_leaf=is_weight)

@@ -9,9 +9,8 @@ from flax import nnx
 from jax import Array
 
 from rft_jax.config import ModelConfig
-from rft_jax.models.int8 import Int8
 from rft_jax.models.layer_kinds.base import INNER_STD, MakeWeight
-from rft_jax.models.linear import Weight, grouped_linear, linear
+from rft_jax.models.linear import ExpertWeight, Weight, grouped_linear, linear
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True)}
 BOUNDED_SLOPE = 1.702  # of the sigmoid in gpt-oss's SwiGLU
@@ -100,9 +99,9 @@ def gated_mlp(
 def expert_mlp(
     h_xD: Array,
     router_DE: Array,
-    gate_EDF: Array | Int8,
-    up_EDF: Array | Int8,
-    down_EFD: Array | Int8,
+    gate_EDF: ExpertWeight,
+    up_EDF: ExpertWeight,
+    down_EFD: ExpertWeight,
     biases: ExpertBiases | None = None,
     *,
     gating: Gating,

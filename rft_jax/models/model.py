@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
-from rft_jax.models import lora
+from rft_jax.models import lora, nf4
 from rft_jax.models.cache import Cache, Prefix, unstack
 from rft_jax.models.decoder import Decoder
 from rft_jax.models.layer_kinds import stacks
@@ -47,8 +47,10 @@ class Model:
         params = nnx.to_pure_dict(nnx.state(_decoder(self.config, self.vocab_size, key)))
         if self.config.lora is None:
             return params
-        dtype = self.config.lora.base_dtype
-        frozen = jax.tree.map(lambda weight: weight.astype(dtype), params)
+        if self.packed:
+            frozen = nf4.quantize_base(params, self.frozen_dtype)
+        else:
+            frozen = lora.cast(params, self.frozen_dtype)
         return self.adapt(self.init_adapters(frozen, key), frozen)
 
     def init_adapters(self, frozen: Params, key: Array) -> Params:
@@ -69,7 +71,29 @@ class Model:
         )
         if self.config.lora is None:
             return axes
-        return self.adapt(lora.adapter_axes(axes, self.config.lora), axes)
+        adapters = lora.adapter_axes(axes, self.config.lora)
+        return self.adapt(adapters, nf4.packed_axes(axes) if self.packed else axes)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the matrices of a frozen base are in four bits."""
+        return self.config.lora is not None and self.config.lora.base_dtype == "nf4"
+
+    @property
+    def frozen_dtype(self) -> jnp.dtype:
+        """The type of a frozen base, but for what is in four bits."""
+        assert self.config.lora is not None, "without adapters nothing is frozen"
+        return jnp.dtype(jnp.bfloat16 if self.packed else self.config.lora.base_dtype)
+
+    def sampling_weights(self, params: Params) -> Params:
+        """The weights to sample with, in the type that they are multiplied in: adapters are merged,
+        but over a base in four bits, of which numbers would take four times the memory."""
+        return (lora.cast if self.packed else lora.merge)(params, self.dtype)
+
+    @property
+    def sampling_axes(self) -> PyTree:
+        """The logical axis names of `sampling_weights`."""
+        return self.axes if self.packed else lora.base(self.axes)
 
     def prefill(self, params: Params, tokens_BP: Array, length_B: Array) -> tuple[Array, Prefix]:
         """Runs the prompts, once each.

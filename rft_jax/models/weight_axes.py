@@ -33,13 +33,18 @@ INPUTS = {
     "conv_in_DXC": "D",
     "conv_out_CD": "C",
 }
+# Gates of Gated DeltaNet are products too, but so small and so steep that they stay in many bits.
+GATES = {"delta_beta_DH": "D", "delta_decay_DH": "D"}
 STACKED = "E"  # experts; layers have no letter
+VOCABULARY = "V"
 
 
 def over_matrices(
     tree: PyTree,
     function: Callable[[PyTree, tuple[int, ...], tuple[int, ...]], PyTree],
     other: Callable[[PyTree], PyTree] = lambda leaf: leaf,
+    *,
+    tables: bool = True,
 ) -> PyTree:
     """Applies a function to the matrices of a tree, and `other` to what is none.
 
@@ -47,14 +52,16 @@ def over_matrices(
         tree: A model's weights, or what belongs to each of them.
         function: Takes a matrix, the positions of its input axes and those of its output channels.
         other: Takes any other leaf.
+        tables: Whether those with a row for each token of the vocabulary are among the matrices.
     """
 
     def change(name: str, leaf: PyTree, stacked: int) -> PyTree:
         if isinstance(leaf, dict):
             return {key: change(key, value, 1) for key, value in leaf.items()}
-        if name not in INPUTS:
+        letters = name.rpartition("_")[2]
+        if name not in INPUTS or (not tables and VOCABULARY in letters):
             return other(leaf)
-        axes = dict(enumerate(name.rpartition("_")[2], start=stacked))
+        axes = dict(enumerate(letters, start=stacked))
         inputs = tuple(at for at, letter in axes.items() if letter in INPUTS[name])
         outputs = tuple(at for at, letter in axes.items() if letter not in INPUTS[name] + STACKED)
         return function(leaf, inputs, outputs)

@@ -18,7 +18,7 @@ Rules: TypeAlias = Mapping[str, str | None]
 Shardings: TypeAlias = PyTree  # of NamedSharding
 R = TypeVar("R")
 
-LEARNER_RULES: Rules = {
+_LEARNER: Rules = {
     "layers": None,
     "vocab": "tensor",
     "embed": "fsdp",
@@ -38,7 +38,15 @@ LEARNER_RULES: Rules = {
     "single": None,
 }
 
-ROLLOUT_RULES: Rules = {**LEARNER_RULES, "embed": None, "per_layer_table": None}
+_ROLLOUT: Rules = {**_LEARNER, "embed": None, "per_layer_table": None}
+
+
+def _with_blocks(rules: Rules) -> Rules:
+    """Scales of weights in four bits have a number for each block of an axis; they lie as it."""
+    return {**rules, **{f"{name}_blocks": axis for name, axis in rules.items()}}
+
+
+LEARNER_RULES, ROLLOUT_RULES = _with_blocks(_LEARNER), _with_blocks(_ROLLOUT)
 
 
 def shardings(mesh: AnyMesh, rules: Rules, axes: PyTree) -> Shardings:

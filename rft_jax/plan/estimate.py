@@ -18,6 +18,7 @@ from rft_jax.config import ModelConfig, RolloutConfig
 from rft_jax.models import Model, base
 from rft_jax.models.attention_kernel import takes
 from rft_jax.models.layer_kinds import Stack, stacks
+from rft_jax.models.lora import is_weight
 from rft_jax.models.row_attention import cudnn_takes
 from rft_jax.parallel import batch_parts
 from rft_jax.plan.aot import PlannedStep
@@ -134,7 +135,7 @@ def _hidden(config: ModelConfig) -> int:
 def _layer_weights(model: Model) -> float:
     shapes = jax.eval_shape(lambda: base(model.init(jax.random.key(0))))
     layers = [shapes[name] for name in stacks(model.config)]
-    sizes = (math.prod(leaf.shape) for leaf in jax.tree.leaves(layers))
+    sizes = (math.prod(leaf.shape) for leaf in jax.tree.leaves(layers, is_leaf=is_weight))
     return sum(sizes) / model.config.num_layers
 
 

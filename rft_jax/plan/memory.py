@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rft_jax.config import RolloutConfig
 from rft_jax.grammars import read_response_format, table_bytes
 from rft_jax.learn.optimizer import TrainState
-from rft_jax.models import base, merge, quantize_weights, quantized_axes
+from rft_jax.models import quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.aot import PlannedStep, abstract_state
 from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
@@ -97,10 +97,10 @@ def grammar_bytes(rollout: RolloutConfig, vocab_size: int) -> float:
 
 def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
     model = program.model
-    axes, int8 = base(model.axes), program.stage.rollout.int8_weights
+    axes, int8 = model.sampling_axes, program.stage.rollout.int8_weights
 
     def copy(state: TrainState) -> PyTree:
-        params = merge(model.adapt(state.params, state.frozen.base), model.dtype)
+        params = model.sampling_weights(model.adapt(state.params, state.frozen.base))
         return quantize_weights(params) if int8 else params
 
     sharding = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from rft_jax.config import RolloutConfig
 from rft_jax.graders import Tokens
 from rft_jax.grammars import GrammarTables
-from rft_jax.models import Model, Params, base, merge
+from rft_jax.models import Model, Params
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.rollout.generate import Prompts, rollout
 from rft_jax.rollout.logit_masks import LogitMask
@@ -41,9 +41,9 @@ class FrozenJudge:
 
     @functools.cached_property
     def params(self) -> Params:
-        """The weights, adapters merged, cast and placed as the rollout's copy of the policy is."""
-        sharding = shardings(self.mesh, ROLLOUT_RULES, base(self.model.axes))
-        copy = jax.jit(lambda params: merge(params, self.model.dtype), out_shardings=sharding)
+        """The weights, cast and placed as the rollout's copy of the policy is."""
+        sharding = shardings(self.mesh, ROLLOUT_RULES, self.model.sampling_axes)
+        copy = jax.jit(self.model.sampling_weights, out_shardings=sharding)
         return copy(self.load())
 
     def next_logprobs(self, params: Params, prompts: Tokens, ids_K: Sequence[int]) -> Array:

@@ -161,7 +161,7 @@ def load_source(model: Model, shardings: Shardings, seed: int) -> Params:
     if model.config.lora is None:
         return load_params(checkpoint, shardings)
     trainable, frozen = split(shardings)
-    weights = load_params(checkpoint, frozen, model.config.lora.base_dtype)
+    weights = load_params(checkpoint, frozen, model.frozen_dtype)
     if checkpoint.adapter:
         return model.adapt(load_adapters(checkpoint, trainable), weights)
     shapes = jax.eval_shape(lambda: weights)
@@ -180,7 +180,7 @@ def load_base(model: Model, shardings: Shardings) -> Params:
     """
     assert model.config.lora is not None
     _, frozen = split(shardings)
-    return load_params(_open(model), frozen, model.config.lora.base_dtype)
+    return load_params(_open(model), frozen, model.frozen_dtype)
 
 
 def base_source(model: ModelConfig) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from rft_jax.config import DistillStage
-from rft_jax.models import Model, Params, base, check_partition, merge
+from rft_jax.models import Model, Params, check_partition
 from rft_jax.parallel import LEARNER_RULES, shardings
 from rft_jax.runs.checkpoint import steps
 from rft_jax.runs.reopen import OpenModel, open_model
@@ -31,13 +31,13 @@ class Teacher(NamedTuple):
     opened: OpenModel
 
     def load(self) -> Params:
-        """The weights, adapters merged, cast once to the type in which they are multiplied.
+        """The weights, cast once to the type in which they are multiplied.
 
         They lie as a learner's do, so that layers are gathered one at a time.
         """
         run, stage, step = self.opened
-        sharding = shardings(run.mesh, LEARNER_RULES, base(self.model.axes))
-        copy = jax.jit(lambda params: merge(params, self.model.dtype), out_shardings=sharding)
+        sharding = shardings(run.mesh, LEARNER_RULES, self.model.sampling_axes)
+        copy = jax.jit(self.model.sampling_weights, out_shardings=sharding)
         return copy(run.load_params(stage, step))
 
 

@@ -15,6 +15,7 @@ from rft_jax.grammars import GrammarTables, open_grammar
 from rft_jax.models import Params, build_model, merge, split
 from rft_jax.models.cache import unstack
 from rft_jax.models.linear import Adapted
+from rft_jax.models.lora import cast
 from rft_jax.parallel import make_mesh
 from rft_jax.runs.checkpoint import CHECKSUMS, steps
 from rft_jax.runs.pretrained import base_source
@@ -131,7 +132,7 @@ def _load_weights(opened: OpenModel, base: str, bases: dict[str, Weights]) -> tu
     adapters, frozen = split(params)
     adapters = _on_device(adapters)
     if kept is None:
-        frozen = _on_device(jax.tree.map(lambda weight: weight.astype(model.dtype), frozen))
+        frozen = _on_device(cast(frozen, model.dtype))
         kept = bases[base] = Weights(frozen, model.unstack(frozen))
     scale = model.config.lora.alpha / model.config.lora.rank
 

@@ -61,6 +61,22 @@ CASES = {
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
         ["q_proj", "k_proj", "v_proj", "o_proj"],
     ),
+    "qwen3_5, all": (
+        "Qwen3_5",
+        {
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 6,
+            "linear_value_head_dim": 8,
+        },
+        "all-linear",
+    ),
+    "lfm2": (
+        "Lfm2",
+        {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
+        ["conv.in_proj", "conv.out_proj", "self_attn.out_proj", "q_proj"],
+    ),
 }
 
 
@@ -72,7 +88,7 @@ def case(request, tmp_path_factory):
     peft = pytest.importorskip("peft")
     directory = tmp_path_factory.mktemp("case")
     family, settings, targets = CASES[request.param]
-    text = {"Gemma3": "Gemma3Text", "Gemma4": "Gemma4Text"}
+    text = {"Gemma3": "Gemma3Text", "Gemma4": "Gemma4Text", "Qwen3_5": "Qwen3_5Text"}
     config_class = getattr(transformers, f"{text.get(family, family)}Config")
     config = config_class(**SIZES | settings, attn_implementation="eager")
     torch.manual_seed(0)
@@ -127,8 +143,9 @@ def test_an_adapter_of_peft_gives_equal_logits(case):
     peer, directory = case
     checkpoint, model, params = load(directory / "adapter")
     assert (checkpoint.config.lora.rank, checkpoint.config.lora.alpha) == (4, 10.0)
-    assert set(checkpoint.config.lora.targets) == {
-        name.split(".")[-4] for name in peer.state_dict() if "lora_A" in name
+    layouts = jax.tree.leaves(adapter_layouts(checkpoint.family, model))
+    assert {name for layout in layouts for name in layout.names()} == {
+        name.replace(".default", "") for name in peer.state_dict() if "lora_" in name
     }
     expected = logits_of(peer)
     with peer.disable_adapter():

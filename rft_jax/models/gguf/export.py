@@ -16,8 +16,7 @@ from rft_jax.models.gguf.architectures import GgufArchitecture, find_architectur
 from rft_jax.models.hugging_face.checkpoint import read_family
 from rft_jax.models.hugging_face.layout import Layout, layouts
 from rft_jax.models.layer_kinds import kinds_of_layers
-from rft_jax.models.linear import Adapted
-from rft_jax.models.lora import merge_weight
+from rft_jax.models.lora import is_weight, merge_weight
 from rft_jax.models.model import Model, Params
 from rft_jax.models.rotary import frequencies
 from rft_jax.models.weight_axes import INPUTS
@@ -109,7 +108,7 @@ def _tensors(
     dtype: jnp.dtype,
 ) -> Iterator[np.ndarray]:
     """Every tensor, in the order of the layouts."""
-    leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, Adapted))
+    leaves = jax.tree.leaves(params, is_leaf=is_weight)
     for (path, layout), leaf in zip(tree, leaves, strict=True):
         name, kind = _name(path), dtype if _is_matrix(path) else jnp.float32
         array = np.asarray(merge_weight(leaf, kind))

@@ -121,7 +121,11 @@ def adapter_settings(lora: LoraConfig, family: Family, base: str) -> JsonObject:
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": [_peft_target(family, target) for target in lora.targets],
+        "target_modules": [
+            _peft_target(family, target)
+            for target in lora.targets
+            if TARGETS[target] in family.weights
+        ],
         "bias": "none",
     }
 
@@ -178,7 +182,7 @@ def _targets(settings: Settings, family: Family, base: ModelConfig) -> tuple[Lor
     targets: list[LoraTarget] = []
     used: set[str] = set()
     for target, name in TARGETS.items():
-        if family.weights[name].half:  # would be another matrix's as well
+        if name not in family.weights or family.weights[name].half:  # is another matrix's as well
             continue
         modules = [_module(family, name).format(L=layer) for layer in layers_with(base, name)]
         found = [[text for text in texts if means(text, module)] for module in modules]

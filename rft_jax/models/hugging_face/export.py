@@ -24,8 +24,7 @@ from rft_jax.models.hugging_face.checkpoint import CONFIG_FILE, read_family
 from rft_jax.models.hugging_face.describe import canonical
 from rft_jax.models.hugging_face.layout import Layout, layouts, tensors_of
 from rft_jax.models.hugging_face.tensor_files import INDEX_FILE, SINGLE_FILE
-from rft_jax.models.linear import Adapted
-from rft_jax.models.lora import merge_weight, split
+from rft_jax.models.lora import is_weight, merge_weight, split
 from rft_jax.models.model import Model, Params
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_json
@@ -70,7 +69,7 @@ def export(
     write_json(directory / CONFIG_FILE, {**plain.values, key: name})
     tree = jax.tree.leaves(layouts(family, model))
     counts = _plan(tree, jnp.dtype(dtype).itemsize, file_bytes)
-    leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, Adapted))
+    leaves = jax.tree.leaves(params, is_leaf=is_weight)
     merged = (np.asarray(merge_weight(leaf, dtype)) for leaf in leaves)
     tensors = tensors_of(tree, merged)
     _write_tensors(tensors, counts, directory)

@@ -16,7 +16,7 @@ from rft_jax.models.families import Family, WeightMap
 from rft_jax.models.families.base import HALVES
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.models.layer_kinds import stacks
-from rft_jax.models.lora import base
+from rft_jax.models.lora import base, is_weight
 from rft_jax.models.model import Model
 from rft_jax.utils.types import PyTree
 
@@ -36,6 +36,11 @@ class Layout:
     def stacked(self) -> int:
         """How many leading axes of our array count tensors."""
         return self.weight.name.count("{")
+
+    @property
+    def matrices(self) -> int:
+        """How many leading axes of our array count matrices: layers and experts."""
+        return len(self.axes) - len(self.axes.lstrip("LE"))
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -166,4 +171,4 @@ def layouts(family: Family, model: Model) -> PyTree:
         axes = name.rpartition("_")[2]
         return Layout(family.weights[name], ("L" if stack else "") + axes, leaf.shape, layers)
 
-    return jax.tree.map_with_path(layout, shapes)
+    return jax.tree.map_with_path(layout, shapes, is_leaf=is_weight)

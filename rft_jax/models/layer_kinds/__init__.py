@@ -44,7 +44,7 @@ KINDS: dict[str, Callable[[ModelConfig, tuple[str, ...]], LayerKind]] = {
     SHORT_CONV: ShortConv,
 }
 SOURCES = {SHARED: ATTENTION, SHARED_GLOBAL: GLOBAL}  # whose last layer's keys they read
-ATTENTION_MATRICES = ("q_DKMQ", "k_DKQ", "v_DKQ", "out_KMQD")
+MLP_MATRICES = ("gate_DF", "up_DF", "down_FD")  # of layers of all kinds
 
 
 class Stack(NamedTuple):
@@ -105,8 +105,8 @@ def _own_config(config: ModelConfig, stack: str) -> ModelConfig:
 
 
 def layers_with(config: ModelConfig, name: str) -> tuple[int, ...]:
-    """The places of the layers that have a weight of attention's or of the MLP's."""
-    if name not in ATTENTION_MATRICES:
+    """The places of the layers that have a weight, their kind's or the MLP's."""
+    if name in MLP_MATRICES:
         return tuple(range(config.num_layers))
     having = (stack for stack in stacks(config).values() if name in stack.kind.adaptable)
     return tuple(sorted(place for stack in having for place in stack.layers))

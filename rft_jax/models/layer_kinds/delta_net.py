@@ -36,7 +36,13 @@ class DeltaNet:
     """The Gated DeltaNet layers of a model; see `LayerKind`."""
 
     keys = queries = 0
-    adaptable = ()
+    adaptable = (
+        "delta_qkv_DC",
+        "delta_gate_DHY",
+        "delta_beta_DH",
+        "delta_decay_DH",
+        "delta_out_HYD",
+    )
 
     def __init__(self, config: ModelConfig, kinds: tuple[str, ...]):
         """Takes the kind of each of these layers."""

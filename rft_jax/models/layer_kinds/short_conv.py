@@ -33,7 +33,7 @@ class ShortConv:
     """The short convolutions of a model; see `LayerKind`."""
 
     keys = queries = 0
-    adaptable = ()
+    adaptable = "conv_in_DXC", "conv_out_CD"
 
     def __init__(self, config: ModelConfig, kinds: tuple[str, ...]):
         """Takes the kind of each of these layers."""
