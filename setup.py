@@ -117,6 +117,7 @@ setup(
             "torch==2.13.0",
             "transformers",
             "peft",
+            "bitsandbytes>=0.50",  # whose four bits ours equal
             "rapidfuzz",
             "nltk",
             "rouge-score",

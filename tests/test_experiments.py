@@ -25,6 +25,7 @@ VARIANTS = {
         ":finance/gemma-3-1b",
         ":scibench/qwen3-0.6b",
     ],
+    "one_card.py": [":qwen3.5-4b", ":gpt-oss-20b"],
     "perils.py": [""],
     "plans.py": [":qwen3-8b"],
     "rare_disease.py": [""],

@@ -233,10 +233,11 @@ def rollout_bytes(program: PlannedStep, sizes: Sizes, kept: Kept) -> float:
     hidden = 2 * _widest(program) / tensor
     hidden = item * rows * P * (hidden + (4 + PREFILL_PAIRS * c.experts_per_token) * c.hidden_size)
     logits = 4 * _decoded_at_once(program) * program.model.vocab_size
-    unstacked = UNSTACKED * _unrolled(program) * kept.rollout_weights
+    unstacked = UNSTACKED * _unrolled(program) * kept.sampled_weights
     unstacked *= _share(program, sizes, c.num_layers * sizes.layer)
     working = max(2 * scores + hidden, 3 * logits)
-    return kept.rollout_weights + unstacked + kept.cache + prefix + working
+    numbers = item * sizes.layer if program.model.packed else 0.0  # of a layer in four bits
+    return kept.rollout_weights + unstacked + kept.cache + prefix + working + numbers
 
 
 def rollout_cost(program: PlannedStep, sizes: Sizes, kept: Kept) -> tuple[Cost, Cost, int]:
@@ -249,14 +250,14 @@ def rollout_cost(program: PlannedStep, sizes: Sizes, kept: Kept) -> tuple[Cost, 
         T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
     between = (tensor - 1) / tensor
     cache = kept.cache * _cache_seen(stage.rollout)
-    read = kept.rollout_weights * (1 - _share(program, sizes, sizes.table)) + cache
+    read = kept.sampled_weights * (1 - _share(program, sizes, sizes.table)) + cache
     if not _unrolled(program):
-        experts = _share(program, sizes, c.num_layers * sizes.experts) * kept.rollout_weights
+        experts = _share(program, sizes, c.num_layers * sizes.experts) * kept.sampled_weights
         read += (EXPERT_TRAFFIC - 1) * experts
         read += (CACHE_TRAFFIC - 1) * cache
     prefill = Cost(
         flops=2 * c.num_layers * sizes.matrix * sizes.prompts,
-        hbm_bytes=2 * kept.rollout_weights,
+        hbm_bytes=2 * kept.sampled_weights,
         sent_bytes=_sent(
             {
                 "all-gather": kept.rollout_weights * (fsdp - 1) / fsdp,

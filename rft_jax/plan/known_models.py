@@ -4,21 +4,31 @@ As their `config.json` on Hugging Face has them; any other source is read from i
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 from rft_jax.config import (
     NOT_OF_SOURCE,
     Config,
+    DeltaNetConfig,
     LayerType,
     Llama3Rope,
     ModelConfig,
     ProportionalRope,
+    YarnRope,
 )
 from rft_jax.models.hugging_face import read_config
 from rft_jax.utils.errors import InputError
 
 QWEN3 = ModelConfig(num_kv_heads=8, head_dim=128, qk_norm=True, rope_theta=1e6)
 QWEN3_VOCABULARY = 151_936
+QWEN3_5 = ModelConfig(
+    num_layers=24, num_heads=8, num_kv_heads=2, head_dim=256, rope_theta=1e7, rotary_dim=64,
+    qk_norm=True, norm_weight_offset=True, attention_gate=True,
+    attention_pattern=("delta_net",) * 3 + ("full",),
+    delta_net=DeltaNetConfig(16, 16, 128, 128),
+)  # fmt: skip
+QWEN3_5_VOCABULARY = 248_320
 LLAMA3 = ModelConfig(
     num_kv_heads=8, head_dim=128, rope_theta=5e5, norm_eps=1e-5, tie_embeddings=False,
     rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 8192),
@@ -77,6 +87,35 @@ SHAPES: dict[str, tuple[ModelConfig, int]] = {
             intermediate_size=768, experts=128, experts_per_token=8, tie_embeddings=False,
         ),
         QWEN3_VOCABULARY,
+    ),
+    "Qwen/Qwen3.5-0.8B": (
+        _shape(QWEN3_5, hidden_size=1024, intermediate_size=3584),
+        QWEN3_5_VOCABULARY,
+    ),
+    "Qwen/Qwen3.5-2B": (
+        _shape(QWEN3_5, hidden_size=2048, intermediate_size=6144),
+        QWEN3_5_VOCABULARY,
+    ),
+    "Qwen/Qwen3.5-4B": (
+        _shape(
+            QWEN3_5, num_layers=32, hidden_size=2560, num_heads=16, num_kv_heads=4,
+            intermediate_size=9216,
+            delta_net=DeltaNetConfig(16, 32, 128, 128),
+        ),
+        QWEN3_5_VOCABULARY,
+    ),
+    "openai/gpt-oss-20b": (
+        ModelConfig(
+            num_layers=24, hidden_size=2880, num_heads=64, num_kv_heads=8, head_dim=64,
+            intermediate_size=2880, rope_theta=150_000.0, norm_eps=1e-5, tie_embeddings=False,
+            rope_scaling=YarnRope(
+                32.0, 4096, attention_factor=1 + 0.1 * math.log(32), truncate=False
+            ),
+            attention_bias=True, output_bias=True, attention_sinks=True, sliding_window=128,
+            attention_pattern=("sliding", "full"), swiglu_limit=7.0, experts=32,
+            experts_per_token=4, expert_bias=True,
+        ),
+        201_088,
     ),
     "meta-llama/Llama-3.1-8B-Instruct": (
         _shape(LLAMA3, num_layers=32, hidden_size=4096, num_heads=32, intermediate_size=14_336),

@@ -30,7 +30,8 @@ class Kept(NamedTuple):
         reference: The policy that the loss compares with.
         optimizer: The optimizer's moments.
         gradient: The trainable weights', while there is an update.
-        rollout_weights: The rollout's copy.
+        rollout_weights: The rollout's copy, as far as it is none of the learner's own arrays.
+        sampled_weights: What the rollout multiplies by, copied or not.
         cache: What layers keep of prompts and completions: keys and values, states.
         grammar: Tables of the response format; about, as they depend on the tokenizer.
     """
@@ -40,6 +41,7 @@ class Kept(NamedTuple):
     optimizer: float
     gradient: float
     rollout_weights: float
+    sampled_weights: float
     cache: float
     grammar: float
 
@@ -63,12 +65,14 @@ def device_bytes(tree: PyTree) -> float:
 def kept_bytes(program: PlannedStep) -> Kept:
     """What a step keeps on each device."""
     state = abstract_state(program)
+    sampled = _sampled_weights(program, state)
     return Kept(
         weights=device_bytes(state.params) + device_bytes(state.frozen.base),
         reference=device_bytes(state.frozen.reference),
         optimizer=device_bytes(state.opt_state),
         gradient=device_bytes(state.params),
-        rollout_weights=_rollout_weights(program, state),
+        rollout_weights=_copied(program, state, sampled),
+        sampled_weights=device_bytes(sampled),
         cache=_cache(program),
         grammar=grammar_bytes(program.stage.rollout, program.model.vocab_size),
     )
@@ -95,7 +99,8 @@ def grammar_bytes(rollout: RolloutConfig, vocab_size: int) -> float:
     return float(table_bytes(states, classes, rows, vocab_size, most_added))
 
 
-def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
+def _sampled_weights(program: PlannedStep, state: TrainState) -> PyTree:
+    """What the rollout multiplies by, as abstract arrays."""
     model = program.model
     axes, int8 = model.sampling_axes, program.stage.rollout.int8_weights
 
@@ -104,7 +109,22 @@ def _rollout_weights(program: PlannedStep, state: TrainState) -> float:
         return quantize_weights(params) if int8 else params
 
     sharding = shardings(program.mesh, ROLLOUT_RULES, quantized_axes(axes) if int8 else axes)
-    return device_bytes(abstract(jax.eval_shape(copy, state), sharding))
+    return abstract(jax.eval_shape(copy, state), sharding)
+
+
+def _copied(program: PlannedStep, state: TrainState, sampled: PyTree) -> float:
+    """Bytes of the rollout's weights that are not the learner's arrays as they lie: all, but of a
+    base in four bits."""
+    if not program.model.packed:
+        return device_bytes(sampled)
+    own = program.model.adapt(state.params, state.frozen.base)
+
+    def held(leaf: jax.ShapeDtypeStruct) -> tuple[jnp.dtype, tuple[int, ...]]:
+        assert leaf.sharding is not None
+        return leaf.dtype, leaf.sharding.shard_shape(leaf.shape)
+
+    pairs = zip(jax.tree.leaves(sampled), jax.tree.leaves(own), strict=True)
+    return device_bytes([leaf for leaf, other in pairs if held(leaf) != held(other)])
 
 
 def _cache(program: PlannedStep) -> float:

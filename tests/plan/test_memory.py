@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from rft_jax.config import Config, MeshConfig, ModelConfig, RLStage
+from rft_jax.config import Config, LoraConfig, MeshConfig, ModelConfig, RLStage
 from rft_jax.learn.optimizer import init_state
 from rft_jax.parallel import make_mesh
 from rft_jax.plan.aot import PlannedStep, abstract_state, plan_step
@@ -95,9 +95,23 @@ def test_of_gemma_4_all_weights_are_counted():
     assert kept.weights == 4 * (queries + keys + mlps + own + tables)
 
 
-def known(source) -> PlannedStep:
+def test_a_base_in_four_bits_by_hand():
+    """Of Qwen3-0.6B: half a byte a weight and four for 64, the table in two bytes and no copy."""
+    kept = kept_bytes(known("Qwen/Qwen3-0.6B", lora=LoraConfig(rank=16, base_dtype="nf4")))
+    D, layers, heads, kv_heads, size, hidden = 1024, 28, 16, 8, 128, 3072
+    matrices = layers * D * (2 * heads * size + 2 * kv_heads * size + 3 * hidden)
+    rest = 151_936 * D + D + layers * 2 * (D + size)  # table, norms
+    ends = 2 * (D + heads * size) + 2 * (D + kv_heads * size) + 3 * (D + hidden)
+    adapters = 16 * layers * ends
+    assert kept.gradient == 4 * adapters
+    assert kept.weights == matrices * (1 / 2 + 4 / 64) + 2 * rest + 4 * adapters
+    assert kept.rollout_weights == 2 * adapters  # cast
+    assert kept.sampled_weights == kept.weights - 2 * adapters
+
+
+def known(source, lora=None) -> PlannedStep:
     """A step of a model that the planner knows, on one chip."""
-    policy = ModelConfig(source=f"hf:{source}")
+    policy = ModelConfig(source=f"hf:{source}", lora=lora)
     stage = RLStage(init="", batch_size=4)
     config = Config(models=(policy,), stages=(stage,), mesh=MeshConfig(1, 1, 1))
     return abstract_program(config, parse_topology("h100:1"))

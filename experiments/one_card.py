@@ -1,0 +1,71 @@
+"""Reinforcement of an open model on one GPU: LoRA over a base in four bits (NF4).
+
+    rft plan --config experiments/one_card.py:qwen3.5-4b --topology rtx4090:1
+
+8 prompts a step with 8 samples each, 512 prompt and 1,024 completion tokens; adapters on all linear
+layers, of gpt-oss on attention's. The same file trains (`rft train`), with your data and grader in
+place of the claims. What cards of 24, 40 and 80 GB hold: docs/planning.md.
+"""
+
+from pathlib import Path
+
+from rft_jax.config import (
+    Config,
+    DataConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    PolicyLossConfig,
+    RLStage,
+    RolloutConfig,
+)
+from rft_jax.utils.errors import InputError
+
+CLAIMS = Path(__file__).parent / "claims"
+LORA = LoraConfig(base_dtype="nf4")
+ATTENTION = LoraConfig(base_dtype="nf4", targets=("q_proj", "k_proj", "v_proj", "o_proj"))
+
+MODELS = {
+    "qwen3.5-0.8b": ModelConfig(source="hf:Qwen/Qwen3.5-0.8B", lora=LORA),
+    "qwen3.5-2b": ModelConfig(source="hf:Qwen/Qwen3.5-2B", lora=LORA),
+    "qwen3.5-4b": ModelConfig(source="hf:Qwen/Qwen3.5-4B", lora=LORA),
+    "gemma-4-e2b": ModelConfig(source="hf:google/gemma-4-E2B-it", lora=LORA),
+    "gemma-4-e4b": ModelConfig(source="hf:google/gemma-4-E4B-it", lora=LORA),
+    "gpt-oss-20b": ModelConfig(source="hf:openai/gpt-oss-20b", lora=ATTENTION),
+}
+
+
+def get_config(variant: str = "qwen3.5-2b") -> Config:
+    """The experiment of a model.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if variant not in MODELS:
+        raise InputError(f"{variant}: expected one of {', '.join(MODELS)}")
+    stage = RLStage(
+        name="rft",
+        init="",
+        steps=100,
+        batch_size=8,
+        rollout=RolloutConfig(
+            group_size=8,
+            max_prompt_tokens=512,
+            max_completion_tokens=1024,
+            output_bytes=4096,
+            reasoning_effort=768,
+        ),
+        policy_loss=PolicyLossConfig(gradient_accumulation=8, logit_chunk=16),
+        eval_interval=20,
+    )
+    return Config(
+        name=variant,
+        data=DataConfig(
+            train=str(CLAIMS / "train.jsonl"),
+            valid=str(CLAIMS / "valid.jsonl"),
+        ),
+        grader=str(CLAIMS / "grader.json"),
+        models=(MODELS[variant],),
+        mesh=MeshConfig(data=1, fsdp=1, tensor=1),
+        stages=(stage,),
+    )
