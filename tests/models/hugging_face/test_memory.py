@@ -27,22 +27,23 @@ CONFIG = {
     "tie_word_embeddings": False,
 }
 PROGRAM = """
-import os, resource, sys
+import dataclasses, os, resource, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from rft_jax.config import MeshConfig
-from rft_jax.models import build_model
+from rft_jax.config import LoraConfig, MeshConfig
+from rft_jax.models import build_model, split
 from rft_jax.models.hugging_face import load_params, open_checkpoint
 from rft_jax.parallel import LEARNER_RULES, make_mesh, shardings
 
 checkpoint = open_checkpoint(Path(sys.argv[1]))
-model = build_model(checkpoint.config, checkpoint.vocab_size)
+lora = LoraConfig(base_dtype=sys.argv[2])
+model = build_model(dataclasses.replace(checkpoint.config, lora=lora), checkpoint.vocab_size)
 mesh = make_mesh(MeshConfig(data=1, fsdp=jax.device_count() // 2, tensor=2)
                  if jax.device_count() > 1 else MeshConfig())
-places = shardings(mesh, LEARNER_RULES, model.axes)
+places = split(shardings(mesh, LEARNER_RULES, model.axes))[1]
 jax.block_until_ready(jax.device_put(jnp.zeros(8), jax.tree.leaves(places)[0].mesh.devices.flat[0]))
 before = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-params = jax.block_until_ready(load_params(checkpoint, places, jnp.bfloat16))
+params = jax.block_until_ready(load_params(checkpoint, places, model.frozen_dtype))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 leaves = jax.tree.leaves(params)
 shard = max(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
@@ -76,16 +77,18 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 8])
-def test_four_gigabytes_are_loaded_in_little_more(checkpoint, devices):
+@pytest.mark.parametrize(
+    "devices, dtype, least", [(1, "bfloat16", 4e9), (8, "bfloat16", 4e9), (1, "nf4", 1.5e9)]
+)
+def test_four_gigabytes_are_loaded_in_little_more(checkpoint, devices, dtype, least):
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, checkpoint],
+        [sys.executable, "-c", PROGRAM, checkpoint, dtype],
         env={"JAX_PLATFORMS": "cpu", **flags},
         capture_output=True,
         text=True,
         check=True,
     )
     used, arrays, shard = map(int, run.stdout.split())
-    assert arrays > 4e9
+    assert arrays > least
     assert used <= arrays + shard + REST
