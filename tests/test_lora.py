@@ -159,6 +159,30 @@ def test_an_adapter_is_trained_on(train, workdir, tmp_path):
     assert 0 < max(jax.tree.leaves(moved)) < 0.2
 
 
+@pytest.mark.slow
+def test_a_run_over_four_bits_goes_on_exactly_and_is_exported(train, checkpoint, tmp_path, capsys):
+    run, again, out = tmp_path / "run", tmp_path / "again", tmp_path / "out"
+    four_bits = {"models__policy__lora__base_dtype": "nf4", "stages__sft__steps": 2}
+    assert train(run, checkpoint, **four_bits) == 0
+    first, _ = read_metrics(run / "rft" / "metrics.jsonl")
+    assert first["train_sampler_learner_logprob_gap"] < 1e-5 < first["train_grad_norm"]
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "rft" / "checkpoints" / "2")
+    assert train(again, checkpoint, **four_bits) == 0
+    trained = load(run)
+    jax.tree.map(np.testing.assert_array_equal, load(again), trained)
+    assert trained["layers"]["q_DKMQ"].weight.values.dtype == np.uint8
+
+    export = ["export", "--workdir", str(run), "--format", "hf", "--out", str(out)]
+    assert entry.main([*export, "--dtype", "float32"]) == 0
+    sample = ["sample", "--prompt", "broken ski", "--temperature", "0", "--max-tokens", "8"]
+    capsys.readouterr()
+    assert entry.main([*sample, "--workdir", str(run)]) == 0
+    assert entry.main([*sample, "--model", str(out)]) == 0
+    ours, theirs = capsys.readouterr().out.splitlines()
+    assert ours == theirs
+
+
 def test_what_cannot_be_is_said(train, workdir, checkpoint, tmp_path, capsys):
     with pytest.raises(InputError, match="has no adapter; export all weights"):
         export_model(checkpoint, tmp_path / "out", "peft")
