@@ -38,6 +38,7 @@ from rft_jax.evaluation.sample import SampleOptions, sample_items
 from rft_jax.tasks.rare_disease.prompts import answer
 from rft_jax.tasks.rare_disease.simulated import SimulatedData
 from rft_jax.training import train
+from rft_jax.utils.files import write_atomically
 from rft_jax.utils.types import JsonObject
 
 SEEDS = (0, 1, 2)
@@ -68,7 +69,7 @@ def _shown(item: JsonObject) -> JsonObject:
 
 
 def _write(path: Path, items: Sequence[JsonObject]) -> str:
-    path.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    write_atomically(path, "".join(f"{json.dumps(item)}\n" for item in items))
     return str(path)
 
 

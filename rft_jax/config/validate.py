@@ -333,8 +333,8 @@ def _validate_loss(section: str, loss: PolicyLossSettings) -> None:
         )
     if loss.unbiased_kl and loss.kl_estimator == "k1_in_reward":
         raise InputError(
-            f"{section}.unbiased_kl: the gradient of k1_in_reward has its ratio already; set it to "
-            "False, or use k3"
+            f"{section}.unbiased_kl: is for KL terms in the loss, and k1_in_reward is none; set it "
+            "to False, or use k3"
         )
 
 

@@ -25,8 +25,13 @@ def open_audit(config: Config, mesh: Mesh) -> Grader | None:
         return None
     if not config.sampling_stages:
         raise InputError("audit_grader: there is no stage that samples to look at; leave it empty")
+    if not config.grader:
+        raise InputError(
+            "audit_grader: looks at the validation samples of a grader, and there is none; set "
+            "grader as well"
+        )
     spec = load_grader(config.audit_grader)
-    if config.grader and spec == load_grader(config.grader):
+    if spec == load_grader(config.grader):
         raise InputError(
             "audit_grader: is the grader that gives the reward, which can only agree with itself; "
             "name one that looks at something else"

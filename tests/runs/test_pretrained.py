@@ -60,6 +60,10 @@ REFUSED = {
         lambda _: None, {"models.policy.lora.targets": "router"},
         "models.policy.lora.targets: 'router' is not",
     ),
+    "targets of another family": (
+        lambda _: None, {"models.policy.lora.targets": "conv_in_proj"},
+        "models.policy.lora.targets: no layer of this model has any of conv_in_proj; name",
+    ),
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_a_citation_is_left_out_and_asked_for(release):
     assert [item["case"] for item in rows["valid"]] == ["s63_b_pos"]
     items = [*rows["train"], *rows["valid"]]
     found = {(item["section"], item["subsection"], item["parent"]) for item in items}
-    assert found == {("151", "(a)", ""), ("63", "(b)", "")}
+    assert found == {("151", "(a)", "(a)"), ("63", "(b)", "(b)")}
     for item in items:
         prompt = item["messages"][-1]["content"]
         assert "ection ___" in prompt and "Law of 63" in prompt and "Law of 151" in prompt
@@ -100,6 +100,10 @@ def test_what_a_citation_earns():
     for grader, column in ((sara.citation_grader(), 1), (sara.official_citation_grader(), 2)):
         paid = grade_texts(build_grader(grader, "host"), texts, [item] * len(rows)).reward
         assert paid == pytest.approx([row[column] for row in rows])
+    top = item | {"subsection": "(d)", "parent": "(d)"}  # has no level above
+    texts = ['{"section": "152", "subsection": "(d)"}', '{"section": "152", "subsection": ""}']
+    paid = grade_texts(build_grader(sara.citation_grader(), "host"), texts, [top] * 2).reward
+    assert paid == pytest.approx([1, 0.2])
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ class SaraData(ReleaseData):
             "asked": _CITATION.sub(r"\1 ___", item["asked"]),
             "section": section,
             "subsection": subsection,
-            "parent": subsection[: subsection.rindex("(")],
+            # Where there is no level above, no other answer is right in part.
+            "parent": subsection[: subsection.rindex("(")] or subsection,
         }
         return [self._with_prompt(own, sections, CITATION_INSTRUCTIONS)]
 

@@ -26,7 +26,8 @@ from rft_jax.tasks.rare_disease.prompts import PromptOptions, case_messages, sho
 from rft_jax.utils.types import JsonObject
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
-NO_LETTER = "-"  # the right answer where the gene is no candidate
+# The right answer where the gene is no candidate, which none gives: such a case is a miss.
+NO_LETTER = "(the gene is no candidate)"
 INSTRUCTIONS = (
     "You are given a patient with a suspected rare monogenic disease, and candidate genes, each "
     "with the patient's findings that are known of it. The candidates are in random order. Weigh "
@@ -90,7 +91,7 @@ def answer(explanation: str, ranking: Sequence[str]) -> str:
 
 
 def grader() -> JsonObject:
-    """Partial credit by the rank of the right letter; `copies_ranker` counts for nothing."""
+    """Partial credit by the rank of the right letter in a list; `copies_ranker` is only told."""
     rank = {
         "type": "rank",
         "name": "letter",

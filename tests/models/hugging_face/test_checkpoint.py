@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from rft_jax.models.families import FAMILIES
 from rft_jax.models.hugging_face import is_checkpoint, open_checkpoint
 from rft_jax.models.hugging_face.tensor_files import TensorFiles
 from rft_jax.utils.errors import InputError
@@ -34,7 +33,11 @@ def test_an_unsupported_architecture_names_the_supported_ones(tmp_path):
     directory = write(tmp_path, SIZES | {"architectures": ["GPT2LMHeadModel"]}, {})
     assert refused(directory) == (
         f"{tmp_path}/config.json: the architecture GPT2LMHeadModel is not supported; supported are "
-        f"{', '.join(FAMILIES)}"
+        "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, "
+        "Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, "
+        "Gemma4ForCausalLM, Gemma4UnifiedForCausalLM, SmolLM3ForCausalLM, Olmo3ForCausalLM, "
+        "Ministral3ForCausalLM, GraniteForCausalLM, GraniteMoeHybridForCausalLM, "
+        "Lfm2ForCausalLM, GptOssForCausalLM"
     )
 
 

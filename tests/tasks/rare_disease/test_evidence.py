@@ -134,10 +134,10 @@ def test_what_an_answer_earns():
     grade = grade_texts(build_grader(evidence.grader(), "host"), texts, [item] * 4)
     assert grade.reward == pytest.approx([1, 0.7, 0, 0])
     assert grade.scores["copies_ranker"][:3].tolist() == [0, 1, 1]
-    missed = grade_texts(
-        build_grader(evidence.grader(), "host"), texts, [item | {"letter": "-"}] * 4
-    )
-    assert missed.reward.tolist() == [0] * 4
+    texts = [*texts, evidence.answer("", ["-"]), evidence.answer("", ["A", "-"])]
+    gone = item | {"letter": evidence.NO_LETTER}
+    missed = grade_texts(build_grader(evidence.grader(), "host"), texts, [gone] * 6)
+    assert missed.reward.tolist() == [0] * 6
 
 
 def test_fusion_and_logit():
