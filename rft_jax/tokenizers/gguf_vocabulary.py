@@ -126,10 +126,14 @@ def _scores(tokens: list[str], merges: list[tuple[str, ...]]) -> list[float]:
 def _split(state: JsonObject, architecture: str, where: str) -> str:
     """The name of the rule by which texts are split."""
     steps = list(_steps(state["pre_tokenizer"]))
-    patterns = tuple(step["pattern"].get("Regex") for step in steps if step["type"] == "Split")
+    splits = [step for step in steps if step["type"] == "Split"]
+    patterns = tuple(step["pattern"].get("Regex") for step in splits)
+    plain = all(step["behavior"] == "Isolated" and not step["invert"] for step in splits)
     kinds = [step["type"] for step in steps]
     bytes_of = steps[-1] if kinds and kinds[-1] == "ByteLevel" else None
     usual = bytes_of is not None and kinds == ["Split"] * len(patterns) + ["ByteLevel"]
+    # A byte level by itself splits as GPT-2 does, behind other rules not at all.
+    usual &= plain and bytes_of is not None and bytes_of["use_regex"] == (not patterns)
     if bytes_of is None or not usual or bytes_of["add_prefix_space"] or patterns not in SPLITS:
         raise InputError(
             f"{where}: GGUF has no name for the rule by which this tokenizer splits texts; export "

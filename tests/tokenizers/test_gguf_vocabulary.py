@@ -87,9 +87,16 @@ def test_rules_without_a_name_are_refused(checkpoints, tmp_path):
     for path in checkpoints["qwen3"].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     file = tmp_path / "tokenizer.json"
-    file.write_text(file.read_text().replace("p{N}", "p{N}{1,2}"))
-    with pytest.raises(InputError, match="no name for the rule by which this tokenizer splits"):
-        vocabulary_of(tmp_path)
+    usual = file.read_text()
+    for rule in (
+        ("p{N}", "p{N}{1,2}"),
+        ('"use_regex":false', '"use_regex":true'),
+        ("Isolated", "Removed"),
+    ):
+        assert rule[0] in (compact := usual.replace(": ", ":"))
+        file.write_text(compact.replace(*rule))
+        with pytest.raises(InputError, match="no name for the rule by which this tokenizer splits"):
+            vocabulary_of(tmp_path)
     state = json.loads(file.read_text())
     state["model"] = {"type": "WordLevel", "vocab": state["model"]["vocab"], "unk_token": "a"}
     file.write_text(json.dumps(state))
