@@ -70,7 +70,8 @@ def compared(config, tmp_path_factory):
         cluster_by="decision",
         macro_by="reason",
     )
-    return dataclasses.replace(config, stages=(*config.stages, stage))
+    greedy = EvalStage(name="greedy", models=("rft",), samples=2, temperature=0.0, cases=100)
+    return dataclasses.replace(config, stages=(*config.stages, greedy, stage))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,15 @@ def test_nothing_compiles_after_the_first_evaluated_step(finished):
         for row in read_metrics(finished / "rft" / "metrics.jsonl")
     }
     assert counts[0] < counts[1] == counts[2] == counts[4]
+
+
+def test_a_comparison_has_the_temperature_that_it_asks_for(finished):
+    def answers_differ(stage):
+        lines = (finished / stage / "cases.jsonl").read_text().splitlines()
+        answers = [row["answer"] for row in map(json.loads, lines) if row["model"] == "rft"]
+        return any(one != other for one, other in zip(answers[::2], answers[1::2], strict=True))
+
+    assert answers_differ("both") and not answers_differ("greedy")
 
 
 def test_a_stage_compares_models_once(compared, finished, monkeypatch):

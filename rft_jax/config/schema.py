@@ -453,6 +453,8 @@ class EvalStage:
     # a line {"output_text": ...} for each of them, in their order.
     baselines: tuple[str, ...] = ()
     samples: int = 1  # per item
+    # Of all models, such as 0 for their likeliest tokens; None: as each was trained.
+    temperature: float | None = None
     cluster_by: str = ""  # key of the items whose equals the bootstrap draws together
     macro_by: str = ""  # key of the items; `macro_` metrics are means over its values
     cases: int = 24  # the report shows what the models answered to the first so many items

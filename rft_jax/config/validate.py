@@ -5,6 +5,7 @@ grader or a model's source is, and are asked by `runs.prepare` and `plan`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from rft_jax.config import (
@@ -284,6 +285,8 @@ def _validate_eval(
     section: str, stage: EvalStage, config: Config, earlier: dict[str, TrainingStageConfig]
 ) -> None:
     require_positive(section, stage, "samples")
+    if stage.temperature is not None and not 0 <= stage.temperature < math.inf:
+        raise InputError(f"{section}.temperature: must be 0 (greedy) or more, and finite")
     taken = [*earlier, *stage.models]
     for name in stage.baselines:
         if not name or "/" in name or name in taken:

@@ -162,6 +162,9 @@ def evaluate_models(
             log(f"all are graded by the grader of {with_grader.run.workdir}, on {judge.source}")
     for path, model in zip(paths, models, strict=True):
         as_trained = (model.sampling_stages or with_grader.sampling_stages)[-1]
+        if settings.temperature is not None:
+            rollout = dataclasses.replace(as_trained.rollout, temperature=settings.temperature)
+            as_trained = dataclasses.replace(as_trained, rollout=rollout)
         with raise_on_all_hosts():
             grader = judge.grader_for(model.run)
             items = read_prompt_data(judge.source, as_trained, grader, model.run.tokenizer)

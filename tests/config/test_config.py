@@ -204,6 +204,7 @@ REFUSED = {
     "models.policy.num_heads: 3 is not a multiple of num_kv_heads": modelled(num_heads=3),
     "models.policy.head_dim: rotary positions need an even number": modelled(head_dim=7),
     "stages.pretrain.model: there is no model 'huge' in `models`": supervised(model="huge"),
+    "stages.compare.temperature: must be 0 (greedy) or more": compared(temperature=-1.0),
     "stages.compare.baselines: 'rft' must differ from stages": compared(baselines=("rft",)),
     "stages.compare.baselines: 'a/b' must differ": compared(baselines=("a/b",)),
     "stages.compare.baselines: 'b' must differ": compared(baselines=("b", "b")),

@@ -8,6 +8,7 @@
     valid_present.jsonl    those without absent findings; seen_present.jsonl likewise
     *.annotations.jsonl    answers to each of the four by the annotations alone
     *.naive_bayes.jsonl    answers by naive Bayes on the training cases alone
+    annotated.jsonl        of each gene the findings that it is known for, to check explanations by
     symbols.txt            findings, genes and the answer's fixed parts, a token each
     grader.json            the rank grader
     prepared.json          options, counts, checksums
@@ -25,10 +26,8 @@ case has, seen.jsonl the others.
 import dataclasses
 import hashlib
 import json
-import random
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,20 +35,14 @@ from typing import Literal
 
 import numpy as np
 
-from rft_jax.tasks.rare_disease import hpo, phenopackets, prompts, ranking, simulate, splits
-from rft_jax.tasks.rare_disease.worked_answers import (
-    POINTS_FROM,
-    Habits,
-    WorkedAnswer,
-    symbols,
-    work_answer,
-)
+from rft_jax.tasks.rare_disease import hpo, phenopackets, prompts, ranking, splits
+from rft_jax.tasks.rare_disease.supervised import Writer, simulated_rows
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_json
 from rft_jax.utils.types import JsonObject
 
 PATHS = ("archive", "exclude_pmids", "eval")  # options that say where, not what
-SYMBOL_FROM = 20  # simulated patients that a finding needs to be a token of its own
+_CHOICES = {"genes": ("archive", "all"), "answer_style": ("reasoned", "direct")}
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,10 @@ class RareDiseaseOptions:
         patients_per_gene: Simulated patients of each gene.
         patients_per_finding: And with one finding alone, of each finding that points to a gene, so
             that a model hears of those too that no patient happens to have.
-        noise: Temperature of the noise in the worked answers' ranking, in nats.
+        answer_style: "reasoned": a thought on some findings, an explanation, and genes as a writer
+            with `noise` ranks them. "direct": the genes at once, the right one first, and behind
+            them the explanation; quicker to learn and to write.
+        noise: Temperature of the noise in the reasoned answers' ranking, in nats.
         max_present, max_absent, present_only, instructions: See `prompts.PromptOptions`.
         train_cases, valid_cases: At most so many real cases.
         exclude_train_pmids: Take the training publications out of the annotations too. With them
@@ -80,6 +76,7 @@ class RareDiseaseOptions:
     genes: Literal["archive", "all"] = "archive"
     patients_per_gene: int = 100
     patients_per_finding: int = 0
+    answer_style: Literal["reasoned", "direct"] = "reasoned"
     noise: float = 2.0
     max_present: int = 20
     max_absent: int = 10
@@ -199,14 +196,29 @@ def build(
                 f"eval {options.eval}: its {len(evaluation)} scorable cases have {which} training "
                 "cases, and both kinds are evaluated on; give other cases, or change train_cases."
             )
-    simulated = _simulated(options, ontology, annotations, evidence)
+    writer = Writer(
+        options.answer_style == "direct",
+        options.noise,
+        ontology,
+        evidence,
+        ranking.annotated_findings(ontology, annotations),
+        options.prompt,
+    )
+    simulated = simulated_rows(
+        writer, annotations, options.patients_per_gene, options.patients_per_finding, options.seed
+    )
+    findings = _Findings(ontology)
     files = {
         "pretrain.jsonl": simulated.rows,
         "train.jsonl": [_line(prompts.item(case, options.prompt)) for case in train],
-        "answers.jsonl": [_right_answer(case, options.prompt) for case in train],
-        "symbols.txt": symbols(simulated.findings, evidence.genes),
+        "answers.jsonl": [_right_answer(case, findings, writer) for case in train],
+        "symbols.txt": writer.symbols(simulated.findings),
+        "annotated.jsonl": [
+            _line({"gene": gene, "findings": [ontology.labels[t] for t in sorted(terms)]})
+            for gene, terms in writer.annotated.items()
+            if gene in candidates
+        ],
     }
-    findings = _Findings(ontology)
     of_train, _ = findings.shown(train, options.prompt)
     bayes = ranking.naive_bayes(ontology, of_train, [case.gene for case in train])
     for name, of in held_out.items():
@@ -240,9 +252,10 @@ def _load_cases(path: str, ontology: hpo.Ontology) -> list[phenopackets.Case]:
     return phenopackets.relabel(phenopackets.load_cases(path), ontology.labels_by_id())
 
 
-def _right_answer(case: phenopackets.Case, options: prompts.PromptOptions) -> str:
-    answer = WorkedAnswer("", "", (case.gene,))
-    return _line({"messages": [*prompts.case_messages(case, options), answer.message()]})
+def _right_answer(case: phenopackets.Case, findings: "_Findings", writer: Writer) -> str:
+    (present,), (absent,) = findings.shown([case], writer.options)
+    answer = writer.right_answer(case.gene, present, absent)
+    return _line({"messages": [*prompts.case_messages(case, writer.options), answer.message()]})
 
 
 class _Findings:
@@ -293,58 +306,6 @@ def _held_out_files(
 
 def _answers(genes: Sequence[str], score: np.ndarray) -> list[str]:
     return [_line({"output_text": text}) for text in ranking.answers(genes, score)]
-
-
-@dataclass(frozen=True)
-class _Simulated:
-    """Supervised rows in random order, how good their lists are, and the usual findings."""
-
-    rows: list[str]
-    hit_rates: dict[str, float]
-    findings: list[str]
-
-
-def _simulated(
-    options: RareDiseaseOptions,
-    ontology: hpo.Ontology,
-    annotations: hpo.Annotations,
-    evidence: ranking.Evidence,
-) -> _Simulated:
-    simulator = simulate.build_simulator(ontology, annotations)
-    habits = Habits(noise=options.noise)
-    lines: list[str] = []
-    ranks: list[int] = []
-    patients_with: Counter[int] = Counter()
-    for done, gene in enumerate(evidence.genes):
-        patients = simulate.simulate(
-            simulator, gene, options.patients_per_gene, options.prompt, options.seed
-        )
-        rng = simulate.generator(options.seed, gene, "answers")
-        for patient in patients:
-            answer = work_answer(ontology, evidence, patient, habits, rng)
-            lines.append(_line(_supervised_row(ontology, patient, answer, options.prompt)))
-            ranks.append(answer.genes.index(gene) + 1 if gene in answer.genes else 0)
-            patients_with.update((*patient.present, *patient.absent))
-        if done % 500 == 499:
-            _log(f"simulated {len(lines)} patients of {done + 1}/{len(evidence.genes)} genes")
-    rng = simulate.generator(options.seed, "", "findings")
-    for term in np.flatnonzero(evidence.present.max(axis=1) >= POINTS_FROM).tolist():
-        patient = simulate.Patient("", "", None, (term,), ())
-        for _ in range(options.patients_per_finding):
-            answer = work_answer(ontology, evidence, patient, habits, rng)
-            lines.append(_line(_supervised_row(ontology, patient, answer, options.prompt)))
-    random.Random(f"pretrain {options.seed}").shuffle(lines)
-    usual = [ontology.labels[t] for t, n in sorted(patients_with.items()) if n >= SYMBOL_FROM]
-    return _Simulated(lines, ranking.hit_rates(np.array(ranks)), usual)
-
-
-def _supervised_row(
-    ontology: hpo.Ontology,
-    patient: simulate.Patient,
-    answer: WorkedAnswer,
-    options: prompts.PromptOptions,
-) -> JsonObject:
-    return {"messages": [*simulate.messages(ontology, patient, options), answer.message()]}
 
 
 def _annotation_rates(
@@ -398,10 +359,12 @@ def _checked_options(options: JsonObject) -> RareDiseaseOptions:
             "rare_disease: option archive is empty; give a phenopacket-store release "
             "(all_phenopackets.zip) or a folder of phenopackets."
         )
-    if chosen.genes not in ("archive", "all"):
-        raise InputError(
-            f"rare_disease: option genes should be 'archive' or 'all', not {chosen.genes!r}."
-        )
+    for name, choices in _CHOICES.items():
+        if (value := getattr(chosen, name)) not in choices:
+            raise InputError(
+                f"rare_disease: option {name} should be {' or '.join(map(repr, choices))}, not "
+                f"{value!r}."
+            )
     least = {"patients_per_gene": 0, "patients_per_finding": 0, "noise": 0}
     least |= {"max_present": 1, "max_absent": 0}
     for name, low in (least | {"train_cases": 0, "valid_cases": 0, "seed": 0}).items():

@@ -116,9 +116,12 @@ def item(case: Case, options: PromptOptions, aliases: Sequence[str] = ()) -> Jso
     }
 
 
-def answer(explanation: str, genes: Sequence[str]) -> str:
-    """The answer's JSON. The explanation comes first: it is written before the genes are ranked."""
-    return json.dumps({"explanation": explanation, "genes": list(genes)}, ensure_ascii=False)
+def answer(explanation: str, genes: Sequence[str], genes_first: bool = False) -> str:
+    """The answer's JSON. The explanation is written before the genes are ranked, or else behind."""
+    parts = {"explanation": explanation, "genes": list(genes)}
+    if genes_first:
+        parts = dict(reversed(parts.items()))
+    return json.dumps(parts, ensure_ascii=False)
 
 
 def grader() -> JsonObject:

@@ -80,6 +80,18 @@ def build_evidence(
     return Evidence(names, present, absent.astype(np.float32), background.astype(np.float32))
 
 
+def annotated_findings(ontology: Ontology, annotations: Annotations) -> dict[str, frozenset[int]]:
+    """Of each gene the findings that it is annotated with, and what is more general than these."""
+    of_disease = [
+        frozenset(t for term in terms.tolist() for t in (term, *ontology.ancestors[term]))
+        for terms in annotations.terms
+    ]
+    return {
+        gene: frozenset().union(*(of_disease[d] for d in diseases))
+        for gene, diseases in zip(annotations.genes, annotations.gene_diseases, strict=True)
+    }
+
+
 def closures(ontology: Ontology) -> list[np.ndarray]:
     """Of each finding itself and its ancestors (int32)."""
     return [np.array([i, *a], np.int32) for i, a in enumerate(ontology.ancestors)]

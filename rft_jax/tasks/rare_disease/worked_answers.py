@@ -7,7 +7,7 @@ associations and has seen every habit; which habits lead to the right gene is le
 to teach.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,16 @@ from rft_jax.tasks.rare_disease.hpo import Ontology
 from rft_jax.tasks.rare_disease.ranking import Evidence
 from rft_jax.tasks.rare_disease.simulate import Patient
 
+_NONE = "No finding points to "
+
 # What an answer's text has between findings and genes.
 FIXED = ('{"explanation": "', '", "genes": ["', '", "', '"]}', " fits ", " and ", ": ", "; ", ", ")
+# The same of a direct answer, and what its prompt has.
+FIXED_OF_DIRECT = (
+    *('{"genes": ["', '", "', '"], "explanation": "', " fits ", " and ", '."}'),
+    *(_NONE, "present: ", "; ", ", ", "female", "male", " years", " months"),
+)
+LISTED = 10  # genes of a direct answer
 
 # A finding points to a gene from so many nats on: e times as common as in all diseases together.
 POINTS_FROM = 1.0
@@ -55,12 +63,13 @@ class WorkedAnswer:
     thought: str
     explanation: str
     genes: tuple[str, ...]
+    genes_first: bool = False
 
     def message(self) -> dict[str, str]:
         """The assistant's message of a supervised item."""
         return {
             "role": "assistant",
-            "content": prompts.answer(self.explanation, self.genes),
+            "content": prompts.answer(self.explanation, self.genes, self.genes_first),
             "reasoning_content": self.thought,
         }
 
@@ -99,9 +108,38 @@ def work_answer(
     gene = evidence.genes[first]
     return WorkedAnswer(
         thought=" ".join(_lines(ontology, evidence, cited, score)),
-        explanation=f"{gene} fits {findings}." if findings else f"No finding points to {gene}.",
+        explanation=f"{gene} fits {findings}." if findings else f"{_NONE}{gene}.",
         genes=tuple(evidence.genes[g] for g in best),
     )
+
+
+def direct_answer(
+    ontology: Ontology, evidence: Evidence, annotated: Set[int], patient: Patient
+) -> WorkedAnswer:
+    """Names genes at once, the patient's own before those that the annotations rank best.
+
+    The explanation comes behind them: the two findings that speak most for the gene, of those
+    that are annotated to it. A model that learns from many patients so learns how likely each gene
+    is with such findings, in one prediction.
+
+    Args:
+        evidence: What findings say for and against the candidate genes.
+        annotated: The findings that the patient's gene is known for.
+    """
+    present = list(patient.present)
+    score = evidence.present[present].sum(axis=0)
+    score = score + evidence.absent[list(patient.absent)].sum(axis=0)
+    length = min(LISTED, len(score))
+    best = np.argpartition(-score, length - 1)[:length]
+    ranked = (evidence.genes[g] for g in best[np.argsort(-score[best])])
+    genes = [patient.gene, *(gene for gene in ranked if gene != patient.gene)]
+    fitting = [t for t in present if t in annotated]
+    if patient.gene in evidence.genes:
+        column = evidence.genes.index(patient.gene)
+        fitting.sort(key=lambda t: -evidence.present[t, column])
+    findings = " and ".join(ontology.labels[t] for t in fitting[:2])
+    fits = f"{patient.gene} fits {findings}." if findings else f"{_NONE}{patient.gene}."
+    return WorkedAnswer("", fits, tuple(genes[:LISTED]), genes_first=True)
 
 
 def _lines(
@@ -119,6 +157,8 @@ def _lines(
     return lines
 
 
-def symbols(findings: Iterable[str], genes: Iterable[str]) -> list[str]:
+def symbols(
+    findings: Iterable[str], genes: Iterable[str], fixed: Sequence[str] = FIXED
+) -> list[str]:
     """What a tokenizer should keep whole of answers that name these."""
-    return [*findings, *genes, *FIXED]
+    return [*findings, *genes, *fixed]

@@ -7,7 +7,7 @@ import pytest
 
 from rft_jax.config.load import load_config
 from rft_jax.config.overrides import apply_overrides
-from rft_jax.tasks.rare_disease import hpo
+from rft_jax.tasks.rare_disease import explanations, hpo
 from rft_jax.training import train
 
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "rare_disease.py"
@@ -22,19 +22,19 @@ SMALL = {
         for setting, value in SIZES.items()
     },
     **{
-        f"stages.{model}_{stage}.{setting}": value
-        for model in ("small", "larger")
-        for stage in ("base", "sft")
+        f"stages.{stage}.{setting}": value
+        for stage in ("small_base", "larger_base", "small_sft")
         for setting, value in {
             "steps": 2, "batch_size": 8, "optimizer.warmup_steps": 0
         }.items()
     },
     **{
-        f"stages.{model}_rft.{setting}": value
-        for model in ("small", "larger")
+        f"stages.small_rft.{setting}": value
         for setting, value in {
             "steps": 1, "batch_size": 8, "eval_interval": 0, "rollout.group_size": 2,
-            "optimizer.warmup_steps": 0,
+            "optimizer.warmup_steps": 0, "rollout.prompt_buckets": 1,
+            "rollout.max_prompt_tokens": 64, "rollout.max_completion_tokens": 16,
+            "rollout.output_bytes": 64,
         }.items()
     },
 }  # fmt: skip
@@ -53,6 +53,7 @@ def test_models_and_baselines_are_compared_on_all_held_out_cases(
     ]
     settings = SMALL | {"data.archive": write_archive(packets)}
     settings = {name: str(value) for name, value in settings.items()}
+    settings |= {"placement": "host", "compilation_cache": str(tmp_path / "programs")}
     config = apply_overrides(load_config(str(EXPERIMENT), {}), settings)
     train(config, tmp_path / "run")
     evaluations = json.loads((tmp_path / "run" / "results.json").read_text())["evaluations"]
@@ -64,4 +65,6 @@ def test_models_and_baselines_are_compared_on_all_held_out_cases(
         for row in found["models"].values():
             assert {"top1", "mrr", "malformed_rate", "mean_list_length", "macro_top1"} <= set(row)
         cases = (tmp_path / "run" / stage.name / "cases.jsonl").read_text().splitlines()
-        assert len(cases) == found["cases"] * (4 * len(stage.models) + 2)
+        assert len(cases) == found["cases"] * (stage.samples * len(stage.models) + 2)
+        judged = explanations.judge_cases(map(json.loads, cases), {})
+        assert list(judged) == list(found["models"])

@@ -5,17 +5,17 @@ from collections import Counter
 
 import pytest
 
-from rft_jax.tasks.rare_disease import hpo, worked_answers
+from rft_jax.tasks.rare_disease import hpo, supervised, worked_answers
 from rft_jax.tasks.rare_disease import prepare as prepare_module
-from rft_jax.tasks.rare_disease.prepare import SYMBOL_FROM, RareDiseaseOptions, build, prepare
-from rft_jax.tasks.rare_disease.worked_answers import FIXED
+from rft_jax.tasks.rare_disease.prepare import RareDiseaseOptions, build, prepare
+from rft_jax.tasks.rare_disease.worked_answers import FIXED, FIXED_OF_DIRECT
 from rft_jax.utils.errors import InputError
 
 HELD_OUT = ("valid", "valid_present", "seen", "seen_present")
 FILES = (
     *("pretrain.jsonl", "train.jsonl", "answers.jsonl", "symbols.txt"),
     *(f"{name}{kind}.jsonl" for name in HELD_OUT for kind in ("", ".annotations", ".naive_bayes")),
-    *("grader.json", "prepared.json"),
+    *("annotated.jsonl", "grader.json", "prepared.json"),
 )
 SMALL = {"patients_per_gene": 20, "train_cases": 4, "valid_cases": 2}
 
@@ -82,12 +82,27 @@ def test_rows_are_in_the_formats_of_their_stages(archive, made_up_hpo, tmp_path)
         for line in row["messages"][0]["content"].splitlines()[1:]
         for finding in line.partition(": ")[2].split("; ")
     )
-    usual = {finding for finding, patients in findings.items() if patients >= SYMBOL_FROM}
+    usual = {finding for finding, patients in findings.items() if patients >= 20}
     assert 0 < len(usual) < len(findings)
     assert set(kept_whole) == usual | named | set(FIXED)
     assert not {r["gene"] for r in train} & {r["gene"] for r in valid}
     counts = json.loads((tmp_path / "data/prepared.json").read_text())["counts"]
     assert (counts["train"], counts["valid"]) == (len(train), len(valid))
+
+
+def test_direct_answers_name_genes_first_and_their_symbols_are_tokens(
+    archive, ontology, load_annotations
+):
+    options = RareDiseaseOptions(archive, answer_style="direct", **SMALL)
+    data = build(options, ontology, load_annotations)
+    for row in [*parsed(data, "pretrain"), *parsed(data, "answers")]:
+        assert list(json.loads(row["messages"][-1]["content"])) == ["genes", "explanation"]
+        assert not row["messages"][-1]["reasoning_content"]
+    right = [json.loads(row["messages"][-1]["content"])["genes"] for row in parsed(data, "answers")]
+    assert [genes[0] for genes in right] == [row["gene"] for row in parsed(data, "train")]
+    known = {row["gene"]: set(row["findings"]) for row in parsed(data, "annotated")}
+    assert set(known) == {gene for genes in right for gene in genes}
+    assert {*FIXED_OF_DIRECT, *known} < set(data.files["symbols.txt"])
 
 
 def test_annotations_of_held_out_and_excluded_publications_are_never_read(
@@ -153,7 +168,7 @@ def test_every_held_out_case_is_there_without_absent_findings_too(
 def test_every_finding_that_points_to_a_gene_has_a_patient_of_its_own(
     archive, ontology, load_annotations, monkeypatch
 ):
-    for module in (prepare_module, worked_answers):  # of four diseases none is far from the others
+    for module in (supervised, worked_answers):  # of four diseases none is far from the others
         monkeypatch.setattr(module, "POINTS_FROM", 0.5)
     options = RareDiseaseOptions(
         archive, **SMALL | {"patients_per_gene": 0, "patients_per_finding": 2}
@@ -252,6 +267,10 @@ def test_a_failure_leaves_no_directory_and_the_next_call_succeeds(
         ({"archive": "nowhere.zip"}, "nowhere.zip: no such file"),
         ({"archive": "x", "patients": 3}, "unknown option 'patients'"),
         ({"archive": "x", "genes": "some"}, "option genes should be 'archive' or 'all'"),
+        (
+            {"archive": "x", "answer_style": "long"},
+            "option answer_style should be 'reasoned' or 'direct', not 'long'",
+        ),
         (
             {"archive": "x", "max_present": 0},
             "option max_present should be a number of at least 1, not 0",

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from rft_jax.tasks.rare_disease import prompts, ranking, simulate
-from rft_jax.tasks.rare_disease.worked_answers import POINTS_FROM, Habits, work_answer
+from rft_jax.tasks.rare_disease.worked_answers import (
+    LISTED,
+    POINTS_FROM,
+    Habits,
+    direct_answer,
+    work_answer,
+)
 
 
 @pytest.fixture
@@ -100,3 +106,30 @@ def test_the_thought_names_findings_of_the_patient_and_genes_that_they_speak_for
             label, genes = sentence.split(": ")
             assert index[label] in patient.present
             assert all(speaks_for(label, gene) for gene in genes.split(", "))
+
+
+def test_a_direct_answer_names_the_right_gene_then_the_annotations_ranking(
+    simulator, evidence, annotations
+):
+    ontology = simulator.ontology
+    annotated = ranking.annotated_findings(ontology, annotations)
+    for gene in evidence.genes:
+        for patient in patients_of(simulator, gene, 50):
+            answer = direct_answer(ontology, evidence, annotated[gene], patient)
+            content = json.loads(answer.message()["content"])
+            assert list(content) == ["genes", "explanation"]
+            first, *others = content["genes"]
+            assert first == gene and len(content["genes"]) == min(LISTED, len(evidence.genes))
+            score = ranking.scores(evidence, [patient.present], [patient.absent])[0]
+            order = [score[evidence.genes.index(other)] for other in others]
+            assert set(others) == {*evidence.genes} - {gene} and order == sorted(order)[::-1]
+            named = content["explanation"].rstrip(".").partition(" fits ")[2]
+            known = {ontology.labels[t] for t in patient.present if t in annotated[gene]}
+            assert set(filter(None, named.split(" and "))) <= known
+            assert bool(named) == bool(known)
+
+
+def test_findings_of_a_gene_are_its_annotations_and_what_is_more_general(ontology, annotations):
+    annotated = ranking.annotated_findings(ontology, annotations)
+    labels = {ontology.labels[t] for t in annotated["GENEC"]}
+    assert {"Green eye", "Abnormal eye"} <= labels and "Square pupil" not in labels
