@@ -31,6 +31,11 @@ still in the annotations (corrected since):
     naive_bayes      0.0    0.0    0.0     50.5   69.0   84.0
 
 README.md beside this file has the full command, the intervals and what did not work.
+
+`rare_disease.py:direct` has one small model that names genes at once and explains behind them, on
+present findings only: 36 minutes of training on one busy core. Its likeliest list has the right
+gene first in 13.5 % (unseen genes) and 25.5 % (seen), the annotations' in 23.5 and 41.0 %;
+reinforcement does not raise that.
 """
 
 import dataclasses
@@ -48,41 +53,109 @@ from rft_jax.config import (
 )
 from rft_jax.tasks.rare_disease.data import RareDiseaseData
 from rft_jax.tasks.rare_disease.prompts import grader
+from rft_jax.utils.errors import InputError
 
 SMALL = ModelConfig(
     name="small",
-    num_layers=2,
-    hidden_size=64,
+    num_layers=4,
+    hidden_size=256,
     num_heads=2,
     num_kv_heads=2,
-    head_dim=32,
-    intermediate_size=192,
-    remat="none",
+    head_dim=128,
+    intermediate_size=768,
 )
 LARGER = dataclasses.replace(
-    SMALL, name="larger", hidden_size=128, num_heads=4, num_kv_heads=4, intermediate_size=384
+    SMALL, name="larger", hidden_size=384, num_heads=3, num_kv_heads=3, intermediate_size=1152
 )
-MODELS = ("small_base", "larger_base", "small_sft", "small_rft")
-HELD_OUT = {"genes_unseen": "valid", "genes_seen": "seen"}
+MODELS = ("small_base", "larger_base", "small_sft", "larger_sft", "small_rft", "larger_rft")
+DIRECT = dataclasses.replace(
+    SMALL, num_layers=2, hidden_size=64, head_dim=32, intermediate_size=192, remat="none"
+)
+DIRECT_MODELS = ("small_base", "small_sft", "small_rft")
+HELD_OUT = {
+    "genes_unseen": "valid",
+    "genes_unseen_present_only": "valid_present",
+    "genes_seen": "seen",
+    "genes_seen_present_only": "seen_present",
+}
 
 
-def get_config() -> Config:
-    """For a CPU of two cores."""
+def get_config(variant: str = "reasoned") -> Config:
+    """For a CPU of two cores: "reasoned" as above, or "direct".
+
+    Raises:
+        InputError: There is no such variant.
+    """
+    if variant not in ("reasoned", "direct"):
+        raise InputError(f"{variant}: expected reasoned or direct behind the file's name")
+    return _reasoned() if variant == "reasoned" else _direct()
+
+
+def _reasoned() -> Config:
     return Config(
         name="rare_disease",
+        data=RareDiseaseData(patients_per_gene=150, patients_per_finding=1, noise=1.0),
+        grader=grader(),
+        tokenizer=TokenizerConfig(vocab_size=6144),
+        models=(SMALL, LARGER),
+        stages=(
+            _pretrain("small", learning_rate=2e-2),
+            _right_answers("small", learning_rate=1e-3),
+            _reinforce("small", learning_rate=5e-4),
+            _pretrain("larger", learning_rate=1e-2),
+            _right_answers("larger", learning_rate=3e-4),
+            _reinforce("larger", learning_rate=3e-4),
+            *(
+                EvalStage(
+                    name=name,
+                    models=MODELS,
+                    data=data,
+                    baselines=("annotations", "naive_bayes"),
+                    samples=4,
+                    cluster_by="cluster",
+                    macro_by="gene",
+                )
+                for name, data in HELD_OUT.items()
+            ),
+        ),
+    )
+
+
+def _direct() -> Config:
+    sft = _right_answers("small", learning_rate=1e-3)
+    rft = _reinforce("small", learning_rate=5e-4)
+    rollout = dataclasses.replace(
+        rft.rollout,
+        max_prompt_tokens=256,
+        max_completion_tokens=48,
+        output_bytes=512,
+        reasoning_effort=2,
+    )
+    base = dataclasses.replace(
+        _pretrain("small", learning_rate=5e-3),
+        steps=1200,  # 3.7 passes
+        batch_size=24,
+        max_row_tokens=256,
+        optimizer=OptimizerConfig(
+            learning_rate=5e-3, warmup_steps=50, schedule="cosine", b2=0.95, weight_decay=0.01
+        ),
+    )
+    return Config(
+        name="rare_disease_direct",
         data=RareDiseaseData(answer_style="direct", present_only=True),
         grader=grader(),
         tokenizer=TokenizerConfig(vocab_size=7168),
-        models=(SMALL, LARGER),
+        models=(DIRECT,),
         stages=(
-            _pretrain("small", learning_rate=5e-3),
-            _pretrain("larger", learning_rate=5e-3),
-            _right_answers("small", learning_rate=1e-3),
-            _reinforce("small", learning_rate=5e-4),
+            base,
+            dataclasses.replace(sft, batch_size=16, max_row_tokens=256),
+            dataclasses.replace(
+                rft, rollout=rollout, policy_loss=PolicyLossConfig(), eval_interval=20
+            ),
             *(
                 EvalStage(
                     name=f"{name}{suffix}",
-                    models=MODELS,
+                    models=DIRECT_MODELS,
                     data=data,
                     baselines=("annotations", "naive_bayes"),
                     samples=samples,
@@ -91,8 +164,8 @@ def get_config() -> Config:
                     macro_by="gene",
                     cases=200,
                 )
-                for suffix, samples, temperature in (("", 4, None), ("_greedy", 1, 0.0))
-                for name, data in HELD_OUT.items()
+                for suffix, samples, temperature in (("_greedy", 1, 0.0), ("", 4, None))
+                for name, data in (("genes_unseen", "valid"), ("genes_seen", "seen"))
             ),
         ),
     )
@@ -102,10 +175,11 @@ def _pretrain(model: str, learning_rate: float) -> SFTStage:
     return SFTStage(
         name=f"{model}_base",
         model=model,
-        steps=1200,
-        batch_size=24,
-        max_row_tokens=256,
+        steps=1600,
+        batch_size=12,
+        max_row_tokens=320,
         optimizer=OptimizerConfig(
+            name="muon",
             learning_rate=learning_rate,
             warmup_steps=50,
             schedule="cosine",
@@ -122,8 +196,8 @@ def _right_answers(model: str, learning_rate: float) -> SFTStage:
         init=f"{model}_base",
         data="answers",
         steps=60,
-        batch_size=16,
-        max_row_tokens=256,
+        batch_size=12,
+        max_row_tokens=320,
         optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=5, schedule="cosine"),
     )
 
@@ -133,17 +207,17 @@ def _reinforce(model: str, learning_rate: float) -> RLStage:
         name=f"{model}_rft",
         model=model,
         init=f"{model}_base",
-        steps=60,
+        steps=60,  # every case once: a case seen again teaches which gene it has
         batch_size=16,
         rollout=RolloutConfig(
             group_size=32,
-            max_prompt_tokens=256,
+            max_prompt_tokens=224,
             prompt_buckets=3,
-            max_completion_tokens=48,
-            output_bytes=512,
-            reasoning_effort=2,
+            max_completion_tokens=112,
+            output_bytes=640,
+            reasoning_effort=56,
         ),
-        policy_loss=PolicyLossConfig(),
+        policy_loss=PolicyLossConfig(pack_rows=16),
         optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=5),
-        eval_interval=20,
+        eval_interval=25,
     )

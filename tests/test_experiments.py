@@ -28,7 +28,7 @@ VARIANTS = {
     "one_card.py": [":qwen3.5-4b", ":gpt-oss-20b"],
     "perils.py": [""],
     "plans.py": [":qwen3-8b"],
-    "rare_disease.py": [""],
+    "rare_disease.py": ["", ":direct"],
 }
 SCRIPTS = (
     "annotations.py",

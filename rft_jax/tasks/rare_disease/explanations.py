@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Literal
 
+from rft_jax.tasks.rare_disease.ranking import BEST
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import JsonMapping
 
@@ -37,7 +38,7 @@ def judge(answer: str, present: Set[str], annotated: Mapping[str, Set[str]]) -> 
     gene, fits, findings = text.rstrip(".").partition(" fits ")
     # A label can have the word "and" itself.
     named = _split(findings, present)
-    if not fits or not named:
+    if not fits or not named or findings == BEST:  # a baseline's
         return "names_nothing"
     if gene != first:
         return "other_gene"

@@ -23,6 +23,7 @@ from rft_jax.tasks.rare_disease.hpo import Annotations, Ontology
 
 NOISE_FRACTION = 0.1  # findings that have nothing to do with the gene
 ABSENT_WEIGHT = 0.5  # a finding called absent may not have been looked for with care
+BEST = "the findings best"  # what the explanation of a ranking says a gene fits
 _MAX_FREQUENCY = 0.98  # no finding is obligate: one missing sign never rules a gene out
 
 
@@ -167,7 +168,7 @@ def answers(genes: Sequence[str], score: np.ndarray) -> list[str]:
     """
     best = np.argsort(-score, axis=1, kind="stable")[:, : prompts.MAX_GENES]
     return [
-        prompts.answer(f"{genes[row[0]]} fits the findings best.", [genes[int(g)] for g in row])
+        prompts.answer(f"{genes[row[0]]} fits {BEST}.", [genes[int(g)] for g in row])
         for row in best
     ]
 

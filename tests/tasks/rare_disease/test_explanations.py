@@ -28,6 +28,7 @@ def answer(explanation, *genes):
         (answer("GENEB fits Green eye.", "GENEA", "GENEB"), "other_gene"),
         (answer("No finding points to GENEA.", "GENEA"), "names_nothing"),
         (answer("GENEA fits .", "GENEA"), "names_nothing"),
+        (answer("GENEA fits the findings best.", "GENEA"), "names_nothing"),
         (answer("GENEA fits Blue skin."), "names_nothing"),
         ("GENEA fits Blue skin.", "names_nothing"),
         ("[1]", "names_nothing"),
