@@ -25,6 +25,7 @@ REINFORCED = {
     "rollout.max_prompt_tokens": 96,
     "rollout.max_completion_tokens": 16,
     "rollout.output_bytes": 64,
+    "rollout.reasoning_effort": 2,
 }
 SMALL = {"data.patients_per_gene": 20, "data.valid_cases": 2, "tokenizer.vocab_size": 600}
 
