@@ -210,11 +210,12 @@ class ModelConfig:
     # results are kept; nothing.
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
-    # Of many queries, as in the update. pallas: a kernel for TPUs, where the lengths of prompts and
-    # completions are multiples of 128, up to 2,048. cudnn: NVIDIA's for its GPUs since Ampere, in
-    # bfloat16, for even lengths and head dimensions up to 128, without softcap and sinks. xla where
-    # these do not hold. auto: that of the platform.
-    attention: Literal["auto", "xla", "pallas", "cudnn"] = "auto"
+    # Of many queries, as in the update. pallas: kernels for TPUs, where the lengths of prompts and
+    # completions are multiples of 128. cudnn: NVIDIA's for its GPUs since Ampere, in bfloat16, for
+    # even lengths and head dimensions up to 128, without softcap and sinks. xla where these do not
+    # hold; in tiles, where all scores of a head are more than 2,048 x 2,048. blockwise: in tiles of
+    # the size for a CPU. auto: that of the platform.
+    attention: Literal["auto", "xla", "blockwise", "pallas", "cudnn"] = "auto"
     # Of one query a row, in the loop over tokens. triton: a kernel for NVIDIA's GPUs since Ampere,
     # in bfloat16, for head dimensions that are powers of two from 16 to 256, and not for a cache in
     # eight bits. auto: that where there is such a GPU.

@@ -9,7 +9,7 @@ to a query is then a row, which is how the kernel stores it.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from rft_jax.models.attention import MASKED, Partial, soft_cap
+from rft_jax.models.sight import PADDING, Sight
 
-LANES = 128
+LANES, SUBLANES = 128, 8  # of a vector register
 SCORES = 2**18  # of a tile, in float32
+ORDER = ("parallel", "parallel", "arbitrary", "arbitrary")
 VMEM = 2**24  # bytes of a v4 or v5e that a program may use
 
 
@@ -54,7 +56,7 @@ def kernel_attention(
     q_RKMTQ: Array,
     k_RKUQ: Array,
     v_RKUQ: Array,
-    mask_RTU: Array,
+    sight: Sight,
     scale: float,
     softcap: float | None = None,
 ) -> Partial:
@@ -63,47 +65,49 @@ def kernel_attention(
     Only a query that sees no key has another gradient, to which `merge` gives no weight.
     Elsewhere than on a TPU the kernel is interpreted: slow, and for tests.
     """
-    return _forward(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU, scale, softcap)[0]
+    return _forward(q_RKMTQ, k_RKUQ, v_RKUQ, sight, scale, softcap)[0]
 
 
-def _forward(q, k, v, mask_RTU, scale, softcap):
+def _forward(q, k, v, sight, scale, softcap):
     R, K, M, T, Q = q.shape
-    mask_RUT = mask_RTU.swapaxes(1, 2).astype(jnp.int8)
-    blocks = _Blocks(q, k, mask_RUT)
-    out_RKMTQ, lse_RKM1T = _call(
+    vectors = sight_vectors(sight)
+    blocks = _Blocks(q, k)
+    out_RKMTQ, lse_RKM1T = call(
         functools.partial(_forward_kernel, scale=scale, softcap=softcap),
-        (mask_RUT, q, k, v),
+        (*vectors, q, k, v),
+        ORDER,
         grid=blocks.grid,
-        in_specs=[blocks.mask, blocks.query, blocks.key, blocks.key],
+        in_specs=[*blocks.sight, blocks.query, blocks.key, blocks.key],
         out_specs=[blocks.query, blocks.row],
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, q.dtype),
             jax.ShapeDtypeStruct((R, K, M, 1, T), jnp.float32),
         ],
-        cost_estimate=_cost(2, q, k, v, q),
+        cost_estimate=cost(2, q, k, v, q),
     )
     partial = Partial(out_RKMTQ.astype(jnp.float32), lse_RKM1T[..., 0, :])
-    return partial, (q, k, v, mask_RUT, out_RKMTQ, lse_RKM1T)
+    return partial, (q, k, v, vectors, out_RKMTQ, lse_RKM1T)
 
 
 def _backward(scale, softcap, kept, cotangent):
-    q, k, v, mask_RUT, out_RKMTQ, lse_RKM1T = kept
+    q, k, v, vectors, out_RKMTQ, lse_RKM1T = kept
     dout_RKMTQ, dlse_RKMT = cotangent
     # The gradient of a score is weight * (dout . (v - out) + dlse).
     offset_RKMT = dlse_RKMT - (dout_RKMTQ * out_RKMTQ.astype(jnp.float32)).sum(axis=-1)
-    blocks = _Blocks(q, k, mask_RUT)
-    dq, dk, dv = _call(
+    blocks = _Blocks(q, k)
+    dq, dk, dv = call(
         functools.partial(_backward_kernel, scale=scale, softcap=softcap),
-        (mask_RUT, q, k, v, dout_RKMTQ.astype(q.dtype), lse_RKM1T, offset_RKMT[..., None, :]),
+        (*vectors, q, k, v, dout_RKMTQ.astype(q.dtype), lse_RKM1T, offset_RKMT[..., None, :]),
+        ORDER,
         grid=blocks.grid,
         in_specs=[
-            *(blocks.mask, blocks.query, blocks.key, blocks.key),
+            *(*blocks.sight, blocks.query, blocks.key, blocks.key),
             *(blocks.query, blocks.row, blocks.row),
         ],
         out_specs=[blocks.query, blocks.key, blocks.key],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
         scratch_shapes=[pltpu.VMEM(k.shape[2:], jnp.float32) for _ in range(2)],
-        cost_estimate=_cost(5, q, k, v, q, q, k, v),
+        cost_estimate=cost(5, q, k, v, q, q, k, v),
     )
     return dq, dk, dv, None
 
@@ -114,31 +118,49 @@ kernel_attention.defvjp(_forward, _backward)
 class _Blocks:
     """The grid (row, key/value head, query head, tile of queries), and what a program sees."""
 
-    def __init__(self, q_RKMTQ: Array, k_RKUQ: Array, mask_RUT: Array):
+    def __init__(self, q_RKMTQ: Array, k_RKUQ: Array):
         R, K, M, T, Q = q_RKMTQ.shape
         U = k_RKUQ.shape[2]
         tile = tile_size(T, U, Q, q_RKMTQ.dtype.itemsize)
-        rows, _, times = (size > 1 for size in mask_RUT.shape)
         self.grid = (R, K, M, T // tile)
         self.query = pl.BlockSpec((None, None, None, tile, Q), lambda r, k, m, t: (r, k, m, t, 0))
         self.key = pl.BlockSpec((None, None, U, Q), lambda r, k, m, t: (r, k, 0, 0))
         self.row = pl.BlockSpec((None, None, None, 1, tile), lambda r, k, m, t: (r, k, m, 0, t))
-        self.mask = pl.BlockSpec(
-            (None, U, tile if times else 1), lambda r, k, m, t: (r * rows, 0, t * times)
+        self.sight = (
+            pl.BlockSpec((None, SUBLANES, tile), lambda r, k, m, t: (r, 0, t)),
+            pl.BlockSpec((None, SUBLANES, U), lambda r, k, m, t: (r, 0, 0)),
         )
 
 
-def _forward_kernel(mask, q, k, v, out, lse, *, scale, softcap):
-    score_UT, _ = _scores(mask, q, k, scale, softcap)
+def sight_vectors(sight: Sight) -> tuple[Array, Array]:
+    """What `seen` takes of queries and of keys, int32[R, 8, T] and int32[R, 8, U]."""
+
+    def stack(*vectors_RX: Array) -> Array:
+        stacked_RCX = jnp.stack(vectors_RX, axis=1)
+        return jnp.pad(stacked_RCX, ((0, 0), (0, SUBLANES - len(vectors_RX)), (0, 0)))
+
+    return stack(*sight[:2]), stack(*sight[2:])
+
+
+def seen(query_8T: Array, key_8U: Array) -> Array:
+    """bool[U, T], of blocks of `sight_vectors`: `Sight.mask`, transposed."""
+    segment_1T, position_1T = query_8T[0:1], query_8T[1:2]
+    key_U8 = key_8U.T
+    same_UT = (key_U8[:, 0:1] == segment_1T) & (segment_1T != PADDING)
+    return same_UT & (key_U8[:, 1:2] <= position_1T) & (position_1T <= key_U8[:, 2:3])
+
+
+def _forward_kernel(query, key, q, k, v, out, lse, *, scale, softcap):
+    score_UT, _ = scores(query, key, q, k, scale, softcap)
     peak_1T = score_UT.max(axis=0, keepdims=True)
     weight_UT = jnp.exp(score_UT - peak_1T)
     total_1T = weight_UT.sum(axis=0, keepdims=True)
-    out[...] = _product((weight_UT / total_1T).astype(v.dtype), v[...], 0, 0).astype(out.dtype)
+    out[...] = product((weight_UT / total_1T).astype(v.dtype), v[...], 0, 0).astype(out.dtype)
     lse[...] = peak_1T + jnp.log(total_1T)
 
 
 def _backward_kernel(
-    mask, q, k, v, dout, lse, offset, dq, dk, dv, dk_sum, dv_sum, *, scale, softcap
+    query, key, q, k, v, dout, lse, offset, dq, dk, dv, dk_sum, dv_sum, *, scale, softcap
 ):
     index, size = (pl.program_id(2), pl.program_id(3)), (pl.num_programs(2), pl.num_programs(3))
 
@@ -147,15 +169,15 @@ def _backward_kernel(
         dk_sum[...] = jnp.zeros_like(dk_sum)
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
-    score_UT, seen_UT = _scores(mask, q, k, scale, softcap)
+    score_UT, seen_UT = scores(query, key, q, k, scale, softcap)
     weight_UT = jnp.exp(score_UT - lse[...])
-    dscore_UT = weight_UT * (_product(v[...], dout[...], 1, 1) + offset[...])
+    dscore_UT = weight_UT * (product(v[...], dout[...], 1, 1) + offset[...])
     if softcap is not None:
         dscore_UT = dscore_UT * (1 - (score_UT / softcap) ** 2)
     dscore_UT = jnp.where(seen_UT, dscore_UT * scale, 0).astype(q.dtype)
-    dv_sum[...] += _product(weight_UT.astype(v.dtype), dout[...], 1, 0)
-    dk_sum[...] += _product(dscore_UT, q[...], 1, 0)
-    dq[...] = _product(dscore_UT, k[...], 0, 0).astype(dq.dtype)
+    dv_sum[...] += product(weight_UT.astype(v.dtype), dout[...], 1, 0)
+    dk_sum[...] += product(dscore_UT, q[...], 1, 0)
+    dq[...] = product(dscore_UT, k[...], 0, 0).astype(dq.dtype)
 
     @pl.when((index[0] == size[0] - 1) & (index[1] == size[1] - 1))
     def _():
@@ -163,21 +185,20 @@ def _backward_kernel(
         dv[...] = dv_sum[...].astype(dv.dtype)
 
 
-def _scores(mask, q, k, scale, softcap) -> tuple[Array, Array]:
-    """Masked scores of the tile, and where they are seen."""
-    seen_UT = mask[...].astype(jnp.int32) != 0
-    score_UT = soft_cap(_product(k[...], q[...], 1, 1) * scale, softcap)
-    seen_UT = jnp.broadcast_to(seen_UT, score_UT.shape)
+def scores(query, key, q, k, scale, softcap) -> tuple[Array, Array]:
+    """Masked scores of blocks, and where they are seen, both [U, T]."""
+    score_UT = soft_cap(product(k[...], q[...], 1, 1) * scale, softcap)
+    seen_UT = seen(query[...], key[...])
     return jnp.where(seen_UT, score_UT, MASKED), seen_UT
 
 
-def _product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
+def product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
     """The matrix product over an axis of each, in float32."""
     axes = (((axis_a,), (axis_b,)), ((), ()))
     return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _cost(products: int, q: Array, k: Array, *moved: Array) -> pl.CostEstimate:
+def cost(products: int, q: Array, k: Array, *moved: Array) -> pl.CostEstimate:
     R, K, M, T, Q = q.shape
     pairs = R * K * M * T * k.shape[2]
     return pl.CostEstimate(
@@ -187,11 +208,21 @@ def _cost(products: int, q: Array, k: Array, *moved: Array) -> pl.CostEstimate:
     )
 
 
-def _call(kernel: Callable[..., None], arguments: tuple[Array, ...], **options: Any) -> list[Array]:
+def call(
+    kernel: Callable[..., None],
+    arguments: tuple[Array, ...],
+    order: tuple[Literal["parallel", "arbitrary"], ...],
+    **options: Any,
+) -> list[Array]:
+    """Runs a kernel; elsewhere than on a TPU it is interpreted.
+
+    Args:
+        order: For each axis of the grid, whether programs build on each other's sums along it.
+        options: Of `pallas_call`.
+    """
+
     def called(interpret: bool) -> Callable[..., list[Array]]:
-        order = pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
-        )
-        return pl.pallas_call(kernel, compiler_params=order, interpret=interpret, **options)
+        params = pltpu.CompilerParams(dimension_semantics=order)
+        return pl.pallas_call(kernel, compiler_params=params, interpret=interpret, **options)
 
     return jax.lax.platform_dependent(*arguments, tpu=called(False), default=called(True))

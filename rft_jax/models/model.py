@@ -279,6 +279,9 @@ def build_model(
     return Model(config, vocab_size, graph, row_sharding)
 
 
+_ATTENTION = {"tpu": "pallas", "cpu": "blockwise"}
+
+
 def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfig:
     """The configuration with what is left to the platform decided.
 
@@ -293,7 +296,7 @@ def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfi
                 config = dataclasses.replace(config, **{name: "xla"})
     choices = {
         "compute_dtype": "float32" if platform == "cpu" else "bfloat16",
-        "attention": "cudnn" if ampere else "pallas" if platform == "tpu" else "xla",
+        "attention": "cudnn" if ampere else _ATTENTION.get(platform, "xla"),
         "decode_attention": "triton" if ampere else "xla",
         # XLA for CPUs and GPUs would copy weights and cache out of the stack, that for TPUs the
         # weights of experts.

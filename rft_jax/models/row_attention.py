@@ -9,19 +9,23 @@ loop over tokens, with one query a row and no gradient, GPUs have a kernel of pa
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.config import ModelConfig
-from rft_jax.models import attention_kernel
+from rft_jax.models import attention_kernel, tiled_attention_kernel
 from rft_jax.models.attention import Partial, merge, partial_attention, with_sinks
+from rft_jax.models.blockwise_attention import ACCELERATOR, CPU, blockwise_attention
+from rft_jax.models.sight import Sight
 from rft_jax.parallel import shard_heads
 from rft_jax.parallel.mesh import AnyMesh
 
 CUDNN = "cudnn"  # the implementation of jax.nn
+PAIRS = 2**22  # of a query and a key, whose scores may all be there
+CPU_PAIRS = 2**15  # with more, tiles that fit into a core's cache are faster
 
 
 class Keys(NamedTuple):
@@ -29,7 +33,7 @@ class Keys(NamedTuple):
 
     k_xKUQ: Array  # x is R = B x S rows, or B prompts whose rows share them
     v_xKUQ: Array
-    mask_BSTU: Array  # axes S and T of size 1 broadcast
+    seen: Array | Sight  # mask_BSTU, whose axes S and T broadcast if of size 1, or of x rows
     sink_KM: Array | None = None  # scores of sinks beside them
 
 
@@ -49,19 +53,10 @@ def fused_attention(config: ModelConfig, mesh: AnyMesh | None) -> Attention:
     Args:
         mesh: Splits the rows, which it must divide.
     """
-    plain, scale, softcap = plain_attention(config), _scale(config), config.attention_softcap
-    if config.attention == "xla":
-        return plain
-    if config.attention == "pallas":
-        kernel = functools.partial(attention_kernel.kernel_attention, scale=scale, softcap=softcap)
-        kernel = shard_heads(kernel, mesh)
-
-        def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, mask_RTU: Array) -> Partial:
-            T, U, Q = q_RKMTQ.shape[3], k_RKUQ.shape[2], q_RKMTQ.shape[4]
-            taken = attention_kernel.takes(T, U, Q, q_RKMTQ.dtype.itemsize)
-            return (kernel if taken else _partial(config))(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU)
-
-        return functools.partial(_merged, attend)
+    merged = functools.partial(_merged, _partial_of_many(config, mesh))
+    scale, softcap = _scale(config), config.attention_softcap
+    if config.attention != "cudnn":
+        return merged
     joint = shard_heads(functools.partial(joint_attention, scale=scale), mesh)
 
     def attention(q_BSKMTQ: Array, own: Keys, shared: Keys | None) -> Array:
@@ -70,9 +65,42 @@ def fused_attention(config: ModelConfig, mesh: AnyMesh | None) -> Attention:
         plainly = softcap is None and own.sink_KM is None
         if plainly and cudnn_takes(T, keys, Q, q_BSKMTQ.dtype):
             return _joined(joint, q_BSKMTQ, own, shared)
-        return plain(q_BSKMTQ, own, shared)
+        return merged(q_BSKMTQ, own, shared)
 
     return attention
+
+
+def _partial_of_many(config: ModelConfig, mesh: AnyMesh | None) -> Callable[..., Partial]:
+    """Partials over many queries, each by what its lengths allow."""
+    options = _scale(config), config.attention_softcap
+    tiling = CPU if config.attention == "blockwise" else ACCELERATOR
+    ways = {
+        "kernel": lambda *given: attention_kernel.kernel_attention(*given, *options),
+        "tiled": lambda *given: tiled_attention_kernel.tiled_attention(*given, *options),
+        "blockwise": lambda *given: blockwise_attention(*given, *options, tiling),
+    }
+    ways = {name: shard_heads(way, mesh) for name, way in ways.items()}
+    ways["plain"] = _partial(config)
+
+    def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, seen: Array | Sight) -> Partial:
+        T, U, Q = q_RKMTQ.shape[3], k_RKUQ.shape[2], q_RKMTQ.shape[4]
+        way = way_of_partial(config, T, U, Q, q_RKMTQ.dtype)
+        return ways[way](q_RKMTQ, k_RKUQ, v_RKUQ, seen)
+
+    return attend
+
+
+def way_of_partial(
+    config: ModelConfig, queries: int, keys: int, head_dim: int, dtype: jnp.dtype
+) -> Literal["kernel", "tiled", "blockwise", "plain"]:
+    """How a partial over so many queries and keys is computed; only a plain one has all scores."""
+    if config.attention == "pallas":
+        if attention_kernel.takes(queries, keys, head_dim, dtype.itemsize):
+            return "kernel"
+        if tiled_attention_kernel.takes(queries, keys):
+            return "tiled"
+    pairs = CPU_PAIRS if config.attention == "blockwise" else PAIRS
+    return "blockwise" if queries * keys > pairs else "plain"
 
 
 def token_attention(config: ModelConfig, mesh: AnyMesh | None) -> Attention:
@@ -118,7 +146,8 @@ def _merged(
     attend: Callable[..., Partial], q_BSKMTQ: Array, own: Keys, shared: Keys | None
 ) -> Array:
     """By a partial of each set of keys."""
-    partial = attend(of_rows(q_BSKMTQ), *own[:2], of_rows(own.mask_BSTU))
+    seen = own.seen if isinstance(own.seen, Sight) else of_rows(own.seen)
+    partial = attend(of_rows(q_BSKMTQ), *own[:2], seen)
     if own.sink_KM is not None:
         partial = with_sinks(partial, own.sink_KM)
     out = partial.out_RKMTQ
@@ -131,8 +160,10 @@ def _shared_partial(attend: Callable[..., Partial], q_BSKMTQ: Array, shared: Key
     """All rows of a prompt over the prompt's keys in one product; the result's rows are B x S."""
     B, S, K, M, T, Q = q_BSKMTQ.shape
     q_BKMXQ = q_BSKMTQ.transpose(0, 2, 3, 1, 4, 5).reshape(B, K, M, S * T, Q)
-    mask_BXP = shared.mask_BSTU.reshape(B, -1, shared.mask_BSTU.shape[-1])
-    partial = attend(q_BKMXQ, shared.k_xKUQ, shared.v_xKUQ, mask_BXP)
+    seen = shared.seen
+    if not isinstance(seen, Sight):
+        seen = seen.reshape(B, -1, seen.shape[-1])
+    partial = attend(q_BKMXQ, shared.k_xKUQ, shared.v_xKUQ, seen)
 
     def rows(x: Array) -> Array:
         x = x.reshape(B, K, M, S, T, *x.shape[4:])
@@ -145,22 +176,31 @@ def _joined(joint: Callable[..., Array], q_BSKMTQ: Array, own: Keys, shared: Key
     """Over both sets of keys as one."""
     B, S, _, _, T, _ = q_BSKMTQ.shape
 
-    def whole(mask_BSTU: Array) -> Array:
-        return of_rows(jnp.broadcast_to(mask_BSTU, (B, S, T, mask_BSTU.shape[-1])))
+    def whole(keys: Keys) -> Array:
+        mask = keys.seen.mask() if isinstance(keys.seen, Sight) else keys.seen
+        if isinstance(keys.seen, Sight):  # of R rows, or of B whose queries are S x T
+            return mask.reshape(B * S, T, -1)
+        return of_rows(jnp.broadcast_to(mask, (B, S, T, mask.shape[-1])))
 
-    k_RKUQ, v_RKUQ, mask_RTU = *own[:2], whole(own.mask_BSTU)
+    k_RKUQ, v_RKUQ, mask_RTU = *own[:2], whole(own)
     if shared is not None:
         repeated = (jnp.repeat(x_BKPQ, S, axis=0) for x_BKPQ in shared[:2])
         k_RKUQ, v_RKUQ = (
             jnp.concatenate(pair, axis=2) for pair in zip(own[:2], repeated, strict=True)
         )
-        mask_RTU = jnp.concatenate([mask_RTU, whole(shared.mask_BSTU)], axis=2)
+        mask_RTU = jnp.concatenate([mask_RTU, whole(shared)], axis=2)
     return joint(of_rows(q_BSKMTQ), k_RKUQ, v_RKUQ, mask_RTU).reshape(q_BSKMTQ.shape)
 
 
 def _partial(config: ModelConfig) -> Callable[..., Partial]:
-    softcap = config.attention_softcap
-    return functools.partial(partial_attention, scale=_scale(config), softcap=softcap)
+    """The plain one, of a mask or what it is made from."""
+    options = {"scale": _scale(config), "softcap": config.attention_softcap}
+
+    def attend(q_RKMTQ: Array, k_RKUQ: Array, v_RKUQ: Array, seen: Array | Sight) -> Partial:
+        mask_RTU = seen.mask() if isinstance(seen, Sight) else seen
+        return partial_attention(q_RKMTQ, k_RKUQ, v_RKUQ, mask_RTU, **options)
+
+    return attend
 
 
 def _scale(config: ModelConfig) -> float:

@@ -16,10 +16,9 @@ import jax
 
 from rft_jax.config import ModelConfig, RolloutConfig
 from rft_jax.models import Model, base
-from rft_jax.models.attention_kernel import takes
 from rft_jax.models.layer_kinds import Stack, stacks
 from rft_jax.models.lora import is_weight
-from rft_jax.models.row_attention import cudnn_takes
+from rft_jax.models.row_attention import cudnn_takes, way_of_partial
 from rft_jax.parallel import batch_parts
 from rft_jax.plan.aot import PlannedStep
 from rft_jax.plan.chips import Chip
@@ -357,10 +356,10 @@ def _in_kernel(program: PlannedStep, queries: int, keys: int) -> bool:
     """Whether attention's scores stay on the chip."""
     c, dtype = program.model.config, program.model.dtype
     widest = max(stack.config.head_dim for stack in stacks(c).values())
-    if c.attention == "cudnn":
-        plainly = c.attention_softcap is None and not c.attention_sinks
-        return plainly and cudnn_takes(queries, keys, widest, dtype)
-    return c.attention == "pallas" and takes(queries, keys, widest, dtype.itemsize)
+    plainly = c.attention_softcap is None and not c.attention_sinks
+    if c.attention == "cudnn" and plainly and cudnn_takes(queries, keys, widest, dtype):
+        return True
+    return way_of_partial(c, queries, keys, widest, dtype) != "plain"
 
 
 def _share(program: PlannedStep, sizes: Sizes, weights: float) -> float:

@@ -209,7 +209,7 @@ def decoded_logits(model, params, prompts_BP, completions_BGT):
 @pytest.mark.parametrize(
     "platform, choices",
     [
-        ("cpu", ("float32", "xla", "xla", "unrolled")),
+        ("cpu", ("float32", "blockwise", "xla", "unrolled")),
         ("gpu", ("bfloat16", "cudnn", "triton", "unrolled")),
         ("tpu", ("bfloat16", "pallas", "xla", "scanned")),
     ],

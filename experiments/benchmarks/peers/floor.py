@@ -5,7 +5,9 @@
 A prompt is run once per prompt, in the rollout and in the update; the update's backward pass has
 two products for each of the forward's. Each product with a weight is timed on the step's own shape:
 all tokens at once in the update and for the prompts, one token of each completion when decoding.
-Attention's products are counted at the update's rate. One JSON object.
+Attention's products are counted at the update's rate, those of tokens that do not see each other
+not at all. `remat_step_s` has the forward of the update once more, as `remat=full` does, the
+default of rft_jax. One JSON object.
 """
 
 import json
@@ -50,11 +52,13 @@ def main() -> None:
         for name, chosen in {"decode": passes[1:2], "update": passes[2:]}.items()
     }
     floor_s = total(seconds, passes) + attention_flops / rates["update"]
+    again_s = total(seconds, passes[2:]) / 3 + attention_flops / 4 / rates["update"]
     result = {
         "name": "floor",
         "flops": total(flops, passes) + attention_flops,
         **{f"{name}_flops_per_s": rate for name, rate in rates.items()},
         "step_s": round(floor_s, 4),
+        "remat_step_s": round(floor_s + again_s, 4),
         "completions_per_s": round(N / floor_s, 3),
     }
     print(json.dumps(result))

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 
 from rft_jax.config import ModelConfig, RopeScaling
-from rft_jax.models.cache import Cache, LayerCache, PromptState
+from rft_jax.models.cache import Cache, LayerCache, Prefix, PromptState
 from rft_jax.models.int8 import Int8, dequantize
 from rft_jax.models.layer_kinds.base import (
     INNER_STD,
@@ -36,6 +36,7 @@ from rft_jax.models.row_attention import (
     plain_attention,
     token_attention,
 )
+from rft_jax.models.sight import PADDING, Sight, last_seen
 from rft_jax.parallel.mesh import AnyMesh
 from rft_jax.utils.types import PyTree
 
@@ -198,7 +199,6 @@ class Attention:
 
     def _over_rows(self, rows: Rows) -> Attend:
         """Attention of whole rows to keys and values [B, S, K, T, Q] of the same rows."""
-        visible_BSTU = _causal(rows.positions_BST, rows.segments_BST)
         mesh = None if rows.sharding is None else rows.sharding.mesh
         attention = (fused_attention if rows.whole else _plain)(self.config, mesh)
         by_reach = self._by_reach(rows.positions_BST)
@@ -212,11 +212,12 @@ class Attention:
         ) -> Array:
             window, rotation = by_reach(index)
             q, gate = self._queries(layer, h_BSTD, rows.positions_BST, rotation)
-            distance_BSTU = _distance(rows.positions_BST, rows.positions_BST)
-            mask = _within(window, visible_BSTU, distance_BSTU)
             k, v = _dequantize(kv, rows.dtype)
-            own = Keys(of_rows(k), of_rows(v), mask, self._sinks(layer))
-            shared = _keys_of_prefix(rows, prompts, window)
+            own = Keys(of_rows(k), of_rows(v), _sight_of_rows(rows, window), self._sinks(layer))
+            shared = None
+            if rows.prefix is not None:
+                sight = _sight_of_prompts(rows, rows.prefix, window)
+                shared = Keys(*_dequantize(tuple(prompts), rows.dtype), sight)
             out_BSKMTQ = attention(q, own, shared).astype(rows.dtype)
             return self._output(layer, out_BSKMTQ, gate)
 
@@ -369,6 +370,31 @@ def _keys_of_prefix(rows: Rows, prompts: PyTree, window: Array | None) -> Keys |
     return Keys(*_dequantize(tuple(prompts), rows.dtype), mask)
 
 
+def _sight_of_rows(rows: Rows, window: Array | None) -> Sight:
+    """A token sees those of its own segment at its own or an earlier position."""
+    segment_RT, position_RT = of_rows(rows.segments_BST), of_rows(rows.positions_BST)
+    last_RT = last_seen(position_RT, window)
+    return Sight(segment_RT, position_RT, segment_RT, position_RT, last_RT)
+
+
+def _sight_of_prompts(rows: Rows, prefix: Prefix, window: Array | None) -> Sight:
+    """All tokens of a prompt's rows see the prompt that they follow: its number is the segment."""
+    B, S, T = rows.positions_BST.shape
+    own_BSTZ = jnp.broadcast_to(prefix.own_BXYZ, (B, S, T, prefix.own_BXYZ.shape[-1]))
+    segment_BST = jnp.where(own_BSTZ.any(axis=-1), jnp.argmax(own_BSTZ, axis=-1) + 1, PADDING)
+    there_BP = prefix.mask_BXYP.any(axis=(1, 2))
+    P = there_BP.shape[1]
+    number_P = jnp.arange(P) // (P // own_BSTZ.shape[-1]) + 1
+    position_BP = jnp.broadcast_to(prefix.position_P, (B, P))
+    return Sight(
+        segment_BST.reshape(B, -1),
+        rows.positions_BST.reshape(B, -1),
+        jnp.where(there_BP, number_P, PADDING),
+        jnp.zeros_like(position_BP),
+        last_seen(position_BP, window),
+    )
+
+
 def _in_int8(cache: Cache) -> bool:
     return any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(cache.stacks))
 
@@ -376,12 +402,6 @@ def _in_int8(cache: Cache) -> bool:
 def _dequantize(kv: tuple[Array | Int8, ...], dtype: jnp.dtype) -> tuple[Array, Array]:
     k, v = kv
     return dequantize(k, dtype), dequantize(v, dtype)
-
-
-def _causal(positions_BST: Array, segments_BST: Array) -> Array:
-    """visible_BSTU: token t sees u of its own segment, at its own or an earlier position."""
-    same = segments_BST[..., :, None] == segments_BST[..., None, :]
-    return same & (positions_BST[..., None, :] <= positions_BST[..., :, None])
 
 
 def _distance(at_xT: Array, place_xU: Array) -> Array:
