@@ -318,7 +318,7 @@ REFUSED = {
     "stages.rft.policy_loss.kl_estimator: the gradient of k1": learned(
         kl_coefficient=0.1, kl_estimator="k1"
     ),
-    "stages.rft.policy_loss.unbiased_kl: the gradient of k1_in_reward": learned(
+    "stages.rft.policy_loss.unbiased_kl: is for KL terms in the loss": learned(
         kl_coefficient=0.1, kl_estimator="k1_in_reward", unbiased_kl=True
     ),
     "stages.rft.optimizer.b1: must lie in [0, 1), got 1.0": reinforce(
