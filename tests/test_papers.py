@@ -57,9 +57,9 @@ def test_the_task_is_what_it_says(common, tmp_path):
     assert Path(config.train).samefile(tmp_path / "train.jsonl")
     for row in [*rows["train"], *rows["valid"]]:
         numbers, target = row["messages"][0]["content"].split(" = ")
-        a, b, c = numbers.split()
-        first, second = row["answer"]
-        assert eval(f"({a}{first}{b}){second}{c}") == int(target)
+        first, *others = map(int, numbers.split())
+        signs = [{"+": 1, "-": -1}[one] for one in row["answer"]]
+        assert first + sum(map(int.__mul__, signs, others)) == int(target)
     prompts = {name: set(messages_of(found)) for name, found in rows.items()}
     assert not prompts["train"] & prompts["valid"]
     assert not prompts["supervised"] & (prompts["train"] | prompts["valid"] | prompts["sort"])
@@ -79,11 +79,11 @@ def test_the_trainee_is_seldom_right_and_answers_what_was_right(common):
     right = 0
     for problem in problems:
         tried, answer = common.trainee(problem, rng)
-        assert 1 <= len(tried) <= 3 and len(set(tried)) == len(tried)
+        assert 1 <= len(tried) <= 2 and len(set(tried)) == len(tried)
         if problem.solution in tried:
             assert answer == tried[-1] == problem.solution
         right += answer == problem.solution
-    assert 0.2 < right / len(problems) < 0.6
+    assert 0.3 < right / len(problems) < 0.6
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """What the reproductions share: task, base models, arms of training, and how they are compared.
 
-The task is a Countdown from scratch. Three digits and a target are given, such as `3 5 7 = 56`, and
-the answer is the two operations that reach the target from left to right, here `+*`. A thought
-tries: `3+5=8-7=1 3+5=8*7=56`. The base model of a seed imitates a trainee, who tries one to three
-ways, additions first, and guesses when none was right; it also learns to sort five digits, which
-is what a model can forget afterwards. Answers are right or wrong, graded on the device.
+The task is a Countdown from scratch. Four digits and a target are given, such as `3 5 7 2 = 3`, and
+the answer is the three operations that reach the target from left to right, here `+-+`. A thought
+tries: `3+5=8+7=15-2=13 3+5=8-7=1+2=3`. The base model of a seed imitates a trainee, who tries one
+or two ways, additions first, and guesses when none was right; it also learns to sort five digits,
+which is what a model can forget afterwards. Answers are right or wrong, graded on the device.
 
 An arm is a way to train the base model, and is trained once for all files that need it. What is
 compared is the mean of three seeds, which draw weights, order and samples. Where items are
@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,15 +52,12 @@ STUDENT = 4.303  # the 97.5th percentile of Student's distribution with two degr
 SAME = 0.05  # rewards that are closer than this are called the same
 LAST = 10  # steps over which the end of a training curve is averaged
 
-# Greater than any number that a step of the Countdown may reach.
-LIMIT = 100
 OPERATIONS: Mapping[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
 }
-PREFERENCE = {"+": 6, "-": 3, "*": 1}  # of the trainee, who multiplies last
-VALID, TRAIN, DEMONSTRATIONS, SORTED = 150, 2000, 3, 2000
+PREFERENCE = {"+": 3, "-": 1}  # of the trainee
+VALID, TRAIN, SHOWN, SORTED = 150, 2000, 20_000, 2000
 GRADER = {
     "type": "string_check",
     "name": "right",
@@ -117,9 +115,9 @@ ARMS: Mapping[str, Arm] = {
 class Problem(NamedTuple):
     """A Countdown with one solution."""
 
-    numbers: tuple[int, int, int]
+    numbers: tuple[int, ...]
     target: int
-    solution: str  # the two operations
+    solution: str  # the three operations
 
     @property
     def text(self) -> str:
@@ -127,45 +125,44 @@ class Problem(NamedTuple):
         return f"{' '.join(map(str, self.numbers))} = {self.target}"
 
 
-def ways(numbers: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
-    """The pairs of operations that stay within 0 .. LIMIT - 1, and what their steps reach."""
-    a, b, c = numbers
+def ways(numbers: tuple[int, ...]) -> dict[str, list[int]]:
+    """The operations that stay above -1, and what each of their steps reaches."""
     found = {}
-    for first, second in itertools.product(OPERATIONS, repeat=2):
-        half = OPERATIONS[first](a, b)
-        whole = OPERATIONS[second](half, c)
-        if 0 <= half < LIMIT and 0 <= whole < LIMIT:
-            found[first + second] = half, whole
+    for chosen in itertools.product(OPERATIONS, repeat=len(numbers) - 1):
+        reached = [numbers[0]]
+        for operation, number in zip(chosen, numbers[1:], strict=True):
+            reached.append(OPERATIONS[operation](reached[-1], number))
+        if min(reached) >= 0:
+            found["".join(chosen)] = reached[1:]
     return found
 
 
 def problems(rng: random.Random) -> list[Problem]:
     """All Countdowns with one solution, in random order."""
     found = []
-    for numbers in itertools.product(range(1, 10), repeat=3):
-        reached = {way: whole for way, (_, whole) in ways(numbers).items()}
+    for numbers in itertools.product(range(1, 10), repeat=4):
+        reached = {way: steps[-1] for way, steps in ways(numbers).items()}
         totals = list(reached.values())
         found += [
-            Problem(numbers, whole, way)
-            for way, whole in reached.items()
-            if totals.count(whole) == 1
+            Problem(numbers, total, way)
+            for way, total in reached.items()
+            if totals.count(total) == 1
         ]
     rng.shuffle(found)
     return found
 
 
-def attempt(numbers: tuple[int, int, int], way: str) -> str:
-    """A try as the thought has it, such as `3+5=8*7=56`."""
-    a, b, c = numbers
-    half, whole = ways(numbers)[way]
-    return f"{a}{way[0]}{b}={half}{way[1]}{c}={whole}"
+def attempt(numbers: tuple[int, ...], way: str) -> str:
+    """A try as the thought has it, such as `3+5=8-7=1+2=3`."""
+    steps = zip(way, numbers[1:], ways(numbers)[way], strict=True)
+    return str(numbers[0]) + "".join(f"{way}{number}={total}" for way, number, total in steps)
 
 
 def trainee(problem: Problem, rng: random.Random) -> tuple[list[str], str]:
-    """What somebody tries and answers who gives up after one to three ways."""
+    """What somebody tries and answers who gives up after one or two ways."""
     left = list(ways(problem.numbers))
     tried: list[str] = []
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, 2)):
         if not left or problem.solution in tried:
             break
         tried.append(_preferred(left, rng))
@@ -183,21 +180,21 @@ def teacher(problem: Problem, rng: random.Random) -> tuple[list[str], str]:
 
 
 def _preferred(left: Sequence[str], rng: random.Random) -> str:
-    return rng.choices(left, [PREFERENCE[way[0]] * PREFERENCE[way[1]] for way in left])[0]
+    return rng.choices(left, [math.prod(PREFERENCE[one] for one in way) for way in left])[0]
 
 
 def write_data(folder: Path) -> DataConfig:
     """Writes the files that are the same for all seeds and arms, and says where they are."""
     rng = random.Random("papers")
     every = problems(rng)
-    valid, tuned, shown = every[:VALID], every[VALID:][:TRAIN], every[VALID + TRAIN :]
+    valid, tuned, shown = every[:VALID], every[VALID:][:TRAIN], every[VALID + TRAIN :][:SHOWN]
     digits = [[rng.randint(1, 9) for _ in range(5)] for _ in range(SORTED + VALID)]
     digits = [list(row) for row in dict.fromkeys(map(tuple, digits))]
     sort = [
         {"prompt": f"sort {' '.join(map(str, row))}", "answer": " ".join(map(str, sorted(row)))}
         for row in digits
     ]
-    worked = [_worked(p, *trainee(p, rng)) for p in shown for _ in range(DEMONSTRATIONS)]
+    worked = [_worked(p, *trainee(p, rng)) for p in shown]
     worked += [_answered(row["prompt"], row["answer"]) for row in sort[VALID:]]
     rng.shuffle(worked)
     files = {
