@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from rft_jax.config import (
     Config,
@@ -36,6 +38,7 @@ from rft_jax.config import (
     ModelConfig,
     OptimizerConfig,
     PolicyLossConfig,
+    PolicyLossSettings,
     RLStage,
     RolloutConfig,
     SFTStage,
@@ -57,7 +60,7 @@ OPERATIONS: Mapping[str, Callable[[int, int], int]] = {
     "-": lambda a, b: a - b,
 }
 PREFERENCE = {"+": 3, "-": 1}  # of the trainee
-VALID, TRAIN, SHOWN, SORTED = 150, 2000, 20_000, 2000
+VALID, TRAIN, SHOWN, SORTED = 150, 2000, 20_000, 6000
 GRADER = {
     "type": "string_check",
     "name": "right",
@@ -67,10 +70,10 @@ GRADER = {
     "pass_threshold": 1.0,
 }
 
-RL_STEPS = 60
+BASE_STEPS, RL_STEPS = 800, 60
 # Supervised learning goes on from stage to stage, after each of which it is evaluated.
 SFT_STEPS = {"sft_25": 25, "sft_50": 25, "sft_100": 50, "sft_200": 100}
-RATE, LORA_RATE = 3e-4, 3e-3  # adapters want ten times the rate (LoRA without regret)
+RATE, LORA_RATE = 5e-4, 5e-3  # adapters want ten times the rate (LoRA without regret)
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,20 @@ class Arm:
         max_resample_batches: As in `RLStage`.
         lora: Adapters instead of all weights.
         supervised: Tune the base model on right answers as well, for a comparison.
+        int8_weights: Sample with weights of eight bits, unlike those that are trained.
     """
 
     policy_loss: PolicyLossConfig
     max_resample_batches: int = 1
     lora: LoraConfig | None = None
     supervised: bool = False
+    int8_weights: bool = False
+
+
+def uncorrected(old: Array, sampler: Array, mask: Array, config: PolicyLossSettings) -> Array:
+    """Weights of 1: `none`, which itself is refused where the sampler is not the learner."""
+    del sampler, mask, config
+    return jnp.ones_like(old)
 
 
 # As published (2402.03300), but without a KL term, which none of the other papers has either.
@@ -109,6 +120,11 @@ ARMS: Mapping[str, Arm] = {
     "gspo_twice": Arm(PolicyLossConfig(algorithm="gspo", epochs_per_batch=2)),
     "cispo_twice": Arm(dataclasses.replace(TWICE, loss="cispo", clip_high=None)),
     "lora": Arm(GRPO, lora=RANK_1, supervised=True),
+    "int8_uncorrected": Arm(dataclasses.replace(GRPO, importance=uncorrected), int8_weights=True),
+    "int8_tis": Arm(dataclasses.replace(GRPO, importance="tis"), int8_weights=True),
+    "int8_centered": Arm(
+        dataclasses.replace(GRPO, importance="none", score_centering=True), int8_weights=True
+    ),
 }
 
 
@@ -235,10 +251,12 @@ def base_config(workdir: Path, seed: int) -> Config:
     """Imitates the trainee, from random weights."""
     stage = SFTStage(
         name="sft",
-        steps=800,
+        steps=BASE_STEPS,
         batch_size=32,
         max_row_tokens=128,
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20, schedule="cosine"),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=2e-2, warmup_steps=20, schedule="cosine"
+        ),
         log_interval=50,
     )
     return Config(
@@ -283,6 +301,7 @@ def arm_config(workdir: Path, arm: Arm, seed: int) -> Config:
                 max_completion_tokens=60,
                 output_bytes=96,
                 reasoning_effort=48,
+                int8_weights=arm.int8_weights,
             ),
             policy_loss=arm.policy_loss,
             optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=5),

@@ -7,7 +7,7 @@ the smallest adapter can take in; the tokens of a supervised data set are more t
 the data are large for its rank. Adapters on all matrices want ten times the learning rate.
 
 The base model of each seed is trained with all weights and with adapters of rank 1 on all matrices
-(alpha 32), by GRPO and on the right answers to the same 2,000 items, at rates of 3e-4 and 3e-3.
+(alpha 32), by GRPO and on the right answers to the same 2,000 items, at rates of 5e-4 and 5e-3.
 """
 
 from pathlib import Path
