@@ -94,6 +94,11 @@ class Arm:
     supervised: bool = False
     int8_weights: bool = False
 
+    @property
+    def keeps_its_skill(self) -> bool:
+        """Whether all its models are evaluated, also on what the base model has learned besides."""
+        return self.supervised and self.lora is None
+
 
 def uncorrected(old: Array, sampler: Array, mask: Array, config: PolicyLossSettings) -> Array:
     """Weights of 1: `none`, which itself is refused where the sampler is not the learner."""
@@ -312,11 +317,11 @@ def arm_config(workdir: Path, arm: Arm, seed: int) -> Config:
     ]
     if arm.supervised:
         stages += _supervised(init, rate)
-    compared = tuple(stage.name for stage in stages)
-    if arm.supervised and init:
-        compared = (init, *compared)
+    names = [stage.name for stage in stages]
+    keeps = arm.keeps_its_skill
+    compared = (init, *names) if keeps else tuple(dict.fromkeys((names[0], names[-1])))
     stages.append(EvalStage(name="countdown", models=compared, samples=16, cases=VALID))
-    if arm.supervised:
+    if keeps:
         sort = str(workdir / "data/sort.jsonl")
         stages.append(EvalStage(name="sort", models=compared, data=sort, samples=4, cases=VALID))
     return dataclasses.replace(
@@ -356,7 +361,7 @@ def exported_dir(workdir: Path, seed: int) -> Path:
 def train_arm(workdir: Path, name: str, seed: int) -> None:
     """Trains an arm, and before it the base model; what is done already is passed over."""
     arm, run = ARMS[name], workdir / f"{name}_{seed}"
-    last = "sort" if arm.supervised else "countdown"
+    last = "sort" if arm.keeps_its_skill else "countdown"
     if (run / last / CASES_FILE).exists():
         return
     train_base(workdir, seed)
