@@ -136,14 +136,14 @@ def test_only_wrong_answers_have_a_wrong_length(common):
 
 @pytest.mark.slow
 def test_an_arm_goes_end_to_end_and_is_trained_once(common, tmp_path, monkeypatch):
-    sizes = {"SEEDS": (0,), "BASE_STEPS": 3, "RL_STEPS": 5, "VALID": 8, "TRAIN": 80, "SHOWN": 200}
+    sizes = {"SEEDS": (0,), "BASE_STEPS": 21, "RL_STEPS": 6, "VALID": 8, "TRAIN": 96, "SHOWN": 200}
     for name, value in sizes.items():
         monkeypatch.setattr(common, name, value)
     common.train_arm(tmp_path, "grpo_without_std", 0)
     study = common.Study(tmp_path)
     (samples,) = study.samples("grpo_without_std")
     assert samples.reward_MS.shape == (8, 16) and set(np.unique(samples.reward_MS)) <= {0, 1}
-    assert study.curve("grpo_without_std", "train_reward_mean").shape == (1, 5)
+    assert study.curve("grpo_without_std", "train_reward_mean").shape == (1, 6)
     steps, lengths = study.wrong_lengths("grpo_without_std")
     assert steps == [5] and lengths.shape == (1, 1) and lengths.min() >= 0
 
