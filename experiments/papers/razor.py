@@ -14,8 +14,8 @@ Measured on 2026-11-29: mean over the three seeds [95 % interval] (seeds 0 / 1 /
 
     sorted right, reinforced minus SFT (sft_100, sft_50, sft_25)
         +0.033 [+0.011, +0.054] (+0.067 / +0.008 / +0.023); expected more: held
-    reward, the same
-        +0.171 [+0.128, +0.215] (+0.182 / +0.161 / +0.171)
+    reward, which should be equal
+        +0.171 [+0.128, +0.215] (+0.182 / +0.161 / +0.171); expected same: did not hold
     sorted right, reinforced minus before
         -0.032 [-0.047, -0.018] (-0.065 / -0.017 / -0.013)
     sorted right, SFT minus before
