@@ -1,6 +1,6 @@
 """RFT on JSON lines and a grader of your own; as it stands, on the claims in experiments/claims.
 
-    rft train --config experiments/jsonl.py --workdir runs/claims
+    rft train --config experiments/jsonl.py --workdir runs/jsonl
 
 As it stands it needs a CPU only, and less than 200 seconds of CPU time, compilation included. Of
 three seeds `valid_reward_mean` by step of `rft` (2026-11-28; each goes on from the `sft` stage of

@@ -145,8 +145,9 @@ def read_config(stored: Path) -> Config:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise InputError(
-            f"{stored}: cannot be read as a run's configuration ({error}); use another work "
-            "directory, and keep data classes of your own in a module that can be imported"
+            f"{stored}: cannot be read as a run's configuration ({error}); if another version of "
+            "rft_jax wrote it, use that one or another work directory; keep data classes of your "
+            "own in a module that can be imported"
         ) from None
     if not isinstance(config, Config):
         raise InputError(f"{stored}: is not a run's configuration; use another work directory")

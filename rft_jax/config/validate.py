@@ -172,6 +172,7 @@ def _validate_optimizer(section: str, optimizer: OptimizerConfig, steps: int) ->
     if not 0 <= optimizer.warmup_steps < steps:
         raise InputError(
             f"{section}.warmup_steps: {optimizer.warmup_steps} must be less than the {steps} steps"
+            "; lower it, or take more steps"
         )
 
 

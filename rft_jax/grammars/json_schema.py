@@ -136,6 +136,8 @@ class _Writer:
         if "$ref" in schema:
             _only(schema, place, "$ref")
             return self._write_reference(schema["$ref"], place, follow)
+        if "oneOf" in schema:
+            raise ResponseFormatError(f"{place}.oneOf", "is not supported here; use anyOf")
         if "anyOf" in schema:
             _only(schema, place, "anyOf")
             options = _list(schema, "anyOf", place)

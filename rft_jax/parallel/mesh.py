@@ -50,7 +50,8 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
     if devices % fixed or (-1 not in sizes and fixed != devices):
         raise InputError(
             f"mesh: data x fsdp x tensor = {' x '.join(map(str, sizes))} does not fit "
-            f"{devices} devices; set mesh.data, mesh.fsdp and mesh.tensor so that it does"
+            f"{devices} device{'s' if devices > 1 else ''}; set mesh.data, mesh.fsdp and "
+            "mesh.tensor so that it does, such as to -1, 1 and 1"
         )
     return tuple(devices // fixed if size == -1 else size for size in sizes)
 

@@ -159,7 +159,7 @@ def _reinforcement(given: Fields | None) -> JsonObject:
         "compute_multiplier": _number(given, "compute_multiplier", 1e-5, 10),
         "eval_interval": _integer(given, "eval_interval", _MOST_STEPS),
         "eval_samples": _integer(given, "eval_samples", _MOST_SAMPLES),
-        "reasoning_effort": effort or "medium",
+        "reasoning_effort": effort or "default",
     }
 
 

@@ -61,6 +61,20 @@ def routes(context: Context, wake: Callable[[], None]) -> list[BaseRoute]:
     ]
 
 
+def _shown_method(method: JsonObject) -> JsonObject:
+    """The method as OpenAI shows it of a new job, where an effort left open reads "medium".
+
+    Like all that is left open it is the template's, which the job says once its files are checked.
+    """
+    if method["type"] != "reinforcement":
+        return method
+    reinforcement = method["reinforcement"]
+    shown = reinforcement["hyperparameters"]
+    if shown["reasoning_effort"] == "default":
+        shown = shown | {"reasoning_effort": "medium"}
+    return method | {"reinforcement": reinforcement | {"hyperparameters": shown}}
+
+
 def job_json(row: JobRow) -> JsonObject:
     """A job as clients see it; what is not known yet is null."""
     kind = row.given["type"]
@@ -236,7 +250,7 @@ class Jobs:
             suffix=body.suffix,
             seed=body.seed,
             labels=body.metadata,
-            given=body.method,
+            given=_shown_method(body.method),
             integrations=body.integrations,
             status="validating_files",
             created_at=now(),
