@@ -23,7 +23,7 @@ from rft_jax.grammars import GrammarTables
 from rft_jax.models import Params
 from rft_jax.rollout import Prompts, Rollout, completion_keys, make_logit_mask, rollout
 from rft_jax.runs.reopen import OpenModel, open_best
-from rft_jax.tokenizers import message_text
+from rft_jax.tokenizers import message_text, thought_end, thought_text
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import InputError
@@ -192,6 +192,7 @@ def _sample(
     model, tokenizer = run.model(stage), run.tokenizer
     config = opened.sampling or RolloutConfig()
     length = options.max_tokens or config.max_completion_tokens
+    most_thought = max(length - len(thought_end(tokenizer)) - 1, 0)
     config = dataclasses.replace(
         config,
         max_completion_tokens=length,
@@ -200,7 +201,7 @@ def _sample(
         top_p=1.0,
         slots=0,
         response_format=options.response_format or config.response_format,
-        reasoning_effort=min(config.thinking_tokens, max(length - 2, 0)),
+        reasoning_effort=min(config.thinking_tokens, most_thought),
         **EXACT,
     )
     mask = make_logit_mask(tokenizer, config, run.mesh)
@@ -237,13 +238,10 @@ def _read(opened: OpenModel, output: Rollout, b: int, g: int) -> JsonObject:
     tokenizer = opened.run.tokenizer
     ids = output.tokens_BGT[b, g, : output.length_BG[b, g]].tolist()
     answer = slice(output.answer_start_BG[b, g], output.answer_end_BG[b, g])
-    thought, lead = ids[: output.thinking_tokens_BG[b, g]], list(tokenizer.lead_ids)
-    if lead and thought[-len(lead) :] == lead:
-        thought = thought[: -len(lead)]
     text = tokenizer.decode(ids[answer])
     return {
         "text": text.lstrip("\n") if tokenizer.answer_separator else text,
-        "thought": tokenizer.decode(thought),
+        "thought": thought_text(tokenizer, ids[: output.thinking_tokens_BG[b, g]]),
         "stop_reason": "stop" if output.stopped_BG[b, g] else "length",
         "token_ids": ids,
     }

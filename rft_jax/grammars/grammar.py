@@ -15,7 +15,7 @@ import numpy as np
 from rft_jax.config import RolloutConfig
 from rft_jax.grammars.response_format import ResponseFormat, read_response_format
 from rft_jax.grammars.token_tables import CounterTables, GrammarTables, Vocabulary, build_tables
-from rft_jax.tokenizers import Tokenizer
+from rft_jax.tokenizers import Tokenizer, thought_end
 from rft_jax.utils.compilation_cache import folder
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.files import write_atomically
@@ -36,7 +36,8 @@ def grammar_of(config: RolloutConfig, tokenizer: Tokenizer) -> GrammarTables | N
     tables = open_grammar(config.response_format, tokenizer, "rollout.response_format")
     if tables is None:
         return None
-    thought = 0 if tokenizer.end_of_think_id is None else config.thinking_tokens + 1
+    ending = len(thought_end(tokenizer))
+    thought = config.thinking_tokens + ending if ending else 0
     needed = thought + tables.least_tokens
     if needed > config.max_completion_tokens:
         before = f" after {thought} of the thought and its end" if thought else ""

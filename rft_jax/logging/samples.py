@@ -8,7 +8,7 @@ import numpy as np
 
 from rft_jax.graders.types import ERRORS
 from rft_jax.step import Samples
-from rft_jax.tokenizers import Tokenizer
+from rft_jax.tokenizers import Tokenizer, thought_text
 from rft_jax.utils.numbers import to_numbers
 from rft_jax.utils.types import JsonMapping, JsonObject
 
@@ -35,7 +35,7 @@ def sample_row(
         errors: By name whether it was made; those of a grader's parts are left out.
     """
     return {
-        "thought": tokenizer.decode([int(token) for token in tokens[:thinking_tokens]]),
+        "thought": thought_text(tokenizer, [int(token) for token in tokens[:thinking_tokens]]),
         "answer": text.decode(errors="replace"),
         "stop_reason": "stop" if stopped else "length",
         "reward": to_numbers(reward),

@@ -35,7 +35,8 @@ class LogitMask:
             One for all, or an array with one for each completion of the batch.
         grammar: What answers must look like; None: anything.
         completion_tokens: T, within which an answer with a grammar is brought to its end; likewise.
-        lead_ids: Forced before the marker, where the format has more than that.
+        lead_ids: Forced before the marker, where the format has more than that; the first of them
+            is there once.
     """
 
     forbidden_ids: tuple[int, ...]
@@ -52,13 +53,17 @@ class MaskState(NamedTuple):
     thought: Array  # int32, tokens of the thought so far
     answering: Array  # bool, the marker has been passed
     grammar: GrammarState | None = None  # as the mask has one
+    # int32, how many of the lead's ids the last tokens are, where there is a lead; only what is
+    # forced depends on it, so that `replay` has none.
+    lead: Array | None = None
 
 
 def start(mask: LogitMask, shape: tuple[int, ...]) -> MaskState:
     """The state before the first token."""
     answering = jnp.full(shape, mask.end_of_think_id is None)
     grammar = None if mask.grammar is None else grammar_mask.start(mask.grammar, answering)
-    return MaskState(jnp.zeros(shape, jnp.int32), answering, grammar)
+    thought = jnp.zeros(shape, jnp.int32)
+    return MaskState(thought, answering, grammar, thought if mask.lead_ids else None)
 
 
 def advance(mask: LogitMask, state: MaskState, tokens: Array) -> MaskState:
@@ -67,12 +72,21 @@ def advance(mask: LogitMask, state: MaskState, tokens: Array) -> MaskState:
     if mask.end_of_think_id is not None:
         answering = answering | (tokens == mask.end_of_think_id)
         thought = thought + ~answering
+    lead = _lead(mask, state.lead, tokens)
     if mask.grammar is None:
-        return MaskState(thought, answering)
+        return MaskState(thought, answering, None, lead)
     assert state.grammar is not None
     begins = answering & ~state.answering
     grammar = grammar_mask.advance(mask.grammar, state.grammar, tokens, begins)
-    return MaskState(thought, answering, grammar)
+    return MaskState(thought, answering, grammar, lead)
+
+
+def _lead(mask: LogitMask, lead: Array | None, tokens: Array) -> Array | None:
+    """`MaskState.lead` after `tokens`."""
+    if lead is None:
+        return None
+    goes_on = tokens == jnp.asarray([*mask.lead_ids, -1])[lead]  # nothing goes on after the last
+    return jnp.where(goes_on, lead + 1, tokens == mask.lead_ids[0])
 
 
 def forced(mask: LogitMask, state: MaskState) -> Array:
@@ -93,9 +107,8 @@ def forced(mask: LogitMask, state: MaskState) -> Array:
 def forced_token(mask: LogitMask, state: MaskState) -> Array:
     """int32 [...]: that token, where `forced` holds."""
     end = jnp.int32(mask.end_of_think_id or 0)
-    if mask.lead_ids:
-        spent = jnp.clip(state.thought - mask.thinking_tokens, 0, len(mask.lead_ids))
-        end = jnp.asarray([*mask.lead_ids, end])[spent]
+    if state.lead is not None:
+        end = jnp.asarray([*mask.lead_ids, end])[state.lead]
     if mask.grammar is None:
         return jnp.broadcast_to(end, state.answering.shape)
     assert state.grammar is not None

@@ -7,7 +7,7 @@ from rft_jax.config import Config, RLStage, SFTStage
 from rft_jax.graders import Grader, Items
 from rft_jax.graders.probe_answers import OWN, RIGHT, answers_of
 from rft_jax.runs.datasets import Rows
-from rft_jax.tokenizers import Tokenizer, message_text
+from rft_jax.tokenizers import Tokenizer, message_text, thought_end
 from rft_jax.tokenizers.thoughts import split_thought
 from rft_jax.utils.errors import InputError
 
@@ -30,6 +30,23 @@ def check_batches(config: Config, rows: StageRows) -> None:
             raise InputError(
                 f"stages.{stage.name}.batch_size: {size} prompts a step, but {row.source} has "
                 f"{len(row.items)}; use at most so many"
+            )
+
+
+def check_thinking_budgets(config: Config, tokenizer: Tokenizer) -> None:
+    """Refuses thoughts after which their end leaves no room for an answer.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    ending = len(thought_end(tokenizer))
+    for stage in config.sampling_stages if ending else ():
+        thought, most = stage.rollout.thinking_tokens, stage.rollout.max_completion_tokens
+        if thought + ending >= most:
+            raise InputError(
+                f"stages.{stage.name}.rollout.max_completion_tokens: {most} leave no room for an "
+                f"answer after {thought} thinking tokens and the {ending} that end a thought; set "
+                f"it to more than {thought + ending}, or lower reasoning_effort"
             )
 
 

@@ -22,7 +22,7 @@ from rft_jax.runs.audit import AUDIT_FILE, check_audit, open_audit
 from rft_jax.runs.datasets import StageReader, write_files
 from rft_jax.runs.fingerprints import INPUTS_FILE, check_input_sums, input_sums
 from rft_jax.runs.grader import GRADER_FILE, grader_text, open_judges, run_grader
-from rft_jax.runs.lengths import check_batches, length_warnings
+from rft_jax.runs.lengths import check_batches, check_thinking_budgets, length_warnings
 from rft_jax.runs.pretrained import find_sources, rate_warnings, snapshot
 from rft_jax.runs.run import Run
 from rft_jax.runs.teacher import check_teacher
@@ -128,6 +128,7 @@ def _check_stages(run: Run) -> None:
             check_init(run, stage)
         validate_adapters(stage, run.model_config(stage))
         check_partition(run.model(stage), run.mesh, LEARNER_RULES)
+    check_thinking_budgets(run.config, run.tokenizer)
     for stage in run.config.sampling_stages:
         grammar_of(stage.rollout, run.tokenizer)
         if isinstance(stage, DistillStage):

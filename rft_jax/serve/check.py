@@ -20,6 +20,7 @@ from rft_jax.config.validate import validate
 from rft_jax.data.prompts import at_line
 from rft_jax.grammars import grammar_of
 from rft_jax.runs.grader import run_grader
+from rft_jax.runs.lengths import check_thinking_budgets
 from rft_jax.serve.job_folder import JobFolder, read_value, write_value
 from rft_jax.serve.parent import PARENT, end_with_parent
 from rft_jax.serve.settings import (
@@ -124,7 +125,7 @@ def _reinforcement(
         with _refusing("invalid_validation_file", "validation_file"):
             names = str(folder.train), str(folder.valid)
             data.check_disjoint(rows["training_file"], rows["validation_file"], names)
-    sizes = Sizes(len(rows["training_file"]), longest)
+    sizes = Sizes(len(rows["training_file"]), longest, lead=len(tokenizer.lead_ids))
     plan = plan_reinforcement(template, given["hyperparameters"], sizes)
     assert isinstance(plan.stage, RLStage)
     if plan.stage.batch_size > sizes.rows:
@@ -140,6 +141,7 @@ def _reinforcement(
     config = _config(template, plan, request, files)
     with _refusing("invalid_hyperparameters", _HYPERPARAMETERS.format("reinforcement")):
         validate(config)
+        check_thinking_budgets(config, tokenizer)
     with _refusing("invalid_response_format", "method.reinforcement.response_format"):
         grammar_of(config.rl_stages[0].rollout, tokenizer)
     with _refusing("invalid_grader", "method.reinforcement.grader"):

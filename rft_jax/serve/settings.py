@@ -38,12 +38,14 @@ class Sizes(NamedTuple):
         longest: Tokens of the longest prompt of both files, or of the longest supervised item.
         packed_rows: Of supervised items, at `row_tokens`; 0 for reinforcement.
         multiple: Of which static lengths are multiples.
+        lead: Tokens before the marker that ends a thought.
     """
 
     rows: int
     longest: int
     packed_rows: int = 0
     multiple: int = _LENGTHS
+    lead: int = 0
 
 
 class Plan(NamedTuple):
@@ -206,9 +208,10 @@ def _rollout(base: RolloutConfig, effort: object, group: int, sizes: Sizes) -> R
     rollout = dataclasses.replace(base, **changes)
     if effort not in ("low", "medium", "high"):
         return rollout
-    answer = base.max_completion_tokens - base.thinking_tokens
+    least = sizes.lead + 2  # what ends the thought, and a token of the answer
+    answer = max(base.max_completion_tokens - base.thinking_tokens, least)
     rollout = dataclasses.replace(rollout, reasoning_effort=effort)
-    if rollout.thinking_tokens + 2 > base.max_completion_tokens:
+    if rollout.thinking_tokens + least > base.max_completion_tokens:
         longer = -(-(rollout.thinking_tokens + answer) // sizes.multiple) * sizes.multiple
         rollout = dataclasses.replace(rollout, max_completion_tokens=longer)
     return rollout

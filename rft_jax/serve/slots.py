@@ -137,7 +137,12 @@ def empty_slots(decoding: Decoding, count: int, prompt_room: int, room: int) -> 
             hidden_CMD=jnp.zeros((count, 1, c.hidden_size), dtype),
             # Of the same size in all layers, so that they can be resized together.
             cache=decoding.model.init_cache(prefix, 1, room, by_window=False),
-            state=MaskState(zero_S1, no_S1, GrammarState(zero_S1, zero_S1, zero_S1)),
+            state=MaskState(
+                zero_S1,
+                no_S1,
+                GrammarState(zero_S1, zero_S1, zero_S1),
+                zero_S1 if decoding.lead_ids else None,
+            ),
             running_CM=no_S1,
         ),
     )  # fmt: skip
@@ -235,6 +240,7 @@ def _begin_samples(decoding: Decoding, slots: Slots, slot_N: Array, sample_N: Sa
             put_only(grammar.count, 0),
             put_only(grammar.written, 0),
         ),
+        None if state.lead is None else put_only(state.lead, 0),
     )
     begins_S = put(jnp.zeros(len(slots.last_SD), bool), True)
     cache = decode.cache.begin(begins_S[:, None], _prefix(slots.prompts, slots.prompt_length_S))

@@ -14,6 +14,8 @@ from rft_jax.tokenizers.base import Tokenizer as Tokenizer
 from rft_jax.tokenizers.base import control_ids as control_ids
 from rft_jax.tokenizers.base import message_text as message_text
 from rft_jax.tokenizers.base import same_tokens as same_tokens
+from rft_jax.tokenizers.base import thought_end as thought_end
+from rft_jax.tokenizers.base import thought_text as thought_text
 from rft_jax.tokenizers.device_decode import DetokenizeTable as DetokenizeTable
 from rft_jax.tokenizers.device_decode import detokenize as detokenize
 from rft_jax.tokenizers.gguf_vocabulary import GgufVocabulary as GgufVocabulary

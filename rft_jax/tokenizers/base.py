@@ -102,6 +102,26 @@ def control_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(sorted({*silent.tolist(), *tokenizer.stop_ids, *tokenizer.forbidden_ids, *marker}))
 
 
+def thought_end(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that bring a thought to its end; none where the format has no thoughts."""
+    if tokenizer.end_of_think_id is None:
+        return ()
+    return *tokenizer.lead_ids, tokenizer.end_of_think_id
+
+
+def thought_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of a thought, without what leads to its end.
+
+    Args:
+        ids: Those before the end-of-think marker, or before a cut.
+    """
+    ids, lead = list(ids), list(tokenizer.lead_ids)
+    for count in range(len(lead), 0, -1):  # a cut may be within the lead
+        if ids[-count:] == lead[:count]:
+            return tokenizer.decode(ids[:-count])
+    return tokenizer.decode(ids)
+
+
 def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
     """Whether ids stand for the same texts in both; ids without a text at the end do not count."""
     tables = a.piece_table(), b.piece_table()

@@ -160,6 +160,7 @@ def test_tables_come_from_the_disk_the_second_time(tmp_path, monkeypatch):
         """What the tables need of one."""
 
         forbidden_ids, stop_ids, end_of_think_id, answer_separator = (0,), (STOP,), MARKER, "\n\n"
+        lead_ids = (3, 4)
 
         def piece_table(self):
             return vocabulary().pieces
@@ -169,7 +170,7 @@ def test_tables_come_from_the_disk_the_second_time(tmp_path, monkeypatch):
     monkeypatch.setattr(ResponseFormat, "automaton", None)
     jax.tree.map(np.testing.assert_array_equal, first, open_grammar(EVERY, Tokenizer()))
     config = RolloutConfig(response_format=EVERY, reasoning_effort=5)
-    needed = 6 + first.least_tokens
+    needed = 5 + 3 + first.least_tokens  # the thought, what ends it, the answer
     assert grammar_of(RolloutConfig(), Tokenizer()) is None
     assert grammar_of(config, Tokenizer()) is not None
     (file,) = (tmp_path / "grammars").iterdir()

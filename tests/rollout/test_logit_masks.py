@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +59,27 @@ def test_a_format_with_more_than_a_marker_is_forced_token_by_token():
     assert given_tokens == [5, 1, MARKER] and state.answering
     _, forced, _ = jax.device_get(replayed(mask, jnp.asarray([*tokens, *given_tokens, 2])))
     assert forced.tolist() == [False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("begun", "ending"),
+    [
+        ([1, 2, 5, 6], [7, 9]),  # the budget ends within a close of the policy's own
+        ([2, 5, 6, 7], [9]),
+        ([5, 6, 7, 1], [5, 6, 7, 9]),
+        ([5, 6, 5, 5], [6, 7, 9]),
+    ],
+)
+def test_a_lead_that_has_begun_goes_on(begun, ending):
+    mask = LogitMask(FORBIDDEN, 9, 4, lead_ids=(5, 6, 7))
+    state = logit_masks.start(mask, (1,))
+    for token in begun:
+        state = logit_masks.advance(mask, state, jnp.array([token]))
+    given_tokens = []
+    while logit_masks.forced(mask, state)[0]:
+        given_tokens.append(int(logit_masks.forced_token(mask, state)[0]))
+        state = logit_masks.advance(mask, state, jnp.array(given_tokens[-1:]))
+    assert given_tokens == ending
 
 
 def test_policy_logits_are_divided_by_the_temperature_and_then_masked():

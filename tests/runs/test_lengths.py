@@ -8,7 +8,7 @@ from rft_jax.config import Config, RLStage, RolloutConfig, SFTStage
 from rft_jax.graders import build_grader
 from rft_jax.runs.constant_record import note_constant, read_constant
 from rft_jax.runs.datasets import PromptData, Rows
-from rft_jax.runs.lengths import check_batches, length_warnings
+from rft_jax.runs.lengths import check_batches, check_thinking_budgets, length_warnings
 from rft_jax.utils.errors import InputError
 
 GRADER = {
@@ -37,7 +37,9 @@ WORKED = [
 
 
 class Words:
-    """A tokenizer for which a word is a token."""
+    """A tokenizer for which a word is a token; six end a thought."""
+
+    end_of_think_id, lead_ids = 9, (1, 2, 3, 4, 5)
 
     def encode_completion(self, content, reasoning):
         return f"{reasoning or ''} {content}".replace("</think>", " </think> ").split()
@@ -74,6 +76,14 @@ def test_a_batch_larger_than_the_data_is_one_sentence():
     with pytest.raises(InputError, match=r"rft.batch_size: 35 prompts.*train.jsonl has 34"):
         check_batches(dataclasses.replace(config, stages=stages), rows)
     check_batches(config, rows)
+
+
+def test_what_ends_a_thought_counts_in_the_budget():
+    config, _ = run(reasoning_effort=10, max_completion_tokens=17)
+    check_thinking_budgets(config, Words())
+    config, _ = run(reasoning_effort=10, max_completion_tokens=16)
+    with pytest.raises(InputError, match=r"max_completion_tokens: 16 .* 10 .* 6 .* more than 16"):
+        check_thinking_budgets(config, Words())
 
 
 def test_the_best_constant_is_written_down_once(tmp_path):

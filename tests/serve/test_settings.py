@@ -80,6 +80,15 @@ def test_reinforcement(given, rows, expected):
     validate(config_of(plan))
 
 
+@pytest.mark.parametrize(("lead", "tokens"), [(0, 34), (5, 128)])
+def test_a_longer_thought_has_room_for_its_lead(lead, tokens):
+    rollout = dataclasses.replace(RL.rollout, max_completion_tokens=34, reasoning_effort=0)
+    template = dataclasses.replace(TEMPLATE, rl=dataclasses.replace(RL, rollout=rollout))
+    sizes = Sizes(64, 30, multiple=64, lead=lead)
+    rollout = plan_reinforcement(template, {"reasoning_effort": "low"}, sizes).stage.rollout
+    assert rollout.thinking_tokens == 32 and rollout.max_completion_tokens == tokens
+
+
 @pytest.mark.parametrize(
     "given, group",
     [

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rft_jax.tokenizers import HuggingFaceTokenizer
+from rft_jax.logging.samples import sample_row
+from rft_jax.tokenizers import HuggingFaceTokenizer, thought_end, thought_text
 
 from .conftest import LLAMA_WORDS, byte_level
 
@@ -73,11 +74,26 @@ def test_a_thought_is_the_first_channel_and_the_answer_the_last(directory, think
     assert written(tokenizer, around[-1]).endswith("<|channel|>analysis<|message|>")
 
 
+def test_the_text_of_a_thought_is_without_what_ends_it(directory):
+    tokenizer = HuggingFaceTokenizer(directory)
+    ids = tokenizer.encode_completion("Ataxia", "No seizures.")
+    (end,) = (at for at, id in enumerate(ids) if id == tokenizer.end_of_think_id)
+    ending = thought_end(tokenizer)
+    assert tuple(ids[end + 1 - len(ending) : end + 1]) == ending
+    for cut in range(end - len(ending) + 1, end + 1):  # a limit may cut the lead
+        assert thought_text(tokenizer, ids[:cut]) == "No seizures."
+    shown = sample_row(
+        tokenizer, ids, b"Ataxia", thinking_tokens=end, stopped=True, reward=1.0, valid=True,
+        scores={}, errors={},
+    )  # fmt: skip
+    assert shown["thought"] == "No seizures."
+
+
 def test_without_a_thought_the_prompt_goes_on_to_the_answer(directory):
     tokenizer = HuggingFaceTokenizer(directory, thinking=False)
     prompt = written(tokenizer, tokenizer.encode_prompt(QUESTION))
     assert prompt.endswith("<|start|>assistant<|channel|>final<|message|>")
-    assert tokenizer.end_of_think_id is None and tokenizer.lead_ids == ()
+    assert tokenizer.end_of_think_id is None and thought_end(tokenizer) == ()
     assert written(tokenizer, tokenizer.encode_completion("Ataxia", None)) == "Ataxia<|return|>"
     channel = tokenizer._model.token_to_id("<|channel|>")
     assert channel in tokenizer.forbidden_ids
