@@ -21,15 +21,26 @@ def lgpif(tmp_path):
     return write_lgpif(tmp_path / "LDAVer2")
 
 
-def notes(rows):
-    return {row["note"] for row in rows}
+def prompts(rows):
+    sent = [message for row in rows for message in row["messages"]]
+    return {message["content"].lower() for message in sent if message["role"] == "user"}
 
 
-def test_no_note_is_on_two_sides(lgpif):
-    rows = perils.PerilsData(valid_notes=2).rows(lgpif)
-    assert notes(rows["test"]) == {"hail damage", "bus hit pole"}
-    assert not notes(rows["train"]) & (notes(rows["valid"]) | notes(rows["test"]))
-    assert len(rows["train"]) + len(rows["valid"]) == 8
+@pytest.mark.parametrize("instructions", [False, True])
+def test_no_note_is_on_two_sides(lgpif, instructions):
+    # Every note also stands in capitals, and in a longer one whose copies can come out as it.
+    path = lgpif / "Data" / "peril.training.csv"
+    header, *lines = path.read_text().splitlines()
+    longer = [line.replace('      "', ' today"') for line in lines]
+    capitals = [line.upper() for line in lines]
+    path.write_text("\n".join([header, *lines, *longer, *capitals]) + "\n")
+    data = perils.PerilsData(valid_notes=2, copies=20, word_dropout=0.5, instructions=instructions)
+    rows = data.rows(lgpif)
+    held_out = prompts(rows["valid"]) | prompts(rows["test"])
+    assert prompts(rows["test"]) == {"hail damage", "bus hit pole"} and len(held_out) == 4
+    for name in ("train", "answers", "supervised"):
+        assert not prompts(rows[name]) & held_out
+    assert len(prompts(rows["train"])) > len(prompts(rows["answers"])) == 15
 
 
 def test_worked_answers_are_right(lgpif):
@@ -150,8 +161,9 @@ def test_the_real_files():
     items = coverage.CoverageData().items(REAL / "vague_contracts")
     labels = [item["legalbench"] for item in items]
     assert [labels.count(label) for label in ("yes", "no", "unclear")] == [50, 32, 56]
-    rows = perils.PerilsData().rows(REAL / "lgpif")
-    assert len(rows["test"]) == 1039 and not notes(rows["train"]) & notes(rows["test"])
+    rows = perils.PerilsData(copies=1).rows(REAL / "lgpif")
+    held_out = prompts(rows["valid"]) | prompts(rows["test"])
+    assert len(rows["test"]) == 1039 and not prompts(rows["train"]) & held_out
     first = [json.loads(row["output_text"])["perils"][0] for row in rows["test.logistic"]]
     right = [item["peril"] for item in rows["test"]]
     assert sum(a == b for a, b in zip(first, right, strict=True)) / 1039 > 0.8

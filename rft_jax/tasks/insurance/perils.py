@@ -13,12 +13,13 @@ comes in and a ranking of at most three perils comes out; the metric is the accu
     test.logistic.jsonl   answers to them by a logistic regression on the training notes' words
     symbols.txt        the answer's parts, which a tokenizer trained here keeps whole
 
-The release's two files share notes; what stands in the test file leaves the training file.
+The release's two files share notes; what stands in the test file, in whatever case, leaves the
+training file.
 """
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,8 @@ class PerilsData(ReleaseData):
         valid_notes: So many notes for `valid`.
         copies: Further copies of every note in `train`, each without some of its words: a model
             that was tuned on the notes knows their answers by heart, and learns nothing more of
-            prompts on which all its answers earn the same.
+            prompts on which all its answers earn the same. Copies that come out as a note of
+            `valid` or `test` are left out.
         word_dropout: The share of the words that a copy lacks.
         data_seed: Of what is drawn.
     """
@@ -79,11 +81,11 @@ class PerilsData(ReleaseData):
         del directory
         folder = release / "Data" if (release / "Data").is_dir() else release
         test = self._items(folder / "peril.validation.csv")
-        known = {item["note"] for item in test}
+        known = {_text(item) for item in test}
         known_items = self._items(folder / "peril.training.csv")
-        items = [item for item in known_items if item["note"] not in known]
+        items = [item for item in known_items if _text(item) not in known]
         # Notes recur: what is validated on must not be a note that is trained on.
-        notes = list(dict.fromkeys(item["note"] for item in items))
+        notes = list(dict.fromkeys(_text(item) for item in items))
         rng = random.Random(f"perils {self.data_seed}")
         rng.shuffle(notes)
         if not 0 < self.valid_notes < len(notes):
@@ -91,14 +93,12 @@ class PerilsData(ReleaseData):
         if self.copies < 0 or not 0 <= self.word_dropout < 1:
             raise InputError("data.copies and data.word_dropout: must be at least 0, one below 1")
         held_out = set(notes[: self.valid_notes])
-        train = [item for item in items if item["note"] not in held_out]
+        train = [item for item in items if _text(item) not in held_out]
         rng.shuffle(train)
         baseline = fit([(item["note"], item["peril"]) for item in train])
         return {
-            "train": _different(
-                self._with_copies(train, random.Random(f"copies {self.data_seed}"))
-            ),
-            "valid": _different([item for item in items if item["note"] in held_out]),
+            "train": _different(self._with_copies(train, known | held_out)),
+            "valid": _different([item for item in items if _text(item) in held_out]),
             "test": test,
             "supervised": [
                 worked(item, answer(_with_others(item["peril"], rng)))
@@ -115,15 +115,19 @@ class PerilsData(ReleaseData):
         """See `ReleaseData.symbols_of`."""
         return ('{"perils": ["', '", "', '"]}', *PERILS)
 
-    def _with_copies(self, items: Sequence[JsonObject], rng: random.Random) -> list[JsonObject]:
-        """The items and their copies, in random order."""
+    def _with_copies(self, items: Sequence[JsonObject], held_out: Set[str]) -> list[JsonObject]:
+        """The items and those of their copies that are not held out, in random order."""
+        rng = random.Random(f"copies {self.data_seed}")
         found = list(items)
         for item in [item for item in items for _ in range(self.copies)]:
             *before, prompt = item["messages"]
             words = prompt["content"].split()
             kept = [word for word in words if rng.random() >= self.word_dropout] or words
             prompt = prompt | {"content": " ".join(kept)}
-            found.append(item | {"messages": [*before, prompt]})
+            copy = item | {"messages": [*before, prompt]}
+            # A note without some of its words can be another note, word for word.
+            if _text(copy) not in held_out:
+                found.append(copy)
         rng.shuffle(found)
         return found
 
@@ -179,6 +183,11 @@ def response_format() -> JsonObject:
         "required": ["perils"],
         "additionalProperties": False,
     }
+
+
+def _text(item: JsonObject) -> str:
+    """The prompt, by which notes are held apart: in lower case, as a model may read it."""
+    return item["messages"][-1]["content"].lower()
 
 
 def _with_others(peril: str, rng: random.Random) -> list[str]:
