@@ -25,7 +25,7 @@ from rft_jax.parallel.mesh import AnyMesh
 
 CUDNN = "cudnn"  # the implementation of jax.nn
 PAIRS = 2**22  # of a query and a key, whose scores may all be there
-CPU_PAIRS = 2**15  # with more, tiles that fit into a core's cache are faster
+CPU_PAIRS = 2**19  # with more, tiles that fit into a core's cache are faster
 
 
 class Keys(NamedTuple):
