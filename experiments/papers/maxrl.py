@@ -38,6 +38,7 @@ import numpy as np
 
 from experiments.papers import common
 from experiments.papers.common import Difference, Samples, Study, of_items
+from experiments.papers.countdown import VALID
 from rft_jax.evaluation.bootstrap import Column
 from rft_jax.evaluation.metrics import pass_at
 
@@ -96,7 +97,7 @@ def plot(study: Study, path: Path) -> None:
         axes.set(xlabel="k", xscale="log", ylim=(0, 1))
         axes.set_xticks(tries, tries)
     count = np.mean([chosen.sum() for chosen in rare])
-    panels[0].set_title(f"pass@k of all {common.VALID} items", loc="left", fontsize=10)
+    panels[0].set_title(f"pass@k of all {VALID} items", loc="left", fontsize=10)
     panels[1].set_title(f"of the {count:.0f} rare ones", loc="left", fontsize=10)
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path)
