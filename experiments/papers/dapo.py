@@ -10,6 +10,26 @@ The clip acts from a batch's second update on, so that its two arms take two upd
 Dynamic sampling takes one, from at most four batches of prompts a step. Each training prompt is new
 (dynamic sampling may see some a second time), so that the reward of training is that of unseen
 items; with dynamic sampling it is that of all prompts sampled, the ones passed over among them.
+
+Measured on 2026-11-29: mean over the three seeds [95 % interval] (seeds 0 / 1 / 2).
+
+    entropy in the last ten steps, 0.28 minus 0.2
+        +0.003 [-0.021, +0.027] (+0.013 / +0.001 / -0.006); expected more: not decided here
+    fraction of tokens clipped above, 0.2 alone
+        +0.001 [+0.000, +0.001] (+0.001 / +0.000 / +0.001)
+    fraction of tokens clipped above, 0.28 alone
+        +0.000 [+0.000, +0.001] (+0.001 / +0.000 / +0.000)
+    reward, 0.28 minus 0.2
+        +0.034 [+0.011, +0.058] (-0.003 / -0.006 / +0.113)
+    steps to the same reward, dynamic minus all
+        -0.333 [-5.505, +4.838] (-1.000 / +2.000 / -2.000); expected less: not decided here
+    prompts to the same reward, dynamic minus all
+        +293.333 [-96.805, +683.472] (+112.000 / +384.000 / +384.000)
+    reward after all steps, dynamic minus all
+        +0.004 [-0.007, +0.015] (+0.018 / -0.027 / +0.021)
+
+A clip that one token in a thousand meets holds nothing back here. Dynamic sampling takes more
+prompts for the same reward, and as many steps as far as three seeds can tell.
 """
 
 from pathlib import Path
