@@ -69,7 +69,7 @@ def test_an_auditor_grades_what_was_sampled_and_shows_where_it_differs(tmp_path)
     run = SimpleNamespace(
         grader=build_grader(LIKES_E),
         audit_grader=build_grader(RIGHT),
-        tokenizer=SimpleNamespace(decode=lambda tokens: ""),
+        tokenizer=SimpleNamespace(decode=lambda tokens: "", lead_ids=()),
     )
     rows = [{"messages": [{"role": "user", "content": q}], "answer": a} for q, a in ["ay", "be"]]
     items, texts = Items(rows, "items"), [["y", "eee"], ["e", "x"]]

@@ -132,7 +132,16 @@ def make(**settings):
     return model, init()
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# These two kinds of layers have default tests of their own.
+LARGE = ("gemma 4", "short convolutions, sinks")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in VARIANTS
+    ],
+)
 def variant(request):
     return make(**VARIANTS[request.param])
 

@@ -303,7 +303,7 @@ def test_the_loop_ends_when_every_completion_has_stopped(model, params):
         assert sample.tokens_BGT == same.tokens_BGT[:T]
 
 
-@pytest.mark.parametrize("layers", ["scanned", "unrolled"])
+@pytest.mark.parametrize("layers", ["scanned", pytest.param("unrolled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("slots", [0, 4])
 def test_segments_change_no_completion(model, params, layers, int8, slots, monkeypatch):
