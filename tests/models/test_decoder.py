@@ -132,7 +132,7 @@ def make(**settings):
     return model, init()
 
 
-# These two kinds of layers have default tests of their own.
+# Take as long as all others together, and are held against transformers as well.
 LARGE = ("gemma 4", "short convolutions, sinks")
 
 
