@@ -140,10 +140,11 @@ def test_only_wrong_answers_have_a_wrong_length(common):
 
 
 @pytest.mark.slow
-def test_an_arm_goes_end_to_end_and_is_trained_once(common, tmp_path, monkeypatch):
-    sizes = {"SEEDS": (0,), "BASE_STEPS": 21, "RL_STEPS": 6, "VALID": 8, "TRAIN": 96, "SHOWN": 200}
-    for name, value in sizes.items():
+def test_an_arm_goes_end_to_end_and_is_trained_once(common, countdown, tmp_path, monkeypatch):
+    for name, value in {"SEEDS": (0,), "BASE_STEPS": 21, "RL_STEPS": 6, "VALID": 8}.items():
         monkeypatch.setattr(common, name, value)
+    for name, value in {"VALID": 8, "TRAIN": 96, "SHOWN": 200}.items():
+        monkeypatch.setattr(countdown, name, value)
     common.train_arm(tmp_path, "grpo_without_std", 0)
     study = common.Study(tmp_path)
     (samples,) = study.samples("grpo_without_std")

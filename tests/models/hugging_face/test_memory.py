@@ -27,7 +27,7 @@ CONFIG = {
     "tie_word_embeddings": False,
 }
 PROGRAM = """
-import dataclasses, os, resource, sys
+import dataclasses, os, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from rft_jax.config import LoraConfig, MeshConfig
@@ -44,7 +44,9 @@ places = split(shardings(mesh, LEARNER_RULES, model.axes))[1]
 jax.block_until_ready(jax.device_put(jnp.zeros(8), jax.tree.leaves(places)[0].mesh.devices.flat[0]))
 before = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 params = jax.block_until_ready(load_params(checkpoint, places, model.frozen_dtype))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not `ru_maxrss`, which begins with what the process had that started this one.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+peak = int(status["VmHWM"].split()[0]) * 1024
 leaves = jax.tree.leaves(params)
 shard = max(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
 print(peak - before, sum(leaf.nbytes for leaf in leaves), shard)
