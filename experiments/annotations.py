@@ -109,7 +109,7 @@ class Ranks:
         return [self._index[label] for label in labels if label in self._index]
 
     def _score(self, case: Case) -> np.ndarray:
-        """Of each gene of the ranker, without the case's own publications (float [genes])."""
+        """What each of the ranker's genes scores without the case's publications, float [genes]."""
         own = frozenset(self._pmids_of[self._parts.cluster_of[case.case_id]])
         return self._ranker.support(self._present(case), own).sum(axis=0)
 
@@ -164,7 +164,7 @@ def lines_by_publications(ranks: np.ndarray, cases: Sequence[Case], parts: Split
     Args:
         ranks: Int [cases].
         cases: All scorable ones of the archive.
-        parts: Of the split, whose cases of seen genes are counted beside them.
+        parts: Those of the split whose cases of seen genes are counted beside them.
     """
     clusters: dict[str, set[str]] = defaultdict(set)
     for case in cases:

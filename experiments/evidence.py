@@ -160,7 +160,7 @@ def check_gate(models: Mapping[str, Mapping[str, float]]) -> None:
     """Refuses to go on with a base that does not know more than chance.
 
     Args:
-        models: Of `results.json`: by name what each earns.
+        models: Those of `results.json`: by name what each earns.
 
     Raises:
         InputError: With both figures.

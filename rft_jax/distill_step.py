@@ -46,7 +46,7 @@ class DistillProgram:
     """A step of distillation: what samples and what learns.
 
     Attributes:
-        sampler: Of the student.
+        sampler: The student's.
         distiller: See there.
     """
 

@@ -16,7 +16,7 @@ def grade_metrics(completions: Rollout, overflow_BG: Array, grade: Grade) -> dic
     Args:
         completions: The rollout of B prompts, G completions each.
         overflow_BG: Whether an answer's text was longer than its array.
-        grade: Of the same completions, [B, G].
+        grade: That of the same completions, [B, G].
     """
 
     def mean(x_BG: Array) -> Array:

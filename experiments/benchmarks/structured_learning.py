@@ -49,7 +49,7 @@ class Task(NamedTuple):
     Attributes:
         config: Its configuration, of a supervised stage and one of reinforcement that starts from
             it, among others.
-        response_format: Of its answers.
+        response_format: That of its answers.
         sft_steps: Supervised steps to start from, if nothing else is asked for.
     """
 

@@ -58,7 +58,7 @@ class Arm:
     """A way to train the base model.
 
     Attributes:
-        policy_loss: Of reinforcement.
+        policy_loss: The loss of reinforcement.
         max_resample_batches: As in `RLStage`.
         lora: Adapters instead of all weights.
         supervised: Tune the base model on right answers as well, for a comparison.

@@ -63,7 +63,7 @@ def measure(study: Study) -> list[Difference]:
 
 
 def reached(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of both samplings by seed: steps, and prompts sampled, until the reward is reached."""
+    """By sampling and seed: steps, and prompts sampled, until the reward is reached."""
     curves = [common.smoothed(study.curve(arm, REWARDS[arm])) for arm in SAMPLINGS]
     goal = GOAL * np.minimum(*(curve[:, -1] for curve in curves))
     prompts = [

@@ -27,7 +27,7 @@ class Preset:
     Attributes:
         title: Its name.
         paper: arXiv number.
-        settings: Of `PolicyLossConfig`; what is missing is as in GRPO.
+        settings: Those of `PolicyLossConfig`; what is missing is as in GRPO.
         remark: What it leaves to other settings, if anything.
     """
 

@@ -6,7 +6,7 @@ grader or a model's source is, and are asked by `runs.prepare` and `plan`.
 
 import dataclasses
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rft_jax.config import (
     DEMONSTRATION_GAPS,
@@ -469,26 +469,6 @@ def validate_adapters(stage: TrainingStageConfig, model: ModelConfig) -> None:
         raise InputError(
             f"stages.{stage.name}.optimizer.name: muon is for whole weights, but this model trains "
             "adapters; set it to adamw"
-        )
-
-
-def validate_targets(model: ModelConfig, without_adapters: Container[str]) -> None:
-    """Refuses adapters for weights that cannot have any.
-
-    Args:
-        model: The model, as its source describes it.
-        without_adapters: The weights of a mixture's experts.
-
-    Raises:
-        InputError: Naming the targets.
-    """
-    experts = (
-        [name for name in model.lora.targets if name in without_adapters] if model.lora else []
-    )
-    if model.experts and experts:
-        raise InputError(
-            f"models.{model.name}.lora.targets: a mixture's experts cannot have adapters; leave "
-            f"{', '.join(experts)} out"
         )
 
 

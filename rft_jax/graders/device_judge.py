@@ -84,7 +84,7 @@ class JudgeModel(Protocol):
 
         Args:
             prompts: N of them.
-            tokens: Of a completion at most, enough for the grammar.
+            tokens: The most of a completion, enough for the grammar.
 
         Returns:
             Tokens of [N, tokens], without a stop token.

@@ -30,7 +30,7 @@ class WrittenVerdict:
     Attributes:
         grammar: The schema's tables. Arrays of the compiled program, as they are small: a few dozen
             states.
-        tokens: Of a verdict at most.
+        tokens: The most of a verdict.
         pieces: The tokenizer's text of tokens.
         labels: What `result` may be; empty: numbers.
     """

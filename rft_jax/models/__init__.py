@@ -2,7 +2,7 @@
 
 from rft_jax.models.cache import Cache, Prefix
 from rft_jax.models.int8 import quantize_weights, quantized_axes
-from rft_jax.models.lora import EXPERTS, base, merge, split
+from rft_jax.models.lora import base, merge, split
 from rft_jax.models.model import Model, Params, build_model, for_platform
 from rft_jax.models.partition import check_partition
 from rft_jax.models.weight_axes import over_matrices
@@ -15,7 +15,6 @@ __all__ = [
     "base",
     "build_model",
     "check_partition",
-    "EXPERTS",
     "for_platform",
     "merge",
     "over_matrices",

@@ -218,7 +218,7 @@ def call(
 
     Args:
         order: For each axis of the grid, whether programs build on each other's sums along it.
-        options: Of `pallas_call`.
+        options: Those of `pallas_call`.
     """
 
     def called(interpret: bool) -> Callable[..., list[Array]]:

@@ -51,7 +51,7 @@ def blockwise_attention(
 
 
 class _Queries(NamedTuple):
-    """Of a tile, or with a leading axis I."""
+    """The queries of a tile, or of all with a leading axis I."""
 
     q_NKXQ: Array
     segment_NT: Array
@@ -59,7 +59,7 @@ class _Queries(NamedTuple):
 
 
 class _Keys(NamedTuple):
-    """Of all tiles, with a leading axis J, or of one."""
+    """The keys of all tiles, with a leading axis J, or of one."""
 
     k_NKUQ: Array
     v_NKUQ: Array

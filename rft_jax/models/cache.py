@@ -140,7 +140,7 @@ class Cache(NamedTuple):
 
         Args:
             begins_BG: Those rows.
-            prefix: Of the rows; which prompt a row follows is the same for its tokens.
+            prefix: The rows'; which prompt a row follows is the same for its tokens.
         """
         own_BGZ = prefix.own_BXYZ[:, :, 0]
         stacks = {

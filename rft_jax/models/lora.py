@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.config import LoraConfig
+from rft_jax.config import LoraConfig, ModelConfig
 from rft_jax.config.schema import LoraTarget
+from rft_jax.models.layer_kinds import layers_with
 from rft_jax.models.linear import Adapted
 from rft_jax.models.nf4 import Nf4, dequantize
 from rft_jax.models.weight_axes import GATES, INPUTS
+from rft_jax.utils.errors import InputError
 from rft_jax.utils.types import PyTree
 
 Tree: TypeAlias = PyTree  # nested dict of arrays, or of what belongs to each
@@ -40,6 +42,29 @@ TARGETS: dict[LoraTarget, str] = {
 }
 ADAPTED_INPUTS = INPUTS | GATES
 EXPERTS = ("gate_proj", "up_proj", "down_proj")  # with a mixture of experts
+
+
+def check_targets(model: ModelConfig) -> None:
+    """Refuses adapters for weights that cannot have any.
+
+    Args:
+        model: The model, as its source describes it.
+
+    Raises:
+        InputError: Naming the targets.
+    """
+    targets = model.lora.targets if model.lora else ()
+    experts = [name for name in targets if name in EXPERTS]
+    if model.experts and experts:
+        raise InputError(
+            f"models.{model.name}.lora.targets: a mixture's experts cannot have adapters; leave "
+            f"{', '.join(experts)} out"
+        )
+    if targets and not any(layers_with(model, TARGETS[target]) for target in targets):
+        raise InputError(
+            f"models.{model.name}.lora.targets: no layer of this model has any of "
+            f"{', '.join(targets)}; name projections that it has"
+        )
 
 
 def init_adapters(base: Tree, lora: LoraConfig, key: Array) -> Tree:

@@ -119,7 +119,7 @@ def expert_mlp(
         h_xD: Tokens.
         router_DE: Scores of E experts; the weights are softmax over all of them.
         biases: What is added to scores and products, if anything.
-        gating: Of each expert's hidden layer.
+        gating: The function of each expert's hidden layer.
         chosen: Experts per token, C.
         normalize: Divide the chosen experts' weights by their sum.
         parts: How many shares of the hidden layer there are, whose results are summed.

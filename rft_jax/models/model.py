@@ -193,7 +193,7 @@ class Model:
         Args:
             prefix: The rows' prompts.
             group: Completions of each row.
-            tokens: Of the longest completion.
+            tokens: Those of the longest completion.
             capacity: For the first tokens, later `with_capacity`; None: for all.
             by_window: Unrolled, sliding layers have no more room than their window.
         """

@@ -197,7 +197,7 @@ class _Place(NamedTuple):
 
 
 def _place(axis: int, first, end) -> _Place:
-    """Of a program for the tile of the other side that an axis counts."""
+    """The index of a program for the tile of the other side that an axis counts."""
     last, row, tile = pl.program_id(4), pl.program_id(0), pl.program_id(axis)
     inside = (first[row, tile] <= last) & (last < end[row, tile])
     return _Place(last == 0, last == pl.num_programs(4) - 1, inside)

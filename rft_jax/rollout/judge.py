@@ -77,7 +77,7 @@ class FrozenJudge:
         """What is said to N prompts, asked as many at a time as the bound allows.
 
         Args:
-            ask: Of n prompts, gives arrays of n rows.
+            ask: Gives arrays of n rows for n prompts.
             width: Tokens of a prompt and of what is said.
         """
         count = len(prompts.ids)

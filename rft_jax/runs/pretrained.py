@@ -13,8 +13,7 @@ from pathlib import Path
 import jax
 
 from rft_jax.config import NOT_OF_SOURCE, Config, ModelConfig
-from rft_jax.config.validate import validate_targets
-from rft_jax.models import EXPERTS, Model, Params, split
+from rft_jax.models import Model, Params, split
 from rft_jax.models.hugging_face import (
     ADAPTER_CONFIG,
     Checkpoint,
@@ -27,8 +26,7 @@ from rft_jax.models.hugging_face import (
     open_checkpoint,
     read_config,
 )
-from rft_jax.models.layer_kinds import layers_with
-from rft_jax.models.lora import TARGETS
+from rft_jax.models.lora import check_targets
 from rft_jax.parallel import Shardings, is_first, raise_on_all_hosts
 from rft_jax.runs.export_record import ExportRecord, read_record
 from rft_jax.tokenizers import HuggingFaceTokenizer
@@ -224,12 +222,7 @@ def _resolve(model: ModelConfig, described: ModelConfig) -> ModelConfig:
         kept = {"base_dtype": model.lora.base_dtype} if model.lora else {}
         free["lora"] = dataclasses.replace(described.lora, **kept)
     resolved = dataclasses.replace(described, **free)
-    validate_targets(resolved, EXPERTS)
-    if resolved.lora and not any(layers_with(resolved, TARGETS[t]) for t in resolved.lora.targets):
-        raise InputError(
-            f"models.{model.name}.lora.targets: no layer of this model has any of "
-            f"{', '.join(resolved.lora.targets)}; name projections that it has"
-        )
+    check_targets(resolved)
     return resolved
 
 

@@ -81,7 +81,7 @@ class Engine:
 
     Args:
         load: Paths of models that are loaded at the start already.
-        environment: Of the child, which may use the devices; None: this process's.
+        environment: That of the child, which may use the devices; None: this process's.
     """
 
     def __init__(self, load: Sequence[Path] = (), environment: Mapping[str, str] | None = None):

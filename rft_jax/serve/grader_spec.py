@@ -100,7 +100,7 @@ def resolve_judges(
     Args:
         grader: From `check_shape`.
         param: The dotted path of the grader in the body.
-        judge_url: Of `--judge-url`; "" for none.
+        judge_url: That of `--judge-url`; "" for none.
         server_url: This server's own, with /v1.
         is_served: Whether a name is that of a model of this server.
 

@@ -39,7 +39,7 @@ class LoadedModel:
         default_tokens: Those of a completion, where a request does not say.
         usual_prompt: Tokens of a prompt that it was trained on, at most.
         efforts: Thinking tokens by `reasoning_effort`, and by "" where a request has none.
-        fingerprint: Of weights and version.
+        fingerprint: A hash of weights and version.
         base: Names the weights under its adapters, which others may share; "" where it has none.
         bytes: Memory of the weights that it does not share.
     """

@@ -34,10 +34,10 @@ class Sizes(NamedTuple):
     """What a job's files are.
 
     Attributes:
-        rows: Of the training file.
+        rows: Those of the training file.
         longest: Tokens of the longest prompt of both files, or of the longest supervised item.
-        packed_rows: Of supervised items, at `row_tokens`; 0 for reinforcement.
-        multiple: Of which static lengths are multiples.
+        packed_rows: Those of supervised items, at `row_tokens`; 0 for reinforcement.
+        multiple: What static lengths are multiples of.
         lead: Tokens before the marker that ends a thought.
     """
 

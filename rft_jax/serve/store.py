@@ -64,7 +64,7 @@ class JobRow(Base):
         told_step: The last step of which a metrics event exists; -1 before.
         warned_bytes: How much of the trainer's warnings has been told.
         crashes: How often the trainer ended otherwise than it should.
-        body_digest: Of the request, to know one that is sent again.
+        body_digest: That of the request, to know one that is sent again.
         step_seconds: What a step has taken lately.
     """
 

@@ -41,7 +41,7 @@ class Teller:
     """What has to be known of a job to tell its metrics.
 
     Attributes:
-        total_steps: Of the job.
+        total_steps: The job's.
         graders: Name and type of the parts of a multi, or of the grader alone; empty for
             supervised jobs.
         samples: Completions of a step.

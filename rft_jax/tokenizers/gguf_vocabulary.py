@@ -39,8 +39,8 @@ class GgufVocabulary:
         split: By which rule texts are split first.
         tokens: One for each row of the embedding.
         types: As above, of each.
-        merges: Of byte-level encodings, the best first.
-        scores: Of SentencePiece's.
+        merges: Those of byte-level encodings, the best first.
+        scores: SentencePiece's.
         ids: Tokens by their role.
         begins_texts: Whether every text begins with the `bos` token.
         adds_space: Whether a space is put before texts.
@@ -64,7 +64,7 @@ def gguf_vocabulary(tokenizer: HuggingFaceTokenizer, architecture: str) -> GgufV
 
     Args:
         tokenizer: A checkpoint's.
-        architecture: Of its model, by GGUF's name.
+        architecture: That of its model, by GGUF's name.
 
     Raises:
         InputError: It is of another kind, or splits texts by a rule that has no name.

@@ -39,7 +39,7 @@ def table(
     Args:
         columns: Their titles.
         rows: The cells, without markup.
-        width: Of the terminal.
+        width: The terminal's.
         texts: Titles of the columns of text, which are cut at the terminal's edge; all others hold
             numbers and names, which are never cut. The first column breaks between words.
     """

@@ -21,7 +21,7 @@ def test_an_interval_is_the_normal_one_for_many_items():
 
 
 def test_intervals_hold_what_they_promise():
-    """Of 300 experiments on 60 items with 4 correlated samples each about 95 % hold the truth."""
+    """About 95 % of 300 experiments on 60 items with 4 correlated samples each hold the truth."""
     rng = np.random.default_rng(2)
     covered = 0
     for seed in range(300):

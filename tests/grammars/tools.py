@@ -98,7 +98,7 @@ def random_schema(rng, depth: int = 2, alone: bool = True) -> dict:
 
     Args:
         rng: A `random.Random`.
-        depth: Of objects and arrays in each other, at most.
+        depth: The most of objects and arrays in each other.
         alone: It is no alternative of an anyOf, where long strings cannot be counted.
     """
     kinds = ["string", "string", "string", "integer", "number", "scalar", "enum", "pattern"]

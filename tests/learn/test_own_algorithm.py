@@ -96,7 +96,7 @@ def loss_of(config):
 
 
 def gradient_of(config, batch, reference_BGT=None):
-    """Of the objective, with respect to new log-probabilities; NaN where nothing is learned."""
+    """The objective's, with respect to new log-probabilities; NaN where nothing is learned."""
     prompts, completions, advantage_BG, valid_BG = batch
     mask_BGT = completions.policy_mask_BGT & valid_BG[..., None]
     graded = GradedBatch(prompts, completions, advantage_BG, mask_BGT)

@@ -28,7 +28,7 @@ R, K, M, Q = 2, 2, 2, 16
 
 
 def sight_of(segment_RX, position_RX, T, U, window=None):
-    """Of the first T tokens and U keys of rows."""
+    """The attention of the first T tokens and U keys of rows."""
     segment, position = jnp.asarray(segment_RX, jnp.int32), jnp.asarray(position_RX, jnp.int32)
     last = last_seen(position[:, :U], window)
     return Sight(segment[:, :T], position[:, :T], segment[:, :U], position[:, :U], last)

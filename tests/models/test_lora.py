@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rft_jax.config import LoraConfig, MeshConfig, ModelConfig, RolloutConfig
-from rft_jax.config.validate import validate_targets
 from rft_jax.learn.logprobs import completion_logprobs
-from rft_jax.models import EXPERTS, base, build_model, merge, split
+from rft_jax.models import base, build_model, merge, split
+from rft_jax.models.lora import check_targets
 from rft_jax.parallel import LEARNER_RULES, ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 from rft_jax.utils.errors import InputError
@@ -152,9 +152,9 @@ def test_experts_get_no_adapters():
     mixture = dataclasses.replace(CONFIG, name="big", experts=4, experts_per_token=2)
     complaint = "models.big.lora.targets: a mixture's experts cannot have adapters; leave gate_proj"
     with pytest.raises(InputError, match=complaint):
-        validate_targets(mixture, EXPERTS)
+        check_targets(mixture)
     attention = LoraConfig(rank=3, targets=("q_proj", "o_proj"))
     attention_only = dataclasses.replace(mixture, lora=attention)
-    validate_targets(attention_only, EXPERTS)
+    check_targets(attention_only)
     params = jax.eval_shape(lambda: build_model(attention_only, V).init(jax.random.key(0)))
     assert split(params)[0]["layers"].keys() == {"q_DKMQ", "out_KMQD"}

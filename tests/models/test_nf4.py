@@ -53,7 +53,7 @@ def normal(*shape):
 @settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([-1, -2, -3]), st.floats(1e-30, 1e30))
 def test_what_four_bits_hold_is_packed_as_it_was(seed, axis, size):
-    """Of every level times a scale, if a block has the largest level, as its scale says."""
+    """Every level times a scale comes back if a block has the largest level, as its scale says."""
     rng = np.random.default_rng(seed)
     levels = LEVELS[rng.integers(0, 16, (2, 3, 2, BLOCK))]
     levels[..., 0] = rng.choice([-1, 1])
@@ -85,7 +85,7 @@ def test_no_number_is_off_by_more_than_half_a_gap(seed, inputs):
 
 @jax.jit
 def products(x, weight, x_NI, experts, size_E):
-    """Of a linear layer and of groups, and gradients of x."""
+    """A linear layer and groups give the same, and so do gradients of x."""
     one, pull = jax.vjp(lambda x: linear(x, weight, 2), x)
     many, pull_many = jax.vjp(lambda x: grouped_linear(x, experts, size_E), x_NI)
     return one, many, pull(one), pull_many(many)

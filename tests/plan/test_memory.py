@@ -96,7 +96,7 @@ def test_of_gemma_4_all_weights_are_counted():
 
 
 def test_a_base_in_four_bits_by_hand():
-    """Of Qwen3-0.6B: half a byte a weight and four for 64, the table in two bytes and no copy."""
+    """Qwen3-0.6B: half a byte a weight and four for 64, the table in two bytes and no copy."""
     kept = kept_bytes(known("Qwen/Qwen3-0.6B", lora=LoraConfig(rank=16, base_dtype="nf4")))
     D, layers, heads, kv_heads, size, hidden = 1024, 28, 16, 8, 128, 3072
     matrices = layers * D * (2 * heads * size + 2 * kv_heads * size + 3 * hidden)

@@ -13,7 +13,7 @@ CONFIG = ModelConfig(
 
 
 def temporary_bytes(B, G, P, T, slots):
-    """Of a rollout, and the bytes of a token's keys and values."""
+    """Those of a rollout, and the bytes of a token's keys and values."""
     model = build_model(CONFIG, 64)
     settings = RolloutConfig(
         group_size=G, max_prompt_tokens=P, max_completion_tokens=T, slots=slots

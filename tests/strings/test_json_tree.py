@@ -16,7 +16,7 @@ KEYS = ["a", "b", "é", ""] + [f"k{i}" for i in range(40)]  # more than a word o
 
 @jax.jit
 def look(text):
-    """Of the values below the root: elements, members by key, who has a key, counts, lengths."""
+    """The values below the root: elements, members by key, who has a key, counts, lengths."""
     scan = scan_json(text)
     tree = JsonTree(scan, unescape(scan), KEYS, ["x", "\\"])
     token_NL = scan.token_NL

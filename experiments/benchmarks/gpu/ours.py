@@ -196,7 +196,7 @@ def _products(config: ModelConfig) -> list[tuple[int, int]]:
 
 
 def _update_flops(model: Model, stage: RLStage) -> float:
-    """Of a forward pass and a backward pass of twice its products."""
+    """Those of a forward pass and of a backward pass of twice its products."""
     c = model.config
     B, G, P, T = _sizes(stage)
     tokens = B * (P + G * T)

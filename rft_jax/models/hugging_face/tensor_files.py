@@ -44,7 +44,7 @@ class TensorFiles:
         """A contiguous array with the tensor's own type, or float32 of one in four bits.
 
         Args:
-            index: Of each axis a slice with both ends.
+            index: A slice of each axis, with both ends.
         """
         tensor = self.tensors[name]
         if tensor.scales is None:

@@ -132,7 +132,7 @@ class LayerKind(Protocol):
             prompts: What the layers keep of the prompts.
             own_BGZ: bool, which of the row's prompts a completion follows; G may be 1.
             group: Completions of each row.
-            tokens: Of the longest completion.
+            tokens: Those of the longest completion.
             capacity: For the first tokens, later `with_capacity`.
             by_window: Unrolled, sliding layers have no more room than their window.
         """

@@ -32,7 +32,7 @@ class ScibenchData(ReleaseData):
     Attributes:
         instructions: Open with a developer message, which a general model needs.
         valid_problems: So many problems for `valid`.
-        data_seed: Of the split.
+        data_seed: The seed of the split.
     """
 
     instructions: bool = True

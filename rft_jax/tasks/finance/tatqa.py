@@ -43,7 +43,7 @@ class TatqaData(ReleaseData):
         source: `train`, validated on `dev`; or `dev`, split by context, where the training file is
             not at hand.
         valid_contexts: So many contexts for `valid`, of 278 in `dev`.
-        data_seed: Of the split.
+        data_seed: The seed of the split.
     """
 
     instructions: bool = True

@@ -41,7 +41,7 @@ class CoverageData(ReleaseData):
     Attributes:
         instructions: Open with a developer message, which a general model needs.
         valid_titles: So many of the 46 clauses for `valid`.
-        data_seed: Of the split.
+        data_seed: The seed of the split.
     """
 
     instructions: bool = True

@@ -64,7 +64,7 @@ class PerilsData(ReleaseData):
             prompts on which all its answers earn the same. Copies that come out as a note of
             `valid` or `test` are left out.
         word_dropout: The share of the words that a copy lacks.
-        data_seed: Of what is drawn.
+        data_seed: The seed of what is drawn.
     """
 
     instructions: bool = False

@@ -39,7 +39,7 @@ class CandidateRanker:
         """Computes the evidence of all findings once; each case then changes what it has to.
 
         Args:
-            ontology: Of the table.
+            ontology: The table's.
             table: The annotations' rows.
             cases: Those by which rows are counted anew that cite other publications too.
         """

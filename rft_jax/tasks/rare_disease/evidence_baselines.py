@@ -23,7 +23,7 @@ def fusion(scores: Sequence[Sequence[float]]) -> list[int]:
     """Reciprocal rank fusion.
 
     Args:
-        scores: Of each ranker one a candidate; higher is likelier, ties go by their order.
+        scores: One of each ranker a candidate; higher is likelier, ties go by their order.
 
     Returns:
         The candidates' positions, the likeliest first.
@@ -58,7 +58,7 @@ def fit_logit(
     """Fits a conditional logit: a choice among the candidates of a case by their features.
 
     Args:
-        examples: Of each case the features of its candidates, of all cases equally many.
+        examples: The features of each case's candidates, of all cases equally many.
         right: The position of each case's right candidate.
 
     Returns:

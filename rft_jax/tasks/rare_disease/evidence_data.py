@@ -52,7 +52,7 @@ class EvidenceData(DataConfig):
         candidates: So many genes in a prompt, at most 20.
         train_cases, valid_cases: At most so many real cases.
         instructions: Open with a developer message, which a general model needs.
-        data_seed: Of the split.
+        data_seed: The seed of the split.
     """
 
     archive: str = ""

@@ -312,7 +312,7 @@ class AnnotationTable:
         """All genes, without publications: see `without`.
 
         Args:
-            exclude_pmids: Of cases that are evaluated on, for what is learned to know nothing of
+            exclude_pmids: Those of evaluated cases, for what is learned to know nothing of
                 them. Onset and inheritance from a row that cites one are dropped.
             patients: To count anew; None: rows that cite one are dropped.
         """

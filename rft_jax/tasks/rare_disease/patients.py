@@ -36,7 +36,7 @@ class Patients:
 
         Args:
             cases: Those that may be counted.
-            index: Of findings, by HPO id (`Ontology.index`); other findings are left out.
+            index: That of findings, by HPO id (`Ontology.index`); other findings are left out.
         """
         self._by_pmid: dict[str, list[_Patient]] = defaultdict(list)
         for case in cases:

@@ -82,7 +82,7 @@ def build_evidence(
 
 
 def annotated_findings(ontology: Ontology, annotations: Annotations) -> dict[str, frozenset[int]]:
-    """Of each gene the findings that it is annotated with, and what is more general than these."""
+    """The findings of each gene that it is annotated with, and what is more general than these."""
     of_disease = [
         frozenset(t for term in terms.tolist() for t in (term, *ontology.ancestors[term]))
         for terms in annotations.terms
@@ -94,7 +94,7 @@ def annotated_findings(ontology: Ontology, annotations: Annotations) -> dict[str
 
 
 def closures(ontology: Ontology) -> list[np.ndarray]:
-    """Of each finding itself and its ancestors (int32)."""
+    """Each finding itself and its ancestors (int32)."""
     return [np.array([i, *a], np.int32) for i, a in enumerate(ontology.ancestors)]
 
 

@@ -35,7 +35,7 @@ class Writer:
     Attributes:
         direct: The genes at once and the explanation behind them, or else a thought before both.
         noise: On the ranking of the second style; see `Habits`.
-        annotated: Of each gene the findings that it is known for.
+        annotated: The findings that each gene is known for.
         options: How the prompts are written.
     """
 
