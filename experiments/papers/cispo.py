@@ -54,20 +54,11 @@ def measure(study: Study) -> list[Difference]:
 
 def plot(study: Study, path: Path) -> None:
     """Reward, and what GRPO drops, over the steps."""
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
-    steps = range(common.LAST, common.RL_STEPS + 1)
-    for index, (arm, label) in enumerate(ARMS.items()):
-        reward = common.smoothed(study.curve(arm, "train_reward_mean"))
-        common.draw(left, steps, reward, f"C{index}", label)
+    figure, right = common.reward_figure(study, ARMS)
     dropped = common.smoothed(clipped(study, "grpo_twice"))
-    common.draw(right, steps, dropped, "C0", "GRPO")
-    left.set(xlabel="step", ylim=(0, 1))
-    left.set_title("Reward, mean of ten steps", loc="left", fontsize=10)
+    common.draw(right, common.STEPS, dropped, "C0", "GRPO")
     right.set(xlabel="step", ylim=(0, None))
     right.set_title("Fraction of tokens that GRPO drops", loc="left", fontsize=10)
-    left.legend(frameon=False, fontsize=8)
     figure.savefig(path)
 
 

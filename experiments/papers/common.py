@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +48,7 @@ SAME = 0.05  # rewards that are closer than this are called the same
 LAST = 10  # steps over which the end of a training curve is averaged
 
 BASE_STEPS, RL_STEPS = 800, 60
+STEPS = range(LAST, RL_STEPS + 1)  # at which the curves of figures have a point
 # Supervised learning goes on from stage to stage, after each of which it is evaluated.
 SFT_STEPS = {"sft_25": 25, "sft_50": 25, "sft_100": 50, "sft_200": 100}
 RATE, LORA_RATE = 5e-4, 5e-3  # adapters want ten times the rate (LoRA without regret)
@@ -372,6 +373,20 @@ def draw(axes, steps: Sequence[int], curve_RS: np.ndarray, color: str, label: st
     """The mean over the seeds as a line, each seed thinner."""
     axes.plot(steps, curve_RS.mean(axis=0), color, label=label)
     axes.plot(steps, curve_RS.T, color, linewidth=0.6, alpha=0.5)
+
+
+def reward_figure(study: Study, arms: Mapping[str, str]) -> tuple[Any, Any]:
+    """A figure with the arms' rewards by step on its left, and its right side, still empty."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
+    for index, (arm, label) in enumerate(arms.items()):
+        reward = smoothed(study.curve(arm, "train_reward_mean"))
+        draw(left, STEPS, reward, f"C{index}", label)
+    left.set(xlabel="step", ylim=(0, 1))
+    left.set_title("Reward, mean of ten steps", loc="left", fontsize=10)
+    left.legend(frameon=False, fontsize=8)
+    return figure, right
 
 
 def run_paper(

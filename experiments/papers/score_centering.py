@@ -47,19 +47,11 @@ def measure(study: Study) -> list[Difference]:
 
 def plot(study: Study, path: Path) -> None:
     """Reward and gap over the steps."""
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
-    steps = range(common.LAST, common.RL_STEPS + 1)
+    figure, right = common.reward_figure(study, ARMS)
     for index, (arm, label) in enumerate(ARMS.items()):
-        reward = common.smoothed(study.curve(arm, "train_reward_mean"))
-        common.draw(left, steps, reward, f"C{index}", label)
-        common.draw(right, steps, common.smoothed(study.curve(arm, GAP)), f"C{index}", label)
-    left.set(xlabel="step", ylim=(0, 1))
-    left.set_title("Reward, mean of ten steps", loc="left", fontsize=10)
+        common.draw(right, common.STEPS, common.smoothed(study.curve(arm, GAP)), f"C{index}", label)
     right.set(xlabel="step")
     right.set_title("Gap, nats a token, mean of ten steps", loc="left", fontsize=10)
-    left.legend(frameon=False, fontsize=8)
     figure.savefig(path)
 
 
