@@ -29,7 +29,7 @@ RUNS = 5
 def make_run(workdir: Path) -> None:
     """Writes a work directory with metrics and samples that nobody sampled."""
     rng = random.Random(0)
-    stages = [{"class": "rft_jax.config.schema:RLStage", "name": "rft", "steps": STEPS}]
+    stages = [{"class": "rft_jax.config.stages:RLStage", "name": "rft", "steps": STEPS}]
     config = {"name": "a long run", "seed": 0, "stages": stages}
     (workdir / "config.json").write_text(json.dumps(config))
     samples = workdir / "rft" / "samples"

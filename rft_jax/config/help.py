@@ -1,4 +1,4 @@
-"""The settings for people: each with its default and the comment that stands with it in schema.py.
+"""The settings for people: each with its default and the comment that stands with it.
 
 print(settings_text())      # the end of `rft train --help`
 """
@@ -14,17 +14,17 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from rft_jax.config import optimizer, policy_loss, rope, schema
+from rft_jax.config import data, model, optimizer, policy_loss, rollout, rope, schema, stages
 from rft_jax.config.presets import presets_text
 from rft_jax.config.types import alternatives, is_settings_class
 
 _LEFT = 46  # columns of names and defaults
 _STAGES = (
-    schema.SFTStage,
-    schema.RLStage,
-    schema.DistillStage,
-    schema.SelfDistillStage,
-    schema.EvalStage,
+    stages.SFTStage,
+    stages.RLStage,
+    stages.DistillStage,
+    stages.SelfDistillStage,
+    stages.EvalStage,
 )
 
 
@@ -51,7 +51,7 @@ def _sections() -> Iterator[tuple[str, list[Setting]]]:
     notes = _notes()
     whole = list(_walk(schema.Config(), "", notes))
     yield "", [setting for setting in whole if setting.path not in ("models", "stages")]
-    yield "of each model:", list(_walk(schema.ModelConfig(), "models.NAME.", notes))
+    yield "of each model:", list(_walk(model.ModelConfig(), "models.NAME.", notes))
     for kind in _STAGES:
         purpose = (inspect.getdoc(kind) or "").splitlines()[0]
         title = f"of each stage that is a {kind.__name__}: {purpose}"
@@ -81,7 +81,7 @@ def _allowed(field: dataclasses.Field, kind: Any) -> str:
         names = dict.fromkeys((*algorithms.shipped, *algorithms.functions))
         return f"one of {', '.join(names)}, or module:name"
     if field.name == "reasoning_effort":
-        return f"one of {', '.join(schema.REASONING_EFFORTS)}, or a number"
+        return f"one of {', '.join(rollout.REASONING_EFFORTS)}, or a number"
     for option in alternatives(kind):
         each = typing.get_args(option)[0] if typing.get_origin(option) is tuple else option
         if typing.get_origin(each) is Literal:
@@ -93,7 +93,7 @@ def _allowed(field: dataclasses.Field, kind: Any) -> str:
 def _notes() -> dict[tuple[str, str], str]:
     """The comment behind each field, or in the lines right above it, by class and field."""
     found: dict[tuple[str, str], str] = {}
-    for module in (optimizer, policy_loss, rope, schema):
+    for module in (data, model, optimizer, policy_loss, rollout, rope, schema, stages):
         found |= _notes_of(inspect.getsource(module))
     return found
 

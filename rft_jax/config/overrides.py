@@ -25,6 +25,8 @@ from rft_jax.config.types import (
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.suggestions import did_you_mean
 
+_PACKAGE = "rft_jax.config"
+
 
 def apply_overrides(config: Any, overrides: Mapping[str, str]) -> Any:
     """Returns `config` with settings replaced, e.g. {"stages.rft.steps": "200"}.
@@ -116,6 +118,9 @@ def from_json(value: Any) -> Any:
     """The inverse of `to_json`."""
     if isinstance(value, dict) and "class" in value:
         module, name = value["class"].split(":")
+        # Any release may have had a class of `config` in another file of it.
+        if module.startswith(f"{_PACKAGE}."):
+            module = _PACKAGE
         kind = getattr(importlib.import_module(module), name)
         ours = module.split(".")[0] == __name__.split(".")[0]
         if not is_settings_class(kind) or not (ours or issubclass(kind, DataConfig)):

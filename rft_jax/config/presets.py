@@ -15,7 +15,8 @@ from types import MappingProxyType
 
 from rft_jax.config.algorithms import shown
 from rft_jax.config.policy_loss import PolicyLossConfig, PolicyLossSettings
-from rft_jax.config.schema import Config, RLStage
+from rft_jax.config.schema import Config
+from rft_jax.config.stages import RLStage
 
 Settings = Mapping[str, str | float | bool]
 

@@ -1,7 +1,7 @@
 """Checks of layers with sizes of their own, and of those that share keys."""
 
 from rft_jax.config.checks import require_positive
-from rft_jax.config.schema import DeltaNetConfig, ModelConfig
+from rft_jax.config.model import DeltaNetConfig, ModelConfig
 from rft_jax.utils.errors import InputError
 
 SIZES = ("global_head_dim", "global_kv_heads", "shared_intermediate_size")

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rft_jax.config import LoraConfig, ModelConfig
-from rft_jax.config.schema import LoraTarget
+from rft_jax.config import LoraConfig, LoraTarget, ModelConfig
 from rft_jax.models.layer_kinds import layers_with
 from rft_jax.models.linear import Adapted
 from rft_jax.models.nf4 import Nf4, dequantize

@@ -1,6 +1,6 @@
 """The stage types: what each reads, its step, and its row of metrics.
 
-A new stage type is a settings class in `config.schema`, a class that follows `base.Stage` (or
+A new stage type is a settings class in `config.stages`, a class that follows `base.Stage` (or
 `base.TrainingStage`, for one that takes steps) and a line in `STAGE_TYPES`.
 """
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -386,6 +387,11 @@ def test_a_stored_configuration_makes_settings_only():
     stored = to_json(CONFIG) | {"data": {"class": "subprocess:Popen", "args": ["true"]}}
     with pytest.raises(ValueError, match="subprocess:Popen is no class of settings"):
         from_json(stored)
+
+
+def test_a_class_is_found_wherever_in_the_package_it_was():
+    text = re.sub(r'"rft_jax\.config\.\w+:', '"rft_jax.config.schema:', json.dumps(to_json(CONFIG)))
+    assert from_json(json.loads(text)) == CONFIG
 
 
 def test_a_tuple_without_its_comma_is_told():

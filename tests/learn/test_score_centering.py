@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import PolicyLossConfig, PolicyLossSettings, RLStage, RolloutConfig
+from rft_jax.config import Config, PolicyLossConfig, PolicyLossSettings, RLStage, RolloutConfig
 from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS
-from rft_jax.config.schema import Config
 from rft_jax.config.validate import validate
 from rft_jax.learn import losses as _losses  # noqa: F401  registers the weights
 from rft_jax.learn.score_centering import Centering, centering_term

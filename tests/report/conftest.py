@@ -33,11 +33,11 @@ def make_run(tmp_path):
 
     def make(rows=(), samples=None, results=None, cases=None, name="a run", audit=None):
         stages = [
-            {"class": "rft_jax.config.schema:SFTStage", "name": "sft", "steps": 40},
-            {"class": "rft_jax.config.schema:RLStage", "name": "rft", "steps": 100},
+            {"class": "rft_jax.config.stages:SFTStage", "name": "sft", "steps": 40},
+            {"class": "rft_jax.config.stages:RLStage", "name": "rft", "steps": 100},
         ]
         if cases is not None:
-            stages.append({"class": "rft_jax.config.schema:EvalStage", "name": "unseen"})
+            stages.append({"class": "rft_jax.config.stages:EvalStage", "name": "unseen"})
             (tmp_path / "unseen").mkdir()
             text = "".join(json.dumps(case) + "\n" for case in cases)
             (tmp_path / "unseen" / "cases.jsonl").write_text(text)

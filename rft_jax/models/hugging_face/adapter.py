@@ -8,8 +8,7 @@ from pathlib import Path
 
 import jax
 
-from rft_jax.config import LoraConfig, ModelConfig
-from rft_jax.config.schema import LoraTarget
+from rft_jax.config import LoraConfig, LoraTarget, ModelConfig
 from rft_jax.models.families import Family, Settings, WeightMap
 from rft_jax.models.hugging_face.hub import PREFIX as HUB
 from rft_jax.models.hugging_face.layout import Layout
