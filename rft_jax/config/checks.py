@@ -14,6 +14,7 @@ from rft_jax.config.types import (
     describe,
     is_settings,
 )
+from rft_jax.config.update_parts import UpdateParts
 from rft_jax.utils.errors import InputError
 
 
@@ -41,17 +42,22 @@ def require(
         raise InputError(f"{section}.{name}: must {what}, got {value}")
 
 
-def require_divisor(section: str, parts: int, batch_size: int) -> None:
+def require_parts(section: str, parts: UpdateParts, batch_size: int) -> None:
     """Refuses numbers of micro-batches that do not divide the batch.
 
     Raises:
         InputError: Naming the setting.
     """
-    if batch_size % parts:
+    if not parts.fit(batch_size):
         raise InputError(
-            f"{section}.gradient_accumulation: {parts} does not divide the batch of {batch_size}; "
-            "choose a divisor"
+            f"{section}.{parts.setting}: {parts.count} does not divide the batch of {batch_size}; "
+            f"choose a divisor{or_of_group(parts, batch_size)}"
         )
+
+
+def or_of_group(parts: UpdateParts, prompts: int) -> str:
+    """The other numbers that work, where samples of a prompt can be split, as words."""
+    return f", or {prompts} times one of group_size={parts.group}" if parts.group > 1 else ""
 
 
 def check_types(node: DataclassInstance, section: str) -> None:

@@ -88,7 +88,8 @@ class PolicyLossConfig:
     unbiased_kl: bool = False
     float32_head: bool | None = None  # logits of sampler and learner are products in float32
     epochs_per_batch: int = 1  # per rollout batch
-    # The update's prompts in so many parts, whose gradients are summed: less memory, same results.
+    # The update in so many parts, whose gradients are summed: less memory, same results. With more
+    # parts than a device has prompts the samples of a prompt are split as well.
     gradient_accumulation: int = 1
     # Completions side by side in rows of max_completion_tokens, so many rows of each device at
     # once; 0: a row each, padded. For lengths that differ; with full rows it only costs.

@@ -1,20 +1,14 @@
 """Settings of the stages of a run, a class for each kind."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from rft_jax.config.optimizer import OptimizerConfig
 from rft_jax.config.policy_loss import PolicyLossConfig
 from rft_jax.config.rollout import RolloutConfig
+from rft_jax.config.update_parts import UpdateParts
 
 DEMONSTRATION_GAPS = ("{{ prompt }}", "{{ demonstration }}")  # of `SelfDistillStage.demonstration`
-
-
-class UpdateParts(NamedTuple):
-    """Into how many parts an update's batch is cut, and the setting that says so."""
-
-    setting: str
-    count: int
 
 
 @dataclass(frozen=True)
@@ -83,8 +77,8 @@ class RLStage:
     @property
     def update_parts(self) -> UpdateParts:
         """The parts of a batch whose gradients are summed."""
-        loss = self.policy_loss
-        return UpdateParts("policy_loss.gradient_accumulation", loss.gradient_accumulation)
+        count, group = self.policy_loss.gradient_accumulation, self.rollout.group_size
+        return UpdateParts("policy_loss.gradient_accumulation", count, group)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, POLICY_LOSSES
 from rft_jax.config.checks import (
     check_rollout,
     check_types,
+    or_of_group,
     require,
-    require_divisor,
+    require_parts,
     require_positive,
 )
 from rft_jax.config.presets import policy_loss
@@ -91,7 +92,7 @@ def _validate_sft(
     require_positive(
         section, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
     )
-    require_divisor(section, stage.gradient_accumulation, stage.batch_size)
+    require_parts(section, stage.update_parts, stage.batch_size)
 
 
 def _check_names(section: str, things: Sequence[ModelConfig] | Sequence[StageConfig]) -> None:
@@ -233,7 +234,7 @@ def _validate_rl(
             raise InputError(f"{where}: with int8_weights or int8_cache {another}")
         if stage.async_rollout:
             raise InputError(f"{section}.async_rollout: with it {another}")
-    require_divisor(f"{section}.policy_loss", loss.gradient_accumulation, stage.batch_size)
+    require_parts(section, stage.update_parts, stage.batch_size)
     if loss.pack_rows < 0 or (loss.pack_rows and loss.gradient_accumulation > 1):
         raise InputError(
             f"{section}.policy_loss.pack_rows: must be 0 (off), or at least 1 with "
@@ -255,7 +256,7 @@ def _validate_distillation(
         )
     require_positive(section, stage, "gradient_accumulation", "logit_chunk")
     require(section, stage, "jsd_beta", lambda beta: 0 < beta < 1, "lie in (0, 1)")
-    require_divisor(section, stage.gradient_accumulation, stage.batch_size)
+    require_parts(section, stage.update_parts, stage.batch_size)
 
 
 def _validate_distill(
@@ -396,11 +397,11 @@ def validate_mesh(stage: TrainingStageConfig, parts: int) -> None:
     section, accumulation = f"stages.{stage.name}", stage.update_parts
     validate_split(f"{section}.batch_size", stage.batch_size, parts)
     validate_split(f"{section}.rollout.slots", stage.decode_slots, parts)
-    if stage.batch_size // accumulation.count % parts:
+    if not accumulation.fit(own := stage.batch_size // parts):
         raise InputError(
             f"{section}.{accumulation.setting}: {accumulation.count} parts of a batch of "
             f"{stage.batch_size} cannot be split over data x fsdp = {parts} devices; use a divisor "
-            f"of {stage.batch_size // parts}"
+            f"of {own}{or_of_group(accumulation, own)}"
         )
 
 

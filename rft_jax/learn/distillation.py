@@ -118,6 +118,7 @@ class DistilledCompletions(NamedTuple):
     teacher_prompts: Prompts
     completions: Rollout
     mask_BGT: Array  # bool: the student's own tokens
+    denominator_BG: Array  # from `losses.denominator`, of the whole batch
 
 
 class DistillationScores(NamedTuple):
@@ -155,13 +156,13 @@ def distill(
     config, mask_BGT = distiller.config, completions.policy_mask_BGT
     if config.rollout.truncated_completions == "mask":
         mask_BGT &= completions.stopped_BG[..., None]
-    batch = DistilledCompletions(prompts, teacher_prompts, completions, mask_BGT)
-    tokens, base = denominator(mask_BGT, AGGREGATION), state.frozen.base
+    denominator_BG, base = denominator(mask_BGT, AGGREGATION), state.frozen.base
+    batch = DistilledCompletions(prompts, teacher_prompts, completions, mask_BGT, denominator_BG)
 
     def loss(params: Params, part: DistilledCompletions) -> tuple[Array, DistillationScores]:
         student = distiller.model.adapt(params, base)
         scores = distillation_scores(distiller, student, teacher_params, part)
-        return aggregate(scores.divergence_BGT, part.mask_BGT, AGGREGATION, tokens), scores
+        return aggregate(scores.divergence_BGT, part.mask_BGT, part.denominator_BG), scores
 
     value, scores, gradient = accumulate_gradient(
         loss, state.params, batch, config.gradient_accumulation

@@ -3,7 +3,7 @@
     result = ppo_clip(new, old, advantage, mask, config)
     loss_tokens = result.loss * truncated_importance_weight(old, sampler, mask, config)
     loss_tokens += config.kl_coefficient * k3(new, reference, mask)
-    loss = aggregate(loss_tokens, mask, config.aggregation, denominator(mask, config.aggregation))
+    loss = aggregate(loss_tokens, mask, denominator(mask, config.aggregation))
 
 Everywhere: `new` [..., T] are the log-probabilities (nats) that the gradient flows through, `old`
 those at the start of the step, `sampler` the sampler's, `reference` the reference policy's; `mask`
@@ -296,7 +296,7 @@ def likelihood_ratio(new: Array, old: Array, mask: Array) -> Array:
 
 
 def denominator(mask: Array, aggregation: str) -> Array:
-    """What `aggregate` divides by, from the mask of the whole batch.
+    """What `aggregate` divides the tokens of each sequence by, from the mask of the whole batch.
 
     Sequences without a token of the policy (an invalid grade, a masked truncation) do not count,
     as in verl: a sample that was not graded is left out of the mean, not a vote for standing
@@ -304,56 +304,51 @@ def denominator(mask: Array, aggregation: str) -> Array:
 
     Args:
         mask: bool [..., T], of the batch, not of a micro-batch.
-        aggregation: `token_mean`: the number of tokens. `sequence_mean`, `sequence_sum`: the
-            number of sequences. `prompt_mean`: the number of groups. `constant`: that of sequences
-            times T.
+        aggregation: `token_mean` (DAPO, https://arxiv.org/abs/2503.14476): the number of tokens,
+            for their mean. `sequence_mean` (GRPO, https://arxiv.org/abs/2402.03300): that of
+            sequences times the sequence's own tokens, for the mean of sequences' means.
+            `prompt_mean` (ScaleRL, https://arxiv.org/abs/2510.13786): that of groups [..., G, T]
+            times the group's own tokens, for the mean of groups' means. `constant` (Dr. GRPO,
+            https://arxiv.org/abs/2503.20783): that of sequences times T. `sequence_sum`: that of
+            sequences, for the mean of their sums.
 
     Returns:
-        A float32 scalar, at least 1.
+        float32 [...], at least 1.
 
     Raises:
         ValueError: For an unknown aggregation.
     """
-    sequences = mask.any(axis=-1).sum()
+    tokens, sequences = mask.sum(axis=-1), mask.any(axis=-1).sum()
     match aggregation:
         case "token_mean":
-            count = mask.sum()
-        case "sequence_mean" | "sequence_sum":
+            count = tokens.sum()
+        case "sequence_mean":
+            count = sequences * jnp.maximum(tokens, 1)
+        case "sequence_sum":
             count = sequences
         case "prompt_mean":
-            count = mask.any(axis=(-2, -1)).sum()
+            of_group = tokens.sum(axis=-1, keepdims=True)
+            count = (of_group > 0).sum() * jnp.maximum(of_group, 1)
         case "constant":
             count = sequences * mask.shape[-1]
         case _:
             raise ValueError(f"unknown aggregation {aggregation!r}")
-    return jnp.maximum(count, 1).astype(jnp.float32)
+    at_least_one = jnp.maximum(count, 1).astype(jnp.float32)
+    return jnp.broadcast_to(at_least_one, mask.shape[:-1])
 
 
-# The axes whose tokens have a mean of their own.
-_MEANS_OVER = {"sequence_mean": (-1,), "prompt_mean": (-2, -1)}
-
-
-def aggregate(loss: Array, mask: Array, aggregation: str, denominator: Array) -> Array:
-    """The batch's loss, or a micro-batch's part of it: the parts add up to the whole.
+def aggregate(loss: Array, mask: Array, denominator: Array) -> Array:
+    """The batch's loss, or that of some of its sequences: the parts add up to the whole.
 
     Args:
         loss: [..., T] per token.
         mask: bool [..., T].
-        aggregation: `token_mean` (DAPO, https://arxiv.org/abs/2503.14476): mean over all tokens.
-            `sequence_mean` (GRPO, https://arxiv.org/abs/2402.03300): mean over sequences of their
-            tokens' mean. `prompt_mean` (ScaleRL, https://arxiv.org/abs/2510.13786): mean over
-            groups [..., G, T] of their tokens' mean. `constant` (Dr. GRPO,
-            https://arxiv.org/abs/2503.20783): sum over all tokens by the number of sequences and
-            T. `sequence_sum`: mean over sequences of their tokens' sum.
-        denominator: From the function of that name, of the whole batch.
+        denominator: Those of the sequences, from the function of that name.
 
     Returns:
         A scalar.
     """
-    loss = jnp.where(mask, loss, 0)
-    if aggregation in _MEANS_OVER:
-        loss = loss / jnp.maximum(mask.sum(axis=_MEANS_OVER[aggregation], keepdims=True), 1)
-    return loss.sum() / denominator
+    return (jnp.where(mask, loss, 0) / denominator[..., None]).sum()
 
 
 def _divergence_masked(

@@ -58,6 +58,7 @@ class GradedBatch(NamedTuple):
     completions: Rollout
     advantage_BG: Array
     mask_BGT: Array  # bool: the policy's own tokens of valid samples
+    denominator_BG: Array  # from `losses.denominator`, of the whole batch
     # The old policy's log-probabilities; None on the first gradient step with those of the learner,
     # where they are the new ones themselves.
     old_BGT: Array | None = None
@@ -86,16 +87,14 @@ class PolicyGradient(NamedTuple):
 class Objective:
     """The loss of new log-probabilities, which the gradient flows through.
 
-    Its values over disjoint sets of completions add up to the batch's: the denominator is that of
+    Its values over disjoint sets of completions add up to the batch's: denominators are those of
     the whole batch.
 
     Attributes:
         config: What it is made of.
-        denominator: From `losses.denominator`.
     """
 
     config: PolicyLossSettings
-    denominator: Array
 
     def __call__(
         self, new: CompletionScores, reference_BGT: Array | None, batch: GradedBatch
@@ -129,7 +128,7 @@ class Objective:
             if config.unbiased_kl:
                 kl_BGT = kl_BGT * likelihood_ratio(new_BGT, old_BGT, mask_BGT)
             loss_BGT = loss_BGT + config.kl_coefficient * kl_BGT
-        value = aggregate(loss_BGT, mask_BGT, config.aggregation, self.denominator)
+        value = aggregate(loss_BGT, mask_BGT, batch.denominator_BG)
         no_BGT = jnp.zeros_like(mask_BGT)
         return value, TokenStatistics(
             logprob_BGT=new.logprob_BGT,

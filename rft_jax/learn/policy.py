@@ -3,10 +3,12 @@
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS
+from rft_jax.config.update_parts import split_update
 from rft_jax.learn.accumulate import accumulate_gradient
 from rft_jax.learn.logprobs import CompletionScores, completion_logprobs
 from rft_jax.learn.losses import denominator
@@ -56,8 +58,9 @@ def policy_update(
     mask_BGT = completions.policy_mask_BGT & valid_BG[..., None]
     by_sampler = config.old_logprobs == "sampler"
     old_BGT = completions.logprobs_BGT if by_sampler else None
-    batch = GradedBatch(prompts, completions, advantage_BG, mask_BGT, old_BGT)
-    objective = Objective(config, denominator(mask_BGT, config.aggregation))
+    denominator_BG = denominator(mask_BGT, config.aggregation)
+    batch = GradedBatch(prompts, completions, advantage_BG, mask_BGT, denominator_BG, old_BGT)
+    objective = Objective(config)
     gradient_of, padding_fraction = _choose_strategy(learner, batch, sampler_params)
     metrics = {"padding_fraction": padding_fraction}
     for epoch in range(config.epochs_per_batch):
@@ -84,6 +87,9 @@ def padded_gradient(
 ) -> PolicyGradient:
     """The gradient over rows of T tokens, a completion each, in `gradient_accumulation` parts."""
     config, (base, reference) = learner.config, state.frozen
+    B, G = batch.advantage_BG.shape
+    parts = config.gradient_accumulation
+    split = _split_groups(batch, split_update(parts, B // learner.data_shards).of_group)
 
     def scores(
         params: Params, part: GradedBatch, centering: Centering | None = None
@@ -104,9 +110,25 @@ def padded_gradient(
         reference_BGT = None if reference is None else scores(reference, part).logprob_BGT
         return objective(scores(params, part, centering), reference_BGT, part)
 
-    return PolicyGradient(
-        *accumulate_gradient(loss, state.params, batch, config.gradient_accumulation)
-    )
+    value, tokens, gradient = accumulate_gradient(loss, state.params, split, parts)
+    tokens = jax.tree.map(lambda x_BGT: x_BGT.reshape(B, G, -1), tokens)
+    return PolicyGradient(value, tokens, gradient)
+
+
+def _split_groups(batch: GradedBatch, number: int) -> GradedBatch:
+    """The batch as if every prompt had been drawn so many times, with so fewer completions each.
+
+    What compares completions, advantages and denominators, was made of the whole groups before.
+    """
+    if number == 1:
+        return batch
+    prompts = jax.tree.map(lambda x_B: jnp.repeat(x_B, number, axis=0), batch.prompts)
+
+    def split(x_BG: Array) -> Array:
+        return x_BG.reshape(-1, x_BG.shape[1] // number, *x_BG.shape[2:])
+
+    groups = jax.tree.map(split, batch._replace(prompts=None))
+    return groups._replace(prompts=prompts)
 
 
 def _choose_strategy(

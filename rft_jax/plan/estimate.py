@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import jax
 
-from rft_jax.config import ModelConfig, RolloutConfig
+from rft_jax.config import ModelConfig, RLStage, RolloutConfig
+from rft_jax.config.update_parts import split_update
 from rft_jax.models import Model, base
 from rft_jax.models.layer_kinds import Stack, stacks
 from rft_jax.models.lora import is_weight
@@ -58,6 +59,22 @@ class Estimate(NamedTuple):
     update_cost: Cost
 
 
+class MicroBatches(NamedTuple):
+    """The parts of a device's update.
+
+    Attributes:
+        prompts: Prompts of a part; with packed rows all, which are run before them.
+        samples: Completions of a part, or packed rows that are run at once.
+        count: How many parts, of packed rows if every completion is as long as can be.
+        again: How often each prompt is run.
+    """
+
+    prompts: float
+    samples: float
+    count: int
+    again: int
+
+
 class Sizes(NamedTuple):
     """Counts on one device, from the program and the mesh.
 
@@ -69,7 +86,7 @@ class Sizes(NamedTuple):
         head: Weights of the vocabulary's projection.
         table: Those of per-layer embeddings, of which a token reads a row; 0 without.
         prompts, completions: Tokens of a step.
-        rows: Prompts of a micro-batch.
+        update: How the update goes through them.
     """
 
     matrix: float
@@ -79,7 +96,7 @@ class Sizes(NamedTuple):
     table: float
     prompts: float
     completions: float
-    rows: float
+    update: MicroBatches
 
 
 def estimate(program: PlannedStep, kept: Kept, chip: Chip) -> Estimate:
@@ -111,7 +128,7 @@ def count(program: PlannedStep) -> Sizes:
     hidden = _of_layers(program, lambda stack: _hidden(stack.config)) / c.num_layers
     matrix = mixing + 3 * c.hidden_size * hidden + c.hidden_size * c.experts
     matrix += 3 * c.hidden_size * c.per_layer_size  # to a layer's own numbers, its gate, and back
-    per_device = stage.batch_size / parts
+    per_device, group = max(1, stage.batch_size // parts), stage.rollout.group_size
     return Sizes(
         matrix=matrix / tensor,
         layer=_layer_weights(program.model) / tensor,
@@ -119,8 +136,20 @@ def count(program: PlannedStep) -> Sizes:
         head=program.model.vocab_size * c.hidden_size / tensor,
         table=program.model.vocab_size * c.num_layers * c.per_layer_size / tensor,
         prompts=per_device * stage.rollout.max_prompt_tokens,
-        completions=per_device * stage.rollout.group_size * stage.rollout.max_completion_tokens,
-        rows=max(1.0, per_device / stage.policy_loss.gradient_accumulation),
+        completions=per_device * group * stage.rollout.max_completion_tokens,
+        update=_micro_batches(stage, per_device),
+    )
+
+
+def _micro_batches(stage: RLStage, prompts: int) -> MicroBatches:
+    """Those of a device with so many prompts."""
+    loss, completions = stage.policy_loss, prompts * stage.rollout.group_size
+    if rows := min(loss.pack_rows, completions):
+        return MicroBatches(prompts, rows, count=-(-completions // rows), again=1)
+    count = loss.gradient_accumulation
+    split = split_update(count, prompts)
+    return MicroBatches(
+        prompts / split.of_prompts, completions / count, count=count, again=split.of_group
     )
 
 
@@ -170,13 +199,13 @@ def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
     item = program.model.dtype.itemsize
     tensor = program.mesh.shape["tensor"]
     P, T = stage.rollout.max_prompt_tokens, stage.rollout.max_completion_tokens
-    tokens = sizes.rows * (P + stage.rollout.group_size * T)
+    tokens = sizes.update.prompts * P + sizes.update.samples * T
     kept = c.hidden_size + c.per_layer_size
     if c.remat != "full":
         heads = (_queries(program) + _keys(program)) / max(1, _attention_layers(program))
         hidden = 2 * _widest(program)
         kept += (heads + hidden) / tensor + (1 + c.experts_per_token) * c.hidden_size
-    prompt_kv = 2 * sizes.rows * P * _keys(program) / tensor  # and its gradient
+    prompt_kv = 2 * sizes.update.prompts * P * _keys(program) / tensor  # and its gradient
     scores = 0.0
     if c.remat == "none":
         scores = 4 * _attention_layers(program) * _score_elements(program, sizes)
@@ -193,20 +222,18 @@ def update_bytes(program: PlannedStep, sizes: Sizes, kept: Kept, activations: fl
     c, stage = program.model.config, program.stage
     item, loss = program.model.dtype.itemsize, stage.policy_loss
     tensor, T = program.mesh.shape["tensor"], stage.rollout.max_completion_tokens
-    rows = sizes.rows * stage.rollout.group_size
+    P, samples = stage.rollout.max_prompt_tokens, sizes.update.samples
     trained = c.lora is None
     cast = kept.weights * item / 4 * (1 - _share(program, sizes, sizes.table)) if trained else 0.0
     head = item * sizes.head if trained else 0.0
-    common = kept.gradient * (loss.gradient_accumulation > 1 or loss.pack_rows > 0) + cast + head
-    vocabulary = 4 * LOGITS * rows * min(loss.logit_chunk, T) * program.model.vocab_size / tensor
+    common = kept.gradient * (sizes.update.count > 1 or loss.pack_rows > 0) + cast + head
+    scored = samples * min(loss.logit_chunk * (sizes.update.count if loss.pack_rows else 1), T)
+    vocabulary = 4 * LOGITS * scored * program.model.vocab_size / tensor
     hidden = HIDDEN * _widest(program) / tensor
-    stream = rows * T * item * (hidden + (STREAM + PAIRS * c.experts_per_token) * c.hidden_size)
+    stream = samples * T * item * (hidden + (STREAM + PAIRS * c.experts_per_token) * c.hidden_size)
     layer = 2 * item * sizes.layer + 4 * SCORES * _score_elements(program, sizes) + stream
-    prompts = (
-        activations
-        * stage.rollout.max_prompt_tokens
-        / (stage.rollout.max_prompt_tokens + stage.rollout.group_size * T)
-    )
+    prompts = sizes.update.prompts * P
+    prompts *= activations / (prompts + samples * T)
     return common + max(
         activations + 4 * sizes.head * trained + vocabulary,
         activations + kept.gradient + layer,
@@ -294,12 +321,13 @@ def _cache_seen(rollout: RolloutConfig) -> float:
 
 def update_cost(program: PlannedStep, sizes: Sizes) -> Cost:
     """Cost of the update: a forward, a recomputed one and a backward pass of twice the products."""
-    c, stage, mesh = program.model.config, program.stage, program.mesh
+    c, mesh = program.model.config, program.mesh
     data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
-    item, loss = program.model.dtype.itemsize, stage.policy_loss
-    parts = loss.gradient_accumulation
+    item = program.model.dtype.itemsize
+    parts = sizes.update.count
     passes = 4 if c.remat == "full" else 3
-    tokens = sizes.prompts + sizes.completions
+    prompts = sizes.prompts * sizes.update.again
+    tokens = prompts + sizes.completions
     attention = 2 * 2 * _queries(program) / tensor * _seen(program, sizes)
     products = 2 * (c.num_layers * sizes.matrix * tokens + sizes.head * sizes.completions)
     weights = c.num_layers * sizes.layer + sizes.head
@@ -338,18 +366,16 @@ def update_cost(program: PlannedStep, sizes: Sizes) -> Cost:
 def _score_elements(program: PlannedStep, sizes: Sizes) -> float:
     """Attention scores of a layer in memory, for the completions of a micro-batch."""
     stage, tensor = program.stage, program.mesh.shape["tensor"]
-    G, P, T = (
-        stage.rollout.group_size,
-        stage.rollout.max_prompt_tokens,
-        stage.rollout.max_completion_tokens,
-    )
+    P, T = stage.rollout.max_prompt_tokens, stage.rollout.max_completion_tokens
+    group = 1 if stage.policy_loss.pack_rows else stage.rollout.group_size // sizes.update.again
     prefix = P * (2 if stage.policy_loss.pack_rows else 1)  # a packed row has two prompts
     if program.model.config.attention == "cudnn":  # takes all keys at once
         own = prompt = _in_kernel(program, T, T + prefix)
     else:
-        own, prompt = _in_kernel(program, T, T), _in_kernel(program, G * T, prefix)
+        own, prompt = _in_kernel(program, T, T), _in_kernel(program, group * T, prefix)
     own, prompt = 0 if own else T, 0 if prompt else P
-    return sizes.rows * G * program.model.config.num_heads / tensor * T * (own + prompt)
+    heads = program.model.config.num_heads / tensor
+    return sizes.update.samples * heads * T * (own + prompt)
 
 
 def _in_kernel(program: PlannedStep, queries: int, keys: int) -> bool:
@@ -377,7 +403,7 @@ def _seen(program: PlannedStep, sizes: Sizes) -> float:
     """Pairs of a token and a key, masked ones too, in a step."""
     rollout = program.stage.rollout
     P, T = rollout.max_prompt_tokens, rollout.max_completion_tokens
-    return sizes.prompts * P + sizes.completions * (P + T)
+    return sizes.prompts * sizes.update.again * P + sizes.completions * (P + T)
 
 
 def _sent(by_kind: dict[str, float]) -> dict[str, float]:

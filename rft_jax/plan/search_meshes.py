@@ -91,7 +91,7 @@ def candidates(config: Config, topology: Topology) -> Iterator[Plan]:
             continue
         kept = kept_bytes(program)
         packed = bool(program.stage.policy_loss.pack_rows)  # which are the parts themselves
-        for parts in [1] if packed else gradient_accumulation(program.stage.batch_size, mesh):
+        for parts in [1] if packed else gradient_accumulation(program.stage, mesh):
             loss = dataclasses.replace(program.stage.policy_loss, gradient_accumulation=parts)
             stage = dataclasses.replace(program.stage, policy_loss=loss)
             plan = estimate_program(dataclasses.replace(program, stage=stage), topology, kept)
@@ -107,10 +107,10 @@ def meshes(devices: int) -> Iterator[MeshConfig]:
             yield MeshConfig(data, fsdp, devices // data // fsdp)
 
 
-def gradient_accumulation(batch_size: int, mesh: MeshConfig) -> list[int]:
-    """Numbers of micro-batches that leave every device whole prompts, from 1."""
-    parts = mesh.data * mesh.fsdp
-    return [m for m in _divisors(batch_size) if batch_size // m % parts == 0]
+def gradient_accumulation(stage: RLStage, mesh: MeshConfig) -> list[int]:
+    """Numbers of micro-batches, from 1: of each device's prompts, then of one prompt's samples."""
+    own = stage.batch_size // (mesh.data * mesh.fsdp)
+    return [*_divisors(own), *(own * n for n in _divisors(stage.rollout.group_size)[1:])]
 
 
 def with_plan(config: Config, plan: Plan) -> Config:

@@ -16,10 +16,12 @@ from rft_jax.config import (
     DataConfig,
     OptimizerConfig,
     PolicyLossConfig,
+    RLStage,
     RolloutConfig,
     TokenizerConfig,
     TrainingStageConfig,
 )
+from rft_jax.config.update_parts import split_update
 from rft_jax.serve.templates import Template
 from rft_jax.utils.types import JsonMapping, JsonObject
 
@@ -86,7 +88,7 @@ def plan_reinforcement(template: Template, given: JsonMapping, sizes: Sizes) -> 
         batch_size=batch,
         max_resample_batches=1,
         rollout=rollout,
-        policy_loss=_loss(base.policy_loss, batch),
+        policy_loss=_loss(base, batch, group),
         optimizer=_optimizer(base.optimizer, template, multiplier, steps),
         eval_interval=interval,
         eval_samples=samples,
@@ -217,9 +219,14 @@ def _rollout(base: RolloutConfig, effort: object, group: int, sizes: Sizes) -> R
     return rollout
 
 
-def _loss(base: PolicyLossConfig, batch: int) -> PolicyLossConfig:
-    parts = _largest_divisor(batch, base.gradient_accumulation)
-    return dataclasses.replace(base, gradient_accumulation=parts)
+def _loss(base: RLStage, batch: int, group: int) -> PolicyLossConfig:
+    """With no more parts than the template's; groups are split if its groups are."""
+    loss = base.policy_loss
+    split = split_update(loss.gradient_accumulation, base.batch_size)
+    parts = _largest_divisor(batch, loss.gradient_accumulation)
+    if split.of_group > 1:
+        parts = batch * _largest_divisor(group, split.of_group)
+    return dataclasses.replace(loss, gradient_accumulation=parts)
 
 
 def _optimizer(

@@ -69,8 +69,12 @@ def _fit_devices(config: "Config", folder: JobFolder) -> None:
 
     (stage,) = config.training_stages
     devices = len(jax.devices())
-    part = stage.batch_size // stage.update_parts.count
-    used = max(count for count in range(1, devices + 1) if part % count == 0)
+    prompts, parts = stage.batch_size, stage.update_parts
+    used = max(
+        count
+        for count in range(1, devices + 1)
+        if prompts % count == 0 and parts.fit(prompts // count)
+    )
     variable = {"cpu": "JAX_NUM_CPU_DEVICES", "gpu": "CUDA_VISIBLE_DEVICES"}.get(
         jax.default_backend()
     )

@@ -11,6 +11,7 @@ import pytest
 
 from rft_jax.config import DistillStage, ModelConfig, RolloutConfig
 from rft_jax.learn.distillation import (
+    AGGREGATION,
     DIVERGENCES,
     DistilledCompletions,
     Distiller,
@@ -20,6 +21,7 @@ from rft_jax.learn.distillation import (
     generalized_jsd,
     reverse_kl,
 )
+from rft_jax.learn.losses import denominator
 from rft_jax.learn.optimizer import averaged_weights, init_state, with_average
 from rft_jax.models import build_model
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
@@ -143,7 +145,9 @@ def sampled(student):
     completions = sample(weights(student, 0), prompts, keys, MASK, STAGE.rollout)
     inside = jnp.arange(T) < completions.length_BG[..., None]
     assert (inside & ~completions.policy_mask_BGT).any()  # forced
-    return DistilledCompletions(prompts, shown, completions, completions.policy_mask_BGT)
+    mask_BGT = completions.policy_mask_BGT
+    total_BG = denominator(mask_BGT, AGGREGATION)
+    return DistilledCompletions(prompts, shown, completions, mask_BGT, total_BG)
 
 
 def distiller(student, teacher, optimizer=SGD, **settings):

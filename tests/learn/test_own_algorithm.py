@@ -99,8 +99,9 @@ def gradient_of(config, batch, reference_BGT=None):
     """The objective's, with respect to new log-probabilities; NaN where nothing is learned."""
     prompts, completions, advantage_BG, valid_BG = batch
     mask_BGT = completions.policy_mask_BGT & valid_BG[..., None]
-    graded = GradedBatch(prompts, completions, advantage_BG, mask_BGT)
-    objective = Objective(config, denominator(mask_BGT, config.aggregation))
+    total_BG = denominator(mask_BGT, config.aggregation)
+    graded = GradedBatch(prompts, completions, advantage_BG, mask_BGT, total_BG)
+    objective = Objective(config)
 
     def loss(new_BGT):
         return objective(CompletionScores(new_BGT, new_BGT), reference_BGT, graded)[0]

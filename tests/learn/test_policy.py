@@ -253,12 +253,20 @@ def test_a_loss_of_ones_own_reaches_the_weights(model, state, batch):
     assert metrics["clip_fraction_high"] == metrics["clip_fraction_low"] == 0
 
 
-def test_micro_batches_and_logit_chunks_change_nothing(model, state, batch):
-    config = dataclasses.replace(CONFIGS["ppo, dual clip, tis, k3"], epochs_per_batch=2)
+@pytest.mark.parametrize(
+    "name, aggregation, parts, shards",
+    [
+        ("ppo, dual clip, tis, k3", "sequence_mean", 6, 2),  # one of each shard, of both one sample
+        ("gspo, icepop, k2", "prompt_mean", 12, 1),  # one sample
+    ],
+)
+def test_micro_batches_and_logit_chunks_change_nothing(
+    model, state, batch, name, aggregation, parts, shards
+):
+    config = dataclasses.replace(CONFIGS[name], epochs_per_batch=2, aggregation=aggregation)
     whole, metrics = update(model, state, batch, config)
-    parts, part_metrics = update(
-        model, state, batch, dataclasses.replace(config, gradient_accumulation=2, logit_chunk=3)
-    )
+    split = dataclasses.replace(config, gradient_accumulation=parts, logit_chunk=3)
+    parts, part_metrics = update(model, state, batch, split, shards)
     assert distance(whole, parts) <= 1e-5 * distance(state, whole)
     assert metrics.keys() == part_metrics.keys()
     for name, value in metrics.items():
@@ -268,10 +276,12 @@ def test_micro_batches_and_logit_chunks_change_nothing(model, state, batch):
 @pytest.mark.parametrize("rows, shards", [(1, 1), (5, 2)])
 def test_packed_rows_change_nothing(model, state, batch, rows, shards):
     """With prompts of several lengths, a reference policy, an invalid sample and group."""
-    config = dataclasses.replace(CONFIGS["gspo, icepop, k2"], epochs_per_batch=2, logit_chunk=3)
+    config = dataclasses.replace(
+        CONFIGS["gspo, icepop, k2"], epochs_per_batch=2, aggregation="prompt_mean"
+    )
     whole, metrics = update(model, state, batch, config)
     packed, packed_metrics = update(
-        model, state, batch, dataclasses.replace(config, pack_rows=rows), shards
+        model, state, batch, dataclasses.replace(config, pack_rows=rows, logit_chunk=3), shards
     )
     assert distance(whole, packed) <= 1e-5 * distance(state, whole)
     assert metrics.keys() == packed_metrics.keys()

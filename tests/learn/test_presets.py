@@ -66,8 +66,9 @@ def value_and_gradient(name, arrays):
 
     old, ref = shaped("old"), shaped("ref")
     completions = SimpleNamespace(logprobs_BGT=old)
-    batch = GradedBatch(None, completions, shaped("advantage"), mask_BGT, old)
-    objective = Objective(config, denominator(mask_BGT, config.aggregation))
+    total_BG = denominator(mask_BGT, config.aggregation)
+    batch = GradedBatch(None, completions, shaped("advantage"), mask_BGT, total_BG, old)
+    objective = Objective(config)
 
     def loss(new):
         reference = ref if config.kl_coefficient else None
@@ -153,10 +154,10 @@ def test_the_mean_over_prompts_weighs_each_prompt_once():
     loss = jnp.array([[[1.0, 2.0], [3.0, 99.0]], [[10.0, 99.0], [99.0, 99.0]]])
     mask = jnp.array([[[True, True], [True, False]], [[True, False], [False, False]]])
     total = denominator(mask, "prompt_mean")
-    assert float(aggregate(loss, mask, "prompt_mean", total)) == pytest.approx(6.0)
+    assert float(aggregate(loss, mask, total)) == pytest.approx(6.0)
     empty = mask.at[1].set(False)
     total = denominator(empty, "prompt_mean")
-    assert float(aggregate(loss, empty, "prompt_mean", total)) == pytest.approx(2.0)
+    assert float(aggregate(loss, empty, total)) == pytest.approx(2.0)
 
 
 def test_cispo_of_scalerl_by_hand():
@@ -187,10 +188,11 @@ def test_the_unbiased_kl_has_the_gradient_of_the_divergence():
             SimpleNamespace(logprobs_BGT=old[:, None, None]),
             jnp.zeros((4, 1)),
             jnp.ones((4, 1, 1), bool),
+            jnp.ones((4, 1)),
             old[:, None, None],
         )
         scores = CompletionScores(new, jnp.zeros_like(new))
-        objective = Objective(config, jnp.float32(1))
+        objective = Objective(config)
         tokens = objective(scores, ref[:, None, None], batch)[1]
         return (jnp.exp(old) * tokens.kl_BGT[:, 0, 0]).sum()
 

@@ -96,9 +96,12 @@ def test_the_batch_axes_must_divide_micro_batches_too(mesh):
         validate_mesh(stage, batch_parts(mesh))
     with pytest.raises(
         InputError,
-        match=r"policy_loss.gradient_accumulation: 4 parts .* = 4 devices; use a divisor of 2",
+        match=r"policy_loss.gradient_accumulation: 32 parts .* = 4 devices; use a divisor of 2, or "
+        "2 times one of group_size=8",
     ):
-        loss = PolicyLossConfig(gradient_accumulation=4)
+        loss = PolicyLossConfig(gradient_accumulation=16)
+        validate_mesh(dataclasses.replace(reinforce, policy_loss=loss), batch_parts(mesh))
+        loss = PolicyLossConfig(gradient_accumulation=32)
         validate_mesh(dataclasses.replace(reinforce, policy_loss=loss), batch_parts(mesh))
     with pytest.raises(
         InputError, match=r"stages.sft.gradient_accumulation: 4 parts of a batch of 8"

@@ -35,7 +35,8 @@ def test_counts_by_hand(program):
     assert sizes.matrix == products / 2
     assert sizes.layer == (products + 2 * 64) / 2
     assert sizes.head == 256 * 64 / 2
-    assert (sizes.prompts, sizes.completions, sizes.rows) == (2 * 16, 2 * 2 * 32, 1)
+    assert (sizes.prompts, sizes.completions) == (2 * 16, 2 * 2 * 32)
+    assert sizes.update == (1, 2, 2, 1)  # prompts, samples, parts, runs of each prompt
 
 
 def test_the_gathers_of_an_update_by_hand(program):
@@ -70,16 +71,21 @@ def test_slots_are_planned_for_completions_of_full_length(program, small):
 
 
 def test_more_micro_batches_need_fewer_bytes(small):
-    def peak(parts):
+    def peak(parts, packed=0):
         stage = small.stages[0]
-        loss = dataclasses.replace(stage.policy_loss, gradient_accumulation=parts)
+        loss = dataclasses.replace(
+            stage.policy_loss, gradient_accumulation=parts, pack_rows=packed, logit_chunk=1
+        )
         config = dataclasses.replace(
             small, stages=(dataclasses.replace(stage, policy_loss=loss),), mesh=MeshConfig(2, 1, 1)
         )
         return estimate_plan(config, dataclasses.replace(parse_topology("v5e:2x2"), shape=(1, 2)))
 
-    assert peak(4).update_bytes < peak(2).update_bytes
-    assert peak(4).kept == peak(2).kept
+    # Four prompts of a device, one prompt, one of its two samples.
+    assert peak(8).activation_bytes < peak(4).activation_bytes
+    assert peak(4).update_bytes < peak(1).update_bytes
+    assert peak(4).kept == peak(1).kept
+    assert peak(1, packed=1).update_bytes < peak(1, packed=8).update_bytes
 
 
 CONFIGS = {  # slice, mesh and micro-batches

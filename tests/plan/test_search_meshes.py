@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rft_jax.commands.entry import main
-from rft_jax.config import MeshConfig
+from rft_jax.config import MeshConfig, RLStage, RolloutConfig
 from rft_jax.config.load import load_config
 from rft_jax.plan import estimate_plan, parse_topology, search, with_plan
 from rft_jax.plan.known_models import SHAPES
@@ -23,7 +23,9 @@ def test_meshes_are_all_ways_to_arrange_devices():
 
 
 def test_micro_batches_leave_every_device_whole_prompts():
-    assert gradient_accumulation(64, MeshConfig(2, 4, 8)) == [1, 2, 4, 8]
+    stage = RLStage(batch_size=64, rollout=RolloutConfig(group_size=6))
+    # Of eight prompts of a device, then of the six samples of one.
+    assert gradient_accumulation(stage, MeshConfig(2, 4, 8)) == [1, 2, 4, 8, 16, 24, 48]
 
 
 def test_candidates_divide_model_and_batch(small):

@@ -80,6 +80,15 @@ def test_reinforcement(given, rows, expected):
     validate(config_of(plan))
 
 
+@pytest.mark.parametrize(("given", "parts"), [({}, 32), ({"batch_size": 4, "n_epochs": 1}, 8)])
+def test_a_template_that_splits_groups_does_so_with_other_batches(given, parts):
+    """Two parts of each prompt's samples, as the template has them."""
+    loss = dataclasses.replace(RL.policy_loss, gradient_accumulation=32)
+    template = dataclasses.replace(TEMPLATE, rl=dataclasses.replace(RL, policy_loss=loss))
+    plan = plan_reinforcement(template, given, Sizes(24, 30))
+    assert plan.stage.policy_loss.gradient_accumulation == parts
+
+
 @pytest.mark.parametrize(("lead", "tokens"), [(0, 34), (5, 128)])
 def test_a_longer_thought_has_room_for_its_lead(lead, tokens):
     rollout = dataclasses.replace(RL.rollout, max_completion_tokens=34, reasoning_effort=0)
