@@ -6,7 +6,9 @@ was checked did not pass; 2 for a usage or input error; 128 and its number for a
 """
 
 import argparse
+import dataclasses
 import io
+import itertools
 import logging
 import os
 import signal
@@ -30,7 +32,8 @@ from rft_jax.commands import (
     train,
     validate,
 )
-from rft_jax.config import GPU_MEMORY_FRACTION
+from rft_jax.config import GPU_MEMORY_FRACTION, Config
+from rft_jax.config.elsewhere import setting_for
 from rft_jax.utils.errors import InputError, Interrupted, RunFailed
 from rft_jax.utils.suggestions import did_you_mean
 
@@ -117,16 +120,28 @@ def _check_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
         return
     known = list(command._option_string_actions)  # argparse has no public name for it
     known += ["--config."] if "--config" in known else []
-    for word in arguments[1:]:
+    for before, word in itertools.pairwise(arguments):
         flag = word.partition("=")[0]
         if word == "--":
             return
-        if not flag.startswith("--") or any(name.startswith(flag) for name in known):
+        if any(name.startswith(flag) for name in known):
+            continue
+        of_option = before.startswith("--") and "=" not in before
+        if "--config." in known and (flag.startswith("--") or "=" in word and not of_option):
+            if meant := _setting_meant(flag.removeprefix("--")):
+                command.error(f"there is no option {flag}; did you mean --config.{meant}?")
+        if not flag.startswith("--"):
             continue
         name, dot, setting = flag.partition(".")
         remedy = did_you_mean(name + dot, [n for n in known if len(n) > 3]).removesuffix("?")
         if remedy:
             command.error(f"there is no option {flag}; {remedy}{setting}?")
+
+
+def _setting_meant(name: str) -> str:
+    """The setting that is meant by a name without `config.`, or by one of another system."""
+    settings = [field.name for field in dataclasses.fields(Config)]
+    return name if name.partition(".")[0] in settings else setting_for(name)
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -5,11 +5,13 @@ config = load_config("claims", {})  # an experiment that comes with the package
 """
 
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+from rft_jax.config.elsewhere import setting_for
 from rft_jax.config.overrides import apply_overrides
 from rft_jax.config.schema import Config
 from rft_jax.utils.errors import InputError
@@ -53,8 +55,11 @@ def load_config(path: str, overrides: Mapping[str, str]) -> Config:
     except Exception as error:  # whatever a user's file raises
         frames = reversed(traceback.extract_tb(error.__traceback__))
         line = next((frame.lineno for frame in frames if frame.filename == spec.origin), "?")
+        name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        meant = setting_for(name[1]) if name else ""
+        remedy = f"what other systems call so is {meant} here" if meant else "correct it"
         raise InputError(
-            f"{path}: failed at line {line} ({type(error).__name__}: {error}); correct it"
+            f"{path}: failed at line {line} ({type(error).__name__}: {error}); {remedy}"
         ) from None
     if not isinstance(config, Config):
         raise InputError(f"{path}: get_config() must return a rft_jax.config.Config")

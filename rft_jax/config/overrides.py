@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rft_jax.config import Config, DataConfig
+from rft_jax.config.elsewhere import setting_for
 from rft_jax.config.types import (
     MISMATCH,
     alternatives,
@@ -55,19 +56,32 @@ def _replace(node: Any, path: list[str], text: str, setting: str) -> Any:
             _replace(member, rest, text, setting) if member.name == name else member
             for member in node
         )
-    known = _settings_of(node)
-    if name not in known:
-        within = [k for k in known if name in _settings_of(getattr(node, k))]
-        meant = f"did you mean {within[0]}.{name}?" if within else did_you_mean(name, known)
-        remedy = "; " + " ".join([*filter(None, [meant]), f"known here: {', '.join(known)}"])
-        remedy = remedy if known else ""
-        raise InputError(f"{setting}: there is no setting {name!r}{remedy}")
+    if name not in _settings_of(node):
+        raise InputError(f"{setting}: there is no setting {name!r}{_remedy(node, path, setting)}")
     kind = typing.get_type_hints(type(node))[name]
     if rest:
         value = _replace(_section(getattr(node, name), kind), rest, text, setting)
     else:
         value = _parse(text, kind, setting)
     return dataclasses.replace(node, **{name: value})
+
+
+def _remedy(node: Any, path: list[str], setting: str) -> str:
+    """What may be meant by a setting of which a section does not have `path`."""
+    name, known = path[0], _settings_of(node)
+    if within := [k for k in known if name in _settings_of(getattr(node, k))]:
+        return f"; did you mean {within[0]}.{name}? known here: {', '.join(known)}"
+    alike = did_you_mean(name, known)
+    elsewhere = setting_for(name, setting) or ("" if alike else setting_for(setting, setting))
+    section = "".join(f"{part}." for part in setting.split(".")[: -len(path)])
+    # A stage of another kind may have it at another place.
+    if elsewhere.startswith(section):
+        fits = not known or elsewhere.removeprefix(section).partition(".")[0] in known
+    else:
+        fits = bool(elsewhere)
+    if fits and elsewhere:
+        return f"; what other systems call so is {elsewhere} here"
+    return f"; {alike + ' ' if alike else ''}known here: {', '.join(known)}" if known else ""
 
 
 def _settings_of(node: Any) -> list[str]:

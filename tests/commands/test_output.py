@@ -96,9 +96,16 @@ def test_what_is_misspelled_is_told(capsys):
     assert "there is no option --confg.seed; did you mean --config.seed?" in refusal(
         capsys, "train", "--config", "claims", "--confg.seed=1", "--workdir", "x"
     )
-    sentence = refusal(
-        capsys, "train", "--config", "claims", "--workdir", "x", "--config.stages.rft.step=3"
-    )
+    command = "train", "--config", "claims", "--workdir", "x"
+    for given, meant in (
+        ("--stages.rft.steps=3", "stages.rft.steps"),
+        ("stages.rft.steps=3", "stages.rft.steps"),
+        ("--seed=3", "seed"),
+        ("--learning-rate=1e-5", "stages.NAME.optimizer.learning_rate"),
+        ("actor_rollout_ref.rollout.n=8", "stages.NAME.rollout.group_size"),
+    ):
+        assert f"did you mean --config.{meant}?" in refusal(capsys, *command, given)
+    sentence = refusal(capsys, *command, "--config.stages.rft.step=3")
     assert "there is no setting 'step'; did you mean steps? known here: name" in sentence
     sentence = refusal(
         capsys, "plan", "--config", "claims", "--topology", "rtx4900:1", "--estimate"
