@@ -53,6 +53,11 @@ class Format(DeviceNode):
         del items
         return ()
 
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """See `GraderType.errors`."""
+        return ("other_error",) if self.json_only else ()
+
     def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         del encoded

@@ -114,6 +114,11 @@ class JsonSchema(DeviceNode):
         del items
         return ()
 
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """See `GraderType.errors`."""
+        return "sample_parse_error", "other_error"
+
     def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         del encoded

@@ -46,6 +46,11 @@ class Length(DeviceNode):
         del items
         return ()
 
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """See `GraderType.errors`."""
+        return ()
+
     def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         del encoded

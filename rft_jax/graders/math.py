@@ -255,6 +255,12 @@ class Math(DeviceNode):
         unit = units().get(plain_unit(element.unit))
         return value * unit.factor if unit and self.unit == "convert" else value
 
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """See `GraderType.errors`."""
+        of_host = ("python_grader_server_error", "python_grader_runtime_error")
+        return (*super().errors, *(of_host if self.asks_host else ()))
+
     def score(self, view: SampleView, encoded: Encoded) -> Score:
         """See `GraderType.score`."""
         (text,), errors, failed_N = render_on_device(view, (self.input,), (encoded.input,))

@@ -244,18 +244,23 @@ class HostGrading:
         found, messages = {}, []
         for node, asked, future in pending:
             scores = dict(zip(asked, future.result(), strict=True))
-            found[node.name] = _collect([scores.get(i) for i in everyone], not node.ways)
+            errors = ERRORS if isinstance(node.grader, HostGraderType) else node.grader.errors
+            found[node.name] = _collect([scores.get(i) for i in everyone], errors, not node.ways)
             messages += [f"{node.name}: {s.message}" for s in scores.values() if s.message]
         return found, messages
 
 
-def _collect(scores: Sequence[HostScore | None], detailed: bool) -> Score:
+def _collect(
+    scores: Sequence[HostScore | None], names_of_errors: Sequence[str], detailed: bool
+) -> Score:
     """Arrays [N]; zero where nothing was asked."""
     empty = HostScore(0.0)
     rows = [score or empty for score in scores]
     names = next((score.details for score in scores if score), {}) if detailed else {}
-    errors = {error: np.array([error in row.errors for row in rows], bool) for error in ERRORS}
-    errors["other_error"] |= np.array([not row.answers_fault for row in rows], bool)
+    failed = [
+        row.errors | ({"other_error"} if not row.answers_fault else frozenset()) for row in rows
+    ]
+    errors = {name: np.array([name in found for found in failed], bool) for name in names_of_errors}
     details = {name: [row.details.get(name, 0) for row in rows] for name in names}
     return Score(
         host_array(np.array([row.score for row in rows], np.float32)),

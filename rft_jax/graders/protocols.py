@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rft_jax.config import HostOptions
 from rft_jax.graders.spec_reader import Fields
-from rft_jax.graders.template import Template
+from rft_jax.graders.template import TEMPLATE_ERRORS, Template
 from rft_jax.graders.types import HostSample, HostScore, HostView, Items, SampleView, Score
 from rft_jax.utils.errors import InputError
 
@@ -111,6 +111,11 @@ class GraderType(Node, Protocol):
     @property
     def chooses(self) -> bool:
         """Whether the item says which children have a say; see `has_say`."""
+        ...
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The names of `ERRORS` that `score` has, which are those that it can have on the host."""
         ...
 
     @property
@@ -222,6 +227,11 @@ class DeviceNode:
     def why(self) -> str:
         """See `Node.why`."""
         return "a jnp function"
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """See `GraderType.errors`."""
+        return TEMPLATE_ERRORS
 
     @property
     def only_on_device(self) -> str:

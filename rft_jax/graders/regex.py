@@ -119,6 +119,12 @@ class Regex(DeviceNode):
             return re.fullmatch(self.pattern, text, flags)
         return re.search(self.pattern, text, flags)
 
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """See `GraderType.errors`."""
+        found = self.grader.errors if self.grader else ()
+        return tuple(dict.fromkeys((*super().errors, *found)))
+
     def score(self, view: SampleView, encoded: PyTree) -> Score:
         """See `GraderType.score`."""
         own, inner = encoded

@@ -23,16 +23,15 @@ from rft_jax.graders.types import HostView, Items, SampleView
 from rft_jax.strings import ByteString, JsonToken, concat, find, from_host, render
 from rft_jax.utils.errors import InputError
 
+# Why a template cannot be rendered, which is what most nodes can have.
+TEMPLATE_ERRORS = ("sample_parse_error", "invalid_variable_error", "other_error")
+
 _STEP = re.compile(r"\.([^\s.\[\]{}()|'\"]+)|\[(\d{1,9})\]")
 _VARIABLE = re.compile(rf"([A-Za-z_]\w*)((?:{_STEP.pattern})*)")
 
 
 class TemplateError(ValueError):
     """A template cannot be read; the message says why and what to do."""
-
-
-class MissingVariable(InputError):
-    """An item lacks what a template names; the message says line and variable."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,35 @@ class Variable:
     text: str
     namespace: str
     path: tuple[str | int, ...]
+
+    def of(self, item: object) -> Any:
+        """The value that an item has there.
+
+        Raises:
+            LookupError: With the first step of the path that is not there.
+        """
+        value: Any = item
+        for step in self.path:
+            if isinstance(step, str) and isinstance(value, dict) and step in value:
+                value = value[step]
+            elif isinstance(step, int) and isinstance(value, list) and step < len(value):
+                value = value[step]
+            else:
+                raise LookupError(step)
+        return value
+
+
+class MissingVariable(InputError):
+    """An item lacks what a template names; the message says line and variable.
+
+    Attributes:
+        where: The template's path in the grader's JSON.
+        variable: What it names.
+    """
+
+    def __init__(self, message: str, where: str, variable: Variable):
+        super().__init__(message)
+        self.where, self.variable = where, variable
 
 
 def item_fields(node: object) -> list[str]:
@@ -154,19 +182,17 @@ class Template:
         return self._look_up(self.only_variable, items, n)
 
     def _look_up(self, variable: Variable, items: Items, n: int) -> Any:
-        value: Any = items.rows[n]
-        for step in variable.path:
-            if isinstance(step, str) and isinstance(value, dict) and step in value:
-                value = value[step]
-            elif isinstance(step, int) and isinstance(value, list) and step < len(value):
-                value = value[step]
-            else:
-                shown = repr(step) if isinstance(step, str) else f"[{step}]"
-                raise MissingVariable(
-                    f"{items.source}, line {n + 1}: {self.where} needs {{{{{variable.text}}}}}, "
-                    f"but the item has no {shown} there; add it or correct the template"
-                )
-        return value
+        try:
+            return variable.of(items.rows[n])
+        except LookupError as error:
+            (step,) = error.args
+            shown = repr(step) if isinstance(step, str) else f"[{step}]"
+            raise MissingVariable(
+                f"{items.source}, line {n + 1}: {self.where} needs {{{{{variable.text}}}}}, "
+                f"but the item has no {shown} there; add it or correct the template",
+                self.where,
+                variable,
+            ) from None
 
     @property
     def sample_variables(self) -> tuple[Variable, ...]:
@@ -266,8 +292,7 @@ def json_errors_on_device(
         reads_json: Whether there is a look at their JSON at all.
     """
     if not reads_json:
-        names = ("sample_parse_error", "invalid_variable_error", "other_error")
-        return dict.fromkeys(names, view.no)
+        return dict.fromkeys(TEMPLATE_ERRORS, view.no)
     scan = view.scan
     return {
         "sample_parse_error": ~scan.valid_N & ~scan.too_deep_N,

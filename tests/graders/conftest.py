@@ -58,6 +58,8 @@ class Parity:
         for first in range(0, len(pairs), self.rows):
             batch = pairs[first : first + self.rows]
             score = self.on_device(*zip(*batch, strict=True))
+            if not self.grader.asks_host:
+                assert score.errors.keys() == set(self.grader.errors)
             for n, (sample, number) in enumerate(batch):
                 host = self.grader.score_on_host(HostView(sample), self.items, number)
                 errors = {name for name, flags in score.errors.items() if flags[n]}

@@ -90,8 +90,9 @@ def assert_same(both, texts):
     device, host = (grade_texts(grader, texts, [ITEM] * len(texts)) for grader in both)
     np.testing.assert_array_equal(device.valid, host.valid)
     np.testing.assert_array_equal(device.reward, host.reward)
-    for name in ERRORS:
-        np.testing.assert_array_equal(device.errors[name], host.errors[name], name)
+    assert device.errors.keys() == host.errors.keys() > set(ERRORS)
+    for name, error in device.errors.items():
+        np.testing.assert_array_equal(error, host.errors[name], name)
     for name, detail in device.details.items():
         keep = device.valid
         np.testing.assert_array_equal(detail[keep], host.details[name][keep], name)
