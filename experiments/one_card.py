@@ -2,26 +2,18 @@
 
     rft plan --config experiments/one_card.py:qwen3.5-4b --topology rtx4090:1
 
-8 prompts a step with 8 samples each, 512 prompt and 1,024 completion tokens; adapters on all linear
-layers, of gpt-oss on attention's. The same file trains (`rft train`), with your data and grader in
-place of the claims. What cards of 24, 40 and 80 GB hold: docs/planning.md.
+As `plans.py`, but 8 prompts a step; adapters on all linear layers, of gpt-oss on attention's. The
+same file trains (`rft train`), with your data and grader in place of the claims. What cards of 24,
+40 and 80 GB hold: docs/planning.md.
 """
 
+import dataclasses
 from pathlib import Path
 
-from rft_jax.config import (
-    Config,
-    DataConfig,
-    LoraConfig,
-    MeshConfig,
-    ModelConfig,
-    PolicyLossConfig,
-    RLStage,
-    RolloutConfig,
-)
+from rft_jax.config import Config, LoraConfig, MeshConfig, ModelConfig, PolicyLossConfig
+from rft_jax.config.load import load_config
 from rft_jax.utils.errors import InputError
 
-CLAIMS = Path(__file__).parent / "claims"
 LORA = LoraConfig(base_dtype="nf4")
 ATTENTION = LoraConfig(base_dtype="nf4", targets=("q_proj", "k_proj", "v_proj", "o_proj"))
 
@@ -43,29 +35,13 @@ def get_config(variant: str = "qwen3.5-2b") -> Config:
     """
     if variant not in MODELS:
         raise InputError(f"{variant}: expected one of {', '.join(MODELS)}")
-    stage = RLStage(
-        name="rft",
-        init="",
-        steps=100,
-        batch_size=8,
-        rollout=RolloutConfig(
-            group_size=8,
-            max_prompt_tokens=512,
-            max_completion_tokens=1024,
-            output_bytes=4096,
-            reasoning_effort=768,
-        ),
-        policy_loss=PolicyLossConfig(gradient_accumulation=8, logit_chunk=16),
-        eval_interval=20,
-    )
-    return Config(
+    plan = load_config(str(Path(__file__).with_name("plans.py")), {})
+    (stage,) = plan.rl_stages
+    loss = PolicyLossConfig(gradient_accumulation=8, logit_chunk=16)
+    return dataclasses.replace(
+        plan,
         name=variant,
-        data=DataConfig(
-            train=str(CLAIMS / "train.jsonl"),
-            valid=str(CLAIMS / "valid.jsonl"),
-        ),
-        grader=str(CLAIMS / "grader.json"),
         models=(MODELS[variant],),
         mesh=MeshConfig(data=1, fsdp=1, tensor=1),
-        stages=(stage,),
+        stages=(dataclasses.replace(stage, batch_size=8, policy_loss=loss),),
     )

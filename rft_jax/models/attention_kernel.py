@@ -69,7 +69,6 @@ def kernel_attention(
 
 
 def _forward(q, k, v, sight, scale, softcap):
-    R, K, M, T, Q = q.shape
     vectors = sight_vectors(sight)
     blocks = _Blocks(q, k)
     out_RKMTQ, lse_RKM1T = call(
@@ -79,25 +78,19 @@ def _forward(q, k, v, sight, scale, softcap):
         grid=blocks.grid,
         in_specs=[*blocks.sight, blocks.query, blocks.key, blocks.key],
         out_specs=[blocks.query, blocks.row],
-        out_shape=[
-            jax.ShapeDtypeStruct(q.shape, q.dtype),
-            jax.ShapeDtypeStruct((R, K, M, 1, T), jnp.float32),
-        ],
+        out_shape=forward_shapes(q),
         cost_estimate=cost(2, q, k, v, q),
     )
-    partial = Partial(out_RKMTQ.astype(jnp.float32), lse_RKM1T[..., 0, :])
-    return partial, (q, k, v, vectors, out_RKMTQ, lse_RKM1T)
+    kept = q, k, v, vectors, out_RKMTQ, lse_RKM1T
+    return as_partial(out_RKMTQ, lse_RKM1T), kept
 
 
 def _backward(scale, softcap, kept, cotangent):
     q, k, v, vectors, out_RKMTQ, lse_RKM1T = kept
-    dout_RKMTQ, dlse_RKMT = cotangent
-    # The gradient of a score is weight * (dout . (v - out) + dlse).
-    offset_RKMT = dlse_RKMT - (dout_RKMTQ * out_RKMTQ.astype(jnp.float32)).sum(axis=-1)
     blocks = _Blocks(q, k)
     dq, dk, dv = call(
         functools.partial(_backward_kernel, scale=scale, softcap=softcap),
-        (*vectors, q, k, v, dout_RKMTQ.astype(q.dtype), lse_RKM1T, offset_RKMT[..., None, :]),
+        (*vectors, q, k, v, *backward_inputs(out_RKMTQ, lse_RKM1T, cotangent)),
         ORDER,
         grid=blocks.grid,
         in_specs=[
@@ -130,6 +123,30 @@ class _Blocks:
             pl.BlockSpec((None, SUBLANES, tile), lambda r, k, m, t: (r, 0, t)),
             pl.BlockSpec((None, SUBLANES, U), lambda r, k, m, t: (r, 0, 0)),
         )
+
+
+def forward_shapes(q_RKMTQ: Array) -> list[jax.ShapeDtypeStruct]:
+    """Of what a forward kernel gives: the output, and the softmax's normalizer [R, K, M, 1, T]."""
+    *heads, T, _ = q_RKMTQ.shape
+    normalizer = jax.ShapeDtypeStruct((*heads, 1, T), jnp.float32)
+    return [jax.ShapeDtypeStruct(q_RKMTQ.shape, q_RKMTQ.dtype), normalizer]
+
+
+def as_partial(out_RKMTQ: Array, lse_RKM1T: Array) -> Partial:
+    """What a forward kernel gave."""
+    return Partial(out_RKMTQ.astype(jnp.float32), lse_RKM1T[..., 0, :])
+
+
+def backward_inputs(
+    out_RKMTQ: Array, lse_RKM1T: Array, cotangent: tuple[Array, Array]
+) -> tuple[Array, Array, Array]:
+    """What a backward kernel takes besides its inputs: dout, normalizer, and a score's offset.
+
+    The gradient of a score is weight * (dout . (v - out) + dlse).
+    """
+    dout_RKMTQ, dlse_RKMT = cotangent
+    offset_RKMT = dlse_RKMT - (dout_RKMTQ * out_RKMTQ.astype(jnp.float32)).sum(axis=-1)
+    return dout_RKMTQ.astype(out_RKMTQ.dtype), lse_RKM1T, offset_RKMT[..., None, :]
 
 
 def sight_vectors(sight: Sight) -> tuple[Array, Array]:

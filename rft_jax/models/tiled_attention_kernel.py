@@ -22,8 +22,11 @@ from rft_jax.models.attention import MASKED, Partial
 from rft_jax.models.attention_kernel import (
     LANES,
     SUBLANES,
+    as_partial,
+    backward_inputs,
     call,
     cost,
+    forward_shapes,
     product,
     scores,
     sight_vectors,
@@ -64,7 +67,6 @@ def tiled_attention(
 
 
 def _forward(q, k, v, sight, scale, softcap):
-    R, K, M, T, Q = q.shape
     blocks = _Blocks(q, k)
     first_RI, end_RI, *_ = ranges = tile_ranges(sight, *blocks.tiles)
     vectors = sight_vectors(sight)
@@ -79,25 +81,19 @@ def _forward(q, k, v, sight, scale, softcap):
             out_specs=[blocks.query, blocks.row],
             scratch_shapes=[
                 *(pltpu.VMEM((1, blocks.tiles[0]), jnp.float32) for _ in range(2)),
-                pltpu.VMEM((Q, blocks.tiles[0]), jnp.float32),
+                pltpu.VMEM((q.shape[-1], blocks.tiles[0]), jnp.float32),
             ],
         ),
-        out_shape=[
-            jax.ShapeDtypeStruct(q.shape, q.dtype),
-            jax.ShapeDtypeStruct((R, K, M, 1, T), jnp.float32),
-        ],
+        out_shape=forward_shapes(q),
         cost_estimate=cost(2, q, k, v, q),
     )
-    partial = Partial(out_RKMTQ.astype(jnp.float32), lse_RKM1T[..., 0, :])
-    return partial, (q, k, v, vectors, ranges, out_RKMTQ, lse_RKM1T)
+    kept = q, k, v, vectors, ranges, out_RKMTQ, lse_RKM1T
+    return as_partial(out_RKMTQ, lse_RKM1T), kept
 
 
 def _backward(scale, softcap, kept, cotangent):
     q, k, v, vectors, ranges, out_RKMTQ, lse_RKM1T = kept
-    dout_RKMTQ, dlse_RKMT = cotangent
-    # The gradient of a score is weight * (dout . (v - out) + dlse).
-    offset_RKMT = dlse_RKMT - (dout_RKMTQ * out_RKMTQ.astype(jnp.float32)).sum(axis=-1)
-    given = *vectors, q, k, v, dout_RKMTQ.astype(q.dtype), lse_RKM1T, offset_RKMT[..., None, :]
+    given = *vectors, q, k, v, *backward_inputs(out_RKMTQ, lse_RKM1T, cotangent)
     options = {"scale": scale, "softcap": softcap}
     blocks, transposed = _Blocks(q, k), _KeyBlocks(q, k)
     (dq,) = call(

@@ -1,31 +1,24 @@
 """Adapters that PEFT saved compute the same here, and ours there: logits, gradients, merged."""
 
 import dataclasses
-import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
 
-from rft_jax.models import build_model, split
+from rft_jax.models import split
 from rft_jax.models.families import Settings
-from rft_jax.models.hugging_face import (
-    export,
-    export_adapter,
-    load_adapters,
-    load_params,
-    open_checkpoint,
-)
+from rft_jax.models.hugging_face import export, export_adapter, open_checkpoint
 from rft_jax.models.hugging_face.adapter import HARMLESS, READ, adapter_layouts, read_lora
 from rft_jax.models.hugging_face.layout import tensors_of
 from rft_jax.utils.errors import InputError
 
+from .peft_checkpoint import V, load, logits_of, row_logits, tokens, write_adapter
+
 pytestmark = pytest.mark.oracle
 
-V = 61
 SIZES = {
     "vocab_size": V,
     "hidden_size": 32,
@@ -83,65 +76,14 @@ CASES = {
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
     """A random base, and a random adapter over it that PEFT saved: the peer and the directories."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    peft = pytest.importorskip("peft")
     directory = tmp_path_factory.mktemp("case")
     family, settings, targets = CASES[request.param]
-    text = {"Gemma3": "Gemma3Text", "Gemma4": "Gemma4Text", "Qwen3_5": "Qwen3_5Text"}
-    config_class = getattr(transformers, f"{text.get(family, family)}Config")
-    config = config_class(**SIZES | settings, attn_implementation="eager")
-    torch.manual_seed(0)
-    base = getattr(transformers, f"{family}ForCausalLM")(config)
-    with torch.no_grad():
-        for weight in base.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    base.save_pretrained(directory / "base")
-    base = type(base).from_pretrained(directory / "base", attn_implementation="eager")
-    lora = peft.LoraConfig(r=4, lora_alpha=10, target_modules=targets, task_type="CAUSAL_LM")
-    peer = peft.get_peft_model(base, lora).eval()
-    with torch.no_grad():
-        for name, weight in peer.named_parameters():
-            if "lora_" in name:
-                weight.copy_(0.2 * torch.randn_like(weight))
-    peer.save_pretrained(directory / "adapter")
-    return peer, directory
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def row_logits(model, params, tokens_BT):
-    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    hidden_BTD = model.hidden(params, tokens_BT, positions_BT, jnp.ones_like(tokens_BT))
-    return model.logits(params, hidden_BTD)
-
-
-def load(directory):
-    """The checkpoint with its adapter, on one device."""
-    checkpoint = open_checkpoint(directory)
-    lora = dataclasses.replace(checkpoint.config.lora, base_dtype="float32")
-    config = dataclasses.replace(checkpoint.config, compute_dtype="float32", lora=lora)
-    model = build_model(config, checkpoint.vocab_size)
-    one = SingleDeviceSharding(jax.devices()[0])
-    shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-    trainable, frozen = split(jax.tree.map(lambda _: one, shape))
-    adapters, base = load_adapters(checkpoint, trainable), load_params(checkpoint, frozen)
-    return checkpoint, model, model.adapt(adapters, base)
-
-
-def tokens():
-    return np.random.default_rng(0).integers(0, V, (2, 24), np.int32)
-
-
-def logits_of(peer):
-    import torch
-
-    with torch.no_grad():
-        return peer(torch.tensor(tokens(), dtype=torch.long)).logits.numpy()
+    return write_adapter(directory, family, SIZES | settings, targets, 0.1, 0.2), directory
 
 
 def test_an_adapter_of_peft_gives_equal_logits(case):
     peer, directory = case
-    checkpoint, model, params = load(directory / "adapter")
+    checkpoint, model, params = load(directory / "adapter", "float32")
     assert (checkpoint.config.lora.rank, checkpoint.config.lora.alpha) == (4, 10.0)
     layouts = jax.tree.leaves(adapter_layouts(checkpoint.family, model))
     assert {name for layout in layouts for name in layout.names()} == {
@@ -160,7 +102,7 @@ def test_an_adapter_of_ours_gives_equal_logits_in_peft(case, tmp_path):
     from safetensors.numpy import load_file
 
     _, directory = case
-    checkpoint, model, params = load(directory / "adapter")
+    checkpoint, model, params = load(directory / "adapter", "float32")
     trainable, frozen = split(params)
     trainable = jax.tree.map(lambda leaf: leaf[:, ::-1] - 0.05, trainable)  # another adapter
     params = model.adapt(trainable, frozen)
@@ -171,7 +113,7 @@ def test_an_adapter_of_ours_gives_equal_logits_in_peft(case, tmp_path):
     found = row_logits(model, params, tokens())
     np.testing.assert_allclose(found, logits_of(peer), rtol=0, atol=2e-4)
 
-    again = load(tmp_path / "ours")
+    again = load(tmp_path / "ours", "float32")
     assert again[0].config.lora == checkpoint.config.lora
     jax.tree.map(np.testing.assert_array_equal, split(again[2])[0], trainable)
     peer.save_pretrained(tmp_path / "theirs")
@@ -186,7 +128,7 @@ def test_a_merged_export_is_what_peft_merges(case, tmp_path):
     import transformers
 
     peer, directory = case
-    checkpoint, model, params = load(directory / "adapter")
+    checkpoint, model, params = load(directory / "adapter", "float32")
     export(model, params, checkpoint.directory, tmp_path / "merged", dtype=jnp.float32)
     merged = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "merged", attn_implementation="eager"
@@ -198,7 +140,7 @@ def test_gradients_of_the_adapter_are_torchs(case):
     import torch
 
     peer, directory = case
-    checkpoint, model, params = load(directory / "adapter")
+    checkpoint, model, params = load(directory / "adapter", "float32")
     trainable, frozen = split(params)
     weight = np.random.default_rng(1).normal(size=(2, 24, V)).astype(np.float32)
     peer.zero_grad()
