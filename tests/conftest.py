@@ -1,6 +1,9 @@
 """Settings of the whole test run: simulated devices, Hypothesis, and CI's view of skipped tests."""
 
+import collections
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before jax starts: on a CPU, meshes are tested on eight simulated devices.
@@ -14,12 +17,19 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # A GPU's compiler, where it is installed, is tested without a GPU and its driver.
 os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
-# Nothing is written into the user's own cache; tests of it switch it on, with a folder of theirs.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# The processes that tests start share a folder of compiled programs, which goes with the run; a
+# user's own is left alone. The tests' own process uses it where a module asks for `compiled_once`.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rft_jax_programs_")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+jax.config.update("jax_enable_compilation_cache", False)
 
 # A first example compiles, so that no deadline fits; in CI a failure must come back on every run.
 hypothesis.settings.register_profile(
@@ -27,7 +37,27 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("rft_jax")
 
-_EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+_TESTS = Path(__file__).parent
+_EXPERIMENTS = _TESTS.parent / "experiments"
+_LONGEST = (
+    "test_several_hosts.py",
+    "test_docs.py",
+    "test_notebooks.py",
+    "test_step.py",
+    "test_training.py",
+    "test_resume.py",
+    "models/test_transformers.py",
+    "models/test_decoder.py",
+    "tasks/test_open_models.py",
+    "stages/test_distill.py",
+    "test_pretrained.py",
+    "rollout/test_continuous.py",
+    "rollout/test_generate.py",
+    "graders/test_probe.py",
+    "serve/test_graders.py",
+    "serve/test_pages.py",
+    "serve/test_serve_end_to_end.py",
+)
 
 # What no package index can provide; any other skip fails a run with --strict-skips.
 UNAVOIDABLE_SKIPS = ("needs ../shared", "needs a GPU", "needs a TPU")
@@ -39,6 +69,28 @@ def pytest_addoption(parser):
         action="store_true",
         help=f"fail tests that are skipped for any reason but: {', '.join(UNAVOIDABLE_SKIPS)}",
     )
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist: files with many tests first
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files that take minutes first, then those with many tests: what ends a run is short."""
+    tests = collections.Counter(item.path for item in items)
+
+    def place(item):
+        name = item.path.relative_to(_TESTS).as_posix()
+        return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST), -tests[item.path]
+
+    items.sort(key=place)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -68,6 +120,16 @@ def _drop_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def compiled_once():
+    """For a module whose tests run the same programs many times, from its first one on."""
+    jax.config.update("jax_enable_compilation_cache", True)
+    reset_cache()  # jax looks for the setting only once, when it first compiles
+    yield
+    jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()
+
+
 @pytest.fixture(scope="session")
 def data_files() -> Path:
     """The folder of checked-in test data."""
@@ -92,16 +154,16 @@ _SIZES = {
     "eos_token_id": 1,
     "bos_token_id": None,
 }
-_SLIDING = {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 # Names of the classes in transformers, of configuration and model, and settings of the family.
 _CHECKPOINTS = {
-    "llama": ("Llama", "Llama", {}),
     "qwen2": ("Qwen2", "Qwen2", {}),
-    "qwen3": ("Qwen3", "Qwen3", {"head_dim": 8}),
     "qwen3_moe": ("Qwen3Moe", "Qwen3Moe", {"head_dim": 8, **_EXPERTS}),
-    "gemma2": ("Gemma2", "Gemma2", _SLIDING),
-    "gemma3": ("Gemma3Text", "Gemma3", _SLIDING),
+    "gemma3": (
+        "Gemma3Text",
+        "Gemma3",
+        {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8},
+    ),
 }
 
 

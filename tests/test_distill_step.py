@@ -1,5 +1,6 @@
 """The step of distillation: one program, on any mesh, with the teacher in it."""
 
+import functools
 import re
 
 import jax
@@ -27,9 +28,11 @@ STAGE = DistillStage(
     ),
 )
 MESHES = [
-    pytest.param(mesh, marks=pytest.mark.slow)
-    for mesh in [(2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2)]
+    *((mesh, False) for mesh in [(2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2)]),
+    ((2, 2, 2), True),
 ]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +88,18 @@ class Step:
         return jax.device_put(batch, batch_sharding(self.mesh))
 
 
-@pytest.mark.slow
-def test_a_step_counts_and_learns(tokenizer):
+def test_a_step_counts_and_learns_without_the_host(tokenizer):
     made = Step(tokenizer)
-    state, metrics = made.step(made.start(), made.batch(tokenizer))
+    batch = made.batch(tokenizer)
+    compiled = made.step.func.lower(*made.step.args, made.start(), batch).compile()
+    assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", compiled.as_text())
+    state, metrics = compiled(*made.step.args, made.start(), batch)
     assert int(state.step) == 1 and int(state.cursor) == B
     assert metrics["loss"] > 0.001 and metrics["grad_norm"] > 0
     assert metrics["sampler_learner_logprob_gap"] < 1e-5
     assert 0 < metrics["completion_tokens"] <= B * 2 * 12
 
 
-@pytest.mark.slow
 def test_the_teacher_that_is_an_average_is_in_the_state(tokenizer):
     made = Step(tokenizer, optimizer=with_average(optax.sgd(0.5), 0.25), itself=True)
     before = jax.device_get(made.start())
@@ -108,19 +112,15 @@ def test_the_teacher_that_is_an_average_is_in_the_state(tokenizer):
         np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_the_compiled_step_never_calls_the_host(tokenizer):
-    made = Step(tokenizer)
-    lowered = made.step.func.lower(*made.step.args, made.start(), made.batch(tokenizer))
-    assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", lowered.as_text())
+@pytest.fixture(scope="module")
+def gradient(tokenizer):
+    """The gradient over a mesh, and the number of tokens that it was taken of.
 
+    Plain gradient descent with rate 1 turns the update into the gradient itself.
+    """
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("itself", [False, True])
-def test_a_mesh_gives_the_same_gradient(mesh, itself, tokenizer):
-    """Plain gradient descent with rate 1 turns the update into the gradient itself."""
-
-    def gradient(mesh):
+    @functools.cache
+    def over(mesh, itself):
         optimizer = with_average(optax.sgd(1.0), 0.5) if itself else optax.sgd(1.0)
         made = Step(tokenizer, mesh, optimizer, itself)
         before = jax.device_get(made.start().params)
@@ -130,7 +130,13 @@ def test_a_mesh_gives_the_same_gradient(mesh, itself, tokenizer):
         found = np.concatenate([leaf.ravel().astype(np.float64) for leaf in leaves])
         return found, int(metrics["completion_tokens"])
 
-    (expected, tokens), (found, found_tokens) = gradient((1, 1, 1)), gradient(mesh)
+    return over
+
+
+@pytest.mark.parametrize(("mesh", "itself"), MESHES)
+def test_a_mesh_gives_the_same_gradient(mesh, itself, gradient):
+    expected, tokens = gradient((1, 1, 1), itself)
+    found, found_tokens = gradient(mesh, itself)
     assert found_tokens == tokens
     # Weights are of order 1, so that their difference loses digits which the gradient has.
     rounding = np.sqrt(expected.size) * np.finfo(np.float32).eps

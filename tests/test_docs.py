@@ -187,9 +187,7 @@ def environment(folder, tmp_path_factory):
         script = f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n'
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
-    left_out = ("XLA_FLAGS", "JAX_ENABLE_COMPILATION_CACHE")
-    kept = {name: value for name, value in os.environ.items() if name not in left_out}
-    kept |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "compilations")}
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     return kept | {"PATH": path, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{folder}"}
 

@@ -19,6 +19,8 @@ from rft_jax.utils.metrics_file import read_metrics
 
 from .small_checkpoint import write_small
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 CLAIMS = Path(__file__).parents[1] / "experiments" / "claims"
 EXPERIMENT = str(CLAIMS.parent / "jsonl.py")
 GRADER = {  # which a random model's answers differ in

@@ -6,6 +6,7 @@ The devices are eight in all, however many processes share them.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,7 +57,7 @@ SMALL = {
 }
 DEVICES, SECONDS = 8, 900
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 
 
 class Hosts:
@@ -64,10 +65,9 @@ class Hosts:
 
     Args:
         commands: of `rft`, one for each host.
-        cache: compiled programs, for the next ones.
     """
 
-    def __init__(self, commands, cache):
+    def __init__(self, commands):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -76,10 +76,10 @@ class Hosts:
             values = (address, str(len(commands)), str(host))
             settings = dict(zip(VARIABLES, values, strict=True)) if len(commands) > 1 else {}
             settings["JAX_PLATFORMS"] = "cpu"
+            settings["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a signal has to meet a compilation
             settings["XLA_FLAGS"] = (
                 f"--xla_force_host_platform_device_count={DEVICES // len(commands)}"
             )
-            settings["JAX_COMPILATION_CACHE_DIR"] = str(cache)
             self.processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "rft_jax.commands", *command],
@@ -107,11 +107,6 @@ class Hosts:
         """Exit statuses, what was printed and what was said, by host."""
         texts = [process.communicate(timeout=SECONDS) for process in self.processes]
         return [p.returncode for p in self.processes], *zip(*texts, strict=True)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +138,9 @@ def command(workdir, settings, **more):
     return ["train", "--config", EXPERIMENT, "--workdir", str(workdir), *flags]
 
 
-def train_on(hosts, workdir, settings, cache, **more):
+def train_on(hosts, workdir, settings, **more):
     """Trains to the end; returns what each host said."""
-    with Hosts([command(workdir, settings, **more)] * hosts, cache) as running:
+    with Hosts([command(workdir, settings, **more)] * hosts) as running:
         statuses, _, said = running.finish()
     assert statuses == [0] * hosts, said
     return said
@@ -204,61 +199,67 @@ def test_the_run_has_something_to_learn(alone):
     assert all(row["train_grad_norm"] > 0 for row in rows(alone, "rft")[1:])
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_several_hosts_give_the_run_of_one_process(hosts, alone, settings, cache, tmp_path):
-    said = train_on(hosts, tmp_path, settings, cache)
-    assert_same(tmp_path, alone)
+@pytest.fixture(scope="module")
+def two(settings, tmp_path_factory):
+    """The run of two hosts, and what each of them said."""
+    workdir = tmp_path_factory.mktemp("two")
+    return workdir, train_on(2, workdir, settings)
+
+
+def test_several_hosts_give_the_run_of_one_process(two, alone):
+    workdir, said = two
+    assert_same(workdir, alone)
     assert "rft 4/4" in said[0]
     for other in said[1:]:  # only the first host speaks
         assert without_gloo(other) == []
 
 
-def test_weights_and_tokens_are_shared_out_over_the_hosts(alone, settings, cache, tmp_path):
+def test_weights_and_tokens_are_shared_out_over_the_hosts(alone, settings, tmp_path):
     mesh = {"mesh__data": "2", "mesh__fsdp": "2", "mesh__tensor": "2"}
-    train_on(2, tmp_path, settings, cache, **mesh)
+    train_on(2, tmp_path, settings, **mesh)
     assert_same(tmp_path, alone)
 
 
-def test_slots_and_dynamic_sampling_are_those_of_one_process(settings, cache, tmp_path):
+def test_slots_and_dynamic_sampling_are_those_of_one_process(settings, tmp_path):
     more = {"stages__rft__max_resample_batches": "3", "stages__rft__rollout__slots": "8"}
-    train_on(2, tmp_path / "two", settings, cache, **more)
-    train_on(1, tmp_path / "one", settings, cache, **more)
+    train_on(2, tmp_path / "two", settings, **more)
+    train_on(1, tmp_path / "one", settings, **more)
     assert_same(tmp_path / "two", tmp_path / "one")
     assert max(row["train_sampled_prompts"] for row in rows(tmp_path / "one", "rft")[1:]) > 8
 
 
-def test_one_hosts_rows_may_lie_on_all_hosts(settings, cache, tmp_path):
+def test_one_hosts_rows_may_lie_on_all_hosts(settings, tmp_path):
     mesh = {"mesh__data": "1", "mesh__tensor": "8", "models__policy__num_heads": "8"}
     more = mesh | {"models__policy__num_kv_heads": "8", "placement": "host"}
     more |= {"tokenizer__vocab_size": "512"}  # a multiple of 8
     two, one = tmp_path / "two", tmp_path / "one"
-    train_on(2, two, settings, cache, **more)
-    train_on(1, one, settings, cache, **more)
+    train_on(2, two, settings, **more)
+    train_on(1, one, settings, **more)
     assert_same(two, one)
 
 
-def test_every_host_reads_its_part_of_a_source(checkpoint, cache, tmp_path):  # noqa: F811
+def test_every_host_reads_its_part_of_a_source(checkpoint, tmp_path):  # noqa: F811
     """And trains adapters over it."""
     grader = tmp_path / "grader.json"
     grader.write_text(json.dumps(test_lora.GRADER))
     settings = test_lora.RUN | {"grader": grader, "models.policy.source": checkpoint}
     mesh = {"mesh__data": "2", "mesh__fsdp": "2", "mesh__tensor": "2"}
-    train_on(2, tmp_path / "two", settings, cache, **mesh)
-    train_on(1, tmp_path / "one", settings, cache)
+    train_on(2, tmp_path / "two", settings, **mesh)
+    train_on(1, tmp_path / "one", settings)
     assert_same(tmp_path / "two", tmp_path / "one")
 
 
-def test_graders_on_the_hosts_give_the_rewards_of_the_device(alone, settings, cache, tmp_path):
-    train_on(2, tmp_path, settings, cache, placement="host", stages__rft__host_chunks="1")
+def test_graders_on_the_hosts_give_the_rewards_of_the_device(alone, settings, tmp_path):
+    train_on(2, tmp_path, settings, placement="host", stages__rft__host_chunks="1")
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.parametrize(("host", "later"), [(1, 1), (0, 4)])
 def test_a_signal_to_one_host_saves_the_same_step_on_all(
-    host, later, alone, config, settings, cache, tmp_path
+    host, later, alone, config, settings, tmp_path
 ):
     """And other numbers of hosts go on from there."""
-    with Hosts([command(tmp_path, settings)] * 2, cache) as running:
+    with Hosts([command(tmp_path, settings)] * 2) as running:
         running.wait_for("rft 0/4")  # compiling the first step takes longer than a signal
         running.processes[host].send_signal(signal.SIGTERM)
         statuses, _, said = running.finish()
@@ -269,15 +270,15 @@ def test_a_signal_to_one_host_saves_the_same_step_on_all(
     if later == 1:
         train(config, tmp_path)
     else:
-        said = train_on(later, tmp_path, settings, cache)
+        said = train_on(later, tmp_path, settings)
         assert f"going on from step {saved}" in said[0]
     assert_same(tmp_path, alone)
 
 
-def test_what_is_wrong_on_one_host_ends_all(settings, cache, tmp_path):
+def test_what_is_wrong_on_one_host_ends_all(settings, tmp_path):
     commands = [command(tmp_path, settings) for _ in range(2)]
     commands[1][2] = "missing.py"
-    with Hosts(commands, cache) as running:
+    with Hosts(commands) as running:
         statuses, _, said = running.finish()
     assert statuses == [2, 2]
     assert "rft train: host 1: missing.py: there is no such experiment file" in said[0]
@@ -285,17 +286,17 @@ def test_what_is_wrong_on_one_host_ends_all(settings, cache, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_hosts_that_do_not_share_a_folder_are_told_so(settings, cache, tmp_path):
+def test_hosts_that_do_not_share_a_folder_are_told_so(settings, tmp_path):
     commands = [command(tmp_path / name, settings) for name in ("a", "b")]
-    with Hosts(commands, cache) as running:
+    with Hosts(commands) as running:
         statuses, _, said = running.finish()
     assert statuses == [2, 2]
     assert "use one that all hosts share" in said[0]
     assert f"{tmp_path / 'b'}: is not the folder" in said[1]
 
 
-def test_hosts_end_when_one_is_killed(settings, cache, tmp_path):
-    with Hosts([command(tmp_path, settings, stages__rft__steps="1000")] * 2, cache) as running:
+def test_hosts_end_when_one_is_killed(settings, tmp_path):
+    with Hosts([command(tmp_path, settings, stages__rft__steps="1000")] * 2) as running:
         running.wait_for("rft 1/1000")
         running.processes[1].kill()
         statuses, _, said = running.finish()
@@ -305,22 +306,22 @@ def test_hosts_end_when_one_is_killed(settings, cache, tmp_path):
     assert "failed, or lost another host" in said[0] or "another task died" in said[0]
 
 
-def test_all_hosts_go_back_from_a_damaged_checkpoint(alone, settings, cache, tmp_path):
-    train_on(2, tmp_path, settings, cache)
-    newest = tmp_path / "rft" / "checkpoints" / "4"
+def test_all_hosts_go_back_from_a_damaged_checkpoint(two, alone, settings, tmp_path):
+    workdir = Path(shutil.copytree(two[0], tmp_path / "damaged"))
+    newest = workdir / "rft" / "checkpoints" / "4"
     file = next(path for path in sorted(newest.glob("params/**/*")) if path.is_file())
     file.write_bytes(file.read_bytes()[:-1])
-    said = train_on(2, tmp_path, settings, cache)
+    said = train_on(2, workdir, settings)
     assert "going back to the checkpoint before" in said[0]
     assert "going on from step 3" in said[0]
-    assert_same(tmp_path, alone)
+    assert_same(workdir, alone)
 
 
-def test_evaluation_on_several_hosts_prints_once_what_one_process_finds(alone, cache, capsys):
+def test_evaluation_on_several_hosts_prints_once_what_one_process_finds(alone, capsys):
     arguments = ["eval", "--model", f"{alone}/sft", "--model", f"{alone}/rft", "--num-samples", "2"]
     assert entry.main(arguments) == 0
     expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    with Hosts([arguments] * 2, cache) as running:
+    with Hosts([arguments] * 2) as running:
         statuses, printed, said = running.finish()
     assert statuses == [0, 0], said
     found = [json.loads(line) for line in without_gloo(printed[0])]

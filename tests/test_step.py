@@ -42,6 +42,7 @@ from rft_jax.tokenizers.spm import MIN_VOCAB_SIZE
 from rft_jax.utils.errors import InputError
 
 LEARNING_RATE = 1e-3
+CALLS_OF_THE_HOST = r"infeed|outfeed|callback|\bsend\(|\brecv\("
 TEXTS = [f"case {i}: {'seizure ' * (i % 4)}ataxia" for i in range(24)]
 # A reward that random text earns often and unequally: an `e` or a `7` in the answer.
 GRADER = {
@@ -59,11 +60,7 @@ GRADER = {
     },
     "calculate_output": "0.75 * first + 0.25 * second",
 }
-SLOW_MESHES = [(1, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2)]
-MESHES = [
-    (2, 2, 2),
-    *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in SLOW_MESHES),
-]
+MESHES = [(2, 2, 2), (1, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +129,8 @@ def batch_of(program, items, k):
     return jax.device_put(batch, batch_sharding(program.sampler.mesh))
 
 
-def run(program, items, steps):
-    step, state, outputs = compile_step(program), start(program), []
+def run(program, items, steps, step=None):
+    step, state, outputs = step or compile_step(program), start(program), []
     for k in range(steps):
         state, output = step(state, batch_of(program, items, k))
         outputs.append(jax.device_get(output))
@@ -141,8 +138,16 @@ def run(program, items, steps):
 
 
 @pytest.fixture(scope="module")
-def reference_run(tokenizer, grader, items):
-    return run(make(tokenizer, grader), items, steps=3)
+def reference(tokenizer, grader):
+    """The program without any option, and its step."""
+    program = make(tokenizer, grader)
+    return program, compile_step(program)
+
+
+@pytest.fixture(scope="module")
+def reference_run(reference, items):
+    program, step = reference
+    return run(program, items, 3, step)
 
 
 def test_rewards_differ_within_groups_and_move_the_weights(reference_run, tokenizer, grader):
@@ -200,10 +205,17 @@ def assert_moved_alike(state, expected, tokenizer, grader):
     assert np.sqrt(apart) <= 0.02 * np.sqrt(moved)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_a_mesh_changes_nothing(mesh, reference_run, tokenizer, grader, items):
-    """Same samples, and weights within the learning rate per step (Adam's step is its sign)."""
-    state, outputs = run(make(tokenizer, grader, mesh), items, steps=3)
+def test_a_mesh_changes_nothing(reference_run, tokenizer, grader, items):
+    """Same samples, and weights within the learning rate per step (Adam's step is its sign).
+
+    And the compiled program never calls the host.
+    """
+    program = make(tokenizer, grader, MESHES[0])
+    step = compile_step(program)
+    lowered = step.func.lower(*step.args, start(program), batch_of(program, items, 0))
+    compiled = lowered.compile()
+    assert not re.search(CALLS_OF_THE_HOST, compiled.as_text())
+    state, outputs = run(program, items, 3, functools.partial(compiled, *step.args))
     expected_state, expected = reference_run
     for ours, theirs in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(
@@ -225,32 +237,34 @@ def test_slots_change_nothing(reference_run, tokenizer, grader, items):
     assert_moved_alike(state, expected_state, tokenizer, grader)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", [MESHES[0], *SLOW_MESHES])
-def test_a_mesh_gives_the_same_gradient(mesh, tokenizer, grader, items):
-    """Plain gradient descent with rate 1 turns the update into the gradient itself."""
+@pytest.fixture(scope="module")
+def gradient(tokenizer, grader, items):
+    """The gradient over a mesh, and the tokens that it was taken of.
 
-    def gradient(mesh):
+    Plain gradient descent with rate 1 turns the update into the gradient itself.
+    """
+
+    @functools.cache
+    def over(mesh):
         program = make(tokenizer, grader, mesh, optax.sgd(1.0))
         before = jax.device_get(start(program).params)
-        after = run(program, items, steps=1)[0].params
-        leaves = jax.tree.leaves(jax.tree.map(np.subtract, before, after))
-        return np.concatenate([leaf.ravel().astype(np.float64) for leaf in leaves])
+        after, (output,) = run(program, items, steps=1)
+        leaves = jax.tree.leaves(jax.tree.map(np.subtract, before, after.params))
+        found = np.concatenate([leaf.ravel().astype(np.float64) for leaf in leaves])
+        return found, output.samples.completed.rollout.tokens_BGT
 
-    expected = gradient((1, 1, 1))
+    return over
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_gives_the_same_gradient(mesh, gradient):
+    (expected, tokens_BGT), (found, found_BGT) = gradient((1, 1, 1)), gradient(mesh)
+    np.testing.assert_array_equal(found_BGT, tokens_BGT)
     # Weights are of order 1, so that their difference loses digits which the gradient has.
     rounding = np.sqrt(expected.size) * np.finfo(np.float32).eps
-    difference = np.linalg.norm(gradient(mesh) - expected)
     assert np.linalg.norm(expected) > 0.1
-    assert difference <= 1e-5 * np.linalg.norm(expected) + rounding
-
-
-def test_the_compiled_step_never_calls_the_host(tokenizer, grader, items):
-    program = make(tokenizer, grader, (2, 2, 2))
-    step = compile_step(program)
-    lowered = step.func.lower(*step.args, start(program), batch_of(program, items, 0))
-    text = lowered.compile().as_text()
-    assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", text)
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected) + rounding
 
 
 JUDGE = {
@@ -284,7 +298,7 @@ def test_a_judge_runs_inside_of_the_compiled_step(tokenizer, items):
     program, data = judged(tokenizer, items, (2, 2, 2))
     step, state, batch = compile_step(program), start(program), batch_of(program, data, 0)
     compiled = step.func.lower(*step.args, state, batch).compile()
-    assert not re.search(r"infeed|outfeed|callback|\bsend\(|\brecv\(", compiled.as_text())
+    assert not re.search(CALLS_OF_THE_HOST, compiled.as_text())
     with jax.transfer_guard("disallow"):
         _, output = compiled(*step.args, state, batch)
     grade = jax.device_get(output.samples.grade)
@@ -298,9 +312,9 @@ def test_a_judge_runs_inside_of_the_compiled_step(tokenizer, items):
     np.testing.assert_allclose(again.reward, grade.reward, atol=1e-5)
 
 
-def test_the_state_is_donated_and_the_step_compiles_once(tokenizer, grader, items):
-    program = make(tokenizer, grader)
-    step, state = compile_step(program), start(program)
+def test_the_state_is_donated_and_the_step_compiles_once(reference, items):
+    program, step = reference
+    state = start(program)
     with jax.transfer_guard("disallow"):
         for k in range(3):
             old, batch = state, batch_of(program, items, k)
@@ -310,11 +324,12 @@ def test_the_state_is_donated_and_the_step_compiles_once(tokenizer, grader, item
 
 
 def test_a_run_is_a_function_of_its_seed(tokenizer, grader, items, reference_run):
-    again = run(make(tokenizer, grader), items, steps=3)
+    program = make(tokenizer, grader)
+    step = compile_step(program)
+    again = run(program, items, 3, step)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(reference_run), strict=True):
         np.testing.assert_array_equal(a, b)
-    program = make(tokenizer, grader)
-    _, other = compile_step(program)(start(program, seed=1), batch_of(program, items, 0))
+    _, other = step(start(program, seed=1), batch_of(program, items, 0))
     assert (
         other.samples.completed.rollout.tokens_BGT
         != again[1][0].samples.completed.rollout.tokens_BGT
@@ -467,9 +482,8 @@ def test_without_enough_groups_that_differ_the_rest_teaches_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [(2, 2, 2), (8, 1, 1)])
-def test_dynamic_sampling_is_the_same_on_a_mesh(mesh, dynamic_run, tokenizer, grader, hard_items):
-    program = make(tokenizer, grader, mesh, max_resample_batches=ROUNDS)
+def test_dynamic_sampling_is_the_same_on_a_mesh(dynamic_run, tokenizer, grader, hard_items):
+    program = make(tokenizer, grader, (2, 2, 2), max_resample_batches=ROUNDS)
     state, outputs, cursors = run_dynamic(program, compile_step(program), hard_items, steps=2)
     assert cursors == dynamic_run[2]
     for ours, theirs in zip(outputs, dynamic_run[1], strict=True):
@@ -481,15 +495,13 @@ def test_dynamic_sampling_is_the_same_on_a_mesh(mesh, dynamic_run, tokenizer, gr
 
 
 @pytest.mark.slow
-def test_a_shorter_static_length_of_prompts_changes_nothing(
-    tokenizer, grader, items, reference_run
-):
-    program = make(tokenizer, grader)
+def test_a_shorter_static_length_of_prompts_changes_nothing(reference, items, reference_run):
+    program, step = reference
     rows = batch_at(len(items.items), program.batch_size, 0, seed=0)
     longest = int(items.prompts.length_M[rows.indices_B].max())
     batch = make_batch(items, rows.indices_B, rows.draw_B, longest)
     assert batch.prompts.tokens_BP.shape[1] < program.sampler.config.max_prompt_tokens
-    _, output = compile_step(program)(start(program), batch)
+    _, output = step(start(program), batch)
     expected = reference_run[1][0]
     np.testing.assert_array_equal(
         output.samples.completed.rollout.tokens_BGT,
@@ -535,9 +547,7 @@ def test_grading_on_the_host_changes_nothing(
                 output.samples.grade.reward, expected.samples.grade.reward
             )
             assert 0 <= output.metrics.pop("timing/host_wait_fraction") <= 1
-            of_host = set(output.metrics) - set(expected.metrics)  # errors that it alone can make
-            assert set(expected.metrics) <= set(output.metrics)
-            assert all(n.startswith("errors/") and output.metrics[n] == 0 for n in of_host)
+            assert output.metrics.keys() == expected.metrics.keys()
     assert_moved_alike(jax.device_get(state), reference_run[0], tokenizer, host_grader)
 
 

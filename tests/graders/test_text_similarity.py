@@ -128,27 +128,16 @@ def differences(parity, metric, pairs):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("metric", METRICS)
-def test_generated_pairs_score_as_in_the_libraries(parity, metric):
-    (
-        pytest.importorskip("rapidfuzz"),
-        pytest.importorskip("nltk"),
-        pytest.importorskip("rouge_score"),
-    )
-    assert differences(parity, metric, list(generated(random.Random(0), 500))) == []
-
-
-@pytest.mark.oracle
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
-def test_twenty_thousand_pairs_score_as_in_the_libraries(parity, metric):
+def test_thousands_of_pairs_score_as_in_the_libraries(parity, metric):
     (
         pytest.importorskip("rapidfuzz"),
         pytest.importorskip("nltk"),
         pytest.importorskip("rouge_score"),
     )
-    pairs = list(generated(random.Random(1), 20_480))
-    assert len({pair for pair in pairs}) > 19_000
+    pairs = list(generated(random.Random(1), 4096))
+    assert len({pair for pair in pairs}) > 3800
     found = differences(parity, metric, pairs)
     print(f"{metric}: {len(pairs)} pairs, {len(found)} differ by more than 1e-5")
     assert found == []

@@ -1,4 +1,7 @@
-"""A model from scratch computes the same in transformers: logits, and greedy continuations."""
+"""A model from scratch computes the same in transformers.
+
+That its cached decoding is its forward is in test_decoder.py.
+"""
 
 import dataclasses
 import functools
@@ -9,17 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rft_jax.config import RolloutConfig
 from rft_jax.models import build_model
 from rft_jax.models.hugging_face import describe, export
-from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 
 from .hugging_face.test_describe import BASE, DESCRIBED
 
 pytestmark = pytest.mark.oracle
 
-V, T = 97, 32
-LENGTHS = (1, 5, 12)
+V = 97
 
 
 @pytest.fixture(scope="module", params=DESCRIBED)
@@ -60,27 +60,3 @@ def test_logits_equal(pair):
         expected = peer(torch.tensor(tokens_BT, dtype=torch.long)).logits.numpy()
     assert expected.std() > 0.3
     np.testing.assert_allclose(row_logits(model, params, tokens_BT), expected, rtol=0, atol=2e-4)
-
-
-def test_greedy_continuations_of_ragged_prompts_equal(pair):
-    import torch
-
-    peer, model, params = pair
-    tokens_BP = np.random.default_rng(0).integers(0, V, (len(LENGTHS), max(LENGTHS)), np.int32)
-    ids = jnp.arange(len(LENGTHS))
-    completions = jax.jit(
-        lambda params: rollout(
-            model,
-            params,
-            Prompts(tokens_BP, np.array(LENGTHS, np.int32)),
-            completion_keys(jnp.uint32(0), jnp.int32(0), ids, jnp.zeros_like(ids), 1),
-            LogitMask(forbidden_ids=(), end_of_think_id=None, thinking_tokens=0),
-            RolloutConfig(group_size=1, max_completion_tokens=T, temperature=0.0),
-            stop_ids=(),
-            pad_id=0,
-        )
-    )(params)
-    for b, length in enumerate(LENGTHS):
-        prompt = torch.tensor(tokens_BP[b : b + 1, :length], dtype=torch.long)
-        row = peer.generate(prompt, do_sample=False, max_new_tokens=T, pad_token_id=0)
-        np.testing.assert_array_equal(completions.tokens_BGT[b, 0], row[0, length:])

@@ -33,6 +33,8 @@ from rft_jax.utils.metrics_file import read_metrics
 
 from ..small_checkpoint import write_small
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 CLAIMS = Path(__file__).parents[2] / "experiments" / "claims"
 SIZES = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "intermediate_size": 32}
 SMALL = ModelConfig(name="small", num_layers=1, hidden_size=16, **SIZES)

@@ -31,7 +31,7 @@ TINY = {
     "tensorboard": False,
     "mesh.fsdp": 1,
     "mesh.tensor": 1,
-    "stages.rft.steps": 2,
+    "stages.rft.steps": 1,
     "stages.rft.batch_size": 8,
     "stages.rft.eval_interval": 1,
     "stages.rft.optimizer.warmup_steps": 0,
