@@ -10,9 +10,6 @@ from pathlib import Path
 import jax
 
 from rft_jax.config import Config
-from rft_jax.evaluation.cases import answer_texts
-from rft_jax.evaluation.drift import describe_answers
-from rft_jax.evaluation.metrics import validation_summary
 from rft_jax.learn.optimizer import Frozen, TrainState, init_state, weights
 from rft_jax.logging.metrics import import_wandb
 from rft_jax.logging.stage_logger import StageLogger
@@ -26,7 +23,7 @@ from rft_jax.runs.run import Run
 from rft_jax.runs.warm_start import load_init
 from rft_jax.runs.workdir import lock_workdir
 from rft_jax.stages import STAGE_TYPES, TrainingStage, make_stage
-from rft_jax.stages.base import Compiled, Row, is_due
+from rft_jax.stages.base import Row, Validate, is_due
 from rft_jax.utils.compilation_cache import use_compilation_cache
 from rft_jax.utils.console import log
 from rft_jax.utils.errors import RunFailed
@@ -104,9 +101,9 @@ class RunLoop:
                 stage.open() as compiled,
                 StageLogger(self.run, config, done, self._began, self._stop) as record,
             ):
-                evaluator = compiled.evaluator
-                if done == 0 and evaluator is not None:
-                    row = _validation(self.run, compiled, weights(stage.model, state), 0)
+                validate = compiled.validate
+                if done == 0 and validate is not None:
+                    row = _validation(validate, weights(stage.model, state), 0)
                     rewards += [row[METRIC]] if METRIC in row else []
                     record({"step": 0, **row})
                 pending = None
@@ -124,9 +121,8 @@ class RunLoop:
                         continue
                     row: Row = {"step": k + 1, **stage.metrics(pending, k + 1)}
                     pending = None
-                    if evaluates and evaluator is not None:
-                        params = weights(stage.model, state)
-                        found = _validation(self.run, compiled, params, k + 1)
+                    if evaluates and validate is not None:
+                        found = _validation(validate, weights(stage.model, state), k + 1)
                         rewards += [found[METRIC]] if METRIC in found else []
                         row |= found | {"timing": row["timing"] | found["timing"]}
                     record(row)
@@ -142,16 +138,11 @@ class RunLoop:
             _require_saved(checkpoints, k + 1, directory)
 
 
-def _validation(run: Run, compiled: Compiled, params: Params, step: int) -> Row:
+def _validation(validate: Validate, params: Params, step: int) -> Row:
     """A metrics row of the validation items, without its step."""
-    assert run.grader is not None and compiled.evaluator is not None
     start = time.perf_counter()
-    evaluation = compiled.evaluator(params)
-    summary = validation_summary(evaluation, run.grader)
-    summary |= describe_answers(answer_texts(evaluation))
-    if compiled.auditor is not None:
-        summary |= compiled.auditor(evaluation, step)
-    row = {f"valid_{name}": value for name, value in to_numbers(summary).items()}
+    found = to_numbers(validate(params, step))
+    row = {f"valid_{name}": value for name, value in found.items()}
     return row | {"timing": {"eval": round(time.perf_counter() - start, 4)}}
 
 

@@ -20,6 +20,8 @@ from rft_jax.training import train
 from rft_jax.utils.errors import InputError
 from rft_jax.utils.metrics_file import read_metrics
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "jsonl.py")
 SMALL = {
     "models.policy.num_layers": "1",
@@ -27,6 +29,7 @@ SMALL = {
     "stages.sft.steps": "12",
     "stages.sft.optimizer.warmup_steps": "2",
     "stages.sft.checkpoint_interval": "4",
+    "stages.sft.eval_interval": "6",
     "stages.rft.steps": "4",
     "stages.rft.optimizer.warmup_steps": "1",
     "stages.rft.batch_size": "8",
@@ -49,8 +52,12 @@ AUDIT = {
 
 
 @pytest.fixture(scope="module")
-def config():
+def config(tmp_path_factory):
     config = apply_overrides(load_config(EXPERIMENT, {}), SMALL)
+    held_out = tmp_path_factory.mktemp("held_out") / "held_out.jsonl"
+    lines = Path(config.data.supervised).read_text().splitlines()[:3]
+    held_out.write_text("\n".join(line.replace("EUR", "CHF") for line in lines))
+    config = apply_overrides(config, {"stages.sft.valid": str(held_out)})
     return dataclasses.replace(config, audit_grader=AUDIT)
 
 
@@ -93,7 +100,7 @@ def rows(workdir, stage):
 
 
 def test_every_step_has_a_line_and_evaluations_have_theirs(finished):
-    assert [row["step"] for row in rows(finished, "sft")] == list(range(1, 13))
+    assert [row["step"] for row in rows(finished, "sft")] == list(range(13))
     lines = rows(finished, "rft")
     assert [row["step"] for row in lines] == [0, 1, 2, 3, 4]
     validated = [row for row in lines if "valid_reward_mean" in row]
@@ -101,13 +108,20 @@ def test_every_step_has_a_line_and_evaluations_have_theirs(finished):
     for row in validated:
         low, high = row["valid_reward_mean_low"], row["valid_reward_mean_high"]
         assert low <= row["valid_reward_mean"] <= high
-    losses = [row["train_loss"] for row in rows(finished, "sft")]
+    losses = [row["train_loss"] for row in rows(finished, "sft")[1:]]
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_supervised_stage_has_the_loss_of_what_is_held_out(finished):
+    found = {row["step"]: row for row in rows(finished, "sft") if "valid_loss" in row}
+    assert list(found) == [0, 6, 12]
+    assert found[12]["valid_loss"] < found[6]["valid_loss"] < found[0]["valid_loss"]
+    assert all(0 <= row["valid_mean_token_accuracy"] <= 1 for row in found.values())
 
 
 def test_nothing_compiles_after_the_first_evaluated_step(finished):
     counts = {
-        row["step"]: row["timing"]["compilations"]
+        row["step"]: row["timing"]["compilations"] + row["timing"]["compilations_cached"]
         for row in read_metrics(finished / "rft" / "metrics.jsonl")
     }
     assert counts[0] < counts[1] == counts[2] == counts[4]

@@ -29,6 +29,9 @@ class SFTStage:
     logit_chunk: int = 512  # positions of a row whose logits exist at once
     log_interval: int = 10
     checkpoint_interval: int = 500
+    # A file of such items, none of which is trained on, for the loss on them; empty: none.
+    valid: str = ""
+    eval_interval: int = 100  # steps between evaluations on it; 0: never
 
     decode_slots: ClassVar[int] = 0
 

@@ -92,6 +92,7 @@ def _validate_sft(
     require_positive(
         section, stage, "max_row_tokens", "gradient_accumulation", "logit_chunk", "log_interval"
     )
+    require(section, stage, "eval_interval", lambda value: value >= 0, "be 0 (never) or more")
     require_parts(section, stage.update_parts, stage.batch_size)
 
 

@@ -34,6 +34,7 @@ class StageData:
     """What a stage reads: packed rows for supervised learning, else prompts."""
 
     supervised: Packed | None = None
+    held_out: Packed | None = None  # rows for the loss of a supervised stage
     train: PromptData | None = None
     valid: PromptData | None = None
     teacher: PromptRows | None = None  # those of `train` as a teacher reads them, if otherwise

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from rft_jax.config import Config, DataConfig
+from rft_jax.config import Config, DataConfig, SFTStage
 from rft_jax.config.algorithms import function_files
 from rft_jax.graders import grader_file
 from rft_jax.runs.datasets import baseline_files, evaluated_file
@@ -26,6 +26,9 @@ def input_sums(config: Config, files: DataConfig, workdir: Path) -> dict[str, di
         if field.type is str
     }
     paths |= {"tokenizer": config.tokenizer.path}
+    for stage in config.training_stages:
+        if isinstance(stage, SFTStage):
+            paths[f"stages.{stage.name}.valid"] = stage.valid
     for stage in config.eval_stages:
         paths[f"stages.{stage.name}"] = path = evaluated_file(stage, files, workdir)
         for name, answers in baseline_files(stage, path).items():

@@ -6,9 +6,10 @@ neither for the job that has one.
 """
 
 import dataclasses
+import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from rft_jax.config import Config, DataConfig, RLStage, SFTStage
 from rft_jax.config.overrides import to_json
 from rft_jax.config.validate import validate
 from rft_jax.data.prompts import at_line
+from rft_jax.graders.template import MissingVariable, Variable
 from rft_jax.grammars import grammar_of
 from rft_jax.runs.grader import run_grader
 from rft_jax.runs.lengths import check_thinking_budgets
@@ -65,6 +67,31 @@ def _refusing(code: str, param: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise Refused(code, param, str(error)) from None
+
+
+@contextmanager
+def _refusing_templates(rows: Mapping[str, Sequence[JsonObject]]) -> Iterator[None]:
+    """What a template names and no row of any file has is the grader's fault."""
+    try:
+        yield
+    except MissingVariable as error:
+        if any(_has(row, error.variable) for row in itertools.chain.from_iterable(rows.values())):
+            raise
+        name = f"{{{{{error.variable.text}}}}}"
+        raise Refused(
+            "invalid_grader",
+            "method.reinforcement.grader",
+            f"{error.where} needs {name}, but no item has it; correct the template, or add it to "
+            "every item",
+        ) from None
+
+
+def _has(row: JsonObject, variable: Variable) -> bool:
+    try:
+        variable.of(row)
+    except LookupError:
+        return False
+    return True
 
 
 def check(folder: JobFolder) -> None:
@@ -149,7 +176,7 @@ def _reinforcement(
     assert grader is not None
     for path, name in ((folder.train, "training_file"), (folder.valid, "validation_file")):
         if name in rows:
-            with _refusing(f"invalid_{name}", name):
+            with _refusing(f"invalid_{name}", name), _refusing_templates(rows):
                 grader.encode_items(rows[name], str(path))
     return config, plan
 
@@ -161,14 +188,18 @@ def _supervised(
     with _refusing("invalid_training_file", "training_file"):
         items = data.load_supervised_items(folder.train)
         longest = _longest_item(items, tokenizer, folder.train)
-        room = row_tokens(template.sft.max_row_tokens, Sizes(len(items), longest))
-        packed = data.pack_supervised(items, tokenizer, room, str(folder.train), "max_row_tokens")
+    held_out = ""
     if folder.valid.exists():
+        held_out = str(folder.valid)
         with _refusing("invalid_validation_file", "validation_file"):
             valid = data.load_supervised_items(folder.valid)
-            data.check_disjoint(items, valid, (str(folder.train), str(folder.valid)))
+            longest = max(longest, _longest_item(valid, tokenizer, folder.valid))
+            data.check_disjoint(items, valid, (str(folder.train), held_out))
+    with _refusing("invalid_training_file", "training_file"):
+        room = row_tokens(template.sft.max_row_tokens, Sizes(len(items), longest))
+        packed = data.pack_supervised(items, tokenizer, room, str(folder.train), "max_row_tokens")
     sizes = Sizes(len(items), longest, len(packed.tokens_MT))
-    plan = plan_supervised(template, given, sizes)
+    plan = plan_supervised(template, given, sizes, held_out)
     config = _config(template, plan, request, DataConfig(supervised=str(folder.train)))
     with _refusing("invalid_hyperparameters", _HYPERPARAMETERS.format("supervised")):
         validate(config)

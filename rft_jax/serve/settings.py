@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
     Attributes:
         rows: Those of the training file.
-        longest: Tokens of the longest prompt of both files, or of the longest supervised item.
+        longest: Tokens of the longest prompt of both files, or of their longest supervised item.
         packed_rows: Those of supervised items, at `row_tokens`; 0 for reinforcement.
         multiple: What static lengths are multiples of.
         lead: Tokens before the marker that ends a thought.
@@ -111,11 +111,12 @@ def plan_reinforcement(template: Template, given: JsonMapping, sizes: Sizes) -> 
     )
 
 
-def plan_supervised(template: Template, given: JsonMapping, sizes: Sizes) -> Plan:
+def plan_supervised(template: Template, given: JsonMapping, sizes: Sizes, valid: str = "") -> Plan:
     """The supervised stage of a job; clients count a batch in examples, the stage in packed rows.
 
     Args:
         given: `hyperparameters` as checked.
+        valid: The validation file, whose loss is measured at each checkpoint; empty: none.
     """
     base = template.sft
     per_row = sizes.rows / sizes.packed_rows
@@ -136,6 +137,8 @@ def plan_supervised(template: Template, given: JsonMapping, sizes: Sizes) -> Pla
         gradient_accumulation=_largest_divisor(batch, base.gradient_accumulation),
         checkpoint_interval=_CHECKPOINT_INTERVAL,
         log_interval=1,
+        valid=valid,
+        eval_interval=_CHECKPOINT_INTERVAL,
     )
     return Plan(
         stage,

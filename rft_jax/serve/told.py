@@ -32,7 +32,10 @@ _FLAT = (
     "full_valid_mean_parse_error",
     "train_loss",
     "train_mean_token_accuracy",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
 )
+_OF_TOKENS = ("loss", "mean_token_accuracy")  # of supervised jobs
 _DURATIONS = ("sampling", "training", "eval", "full_iteration")
 
 
@@ -60,8 +63,10 @@ class Teller:
         """The data of a metrics event."""
         found: JsonObject = {"step": row["step"], "total_steps": self.total_steps}
         if not self.graders:
-            found["train_loss"] = row.get("train_loss")
-            found["train_mean_token_accuracy"] = row.get("train_mean_token_accuracy")
+            for side, told in (("train", "train"), ("valid", "full_valid")):
+                for name in _OF_TOKENS:
+                    if f"{side}_{name}" in row:
+                        found[f"{told}_{name}"] = row[f"{side}_{name}"]
             found["timing"] = {"step": self._durations(row), "graders": []}
             return found
         sides = [side for side in ("train", "valid") if f"{side}_valid_fraction" in row]
@@ -88,6 +93,7 @@ class Teller:
         parts = [f"Step {data['step']}/{self.total_steps} "]
         for name, title in (
             ("train_loss", "training loss"),
+            ("full_valid_loss", "full validation loss"),
             ("train_mean_reward", "train mean reward"),
             ("full_valid_mean_reward", "full validation mean reward"),
             ("full_valid_mean_parse_error", "full validation mean parse error"),
@@ -169,9 +175,9 @@ def grader_types(grader: JsonMapping) -> dict[str, str]:
 
 def checkpoint_metrics(data: JsonMapping) -> JsonObject:
     """The metrics of a checkpoint, of its step's data."""
-    names = ("step", "train_mean_reward", "full_valid_mean_reward", "train_loss")
-    found = {name: data[name] for name in (*names, "train_mean_token_accuracy") if name in data}
-    return found
+    losses = [f"{side}_{name}" for side in ("train", "full_valid") for name in _OF_TOKENS]
+    names = ("step", "train_mean_reward", "full_valid_mean_reward", *losses)
+    return {name: data[name] for name in names if name in data}
 
 
 def table(told: Iterable[JsonMapping]) -> bytes:

@@ -14,7 +14,6 @@ import optax
 from jax import Array
 
 from rft_jax.config import TrainingStageConfig
-from rft_jax.evaluation.evaluator import Evaluation
 from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import Model, Params
 from rft_jax.runs.datasets import StageReader
@@ -23,8 +22,7 @@ from rft_jax.utils.numbers import to_numbers
 from rft_jax.utils.types import JsonObject, PyTree
 
 Row = JsonObject  # of metrics, by name; seconds stand under `timing`
-Evaluator = Callable[[Params], Evaluation]
-Auditor = Callable[[Evaluation, int], JsonObject]
+Validate = Callable[[Params, int], Row]
 
 
 class Compiled(NamedTuple):
@@ -33,14 +31,12 @@ class Compiled(NamedTuple):
     Attributes:
         step: Takes the state and a batch, and returns the next state and the step's output. The
             state is donated.
-        evaluator: Takes all weights and grades the validation items; None without validation.
-        auditor: Takes an evaluation and its step, and returns the audit grader's metrics; None
-            without such a grader.
+        validate: Takes all weights and the step, and returns the metrics of the validation items,
+            without `valid_` before their names; None without validation.
     """
 
     step: Callable[[TrainState, PyTree], tuple[TrainState, PyTree]]
-    evaluator: Evaluator | None
-    auditor: Auditor | None = None
+    validate: Validate | None
 
 
 class Stage(StageReader, Protocol):

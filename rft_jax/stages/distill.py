@@ -62,20 +62,18 @@ class Distillation:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compiled]:
-        """The step, with the teacher's weights on the devices, and the evaluator."""
+        """The step, with the teacher's weights on the devices, and the validation."""
         run, config, valid = self._run, self.config, self._items.valid
         teacher, params = self.open_teacher()
         program = make_distill_program(
             self.model, teacher, self.optimizer, run.tokenizer, config, run.mesh
         )
         with contextlib.ExitStack() as stack:
-            evaluator = auditor = None
+            validate = None
             if run.grader is not None and valid is not None and self.eval_interval > 0:
                 host = stack.enter_context(enter_on_all_hosts(run.grader.open_host()))
-                evaluator, auditor = open_validation(
-                    run, config, program.sampler, host, valid, stack
-                )
-            yield Compiled(compile_distill_step(program, params), evaluator, auditor)
+                validate = open_validation(run, config, program.sampler, host, valid, stack)
+            yield Compiled(compile_distill_step(program, params), validate)
 
     def batch(self, k: int, state: TrainState) -> DistillBatch:
         """The prompts of the k-th step, by the stage's own order of the data."""

@@ -90,21 +90,21 @@ class RL:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compiled]:
-        """The step, in one program or cut in two for a grader on the host, and the evaluator."""
+        """The step, in one program or cut in two for a grader on the host, and the validation."""
         run, items, grader = self._run, self._items, self._grader
         with contextlib.ExitStack() as stack:
             host = stack.enter_context(enter_on_all_hosts(grader.open_host()))
-            evaluator = auditor = None
+            validate = None
             if items.valid is not None and self.eval_interval > 0:
-                evaluator, auditor = open_validation(
+                validate = open_validation(
                     run, self.config, self._program.sampler, host, items.valid, stack
                 )
             if grader.needs_host:
                 rows = Items(items.prompts.items, items.prompts.source)
                 step = make_host_step(self._program, host, rows, self.config.host_chunks)
-                yield Compiled(step, evaluator, auditor)
+                yield Compiled(step, validate)
             else:
-                yield Compiled(compile_step(self._program), evaluator, auditor)
+                yield Compiled(compile_step(self._program), validate)
 
     def batch(self, k: int, state: TrainState) -> Batch | tuple[Batch, ...] | Batches:
         """The prompts of the k-th step; several batches where the step may resample."""

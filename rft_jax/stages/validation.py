@@ -5,13 +5,17 @@ from contextlib import ExitStack
 from rft_jax import data
 from rft_jax.config import DataConfig, SamplingStage
 from rft_jax.evaluation.audit import make_auditor
+from rft_jax.evaluation.cases import answer_texts
+from rft_jax.evaluation.drift import describe_answers
 from rft_jax.evaluation.evaluator import make_evaluator
+from rft_jax.evaluation.metrics import validation_summary
 from rft_jax.graders import Grader, HostGrading, Items
+from rft_jax.models import Params
 from rft_jax.parallel import enter_on_all_hosts, is_first, raise_on_all_hosts
 from rft_jax.runs.constant_record import note_constant
 from rft_jax.runs.datasets import PromptData, Rows, read_prompts
 from rft_jax.runs.run import Run
-from rft_jax.stages.base import Auditor, Evaluator
+from rft_jax.stages.base import Row, Validate
 from rft_jax.step import Sampler, make_grading
 
 
@@ -43,7 +47,7 @@ def open_validation(
     host: HostGrading,
     valid: PromptData,
     stack: ExitStack,
-) -> tuple[Evaluator, Auditor | None]:
+) -> Validate:
     """What grades the answers to the validation items, and what audits them if the run does so.
 
     Args:
@@ -54,22 +58,30 @@ def open_validation(
         valid: The items.
         stack: Closes what is opened here.
     """
-    assert run.grader is not None
+    grader = run.grader
+    assert grader is not None
     evaluator = make_evaluator(
         sampler,
-        make_grading(run.grader, run.tokenizer, config.rollout),
+        make_grading(grader, run.tokenizer, config.rollout),
         host,
         valid,
         config.eval_samples,
         run.seed(config, "valid"),
         at_once=config.batch_size * config.rollout.group_size,
     )
-    if run.audit_grader is None:
-        return evaluator, None
-    auditor = make_auditor(
-        run,
-        stack.enter_context(enter_on_all_hosts(run.audit_grader.open_host())),
-        Items(valid.items, valid.source),
-        run.directory(config),
-    )
-    return evaluator, auditor
+    auditor = None
+    if run.audit_grader is not None:
+        auditor = make_auditor(
+            run,
+            stack.enter_context(enter_on_all_hosts(run.audit_grader.open_host())),
+            Items(valid.items, valid.source),
+            run.directory(config),
+        )
+
+    def validate(params: Params, step: int) -> Row:
+        evaluation = evaluator(params)
+        summary = validation_summary(evaluation, grader)
+        summary |= describe_answers(answer_texts(evaluation))
+        return summary | (auditor(evaluation, step) if auditor else {})
+
+    return validate

@@ -10,7 +10,7 @@ import pytest
 
 from rft_jax.config import ModelConfig
 from rft_jax.learn.optimizer import init_state
-from rft_jax.learn.supervised import SupervisedBatch, make_supervised_step
+from rft_jax.learn.supervised import SupervisedBatch, make_supervised_step, supervised_sums
 from rft_jax.models import build_model
 
 V, T = 41, 16
@@ -117,6 +117,18 @@ def test_prompts_and_padding_are_context_and_not_learned(model, packed):
     padding = batch.segments_BT == 0
     other = batch._replace(tokens_BT=jnp.where(padding, 17, batch.tokens_BT))
     assert run(model, other)[1]["loss"] == run(model, batch)[1]["loss"]
+
+
+def test_sums_are_those_of_the_step(model, packed):
+    batch, _ = packed
+    _, metrics = run(model, batch)
+    params = state_of(model, optax.sgd(0.1)).params
+    halves = [jax.tree.map(lambda x, at=at: x[at : at + 2], batch) for at in (0, 2)]
+    found = [supervised_sums(model, params, half, logit_chunk=64) for half in halves]
+    loss, correct, tokens = np.sum(found, axis=0)
+    assert tokens == metrics["target_tokens"]
+    np.testing.assert_allclose(loss / tokens, metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(correct / tokens, metrics["mean_token_accuracy"], rtol=1e-6)
 
 
 def test_a_step_counts_itself_and_its_rows(model, packed):

@@ -107,6 +107,23 @@ def test_supervised_steps():
     assert checkpoint_metrics(data) == {
         "step": 2, "train_loss": 0.25, "train_mean_token_accuracy": 0.9,
     }  # fmt: skip
+    assert "full_valid_loss" not in table([data]).decode()
+
+
+def test_supervised_validations():
+    teller = Teller.of(None, total_steps=5, samples=0)
+    valid = {"valid_loss": 0.5, "valid_mean_token_accuracy": 0.75}
+    before = teller.data({"step": 0, **valid, "timing": {}})
+    assert "train_loss" not in before
+    assert teller.message(before) == "Step 0/5 , full validation loss=0.50"
+    data = teller.data({"step": 2, "train_loss": 0.25, **valid, "timing": {}})
+    assert checkpoint_metrics(data) == {
+        "step": 2, "train_loss": 0.25,
+        "full_valid_loss": 0.5, "full_valid_mean_token_accuracy": 0.75,
+    }  # fmt: skip
+    assert teller.message(data) == "Step 2/5 , training loss=0.25, full validation loss=0.50"
+    (read,) = csv.DictReader(io.StringIO(table([data]).decode()))
+    assert (read["full_valid_loss"], read["full_valid_mean_token_accuracy"]) == ("0.5", "0.75")
 
 
 def test_the_table_is_plain_csv_with_gaps():

@@ -82,7 +82,7 @@
       found.step ??= data.step;
       found.total ??= data.total_steps;
       found.train ??= data.train_mean_reward ?? data.train_loss;
-      found.valid ??= data.full_valid_mean_reward;
+      found.valid ??= data.full_valid_mean_reward ?? data.full_valid_loss;
     }
     if (!UNFINISHED.includes(job.status)) ended.set(job.id, found);
     return found;
