@@ -71,7 +71,10 @@ MODELS = ("small_base", "larger_base", "small_sft", "larger_sft", "small_rft", "
 DIRECT = dataclasses.replace(
     SMALL, num_layers=2, hidden_size=64, head_dim=32, intermediate_size=192, remat="none"
 )
-DIRECT_MODELS = ("small_base", "small_sft", "small_rft")
+DIRECT_LARGER = dataclasses.replace(
+    DIRECT, name="larger", hidden_size=128, num_heads=4, num_kv_heads=4, intermediate_size=384
+)
+DIRECT_MODELS = ("small_base", "larger_base", "small_sft", "small_rft")
 HELD_OUT = {
     "genes_unseen": "valid",
     "genes_unseen_present_only": "valid_present",
@@ -122,36 +125,18 @@ def _reasoned() -> Config:
 
 
 def _direct() -> Config:
-    sft = _right_answers("small", learning_rate=1e-3)
-    rft = _reinforce("small", learning_rate=5e-4)
-    rollout = dataclasses.replace(
-        rft.rollout,
-        max_prompt_tokens=256,
-        max_completion_tokens=48,
-        output_bytes=512,
-        reasoning_effort=2,
-    )
-    base = dataclasses.replace(
-        _pretrain("small", learning_rate=5e-3),
-        steps=1200,  # 3.7 passes
-        batch_size=24,
-        max_row_tokens=256,
-        optimizer=OptimizerConfig(
-            learning_rate=5e-3, warmup_steps=50, schedule="cosine", b2=0.95, weight_decay=0.01
-        ),
-    )
     return Config(
         name="rare_disease_direct",
-        data=RareDiseaseData(answer_style="direct", present_only=True),
+        data=RareDiseaseData(answer_style="direct", present_only=True, patients_per_gene=200),
         grader=grader(),
-        tokenizer=TokenizerConfig(vocab_size=7168),
-        models=(DIRECT,),
+        tokenizer=TokenizerConfig(vocab_size=9000),
+        models=(DIRECT, DIRECT_LARGER),
         stages=(
-            base,
-            dataclasses.replace(sft, batch_size=16, max_row_tokens=256),
+            *(_learn_annotations(model.name) for model in (DIRECT, DIRECT_LARGER)),
             dataclasses.replace(
-                rft, rollout=rollout, policy_loss=PolicyLossConfig(), eval_interval=20
+                _right_answers("small", learning_rate=1e-3), batch_size=16, max_row_tokens=256
             ),
+            _reinforce_direct("small"),
             *(
                 EvalStage(
                     name=f"{name}{suffix}",
@@ -168,6 +153,27 @@ def _direct() -> Config:
                 for name, data in (("genes_unseen", "valid"), ("genes_seen", "seen"))
             ),
         ),
+    )
+
+
+def _learn_annotations(model: str) -> SFTStage:
+    """Simulated patients, each once: with AdamW hundreds of steps went by before it learned any."""
+    base = _pretrain(model, learning_rate=2e-2)
+    return dataclasses.replace(base, steps=800, batch_size=20, max_row_tokens=256)
+
+
+def _reinforce_direct(model: str) -> RLStage:
+    stage = _reinforce(model, learning_rate=3e-4)
+    rollout = dataclasses.replace(
+        stage.rollout,
+        group_size=16,
+        max_prompt_tokens=256,
+        max_completion_tokens=48,
+        output_bytes=512,
+        reasoning_effort=2,
+    )
+    return dataclasses.replace(
+        stage, rollout=rollout, policy_loss=PolicyLossConfig(), eval_interval=30
     )
 
 

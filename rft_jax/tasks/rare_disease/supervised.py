@@ -21,6 +21,7 @@ from rft_jax.tasks.rare_disease.worked_answers import (
     Habits,
     WorkedAnswer,
     direct_answer,
+    direct_length,
     symbols,
     work_answer,
 )
@@ -59,24 +60,24 @@ class Writer:
         if not patient.gene:
             likeliest = int(ranking.scores(self.evidence, [patient.present])[0].argmax())
             patient = dataclasses.replace(patient, gene=self.evidence.genes[likeliest])
-        return self._name_at_once(patient)
+        return self._name_at_once(patient, direct_length(rng))
 
     def right_answer(
         self, gene: str, present: Sequence[int], absent: Sequence[int]
     ) -> WorkedAnswer:
-        """The answer to a solved case with these findings."""
+        """The answer to a solved case with these findings: its gene, and nothing else listed."""
         if not self.direct:
             return WorkedAnswer("", "", (gene,))
-        return self._name_at_once(Patient(gene, "", None, tuple(present), tuple(absent)))
+        return self._name_at_once(Patient(gene, "", None, tuple(present), tuple(absent)), 1)
 
     def symbols(self, findings: Sequence[str]) -> list[str]:
         """What a tokenizer should keep whole, these findings among it."""
         fixed = FIXED_OF_DIRECT if self.direct else FIXED
         return symbols(findings, self.evidence.genes, fixed)
 
-    def _name_at_once(self, patient: Patient) -> WorkedAnswer:
+    def _name_at_once(self, patient: Patient, length: int) -> WorkedAnswer:
         known = self.annotated.get(patient.gene, frozenset())
-        return direct_answer(self.ontology, self.evidence, known, patient)
+        return direct_answer(self.ontology, self.evidence, known, patient, length)
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,14 @@ def test_direct_answers_name_genes_first_and_their_symbols_are_tokens(
     for row in [*parsed(data, "pretrain"), *parsed(data, "answers")]:
         assert list(json.loads(row["messages"][-1]["content"])) == ["genes", "explanation"]
         assert not row["messages"][-1]["reasoning_content"]
-    right = [json.loads(row["messages"][-1]["content"])["genes"] for row in parsed(data, "answers")]
-    assert [genes[0] for genes in right] == [row["gene"] for row in parsed(data, "train")]
+    right, simulated = (
+        [json.loads(row["messages"][-1]["content"])["genes"] for row in parsed(data, name)]
+        for name in ("answers", "pretrain")
+    )
+    assert right == [[row["gene"]] for row in parsed(data, "train")]
     known = {row["gene"]: set(row["findings"]) for row in parsed(data, "annotated")}
-    assert set(known) == {gene for genes in right for gene in genes}
+    assert set(known) == {gene for genes in simulated for gene in genes}
+    assert {len(genes) for genes in simulated} == set(range(1, len(known) + 1))
     assert {*FIXED_OF_DIRECT, *known} < set(data.files["symbols.txt"])
 
 
