@@ -33,6 +33,7 @@ VARIANTS = {
 SCRIPTS = (
     "annotations.py",
     "distillation.py",
+    "eight_bits.py",
     "evidence.py",
     "few_examples.py",
     "graders_that_teach.py",
@@ -63,6 +64,16 @@ def test_few_examples(size, tmp_path):
     config = load("few_examples.py").tuned_config(0, size, tmp_path / "base")
     assert config.data.examples == size
     validate(config)
+
+
+def test_eight_bits(tmp_path):
+    script = load("eight_bits.py")
+    for arm in script.ARMS:
+        config = script.arm_config(0, arm, tmp_path / "base")
+        validate(config)
+        (stage,) = config.training_stages
+        assert stage.rollout.int8_weights == (arm != "exact")
+        assert stage.policy_loss.score_centering == (arm == "centered")
 
 
 def test_graders_that_teach(tmp_path):
