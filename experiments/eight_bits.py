@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.few_examples import BASE, RFT, SEEDS, base_config
+from experiments.papers.common import uncorrected
 from rft_jax import quickstart
 from rft_jax.config import Config, EvalStage
 from rft_jax.training import train
@@ -26,7 +27,7 @@ GAP = "train_sampler_learner_logprob_gap"
 # Each arm's settings of `policy_loss`; all but the first sample with eight bits.
 ARMS = {
     "exact": {},
-    "not_corrected": {"importance": "none"},
+    "not_corrected": {"importance": uncorrected},
     "weighted": {"importance": "tis"},
     "centered": {"importance": "none", "score_centering": True},
 }
