@@ -133,7 +133,7 @@ class ModelConfig:
     shared_expert_size: int = 0
     expert_bias: bool = False  # biases in router and experts, as in gpt-oss
     # What the backward pass recomputes of a layer: all; all but the products with weights, whose
-    # results are kept; nothing.
+    # results are kept; nothing. On a CPU attention in tiles is never recomputed.
     remat: Literal["full", "dots", "none"] = "full"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 on TPU and GPU
     # Of many queries, as in the update. pallas: kernels for TPUs, where the lengths of prompts and

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+ATTENTION = "attention"  # by which a checkpoint's policy knows partials without scores in memory
 MASKED = -1e30  # finite, so that a row without any key gives no NaN
 
 

@@ -11,13 +11,15 @@ together, and Y such groups of rows; X queries of a tile, of all heads of a key/
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
-from rft_jax.models.attention import MASKED, Partial, soft_cap
+from rft_jax.models.attention import ATTENTION, MASKED, Partial, soft_cap
 from rft_jax.models.sight import Sight, TileRanges, tile_ranges
 
 
@@ -108,6 +110,7 @@ def _forward(q_RKMTQ, k_RKUQ, v_RKUQ, sight, scale, softcap, tiling):
 
     out, lse = jax.lax.map(group, (queries, keys, cut.ranges(sight)))
     partial = Partial(cut.whole(out), cut.whole(lse[..., None])[..., 0])
+    partial = checkpoint_name(partial, ATTENTION)
     return partial, (q_RKMTQ, k_RKUQ, v_RKUQ, sight, partial)
 
 
@@ -124,14 +127,20 @@ def _backward(scale, softcap, tiling, kept, cotangent):
     lse, offset = (cut.tiles(x[..., None])[..., 0] for x in (lse_RKMT, offset_RKMT))
     scores = functools.partial(_scores, scale=scale, softcap=softcap)
 
+    def of_keys(x_NKQX: Array, weight_NKXU: Array) -> Array:
+        return _product("NKQX,NKXU->NKQU", x_NKQX, weight_NKXU.astype(x_NKQX.dtype))
+
     def group(inputs):
         queries, dout, lse, offset, keys, ranges = inputs
 
         def tile(dkv, inputs):
             one, dout_NKXQ, lse_NKX, offset_NKX, first, end = inputs
+            # Transposed once for all tiles of keys: in the sums below XLA on a CPU would transpose
+            # the scores instead, those of each tile.
+            q_NKQX, dout_NKQX = one.q_NKXQ.swapaxes(2, 3), dout_NKXQ.swapaxes(2, 3)
 
             def add(index, sums):
-                dq_NKXQ, dk_JNKUQ, dv_JNKUQ = sums
+                dq_NKXQ, dk_JNKQU, dv_JNKQU = sums
                 key = keys.tile(index)
                 score_NKXU = scores(one, key)
                 weight_NKXU = jnp.exp(score_NKXU - lse_NKX[..., None])
@@ -142,17 +151,18 @@ def _backward(scale, softcap, tiling, kept, cotangent):
                     capped_NKXU = jnp.maximum(score_NKXU, -softcap) / softcap
                     dscore_NKXU = dscore_NKXU * (1 - capped_NKXU**2)
                 dq_NKXQ += _product("NKXU,NKUQ->NKXQ", dscore_NKXU, key.k_NKUQ)
-                dk_NKUQ = _product("NKXU,NKXQ->NKUQ", dscore_NKXU, one.q_NKXQ)
-                dv_NKUQ = _product("NKXU,NKXQ->NKUQ", weight_NKXU, dout_NKXQ)
-                return dq_NKXQ, dk_JNKUQ.at[index].add(dk_NKUQ), dv_JNKUQ.at[index].add(dv_NKUQ)
+                dk_NKQU = of_keys(q_NKQX, dscore_NKXU)
+                dv_NKQU = of_keys(dout_NKQX, weight_NKXU)
+                return dq_NKXQ, dk_JNKQU.at[index].add(dk_NKQU), dv_JNKQU.at[index].add(dv_NKQU)
 
             zeros_NKXQ = jnp.zeros(one.q_NKXQ.shape, jnp.float32)
             dq_NKXQ, *dkv = jax.lax.fori_loop(first, end, add, (zeros_NKXQ, *dkv))
             return tuple(dkv), dq_NKXQ
 
-        zeros_JNKUQ = jnp.zeros(keys.k_NKUQ.shape, jnp.float32)
+        zeros_JNKQU = jnp.zeros_like(keys.k_NKUQ, jnp.float32).swapaxes(3, 4)
         tiles = queries, dout, lse, offset, ranges.first_key_RI, ranges.end_key_RI
-        return jax.lax.scan(tile, (zeros_JNKUQ, zeros_JNKUQ), tiles)
+        dkv, dq_INKXQ = jax.lax.scan(tile, (zeros_JNKQU, zeros_JNKQU), tiles)
+        return jax.tree.map(lambda x_JNKQU: x_JNKQU.swapaxes(3, 4), dkv), dq_INKXQ
 
     (dk, dv), dq = jax.lax.map(group, (queries, dout, lse, offset, keys, cut.ranges(sight)))
     dq, dk, dv = cut.whole(dq), cut.whole_keys(dk), cut.whole_keys(dv)
@@ -167,7 +177,7 @@ class _Cut:
 
     def __init__(self, shape: tuple[int, ...], keys: int, tiling: Tiling):
         self.R, self.K, self.M, self.T, self.Q = shape
-        self.U, self.rows = keys, tiling.rows or self.R
+        self.U, self.rows = keys, math.gcd(self.R, tiling.rows or self.R)
         self.of_queries, self.of_keys = min(tiling.queries, self.T), min(tiling.keys, keys)
         self.more = -self.T % self.of_queries, -keys % self.of_keys
 

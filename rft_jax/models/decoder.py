@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import per_layer
-from rft_jax.models.attention import soft_cap
+from rft_jax.models.attention import ATTENTION, soft_cap
 from rft_jax.models.cache import Cache, LayerCache, Prefix
 from rft_jax.models.int8 import Int8, quantized_axes
 from rft_jax.models.layer_kinds import (
@@ -52,12 +52,6 @@ from rft_jax.models.nf4 import Nf4, packed_axes
 from rft_jax.models.norms import rms_norm
 from rft_jax.parallel import batch_parts, constrain, shard_experts, tensor_parts
 from rft_jax.utils.types import PyTree
-
-_KEPT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
-}
-
 
 TokenCarry: TypeAlias = tuple[Array, dict[str, LayerCache]]  # with what layers keep, by stack
 
@@ -207,10 +201,10 @@ class Decoder(nnx.Module):
             mixed_BSTD, kept = mix(block, block.before(x_BSTD), inputs.index, inputs.prompts)
             return block.after(x_BSTD, mixed_BSTD, inputs.per_layer, rows.sharding), kept
 
-        remat = self.config.remat
-        if remat == "none":
+        if self.config.remat == "none":
             return layer
-        return jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[remat])
+        kept = jax.checkpoint_policies.save_only_these_names(*kept_results(self.config))
+        return jax.checkpoint(layer, prevent_cse=False, policy=kept)
 
     def _layer_of_token(
         self, name: str, rows: Rows, cache: Cache
@@ -423,6 +417,15 @@ def _constrain_rows(x_BSTD: Array, row_sharding: NamedSharding | None) -> Array:
 def _times(x: Array, factor: float) -> Array:
     """Nothing is computed for a factor of 1."""
     return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
+
+
+def kept_results(config: ModelConfig) -> tuple[str, ...]:
+    """Names of what a layer keeps for the backward pass, which computes the rest anew.
+
+    On a CPU attention in tiles is always kept: for two vectors a token it is not run once more.
+    """
+    products = (PRODUCT,) if config.remat == "dots" else ()
+    return (*products, ATTENTION) if config.attention == "blockwise" else products
 
 
 def _weight(

@@ -209,7 +209,20 @@ def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
     scores = 0.0
     if c.remat == "none":
         scores = 4 * _attention_layers(program) * _score_elements(program, sizes)
-    return item * (c.num_layers * tokens * kept + prompt_kv) + scores
+    return item * (c.num_layers * tokens * kept + prompt_kv) + scores + _tiled(program, sizes)
+
+
+def _tiled(program: PlannedStep, sizes: Sizes) -> float:
+    """Bytes of attention in tiles on a CPU: partials, which the backward pass does not compute anew
+    (`decoder.kept_results`)."""
+    c, rollout = program.model.config, program.stage.rollout
+    if c.attention != "blockwise":
+        return 0.0
+    P, T, G = rollout.max_prompt_tokens, rollout.max_completion_tokens, rollout.group_size
+    partials = [(P, P, P), (G * T, T, T), (G * T, G * T, P)]  # tokens, queries and keys at once
+    tokens = sum(n for n, queries, keys in partials if _in_kernel(program, queries, keys))
+    widths = _queries(program) + c.num_heads * _attention_layers(program)  # and normalizers
+    return 4 * sizes.rows * tokens * widths / program.mesh.shape["tensor"]
 
 
 def update_bytes(program: PlannedStep, sizes: Sizes, kept: Kept, activations: float) -> float:

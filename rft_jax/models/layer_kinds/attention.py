@@ -321,6 +321,8 @@ class Attention:
         ]
         slides = any(reach.window != NO_WINDOW for reach in self.reaches)
         windows = jnp.array([r.window for r in self.reaches]) if slides else None
+        # Once for all layers: XLA would compute cosines anew in whatever reads them.
+        rotations = jax.lax.optimization_barrier(rotations)
         stacked = windows, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations)
 
         def of_layer(index: Array | int) -> tuple[Array | None, Rotation]:
