@@ -215,14 +215,20 @@ def activation_bytes(program: PlannedStep, sizes: Sizes) -> float:
 def _tiled(program: PlannedStep, sizes: Sizes) -> float:
     """Bytes of attention in tiles on a CPU: partials, which the backward pass does not compute anew
     (`decoder.kept_results`)."""
-    c, rollout = program.model.config, program.stage.rollout
+    c, stage, update = program.model.config, program.stage, sizes.update
     if c.attention != "blockwise":
         return 0.0
-    P, T, G = rollout.max_prompt_tokens, rollout.max_completion_tokens, rollout.group_size
-    partials = [(P, P, P), (G * T, T, T), (G * T, G * T, P)]  # tokens, queries and keys at once
+    P, T = stage.rollout.max_prompt_tokens, stage.rollout.max_completion_tokens
+    together = update.samples / max(1.0, update.prompts)  # completions of a prompt
+    prompts, completions = update.prompts * P, update.samples * T
+    partials = [  # tokens, and the queries and keys of each
+        (prompts, P, P),
+        (completions, T, T),
+        (completions, int(together * T), P),
+    ]
     tokens = sum(n for n, queries, keys in partials if _in_kernel(program, queries, keys))
     widths = _queries(program) + c.num_heads * _attention_layers(program)  # and normalizers
-    return 4 * sizes.rows * tokens * widths / program.mesh.shape["tensor"]
+    return 4 * tokens * widths / program.mesh.shape["tensor"]
 
 
 def update_bytes(program: PlannedStep, sizes: Sizes, kept: Kept, activations: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rft_jax.config import DeltaNetConfig, LinearRope, ModelConfig, ProportionalRope
-from rft_jax.models import build_model, for_platform
+from rft_jax.models import build_model, for_platform, row_attention
 from rft_jax.models.model import since_ampere
 from rft_jax.parallel import LEARNER_RULES
 
@@ -278,25 +278,35 @@ def test_remat_changes_no_gradient(tokens, kept):
     )
 
 
+def kept_of_a_layer(rows, remat):
+    """Shapes of what the forward pass leaves for the backward pass, of all layers."""
+    model, params = make(remat=remat)
+    positions, segments = jnp.broadcast_to(jnp.arange(rows.shape[1]), rows.shape), rows * 0 + 1
+    forward = jax.grad(lambda p: model.hidden(p, rows, positions, segments).sum())
+    program = jax.make_jaxpr(forward)(params)
+    forward = next(e for e in program.jaxpr.eqns if e.primitive.name == "scan")
+    return collections.Counter(variable.aval.shape[1:] for variable in forward.outvars)
+
+
 def test_of_a_layer_dots_keeps_the_products_with_weights(tokens):
     rows = concatenated(tokens)[:, 0]
-    N, X = rows.shape
-
-    def kept(remat):
-        """Shapes of what the forward pass leaves for the backward pass, of all layers."""
-        model, params = make(remat=remat)
-        positions, segments = jnp.broadcast_to(jnp.arange(X), rows.shape), jnp.ones_like(rows)
-        forward = jax.grad(lambda p: model.hidden(p, rows, positions, segments).sum())
-        program = jax.make_jaxpr(forward)(params)
-        forward = next(e for e in program.jaxpr.eqns if e.primitive.name == "scan")
-        return collections.Counter(variable.aval.shape[1:] for variable in forward.outvars)
-
-    c = make()[0].config
+    (N, X), c = rows.shape, PLAIN
     width, hidden = (N, 1, X, c.hidden_size), (N, 1, X, c.intermediate_size)
     key = (N, 1, X, c.num_kv_heads, c.head_dim)
     query = (*key[:4], c.num_heads // c.num_kv_heads, c.head_dim)
+    more = kept_of_a_layer(rows, "dots") - kept_of_a_layer(rows, "full")
     # Not the MLP's result, which no gradient needs.
-    assert kept("dots") - kept("full") == {width: 1, hidden: 2, query: 1, key: 2}
+    assert more == {width: 1, hidden: 2, query: 1, key: 2}
+
+
+def test_on_a_cpu_attention_in_tiles_is_kept(tokens, monkeypatch):
+    rows = concatenated(tokens)[:, 0]
+    plain = kept_of_a_layer(rows, "full")
+    monkeypatch.setattr(row_attention, "CPU_PAIRS", 0)
+    (N, X), c = rows.shape, PLAIN
+    normalizer = (N, c.num_kv_heads, c.num_heads // c.num_kv_heads, X)
+    more = kept_of_a_layer(rows, "full") - plain
+    assert more == {normalizer: 1, (*normalizer, c.head_dim): 1}
 
 
 def test_what_stands_in_the_padding_reaches_nothing(plain, tokens):
