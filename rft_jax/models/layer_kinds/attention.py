@@ -139,7 +139,8 @@ class Attention:
 
     def over_token(self, rows: Rows, cache: Cache) -> MixToken:
         """See `LayerKind`."""
-        attend, by_reach = self._over_token(rows, cache), self._by_reach(rows.positions_BST)
+        attend = self._over_token(rows, cache)
+        by_reach = self._by_reach(rows.positions_BST, one_token=True)
 
         def mix(
             layer: LayerWeights,
@@ -229,7 +230,7 @@ class Attention:
         # A kernel would have what is in eight bits written out in more.
         kernel = rows.whole and not _in_int8(cache)
         attention = (token_attention if kernel else _plain)(self.config, mesh)
-        by_reach = self._by_reach(rows.positions_BST)
+        by_reach = self._by_reach(rows.positions_BST, one_token=True)
 
         def attend(
             layer: LayerWeights,
@@ -311,7 +312,7 @@ class Attention:
         return h_BSTD
 
     def _by_reach(
-        self, positions_BST: Array
+        self, positions_BST: Array, one_token: bool = False
     ) -> Callable[[Array | int], tuple[Array | None, Rotation]]:
         """A layer's window (None where no layer has one) and its rotation."""
         c = self.config
@@ -321,8 +322,8 @@ class Attention:
         ]
         slides = any(reach.window != NO_WINDOW for reach in self.reaches)
         windows = jnp.array([r.window for r in self.reaches]) if slides else None
-        # Once for all layers: XLA would compute cosines anew in whatever reads them.
-        rotations = jax.lax.optimization_barrier(rotations)
+        if one_token:  # XLA would compute cosines anew in whatever reads them, in every layer
+            rotations = jax.lax.optimization_barrier(rotations)
         stacked = windows, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations)
 
         def of_layer(index: Array | int) -> tuple[Array | None, Rotation]:
