@@ -1,13 +1,17 @@
 """Continuous batching against static batches of as much memory.
 
     python experiments/benchmarks/continuous_batching.py [--completion 256 --prompts 64 --slots 64]
+    python experiments/benchmarks/continuous_batching.py --completion 1024 --prompts 8 --slots 16 \
+        --cache_tokens 5461
 
 Lengths are geometric, cut at the maximum, of which their mean would be a quarter: the model, of
 random weights, gives its stop token that probability after any text. Both decode the same pairs of
 prompt and sample: `slots` at a time, or in the smallest equal batches whose program takes at least
 as many temporary bytes. One JSON object: seconds (the best of some rounds, taken in turn),
 completions per second and their ratio, temporary bytes, and the share of completions that are the
-same token by token (rounding makes the others). Four minutes on two idle CPU cores.
+same token by token (rounding makes the others). With `--cache_tokens` the same slots share a pool
+of so many tokens (`rollout.cache_tokens`), `pooled`, beside them. Four minutes on two idle CPU
+cores.
 """
 
 import argparse
@@ -29,6 +33,7 @@ MODEL = ModelConfig(
     num_layers=4, hidden_size=256, num_heads=4, num_kv_heads=2, head_dim=64, intermediate_size=768
 )
 SIZES = {"prompt": 64, "completion": 256, "prompts": 64, "group": 8, "slots": 64, "rounds": 3}
+SIZES |= {"cache_tokens": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,15 @@ def temporary_bytes(program: jax.stages.Compiled) -> int:
     return program.memory_analysis().temp_size_in_bytes
 
 
+def pool_figures(pooled: jax.stages.Compiled, tokens_NT: dict[str, np.ndarray]) -> dict[str, float]:
+    """What is said of slots that share a pool besides their time."""
+    same_N = (tokens_NT["pooled"] == tokens_NT["continuous"]).all(axis=1)
+    return {
+        "pooled_temp_bytes": temporary_bytes(pooled),
+        "pooled_same": round(float(same_N.mean()), 4),
+    }
+
+
 def main() -> None:
     """Times both."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -65,8 +79,10 @@ def main() -> None:
     model = GeometricLengths(**fields, mean_length=options.completion // 4)
     params = model.init(jax.random.key(0))
 
-    def compiled(slots: int, *batch: Prompts | Array):
-        config = RolloutConfig(max_completion_tokens=options.completion, slots=slots)
+    def compiled(slots: int, *batch: Prompts | Array, pool: int | None = None):
+        config = RolloutConfig(
+            max_completion_tokens=options.completion, slots=slots, cache_tokens=pool
+        )
 
         def sample(params: Params, prompts: Prompts, keys_BG: Array) -> Rollout:
             mask = LogitMask((PAD_ID,), end_of_think_id=None, thinking_tokens=0)
@@ -92,6 +108,10 @@ def main() -> None:
         "static": lambda: [static(params, *batch) for batch in batches],
         "continuous": lambda: [continuous(params, prompts, keys_BG)],
     }
+    pooled = None
+    if options.cache_tokens:
+        pooled = compiled(options.slots, prompts, keys_BG, pool=options.cache_tokens)
+        calls["pooled"] = lambda: [pooled(params, prompts, keys_BG)]
     outputs = {name: jax.block_until_ready(call()) for name, call in calls.items()}
     seconds = {name: [] for name in calls}
     for _ in range(options.rounds):
@@ -116,6 +136,7 @@ def main() -> None:
         "static_temp_bytes": temporary_bytes(static),
         "continuous_temp_bytes": temporary_bytes(continuous),
         "same": round(float(same_N.mean()), 4),
+        **(pool_figures(pooled, tokens_NT) if pooled is not None else {}),
         "device": jax.devices()[0].device_kind,
     }
     print(json.dumps(row))

@@ -110,3 +110,25 @@ def check_rollout(section: str, rollout: RolloutConfig) -> None:
         )
     if rollout.output_bytes < 4:
         raise InputError(f"{section}.output_bytes: must be at least 4, the longest character")
+
+
+def check_pool(section: str, rollout: RolloutConfig, parts: int) -> None:
+    """Refuses a cache without room for one whole completion on each of so many devices.
+
+    Raises:
+        InputError: Naming the setting and a size that works.
+    """
+    room, tokens = rollout.cache_tokens, rollout.max_completion_tokens
+    if room is None:
+        return
+    if not rollout.slots:
+        raise InputError(
+            f"{section}.rollout.cache_tokens: is the room that slots share; set "
+            f"{section}.rollout.slots, or leave it out"
+        )
+    if room // parts < tokens:
+        raise InputError(
+            f"{section}.rollout.cache_tokens: {room} leave a completion of max_completion_tokens="
+            f"{tokens} no room on each of data x fsdp = {parts} devices; use at least "
+            f"{parts * tokens}"
+        )

@@ -35,6 +35,10 @@ class RolloutConfig:
     # another, so that memory and time follow their mean length instead of the longest. Best a
     # multiple of group_size / 2 on each device. 0: all at once.
     slots: int = 0
+    # With slots: the cache has room for so many tokens of completions, of the whole batch, and not
+    # for all slots at full length; where it is full, the youngest completions begin anew later.
+    # At least max_completion_tokens on each device. None: all slots at full length.
+    cache_tokens: int | None = None
     # Sample with weights, or with keys and values, in eight bits: less memory and traffic, and
     # another policy than the learner's, which `policy_loss.importance` corrects.
     int8_weights: bool = False

@@ -28,6 +28,7 @@ from rft_jax.config import (
 )
 from rft_jax.config.algorithms import IMPORTANCE_WEIGHTS, POLICY_LOSSES
 from rft_jax.config.checks import (
+    check_pool,
     check_rollout,
     check_types,
     or_of_group,
@@ -199,6 +200,7 @@ def _validate_sampling(
             f"{where}.slots: {rollout.slots} must be at most half of the "
             f"{stage.batch_size * rollout.group_size} completions of a step; 0 decodes all at once"
         )
+    check_pool(section, rollout, parts=1)
     require_positive(section, stage, "eval_samples")
     for name in ("eval_interval", "early_stopping_patience"):
         require(section, stage, name, lambda value: value >= 0, "be 0 (never) or more")
@@ -398,6 +400,8 @@ def validate_mesh(stage: TrainingStageConfig, parts: int) -> None:
     section, accumulation = f"stages.{stage.name}", stage.update_parts
     validate_split(f"{section}.batch_size", stage.batch_size, parts)
     validate_split(f"{section}.rollout.slots", stage.decode_slots, parts)
+    if not isinstance(stage, SFTStage):
+        check_pool(section, stage.rollout, parts)
     if not accumulation.fit(own := stage.batch_size // parts):
         raise InputError(
             f"{section}.{accumulation.setting}: {accumulation.count} parts of a batch of "

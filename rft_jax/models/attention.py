@@ -71,6 +71,23 @@ def merge(a: Partial, b: Partial) -> Array:
     return weight_RKMT * a.out_RKMTQ + (1 - weight_RKMT) * b.out_RKMTQ
 
 
+def merge_pages(partial_X: Partial, table_RJ: Array) -> Partial:
+    """Each row's attention over the union of its pages, of which no other row has any.
+
+    Args:
+        partial_X: A partial of each page, whose axis R is that of the pages, the last one no row's.
+        table_RJ: int32, the pages of each row; the last one for none.
+    """
+    there_RJ = table_RJ < len(partial_X.lse_RKMT) - 1
+    lse_RJKMT = partial_X.lse_RKMT[table_RJ]
+    lse_RJKMT = jnp.where(there_RJ[:, :, None, None, None], lse_RJKMT, MASKED)
+    peak_RKMT = lse_RJKMT.max(axis=1)
+    weight_RJKMT = jnp.exp(lse_RJKMT - peak_RKMT[:, None])
+    total_RKMT = weight_RJKMT.sum(axis=1)
+    out_RKMTQ = jnp.einsum("RJKMT,RJKMTQ->RKMTQ", weight_RJKMT, partial_X.out_RKMTQ[table_RJ])
+    return Partial(out_RKMTQ / total_RKMT[..., None], peak_RKMT + jnp.log(total_RKMT))
+
+
 def with_sinks(partial: Partial, score_KM: Array) -> Partial:
     """The partial with one key more for each head, of a given score and of no value.
 

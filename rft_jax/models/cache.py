@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rft_jax.models.pages import Pages
 from rft_jax.utils.types import PyTree
 
 Tree = TypeVar("Tree")
@@ -129,11 +130,24 @@ class Cache(NamedTuple):
     stacks: Mapping[str, LayerCache]
     written: Array  # int32, tokens of each row since the loop began
     length_BG: Array  # int32, those of the row's present completion
+    pages: Pages | None = None  # of layers that keep them in a pool; None: rows have room each
 
     def with_capacity(self, capacity: int) -> "Cache":
         """The same with room for so many tokens, while none has been overwritten."""
         stacks = {name: layers.with_capacity(capacity) for name, layers in self.stacks.items()}
         return self._replace(stacks=stacks)
+
+    def allot(self, begins_BG: Array, running_BG: Array) -> tuple["Cache", Array]:
+        """Room for one token more of the rows that run or begin, and which of them have it.
+
+        The others lose what they have, and must begin anew; see `Pages.allot`.
+        """
+        fits_BG = begins_BG | running_BG
+        if self.pages is None:
+            return self, fits_BG
+        length_BG = jnp.where(begins_BG, 0, self.length_BG)
+        pages, fits_R = self.pages.allot(length_BG.reshape(-1), fits_BG.reshape(-1))
+        return self._replace(pages=pages), fits_R.reshape(fits_BG.shape)
 
     def begin(self, begins_BG: Array, prefix: Prefix) -> "Cache":
         """The cache before the first token of new completions, in the rows that begin one.

@@ -171,7 +171,8 @@ class Decoder(nnx.Module):
                 carry, _ = run[name](carry, own)
                 done[name] += 1
         x_BS1D, kept = carry
-        cache = Cache(kept, cache.written + 1, cache.length_BG + 1)
+        written, length_BG = cache.written + 1, cache.length_BG + 1
+        cache = cache._replace(stacks=kept, written=written, length_BG=length_BG)
         return self._norm(x_BS1D, row_sharding), cache
 
     def _inputs(self, tokens_BST: Array, x_BSTD: Array, rows: Rows) -> dict[str, LayerInputs]:

@@ -19,6 +19,7 @@ from rft_jax.models import lora, nf4
 from rft_jax.models.cache import Cache, Prefix, unstack
 from rft_jax.models.decoder import Decoder
 from rft_jax.models.layer_kinds import stacks
+from rft_jax.models.pages import Pool, empty_pages
 from rft_jax.parallel import ROLLOUT_RULES, constrain, shardings
 from rft_jax.utils.types import Device, PyTree
 
@@ -185,6 +186,7 @@ class Model:
         capacity: int | None = None,
         *,
         by_window: bool = True,
+        pool: Pool | None = None,
     ) -> Cache:
         """An empty cache for `decode`: `group` completions of each of the prefix's rows.
 
@@ -196,16 +198,19 @@ class Model:
             tokens: Those of the longest completion.
             capacity: For the first tokens, later `with_capacity`; None: for all.
             by_window: Unrolled, sliding layers have no more room than their window.
+            pool: What rows share where layers reach as far as completions do; None: each has room
+                of its own.
         """
         own_BGZ = prefix.own_BXYZ[:, :, 0]
         layers = {
             name: stack.kind.init_cache(
-                prefix.states[name], own_BGZ, group, tokens, capacity or tokens, by_window
+                prefix.states[name], own_BGZ, group, tokens, capacity or tokens, by_window, pool
             )
             for name, stack in stacks(self.config).items()
         }
         rows = len(prefix.own_BXYZ)
-        return Cache(layers, jnp.zeros((), jnp.int32), jnp.zeros((rows, group), jnp.int32))
+        pages = None if pool is None else empty_pages(rows * group, tokens, pool)
+        return Cache(layers, jnp.zeros((), jnp.int32), jnp.zeros((rows, group), jnp.int32), pages)
 
     def decode(
         self,

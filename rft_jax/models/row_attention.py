@@ -17,8 +17,15 @@ from jax import Array
 
 from rft_jax.config import ModelConfig
 from rft_jax.models import attention_kernel, tiled_attention_kernel
-from rft_jax.models.attention import Partial, merge, partial_attention, with_sinks
+from rft_jax.models.attention import (
+    Partial,
+    merge,
+    merge_pages,
+    partial_attention,
+    with_sinks,
+)
 from rft_jax.models.blockwise_attention import ACCELERATOR, CPU, blockwise_attention
+from rft_jax.models.pages import Pages
 from rft_jax.models.sight import Sight
 from rft_jax.parallel import shard_heads
 from rft_jax.parallel.mesh import AnyMesh
@@ -35,6 +42,8 @@ class Keys(NamedTuple):
     v_xKUQ: Array
     seen: Array | Sight  # mask_BSTU, whose axes S and T broadcast if of size 1, or of x rows
     sink_KM: Array | None = None  # scores of sinks beside them
+    # Of rows whose keys are in pages: x are these, and `seen` a mask_xTU.
+    pages: Pages | None = None
 
 
 Attention: TypeAlias = Callable[[Array, Keys, Keys | None], Array]
@@ -146,14 +155,21 @@ def _merged(
     attend: Callable[..., Partial], q_BSKMTQ: Array, own: Keys, shared: Keys | None
 ) -> Array:
     """By a partial of each set of keys."""
-    seen = own.seen if isinstance(own.seen, Sight) else of_rows(own.seen)
-    partial = attend(of_rows(q_BSKMTQ), *own[:2], seen)
+    partial = _own_partial(attend, of_rows(q_BSKMTQ), own)
     if own.sink_KM is not None:
         partial = with_sinks(partial, own.sink_KM)
     out = partial.out_RKMTQ
     if shared is not None:
         out = merge(partial, _shared_partial(attend, q_BSKMTQ, shared))
     return out.reshape(q_BSKMTQ.shape)
+
+
+def _own_partial(attend: Callable[..., Partial], q_RKMTQ: Array, own: Keys) -> Partial:
+    """Each row over its own keys; in pages, each page by its row, so that none is moved."""
+    if own.pages is not None:
+        partial = attend(q_RKMTQ[own.pages.owner_X], *own[:3])
+        return merge_pages(partial, own.pages.table_RJ)
+    return attend(q_RKMTQ, *own[:2], own.seen if isinstance(own.seen, Sight) else of_rows(own.seen))
 
 
 def _shared_partial(attend: Callable[..., Partial], q_BSKMTQ: Array, shared: Keys) -> Partial:

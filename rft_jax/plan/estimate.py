@@ -26,7 +26,7 @@ from rft_jax.plan.chips import Chip
 from rft_jax.plan.hlo import Cost
 from rft_jax.plan.memory import Kept
 from rft_jax.plan.roofline import seconds
-from rft_jax.rollout.continuous import most_tokens
+from rft_jax.rollout.continuous import make_pool, most_tokens
 from rft_jax.rollout.decode import segments
 
 # Arrays that are alive together in the backward pass of a layer: of the size of attention's scores,
@@ -292,7 +292,8 @@ def rollout_cost(program: PlannedStep, sizes: Sizes, kept: Kept) -> tuple[Cost, 
     item, T = program.model.dtype.itemsize, stage.rollout.max_completion_tokens
     rows, parts = _decoded_at_once(program), batch_parts(mesh)
     if slots := stage.rollout.slots // parts:  # as if every completion had T tokens
-        T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T)
+        pool = make_pool(stage.rollout.cache_tokens, parts, T)
+        T = most_tokens(slots, stage.batch_size // parts, stage.rollout.group_size, T, pool)
     between = (tensor - 1) / tensor
     cache = kept.cache * _cache_seen(stage.rollout)
     read = kept.sampled_weights * (1 - _share(program, sizes, sizes.table)) + cache

@@ -13,7 +13,7 @@ from rft_jax.learn.optimizer import TrainState
 from rft_jax.models import quantize_weights, quantized_axes
 from rft_jax.parallel import ROLLOUT_RULES, batch_parts, shardings
 from rft_jax.plan.aot import PlannedStep, abstract_state
-from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes
+from rft_jax.rollout.continuous import PROMPTS_PER_LANE, count_lanes, make_pool
 from rft_jax.runs.checkpoint import abstract
 from rft_jax.utils.types import PyTree
 
@@ -133,16 +133,19 @@ def _cache(program: PlannedStep) -> float:
     model, stage = program.model, program.stage
     rollout, parts = stage.rollout, batch_parts(program.mesh)
     B, G, P = stage.batch_size, rollout.group_size, rollout.max_prompt_tokens
+    T = rollout.max_completion_tokens
 
     def arrays() -> PyTree:
-        prefix, samples = model.empty_prefix(B, P), G
+        prefix, samples, pool = model.empty_prefix(B, P), G, None
         prefix = prefix.in_int8() if rollout.int8_cache else prefix
         kept = [prefix.states]
         if rollout.slots:
             C, samples = count_lanes(rollout.slots // parts, B // parts, G)
             prefix = prefix.room(C * parts, PROMPTS_PER_LANE)
             kept.append(prefix.states)
-        return kept, model.init_cache(prefix, samples, rollout.max_completion_tokens).stacks
+            if own := make_pool(rollout.cache_tokens, parts, T):
+                pool = own._replace(pages=own.pages * parts)
+        return kept, model.init_cache(prefix, samples, T, pool=pool).stacks
 
     leaves = jax.tree.leaves(jax.eval_shape(arrays))
     return sum(leaf.dtype.itemsize * leaf.size for leaf in leaves) / program.mesh.size

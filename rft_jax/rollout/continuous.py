@@ -4,6 +4,10 @@
 come in lanes. The slots of a lane share the keys and values of two prompts: while the last samples
 of one prompt are decoded, free slots begin with those of the next. So a decoded token reads two
 prompts for each lane, where with slots on their own it would read one for each slot.
+
+With a pool (`models.pages`) the cache has room for fewer tokens than all slots at full length.
+Where it is full the youngest completions give way: they begin anew once there is room, with the
+same noise, so that their tokens are the same. The longest go on to their end.
 """
 
 import math
@@ -16,6 +20,7 @@ from jax import Array
 
 from rft_jax.models import Prefix
 from rft_jax.models.cache import PromptState, for_each
+from rft_jax.models.pages import Pool, page_tokens
 from rft_jax.rollout.decode import (
     DecodeContext,
     DecodeSlots,
@@ -36,6 +41,7 @@ class _Lanes(NamedTuple):
 
     prompt_CM: Array  # int32, that of the slot's completion; NONE before the first
     sample_CM: Array  # int32
+    waiting_CM: Array  # bool: it has to begin, for which there was no room
     prompt_CZ: Array  # int32, prompts that the lane has; NONE before the first
     states: Mapping[str, PromptState]  # what layers keep of those; unrolled as the queue's are
     newest_C: Array  # int32, which of the Z prompts came last
@@ -57,14 +63,30 @@ def count_lanes(count: int, prompts: int, group: int) -> tuple[int, int]:
     return min(count // width, prompts), width
 
 
-def most_tokens(count: int, prompts: int, group: int, tokens: int) -> int:
+def make_pool(cache_tokens: int | None, parts: int, tokens: int) -> Pool | None:
+    """The pool of one of so many parts of a batch, of completions of up to T tokens."""
+    if cache_tokens is None:
+        return None
+    size = page_tokens(tokens)
+    return Pool(-(-(cache_tokens // parts) // size), size)
+
+
+def most_tokens(count: int, prompts: int, group: int, tokens: int, pool: Pool | None = None) -> int:
     """The most that a slot decodes until B x G completions of up to T tokens have ended.
 
     After T tokens every slot has gone on to another sample, so that a lane takes a prompt at the
     latest when G / M times T tokens have passed since the last. It looks for one once a token.
+
+    A pool of m whole completions lets the m oldest go on, so that T tokens end m of them. While
+    fewer than m are there, all go on, and lanes that have slots free take a prompt within T tokens.
     """
     C, M = count_lanes(count, prompts, group)
-    return (tokens + 1) * (math.ceil(prompts / C) * math.ceil(group / M) + 1)
+    rounds = math.ceil(prompts / C) * math.ceil(group / M) + 1
+    if pool is not None and (whole := pool.whole(tokens)) < C * M:
+        free = C - (whole - 1) // M
+        rounds = math.ceil(prompts * group / whole) + math.ceil(prompts / free)
+        rounds += math.ceil(group / M) + 1
+    return (tokens + 1) * rounds
 
 
 def decode_queue(
@@ -87,7 +109,7 @@ def decode_queue(
 
     def unfinished(loop: _Loop) -> Array:
         waiting = (loop.lanes.taken != B) | (loop.lanes.begun_C != G).any()
-        return in_any_part(waiting | loop.slots.running_CM.any())
+        return in_any_part(waiting | _in_use(loop).any())
 
     def step(loop: _Loop) -> _Loop:
         # Prompts before samples: a lane that takes a prompt fills its free slots with it at once.
@@ -95,9 +117,8 @@ def decode_queue(
         slots, new_CM = decode(decoder, _in_slots(queue, loop.lanes), loop.slots)
         return loop._replace(slots=slots, record_BGT=_write(loop, new_CM))
 
-    tokens = decoder.tokens
-    bound = most_tokens(count, B, G, tokens)
-    return decode_while(unfinished, step, _empty(decoder, queue, C, M), tokens, bound).record_BGT
+    bound = most_tokens(count, B, G, decoder.tokens, decoder.pool)
+    return decode_while(decoder, unfinished, step, _empty(decoder, queue, C, M), bound).record_BGT
 
 
 def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loop:
@@ -107,6 +128,7 @@ def _empty(decoder: DecodeContext, queue: PromptSamples, C: int, M: int) -> _Loo
     lanes = _Lanes(
         prompt_CM=jnp.full((C, M), NONE),
         sample_CM=jnp.zeros((C, M), jnp.int32),
+        waiting_CM=jnp.zeros((C, M), bool),
         prompt_CZ=jnp.full((C, PROMPTS_PER_LANE), NONE),
         states={name: kept.room(C, PROMPTS_PER_LANE) for name, kept in states.items()},
         newest_C=jnp.zeros(C, jnp.int32),
@@ -124,7 +146,7 @@ def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
     all completions of that have ended."""
     (B, G), lanes = queue.keys_CM.shape, loop.lanes
     # A slot attends to its prompt's keys until it has ended, so that they may not be overwritten.
-    older_CM = loop.slots.running_CM & (lanes.prompt_CM != _newest_prompt(lanes))
+    older_CM = _in_use(loop) & (lanes.prompt_CM != _newest_prompt(lanes))
     takes_C = (lanes.begun_C == G) & ~older_CM.any(axis=1)
     prompt_C = lanes.taken + jnp.cumsum(takes_C, dtype=jnp.int32) - 1
     takes_C &= prompt_C < B
@@ -150,15 +172,20 @@ def _take_prompts(queue: PromptSamples, loop: _Loop) -> _Loop:
 
 
 def _begin_samples(decoder: DecodeContext, queue: PromptSamples, loop: _Loop) -> _Loop:
-    """Free slots begin with the next samples of their lane's newest prompt."""
+    """Free slots begin with the next samples of their lane's newest prompt, as far as the cache has
+    room for all that run."""
     slots, lanes, G = loop.slots, loop.lanes, queue.keys_CM.shape[1]
-    free_CM = ~slots.running_CM
+    free_CM = ~_in_use(loop)
     sample_CM = lanes.begun_C[:, None] + jnp.cumsum(free_CM, axis=1, dtype=jnp.int32) - 1
-    begins_CM = free_CM & (sample_CM < G)
+    takes_CM = free_CM & (sample_CM < G)
+    would_begin_CM = takes_CM | lanes.waiting_CM
+    cache, fits_CM = slots.cache.allot(would_begin_CM, slots.running_CM)
+    begins_CM = would_begin_CM & fits_CM
     lanes = lanes._replace(
-        prompt_CM=jnp.where(begins_CM, _newest_prompt(lanes), lanes.prompt_CM),
-        sample_CM=jnp.where(begins_CM, sample_CM, lanes.sample_CM),
-        begun_C=lanes.begun_C + begins_CM.sum(axis=1, dtype=jnp.int32),
+        prompt_CM=jnp.where(takes_CM, _newest_prompt(lanes), lanes.prompt_CM),
+        sample_CM=jnp.where(takes_CM, sample_CM, lanes.sample_CM),
+        waiting_CM=(would_begin_CM | slots.running_CM) & ~fits_CM,
+        begun_C=lanes.begun_C + takes_CM.sum(axis=1, dtype=jnp.int32),
     )
     pairs = _in_slots(queue, lanes)
     fresh = init_slots(decoder, pairs)
@@ -166,13 +193,37 @@ def _begin_samples(decoder: DecodeContext, queue: PromptSamples, loop: _Loop) ->
     def begin(new: Array, old: Array) -> Array:
         return jnp.where(begins_CM.reshape(begins_CM.shape + (1,) * (old.ndim - 2)), new, old)
 
+    gave_way_CM = slots.running_CM & ~fits_CM
     slots = slots._replace(
         hidden_CMD=begin(fresh.hidden_CMD, slots.hidden_CMD),
-        cache=slots.cache.begin(begins_CM, pairs.prefix),
+        cache=cache.begin(begins_CM, pairs.prefix),
         state=jax.tree.map(begin, fresh.state, slots.state),
-        running_CM=slots.running_CM | begins_CM,
+        running_CM=fits_CM,
     )
-    return loop._replace(slots=slots, lanes=lanes)
+    record_BGT = loop.record_BGT
+    if decoder.pool is not None:
+        record_BGT = _erase(decoder, lanes, gave_way_CM, record_BGT)
+    return _Loop(slots, lanes, record_BGT)
+
+
+def _erase(
+    decoder: DecodeContext, lanes: _Lanes, chosen_CM: Array, record_BGT: SampledTokens
+) -> SampledTokens:
+    """The record without what the completions of some slots had written, as rounding may end them
+    earlier the next time."""
+    prompt_X, sample_X = lanes.prompt_CM.reshape(-1), lanes.sample_CM.reshape(-1)
+    empty_T = jax.tree.map(lambda x: x[0, 0], empty_record(decoder, jnp.zeros((1, 1))))
+
+    def erase(slot: Array, record_BGT: SampledTokens) -> SampledTokens:
+        place = prompt_X[slot], sample_X[slot]
+        return jax.tree.map(lambda x, empty: x.at[place].set(empty), record_BGT, empty_T)
+
+    return for_each(chosen_CM.reshape(-1), erase, record_BGT)
+
+
+def _in_use(loop: _Loop) -> Array:
+    """bool[C, M]: slots with a completion that has not ended."""
+    return loop.slots.running_CM | loop.lanes.waiting_CM
 
 
 def _newest_prompt(lanes: _Lanes) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rft_jax.models import Cache, Model, Params, Prefix
+from rft_jax.models.pages import Pool
 from rft_jax.rollout import logit_masks
 from rft_jax.rollout.logit_masks import LogitMask, MaskState
 from rft_jax.rollout.sampling import Sampling, sample, token_uniform
@@ -29,6 +30,12 @@ class DecodeContext:
     tokens: int  # T: the longest completion
     stop_ids: tuple[int, ...]
     pad_id: int
+    pool: Pool | None = None  # of the cache's pages; None: each slot has room for T tokens
+
+    @property
+    def segments(self) -> list[int]:
+        """After how many tokens each segment of decoding ends; a pool is there from the start."""
+        return [self.tokens] if self.pool is not None else segments(self.tokens)
 
 
 class PromptSamples(NamedTuple):
@@ -82,7 +89,9 @@ def init_slots(decoder: DecodeContext, pairs: PromptSamples) -> DecodeSlots:
     hidden_CMD = jnp.broadcast_to(pairs.last_CXD, (*shape, pairs.last_CXD.shape[2]))
     return DecodeSlots(
         hidden_CMD=hidden_CMD,
-        cache=decoder.model.init_cache(pairs.prefix, shape[1], T, segments(T)[0]),
+        cache=decoder.model.init_cache(
+            pairs.prefix, shape[1], T, decoder.segments[0], pool=decoder.pool
+        ),
         state=logit_masks.start(decoder.mask, shape),
         running_CM=jnp.ones(shape, bool),
     )
@@ -96,10 +105,10 @@ def empty_record(decoder: DecodeContext, keys_BG: Array) -> SampledTokens:
 
 
 def decode_while(
+    decoder: DecodeContext,
     running: Callable[[Loop], Array],
     step: Callable[[Loop], Loop],
     loop: Loop,
-    tokens: int,
     bound: int,
 ) -> Loop:
     """Decodes in segments, each with as much of the cache as is filled at its end.
@@ -108,13 +117,13 @@ def decode_while(
     saves traffic; each size is compiled by itself, which is why there are few.
 
     Args:
+        decoder: What decodes; after the tokens of its longest completion the cache is full.
         running: Whether there is something to decode.
         step: Decodes a token in every slot.
         loop: What steps pass on; its slots are from `init_slots`.
-        tokens: Those of the longest completion; then the cache is full.
         bound: Steps at most.
     """
-    *ends, last = segments(tokens)
+    *ends, last = decoder.segments
     for before, end, capacity in zip([0, *ends], [*ends, bound], [*ends, last], strict=True):
         slots = loop.slots._replace(cache=loop.slots.cache.with_capacity(capacity))
         _, loop = jax.lax.while_loop(

@@ -15,7 +15,7 @@ from jax import Array
 from rft_jax.config import RolloutConfig
 from rft_jax.models import Model, Params
 from rft_jax.parallel import batch_parts, in_any_part, shard_over_batch
-from rft_jax.rollout.continuous import decode_queue
+from rft_jax.rollout.continuous import decode_queue, make_pool
 from rft_jax.rollout.decode import (
     DecodeContext,
     DecodeSlots,
@@ -104,7 +104,8 @@ def rollout(
         prefix = prefix.in_int8() if config.int8_cache else prefix
         layers, prefix = alone.prepare_decoding(params, prefix)
         pairs = PromptSamples(prefix, prompts.length_B[:, None], last_BD[:, None], keys_BG)
-        decoder = DecodeContext(alone, params, layers, mask, sampling, T, stop_ids, pad_id)
+        pool = make_pool(config.cache_tokens, parts, T) if slots else None
+        decoder = DecodeContext(alone, params, layers, mask, sampling, T, stop_ids, pad_id, pool)
         if not slots:
             return _decode_all(decoder, pairs)
         return decode_queue(decoder, pairs, slots, in_any_part if apart else jnp.asarray)
@@ -124,9 +125,9 @@ def _decode_all(decoder: DecodeContext, pairs: PromptSamples) -> SampledTokens:
         return _Loop(slots, record_BGT)
 
     loop = _Loop(init_slots(decoder, pairs), empty_record(decoder, pairs.keys_CM))
-    tokens = decoder.tokens
-    loop = decode_while(lambda loop: loop.slots.running_CM.any(), step, loop, tokens, tokens)
-    return loop.record_BGT
+    return decode_while(
+        decoder, lambda loop: loop.slots.running_CM.any(), step, loop, decoder.tokens
+    ).record_BGT
 
 
 def _finish(record: SampledTokens, mask: LogitMask, stop_ids: tuple[int, ...]) -> Rollout:

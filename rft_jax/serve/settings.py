@@ -80,7 +80,7 @@ def plan_reinforcement(template: Template, given: JsonMapping, sizes: Sizes) -> 
     effort = given.get("reasoning_effort")
     rollout = _rollout(base.rollout, effort, group, sizes)
     if 2 * rollout.slots > batch * group or rollout.slots and batch * group % rollout.slots:
-        rollout = dataclasses.replace(rollout, slots=0)
+        rollout = dataclasses.replace(rollout, slots=0, cache_tokens=None)
     stage = dataclasses.replace(
         base,
         name=RL_STAGE,
@@ -218,7 +218,10 @@ def _rollout(base: RolloutConfig, effort: object, group: int, sizes: Sizes) -> R
     rollout = dataclasses.replace(rollout, reasoning_effort=effort)
     if rollout.thinking_tokens + least > base.max_completion_tokens:
         longer = -(-(rollout.thinking_tokens + answer) // sizes.multiple) * sizes.multiple
-        rollout = dataclasses.replace(rollout, max_completion_tokens=longer)
+        room = base.cache_tokens
+        if room is not None:  # for as many whole completions as before
+            room = -(-room * longer // base.max_completion_tokens)
+        rollout = dataclasses.replace(rollout, max_completion_tokens=longer, cache_tokens=room)
     return rollout
 
 

@@ -273,6 +273,10 @@ REFUSED = {
     "stages.rft.rollout.output_bytes: must be at least 4": sampled(output_bytes=3),
     "stages.rft.rollout.slots: 33 must be at most half of the 64 completions": sampled(slots=33),
     "stages.rft.rollout.slots: -1 must be": sampled(slots=-1),
+    "stages.rft.rollout.cache_tokens: is the room that slots share": sampled(cache_tokens=256),
+    "stages.rft.rollout.cache_tokens: 255 leave a completion of max_completion": sampled(
+        slots=8, cache_tokens=255
+    ),
     "stages.pretrain.log_interval: must be at least 1": supervised(log_interval=0),
     "stages: the name 'data' is taken": supervised(name="data"),
     "tokenizer.training_texts: must be": Config(tokenizer=TokenizerConfig(training_texts=0)),

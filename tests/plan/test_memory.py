@@ -46,6 +46,19 @@ def test_the_cache_by_hand(program):
     assert kept_bytes(program).cache == 2 * 8 * (16 + 2 * 32) * 2 * 16 * 2 * 2 / 8
 
 
+def test_a_pool_of_pages_by_hand(program):
+    """Of 8 slots' 32 tokens each there is room for 64 and a page; 16 lanes' and 8 prompts too."""
+    rollout = dataclasses.replace(program.stage.rollout, slots=8)
+    room = kept_bytes(
+        dataclasses.replace(program, stage=dataclasses.replace(program.stage, rollout=rollout))
+    ).cache
+    rollout = dataclasses.replace(rollout, cache_tokens=64 * 4)  # 64 on each of 4 parts
+    stage = dataclasses.replace(program.stage, rollout=rollout)
+    pooled = kept_bytes(dataclasses.replace(program, stage=stage)).cache
+    token = 2 * 2 * 2 * 16 * 2
+    assert room - pooled == token * (8 * 32 - 4 * 64 - 8) / 8
+
+
 def test_eight_bits_halve_cache_and_most_weights(program):
     rollout = dataclasses.replace(program.stage.rollout, int8_cache=True, int8_weights=True)
     loss = dataclasses.replace(program.stage.policy_loss, importance="tis")

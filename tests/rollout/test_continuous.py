@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from rft_jax.config import DeltaNetConfig, MeshConfig, ModelConfig, RolloutConfig
 from rft_jax.models import Model, build_model
+from rft_jax.models.pages import Pool
 from rft_jax.parallel import ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
 from rft_jax.rollout.continuous import count_lanes, most_tokens
@@ -90,9 +92,11 @@ def _rollout(model, params, prompts, keys_BG, mask, config):
     return rollout(model, params, prompts, keys_BG, mask, config, stop_ids=STOPS, pad_id=PAD)
 
 
-def complete(mask=THINKING, config=SAMPLED, slots=0, family=PLAIN, prompts=PROMPTS, group=G):
+def complete(
+    mask=THINKING, config=SAMPLED, slots=0, family=PLAIN, prompts=PROMPTS, group=G, pool=None
+):
     model, params = model_and_params(family)
-    config = dataclasses.replace(config, slots=slots)
+    config = dataclasses.replace(config, slots=slots, cache_tokens=pool)
     keys_BG = keys_of(len(prompts.length_B), group)
     return jax.device_get(_rollout(model, params, prompts, keys_BG, mask, config))
 
@@ -144,6 +148,23 @@ def test_slots_change_nothing(case):
     )
 
 
+# Pages of two tokens, five of a whole completion: with ten tokens, the least, only one of eight
+# completions is sure to go on.
+@pytest.mark.parametrize(
+    ("case", "pool"),
+    [
+        ("eight bits", 10),
+        *(pytest.param(case, 24, marks=pytest.mark.slow) for case in list(CASES)[:-1]),
+        *(pytest.param("states", pool, marks=pytest.mark.slow) for pool in (10, 50)),
+    ],
+)
+def test_a_pool_of_pages_changes_nothing(case, pool):
+    """The youngest begin anew where it is full."""
+    mask, config, family = CASES[case]
+    pooled = complete(mask, config, slots=8, family=family, pool=pool)
+    assert_same(pooled, complete(mask, config, family=family))
+
+
 @pytest.mark.parametrize(
     "slots", [3, *(pytest.param(slots, marks=pytest.mark.slow) for slots in [1, 12, 28, 32])]
 )
@@ -177,21 +198,25 @@ def test_these_completions_differ_in_length():
     assert 0 < completions.stopped_BG.mean() < 1
 
 
-def simulated(length_BG, lane_count, slots):
+def simulated(length_BG, lane_count, slots, pool=None):
     """How many tokens the schedule takes, from the lengths alone."""
     prompts, group = length_BG.shape
     queue, time = list(range(prompts)), 0
     newest = [None] * lane_count
     waiting = [[] for _ in range(lane_count)]  # samples of the newest prompt
-    running = [[] for _ in range(lane_count)]  # prompt, and tokens left
+    running = [[] for _ in range(lane_count)]  # prompt, tokens, and those there are
     while queue or any(waiting) or any(running):
         for lane in range(lane_count):
-            if queue and not waiting[lane] and {b for b, _ in running[lane]} <= {newest[lane]}:
+            if queue and not waiting[lane] and {b for b, *_ in running[lane]} <= {newest[lane]}:
                 newest[lane] = queue.pop(0)
-                waiting[lane] = [(newest[lane], length) for length in length_BG[newest[lane]]]
+                waiting[lane] = [[newest[lane], length, 0] for length in length_BG[newest[lane]]]
             while waiting[lane] and len(running[lane]) < slots:
                 running[lane].append(waiting[lane].pop(0))
-            running[lane] = [(b, left - 1) for b, left in running[lane] if left > 1]
+        pages = 0
+        for completion in sorted(itertools.chain(*running), key=lambda found: -found[2]):
+            pages += 0 if pool is None else completion[2] // pool.page_tokens + 1
+            completion[2] = 0 if pool and pages > pool.pages else completion[2] + 1
+        running = [[found for found in lane if found[2] < found[1]] for lane in running]
         time += 1
     return time
 
@@ -199,13 +224,15 @@ def simulated(length_BG, lane_count, slots):
 @given(
     lengths=st.lists(st.integers(1, 7), min_size=48, max_size=48),
     count=st.integers(1, 24),
+    pages=st.none() | st.integers(4, 40),
     data=st.data(),
 )
-def test_the_loop_is_long_enough_for_any_lengths(lengths, count, data):
+def test_the_loop_is_long_enough_for_any_lengths(lengths, count, pages, data):
     group = data.draw(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16]))
     length_BG = np.reshape(lengths, (-1, group))
     C, M = count_lanes(count, len(length_BG), group)
-    assert simulated(length_BG, C, M) <= most_tokens(count, len(length_BG), group, tokens=7)
+    pool = None if pages is None else Pool(pages, 2)
+    assert simulated(length_BG, C, M, pool) <= most_tokens(count, len(length_BG), group, 7, pool)
 
 
 class CountingModel(Model):
@@ -256,6 +283,13 @@ def compile_on(shape, config, family=PLAIN):
 def test_a_mesh_changes_nothing(family, mesh):
     compiled, arguments = compile_on(mesh, dataclasses.replace(SAMPLED, slots=16), family)
     assert_same(jax.device_get(compiled(*arguments)), complete(family=family))
+
+
+@pytest.mark.slow
+def test_each_device_has_a_pool_of_its_own():
+    settings = dataclasses.replace(SAMPLED, slots=16, cache_tokens=4 * 12)
+    compiled, arguments = compile_on((2, 2, 2), settings)
+    assert_same(jax.device_get(compiled(*arguments)), complete())
 
 
 def test_devices_decode_on_their_own():

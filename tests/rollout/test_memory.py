@@ -12,11 +12,15 @@ CONFIG = ModelConfig(
 )
 
 
-def temporary_bytes(B, G, P, T, slots):
+def temporary_bytes(B, G, P, T, slots, cache_tokens=None):
     """Those of a rollout, and the bytes of a token's keys and values."""
     model = build_model(CONFIG, 64)
     settings = RolloutConfig(
-        group_size=G, max_prompt_tokens=P, max_completion_tokens=T, slots=slots
+        group_size=G,
+        max_prompt_tokens=P,
+        max_completion_tokens=T,
+        slots=slots,
+        cache_tokens=cache_tokens,
     )
     mask = LogitMask(forbidden_ids=(0,), end_of_think_id=None, thinking_tokens=0)
 
@@ -45,3 +49,12 @@ def test_with_slots_there_is_one_copy_of_the_cache_and_one_of_the_lanes_prompts(
     found, token = temporary_bytes(B, G, P, T, slots)
     cache, lanes, prompts = slots * T, slots // 4 * 2 * P, B * P
     assert found < token * (1.75 * cache + 1.75 * lanes + 2 * prompts)
+
+
+def test_with_pages_there_is_one_copy_of_the_pool():
+    """A third of what the slots would have, and what a layer's partials of pages take."""
+    B, G, P, T, slots = 4, 8, 8, 2048, 16
+    room, token = temporary_bytes(B, G, P, T, slots)
+    found, _ = temporary_bytes(B, G, P, T, slots, slots * T // 3)
+    assert room > token * slots * T
+    assert found < 0.5 * token * slots * T

@@ -24,9 +24,16 @@ from rft_jax.models.layer_kinds.base import (
     MixToken,
     Rows,
 )
-from rft_jax.models.layer_kinds.key_values import KeyValues, Stacked, Unrolled, init_cache
+from rft_jax.models.layer_kinds.key_values import (
+    KeyValues,
+    Stacked,
+    Stored,
+    Unrolled,
+    init_cache,
+)
 from rft_jax.models.linear import linear
 from rft_jax.models.norms import plain_rms_norm, rms_norm
+from rft_jax.models.pages import Pages, Pool
 from rft_jax.models.rotary import Rotation, rotary, rotate
 from rft_jax.models.row_attention import Attention as AttentionFunction
 from rft_jax.models.row_attention import (
@@ -56,6 +63,10 @@ class Reach(NamedTuple):
 Attend: TypeAlias = Callable[
     [LayerWeights, Array, Array | int, tuple[Array | Int8, ...], PyTree], Array
 ]
+
+
+# The same of one token more of each row, to what a cache has of a layer.
+AttendToken: TypeAlias = Callable[[LayerWeights, Array, Array | int, Stored, PyTree], Array]
 
 
 class Attention:
@@ -156,11 +167,11 @@ class Attention:
             # output it would be copied for every token.
             token = k[..., 0, :], v[..., 0, :]
             if isinstance(kept, Unrolled):
-                now = kept.write(int(index), cache.written, *token)
-                stored = now.layer(int(index))
+                now = kept.write(int(index), cache, *token)
+                stored = now.layer(int(index), cache)
             else:
-                now = kept.write(index, cache.written, *token)
-                stored = now.layer(index)
+                now = kept.write(index, cache, *token)
+                stored = now.layer(index, cache)
             return attend(layer, h_BS1D, index, stored, prompts), now
 
         return mix
@@ -184,6 +195,7 @@ class Attention:
         tokens: int,
         capacity: int,
         by_window: bool,
+        pool: Pool | None,
     ) -> Stacked | Unrolled:
         """See `LayerKind`."""
         assert isinstance(prompts, KeyValues)
@@ -192,6 +204,7 @@ class Attention:
             group,
             tokens,
             capacity,
+            pool,
             most=tuple(
                 self.reaches[reach].window if by_window else NO_WINDOW for reach in self.reach_L
             ),
@@ -224,8 +237,8 @@ class Attention:
 
         return attend
 
-    def _over_token(self, rows: Rows, cache: Cache) -> Attend:
-        """Attention of one token more of each row to keys and values [R, K, T, Q] of a cache."""
+    def _over_token(self, rows: Rows, cache: Cache) -> AttendToken:
+        """Attention of one token more of each row to what a cache has of it."""
         mesh = None if rows.sharding is None else rows.sharding.mesh
         # A kernel would have what is in eight bits written out in more.
         kernel = rows.whole and not _in_int8(cache)
@@ -236,16 +249,14 @@ class Attention:
             layer: LayerWeights,
             h_BS1D: Array,
             index: Array | int,
-            kv: tuple[Array | Int8, ...],
+            stored: Stored,
             prompts: PyTree,
         ) -> Array:
             window, rotation = by_reach(index)
             q, gate = self._queries(layer, h_BS1D, rows.positions_BST, rotation)
-            # How many tokens ago each index was written, 0 for this one.
-            capacity = kv[1].shape[2]
-            age_T = (cache.written - jnp.arange(capacity)) % capacity
-            mask = _within(window, age_T <= cache.length_BG[..., None, None], age_T)
-            own = Keys(*_dequantize(kv, rows.dtype), mask, self._sinks(layer))
+            kv, pages = stored[:2], stored.pages
+            mask = _sight_of_token(cache, pages, kv[1].shape[2], window)
+            own = Keys(*_dequantize(kv, rows.dtype), mask, self._sinks(layer), pages)
             shared = _keys_of_prefix(rows, prompts, window)
             out_BSKM1Q = attention(q, own, shared).astype(rows.dtype)
             return self._output(layer, out_BSKM1Q, gate)
@@ -371,6 +382,16 @@ def _keys_of_prefix(rows: Rows, prompts: PyTree, window: Array | None) -> Keys |
     distance = _distance(rows.positions_BST, prefix.position_P)
     mask = _within(window, prefix.mask_BXYP, distance)
     return Keys(*_dequantize(tuple(prompts), rows.dtype), mask)
+
+
+def _sight_of_token(cache: Cache, pages: Pages | None, tokens: int, window: Array | None) -> Array:
+    """bool: what a token sees of its row, [B, G, 1, T] of a ring, [X, 1, T] of pages."""
+    if pages is not None:
+        age_X1T = pages.age(cache.length_BG.reshape(-1))[:, None]
+        return _within(window, age_X1T >= 0, age_X1T)
+    # How many tokens ago each index was written, 0 for this one.
+    age_T = (cache.written - jnp.arange(tokens)) % tokens
+    return _within(window, age_T <= cache.length_BG[..., None, None], age_T)
 
 
 def _sight_of_rows(rows: Rows, window: Array | None) -> Sight:

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 
 from rft_jax.models.cache import Cache, LayerCache, Prefix, PromptState
 from rft_jax.models.linear import Weight
+from rft_jax.models.pages import Pool
 from rft_jax.utils.types import PyTree
 
 INNER_STD = 0.02  # GPT-2's initialization, output projections scaled by depth
@@ -123,6 +124,7 @@ class LayerKind(Protocol):
         tokens: int,
         capacity: int,
         by_window: bool,
+        pool: Pool | None,
     ) -> LayerCache:
         """For `group` completions of up to `tokens` tokens at a time per prompt.
 
@@ -135,5 +137,6 @@ class LayerKind(Protocol):
             tokens: Those of the longest completion.
             capacity: For the first tokens, later `with_capacity`.
             by_window: Unrolled, sliding layers have no more room than their window.
+            pool: What completions share in layers that reach as far as they are long.
         """
         ...

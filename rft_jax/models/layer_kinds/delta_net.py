@@ -27,6 +27,7 @@ from rft_jax.models.layer_kinds.base import (
 from rft_jax.models.layer_kinds.convolution import convolve, last_inputs, places_of
 from rft_jax.models.layer_kinds.recurrent import PromptStates, StateCache, init_states
 from rft_jax.models.linear import linear
+from rft_jax.models.pages import Pool
 from rft_jax.utils.types import PyTree
 
 NORM_EPS = 1e-6  # of queries' and keys' lengths
@@ -147,6 +148,7 @@ class DeltaNet:
         tokens: int,
         capacity: int,
         by_window: bool,
+        pool: Pool | None,
     ) -> StateCache:
         """See `LayerKind`."""
         assert isinstance(prompts, PromptStates)

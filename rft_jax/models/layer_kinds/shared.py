@@ -14,6 +14,7 @@ from rft_jax.models.cache import Cache, LayerCache, PromptState
 from rft_jax.models.layer_kinds.attention import Attention
 from rft_jax.models.layer_kinds.base import LayerWeights, MakeWeight, MixRows, MixToken, Rows
 from rft_jax.models.layer_kinds.key_values import Stacked, Unrolled
+from rft_jax.models.pages import Pool
 from rft_jax.utils.types import PyTree
 
 OF_KEYS = ("k_", "v_")  # how weights begin that such a layer has not
@@ -67,7 +68,7 @@ class SharedAttention(Attention):
             kept: LayerCache,
         ) -> tuple[Array, LayerCache]:
             assert isinstance(kept, Stacked | Unrolled)
-            stored = kept.layer(source.index)
+            stored = kept.layer(source.index, cache)
             return attend(layer, h_BS1D, index, stored, source.prompts), kept
 
         return mix
@@ -88,6 +89,7 @@ class SharedAttention(Attention):
         tokens: int,
         capacity: int,
         by_window: bool,
+        pool: Pool | None,
     ) -> "Nothing":
         """See `LayerKind`."""
         return Nothing()

@@ -24,6 +24,7 @@ from rft_jax.models.layer_kinds.base import (
 from rft_jax.models.layer_kinds.convolution import convolve, last_inputs, places_of
 from rft_jax.models.layer_kinds.recurrent import PromptStates, StateCache, init_states
 from rft_jax.models.linear import linear
+from rft_jax.models.pages import Pool
 from rft_jax.utils.types import PyTree
 
 PARTS = 3  # X
@@ -104,6 +105,7 @@ class ShortConv:
         tokens: int,
         capacity: int,
         by_window: bool,
+        pool: Pool | None,
     ) -> StateCache:
         """See `LayerKind`."""
         assert isinstance(prompts, PromptStates)
