@@ -123,7 +123,7 @@ def peaceful(tmp_path_factory):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(peaceful, tmp_path):
-    """The process is killed while it starts, steps, evaluates or saves.
+    """The process is killed while it starts, compiles, steps, evaluates or saves.
 
     Twenty kills of a job are in experiments/benchmarks/serve_kills.py.
     """
@@ -133,19 +133,24 @@ def test_kills_at_random_moments_change_nothing(peaceful, tmp_path):
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     choose = random.Random(0)
-    for reached in (
-        lambda: size(tmp_path) > 0,
-        lambda: written("sft") > 1,
-        lambda: written("sft") > 15,
-        lambda: written("rft") > 1,
-        lambda: written("rft") > 6,
+    compiles = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    for reached, longest, environment in (
+        (lambda: size(tmp_path) > 0, 0.3, os.environ),
+        (lambda: (tmp_path / "sft").exists(), 2.0, compiles),
+        (lambda: written("sft") > 1, 0.3, os.environ),
+        (lambda: written("sft") > 15, 0.3, os.environ),
+        (lambda: written("rft") > 1, 0.3, os.environ),
+        (lambda: written("rft") > 6, 0.3, os.environ),
     ):
         process = subprocess.Popen(
-            command(tmp_path, **LONGER), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(tmp_path, **LONGER),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
         )
         while process.poll() is None and not reached():
             time.sleep(0.002)
-        time.sleep(choose.uniform(0, 0.3))
+        time.sleep(choose.uniform(0, longest))
         assert process.poll() is None
         process.kill()
         process.wait()

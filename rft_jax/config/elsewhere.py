@@ -48,7 +48,7 @@ _STAGE = {
         "total_training_steps",
     ),
     "eval_interval": ("eval_steps", "test_freq", "eval_every_n_steps"),
-    "eval_samples": ("num_generations_eval",),
+    "eval_samples": ("num_generations_eval", "val_kwargs.n"),
     "checkpoint_interval": ("save_steps", "save_freq"),
     "max_resample_batches": ("filter_groups",),
 }
@@ -81,6 +81,19 @@ SETTINGS = {
     for theirs in names
 }
 
+# Names whose value does not carry over, and what the setting here counts.
+_UNITS = {
+    **dict.fromkeys(("n_epochs", "num_train_epochs", "total_epochs", "warmup_ratio"), "in steps"),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_batch_size"), "in prompts"),
+    "learning_rate_multiplier": "the rate itself",
+}
+
+
+def remedy(name: str, setting: str) -> str:
+    """What an error says of a name elsewhere that stands for a setting here."""
+    unit = _UNITS.get(name.rpartition(".")[2].replace("-", "_"), "")
+    return f"what other systems call so is {setting} here" + (unit and f", {unit}")
+
 
 def setting_for(name: str, within: str = "") -> str:
     """Which setting here a name elsewhere stands for; empty if none.
@@ -89,7 +102,11 @@ def setting_for(name: str, within: str = "") -> str:
         name: As it is elsewhere, such as `epsilon` or `actor_rollout_ref.rollout.n`.
         within: The dotted path at which it was given, whose stage or model takes NAME's place.
     """
-    setting = SETTINGS.get(name.rpartition(".")[2].replace("-", "_"), "")
+    words = name.replace("-", "_").split(".")
+    if words[0] == "critic":  # verl's value model, which there is none of here
+        return ""
+    ends = (".".join(words[at:]) for at in range(len(words)))
+    setting = next((SETTINGS[end] for end in ends if end in SETTINGS), "")
     parts = within.split(".")
     if len(parts) > 1 and setting.startswith(f"{parts[0]}.NAME."):
         return setting.replace("NAME", parts[1], 1)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from rft_jax.config.elsewhere import setting_for
+from rft_jax.config.elsewhere import remedy, setting_for
 from rft_jax.config.overrides import apply_overrides
 from rft_jax.config.schema import Config
 from rft_jax.utils.errors import InputError
@@ -57,9 +57,9 @@ def load_config(path: str, overrides: Mapping[str, str]) -> Config:
         line = next((frame.lineno for frame in frames if frame.filename == spec.origin), "?")
         name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         meant = setting_for(name[1]) if name else ""
-        remedy = f"what other systems call so is {meant} here" if meant else "correct it"
+        advice = remedy(name[1], meant) if name and meant else "correct it"
         raise InputError(
-            f"{path}: failed at line {line} ({type(error).__name__}: {error}); {remedy}"
+            f"{path}: failed at line {line} ({type(error).__name__}: {error}); {advice}"
         ) from None
     if not isinstance(config, Config):
         raise InputError(f"{path}: get_config() must return a rft_jax.config.Config")

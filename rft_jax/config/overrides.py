@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rft_jax.config import Config, DataConfig
-from rft_jax.config.elsewhere import setting_for
+from rft_jax.config.elsewhere import remedy, setting_for
 from rft_jax.config.types import (
     MISMATCH,
     alternatives,
@@ -80,7 +80,7 @@ def _remedy(node: Any, path: list[str], setting: str) -> str:
     else:
         fits = bool(elsewhere)
     if fits and elsewhere:
-        return f"; what other systems call so is {elsewhere} here"
+        return f"; {remedy(setting, elsewhere)}"
     return f"; {alike + ' ' if alike else ''}known here: {', '.join(known)}" if known else ""
 
 

@@ -29,7 +29,11 @@ REINFORCED = {
     "top 1": ("valid_top1",),
     "entropy": ("train_entropy",),
 }
-SUPERVISED = {"loss": ("train_loss",), "accuracy": ("train_mean_token_accuracy",)}
+SUPERVISED = {
+    "loss": ("train_loss",),
+    "validation": ("valid_loss",),
+    "accuracy": ("train_mean_token_accuracy",),
+}
 DISTILLED = {"loss": SUPERVISED["loss"]} | {
     head: REINFORCED[head] for head in REINFORCED if head != "reward"
 }

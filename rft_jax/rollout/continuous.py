@@ -7,7 +7,7 @@ prompts for each lane, where with slots on their own it would read one for each 
 
 With a pool (`models.pages`) the cache has room for fewer tokens than all slots at full length.
 Where it is full the youngest completions give way: they begin anew once there is room, with the
-same noise, so that their tokens are the same. The longest go on to their end.
+same noise, so that their tokens are the same but for rounding. The longest go on to their end.
 """
 
 import math
@@ -64,11 +64,15 @@ def count_lanes(count: int, prompts: int, group: int) -> tuple[int, int]:
 
 
 def make_pool(cache_tokens: int | None, parts: int, tokens: int) -> Pool | None:
-    """The pool of one of so many parts of a batch, of completions of up to T tokens."""
+    """The pool of one of so many parts of a batch, of completions of up to T tokens.
+
+    It holds one whole completion at least: on more devices than the setting was made for, as an
+    evaluation may have, fewer tokens would let none end.
+    """
     if cache_tokens is None:
         return None
     size = page_tokens(tokens)
-    return Pool(-(-(cache_tokens // parts) // size), size)
+    return Pool(max(-(-(cache_tokens // parts) // size), -(-tokens // size)), size)
 
 
 def most_tokens(count: int, prompts: int, group: int, tokens: int, pool: Pool | None = None) -> int:

@@ -226,12 +226,13 @@ def _rollout(base: RolloutConfig, effort: object, group: int, sizes: Sizes) -> R
 
 
 def _loss(base: RLStage, batch: int, group: int) -> PolicyLossConfig:
-    """With no more parts than the template's; groups are split if its groups are."""
+    """In parts of no more prompts than the template's, or samples where it splits groups."""
     loss = base.policy_loss
     split = split_update(loss.gradient_accumulation, base.batch_size)
     parts = _largest_divisor(batch, loss.gradient_accumulation)
     if split.of_group > 1:
-        parts = batch * _largest_divisor(group, split.of_group)
+        samples = base.rollout.group_size // split.of_group
+        parts = batch * group // _largest_divisor(group, samples)
     return dataclasses.replace(loss, gradient_accumulation=parts)
 
 

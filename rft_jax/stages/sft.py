@@ -94,9 +94,11 @@ class SFT:
         return contextlib.nullcontext(Compiled(step, validate))
 
     def _validate(self) -> Validate:
-        """Mean loss and accuracy of the tokens that are held out, a batch of rows at a time."""
+        """Mean loss and accuracy of the tokens that are held out, a part of a batch at a time."""
         assert self._held_out is not None
-        rows, size = tuple(self._held_out), self.config.batch_size
+        rows = tuple(self._held_out)
+        size = self.config.batch_size // self.config.gradient_accumulation
+        local = local_rows(self._sharding, size)
         here = replicated(self._mesh)
 
         def of_batch(params: Params, batch: SupervisedBatch) -> SupervisedSums:
@@ -109,8 +111,8 @@ class SFT:
             *inputs, predict_BC = index_tree(rows, np.minimum(index, len(rows[0]) - 1))
             # What fills the last batch up has nothing to predict.
             predict_BC = np.where(index[:, None] < len(rows[0]), predict_BC, -1)
-            local = index_tree((*inputs, predict_BC), self._local_rows)
-            return from_local(SupervisedBatch(*local), self._sharding, size)
+            part = SupervisedBatch(*index_tree((*inputs, predict_BC), local))
+            return from_local(part, self._sharding, size)
 
         def validate(params: Params, step: int) -> Row:
             del step

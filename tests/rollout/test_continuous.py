@@ -17,7 +17,7 @@ from rft_jax.models import Model, build_model
 from rft_jax.models.pages import Pool
 from rft_jax.parallel import ROLLOUT_RULES, batch_sharding, make_mesh, shardings
 from rft_jax.rollout import LogitMask, Prompts, completion_keys, rollout
-from rft_jax.rollout.continuous import count_lanes, most_tokens
+from rft_jax.rollout.continuous import count_lanes, make_pool, most_tokens
 
 V, P, B, G, T = 12, 6, 8, 8, 9
 PAD, STOPS, MARKER, UNKNOWN = 0, (1, 2), 3, 4
@@ -297,3 +297,10 @@ def test_devices_decode_on_their_own():
     compiled, _ = compile_on((4, 2, 1), dataclasses.replace(SAMPLED, slots=16))
     collective = r"= (\S+) (?:all-gather|all-reduce|all-to-all|collective-\w+|reduce-scatter)\("
     assert set(re.findall(collective, compiled.as_text())) == {"pred[]"}
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 256, 1000])
+def test_a_pool_of_more_parts_than_it_has_room_for_holds_a_whole_completion(tokens):
+    pool = make_pool(2 * tokens, 8, tokens)
+    assert pool is not None and pool.whole(tokens) == 1
+    assert make_pool(2 * tokens, 1, tokens).whole(tokens) >= 1
