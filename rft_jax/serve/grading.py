@@ -287,7 +287,8 @@ def _tell_failures(
 
 
 def _flag(found: Mapping[str, Score], node: OnHost, error: str) -> bool:
-    return bool(np.asarray(found[node.name].errors[error])[0])
+    errors = found[node.name].errors  # those that the node can have
+    return error in errors and bool(np.asarray(errors[error])[0])
 
 
 def _parts_alone(
