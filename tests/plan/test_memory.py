@@ -47,7 +47,7 @@ def test_the_cache_by_hand(program):
 
 
 def test_a_pool_of_pages_by_hand(program):
-    """Of 8 slots' 32 tokens each there is room for 64 and a page; 16 lanes' and 8 prompts too."""
+    """8 slots of 32 tokens share room for 64 and a page; 16 lanes' and 8 prompts too."""
     rollout = dataclasses.replace(program.stage.rollout, slots=8)
     room = kept_bytes(
         dataclasses.replace(program, stage=dataclasses.replace(program.stage, rollout=rollout))
