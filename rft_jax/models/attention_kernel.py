@@ -126,7 +126,7 @@ class _Blocks:
 
 
 def forward_shapes(q_RKMTQ: Array) -> list[jax.ShapeDtypeStruct]:
-    """The parts of what a forward kernel gives: the output, and the softmax's normalizer [R, K, M, 1, T]."""
+    """The shapes that a forward kernel gives: output, and softmax's normalizer [R, K, M, 1, T]."""
     *heads, T, _ = q_RKMTQ.shape
     normalizer = jax.ShapeDtypeStruct((*heads, 1, T), jnp.float32)
     return [jax.ShapeDtypeStruct(q_RKMTQ.shape, q_RKMTQ.dtype), normalizer]
